@@ -1,0 +1,128 @@
+package raw
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/bench/peers"
+)
+
+func numbered(i int64, value []byte) { binary.BigEndian.PutUint64(value, uint64(i)) }
+
+func TestStoreFindsEveryRecord(t *testing.T) {
+	const n = 500
+	s, err := BuildStore(t.TempDir(), n, 1, 128, numbered)
+	require.NoError(t, err)
+	defer s.Close()
+	want := make([]byte, 128)
+	for i := range int64(n) {
+		numbered(i, want)
+		for _, read := range []func(int64) ([]byte, error){s.ReadPread, s.ReadMapped} {
+			got, err := read(i)
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+	}
+	_, err = s.ReadMapped(n)
+	require.Error(t, err)
+}
+
+func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
+	dir := t.TempDir()
+	s, err := BuildStore(dir, 30_000, 100, 128, numbered)
+	require.NoError(t, err)
+	defer s.Close()
+	require.Greater(t, s.Size(), int64(3<<20), "more than one piece")
+	for _, scan := range []func() (int64, error){s.ScanPread, s.ScanMapped} {
+		n, err := scan()
+		require.NoError(t, err)
+		require.Equal(t, s.Size(), n)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "frames.raw"), os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte{0xff}, 2<<20)
+	require.NoError(t, err)
+	for _, scan := range []func() (int64, error){s.ScanPread, s.ScanMapped} {
+		_, err := scan()
+		require.Error(t, err)
+	}
+}
+
+func TestAppendersWriteFramesThatAScanAccepts(t *testing.T) {
+	open := map[string]func(dir string) (peers.Log, error){
+		"pwrite":      PwriteFramed,
+		"mapped":      func(dir string) (peers.Log, error) { return Mapped(dir, false) },
+		"growing":     func(dir string) (peers.Log, error) { return Durable(dir, Growing) },
+		"reserved":    func(dir string) (peers.Log, error) { return Durable(dir, Reserved) },
+		"zero-filled": func(dir string) (peers.Log, error) { return Durable(dir, ZeroFilled) },
+	}
+	for name, f := range open {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			log, err := f(dir)
+			require.NoError(t, err)
+			write := log.Appender()
+			value := bytes.Repeat([]byte{7}, 1000)
+			for range 50 {
+				require.NoError(t, write([][]byte{value, value}))
+			}
+			require.NoError(t, log.Close())
+			file, err := os.Open(filepath.Join(dir, "000000.raw"))
+			require.NoError(t, err)
+			defer file.Close()
+			info, err := file.Stat()
+			require.NoError(t, err)
+			n, err := ScanFile(file, info.Size())
+			require.NoError(t, err)
+			require.Equal(t, int64(100*len(AppendFrame(nil, 0, value))), n)
+		})
+	}
+}
+
+func TestEveryWaySendsTheSameBytes(t *testing.T) {
+	content := make([]byte, 3<<20+17)
+	for i := range content {
+		content[i] = byte(i * 7 >> 3)
+	}
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, content, 0o644))
+	file, err := os.Open(path)
+	require.NoError(t, err)
+	defer file.Close()
+	ways, release, err := Ways()
+	require.NoError(t, err)
+	defer release()
+	for _, w := range ways {
+		t.Run(w.Name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer listener.Close()
+			got := make(chan []byte)
+			go func() {
+				c, err := net.Dial("tcp", listener.Addr().String())
+				if err != nil {
+					got <- nil
+					return
+				}
+				all, _ := io.ReadAll(c)
+				got <- all
+			}()
+			conn, err := listener.Accept()
+			require.NoError(t, err)
+			tcp := conn.(*net.TCPConn)
+			require.NoError(t, SendHeaderMore(tcp, []byte("head")))
+			require.NoError(t, w.Send(tcp, file, 5, int64(len(content))-5))
+			require.NoError(t, conn.Close())
+			want := append([]byte("head"), content[5:]...)
+			require.True(t, bytes.Equal(want, <-got))
+		})
+	}
+}
