@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/seglog/seglog"
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// producers are the idempotent producers of one partition: for each the epoch and the last batches, so that a batch sent
+// again, because its answer was lost, is answered again and not stored again. It is all in the batches themselves:
+// after a restart it is read off the log's tail.
+type producers struct {
+	mu    sync.Mutex // guards byID and pruned, not what is in them
+	byID  map[int64]*producer
+	swept time.Time
+}
+
+type producer struct {
+	mu     sync.Mutex // held over check, append and note: a producer's batches are in order anyway, others don't wait
+	epoch  int16
+	recent []stored
+	used   time.Time // guarded by producers.mu
+}
+
+// stored is a batch as its producer numbered it, and where it is.
+type stored struct {
+	first, last int32
+	base        int64
+}
+
+const (
+	// recentBatches is how many a producer may have in flight (max.in.flight.requests.per.connection <= 5), thus how
+	// many may come again.
+	recentBatches = 5
+	// forgetAfter is Kafka's producer.id.expiration.ms. A forgotten producer may go on with any sequence number.
+	forgetAfter = 24 * time.Hour
+)
+
+func (ps *producers) get(id int64) *producer {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	now := time.Now()
+	if now.Sub(ps.swept) > time.Hour {
+		ps.swept = now
+		for id, p := range ps.byID {
+			if now.Sub(p.used) > forgetAfter {
+				delete(ps.byID, id)
+			}
+		}
+	}
+	p := ps.byID[id]
+	if p == nil {
+		p = &producer{epoch: -1}
+		ps.byID[id] = p
+	}
+	p.used = now
+	return p
+}
+
+// check says whether a batch is the next of its producer. For one that is in the log already it returns where.
+// p.mu is held.
+func (p *producer) check(h batchHeader) (base int64, duplicate bool, err error) {
+	switch {
+	case h.firstSequence < 0 || h.producerEpoch < 0:
+		return 0, false, refuse(kerr.InvalidRecord, "producer %d without epoch or sequence number", h.producerID)
+	case p.epoch < 0: // not known (any more)
+		return 0, false, nil
+	case h.producerEpoch < p.epoch:
+		return 0, false, refuse(kerr.InvalidProducerEpoch, "producer %d has epoch %d, current is %d", h.producerID, h.producerEpoch, p.epoch)
+	case h.producerEpoch > p.epoch:
+		if h.firstSequence != 0 {
+			return 0, false, refuse(kerr.OutOfOrderSequenceNumber, "producer %d begins epoch %d with sequence number %d", h.producerID, h.producerEpoch, h.firstSequence)
+		}
+		return 0, false, nil
+	}
+	for _, b := range p.recent {
+		if b.first == h.firstSequence && b.last == h.lastSequence() {
+			return b.base, true, nil
+		}
+	}
+	next := int32((int64(p.recent[len(p.recent)-1].last) + 1) & math.MaxInt32)
+	if h.firstSequence != next {
+		return 0, false, refuse(kerr.OutOfOrderSequenceNumber, "producer %d sent sequence number %d, %d is next", h.producerID, h.firstSequence, next)
+	}
+	return 0, false, nil
+}
+
+// note remembers a batch that was appended at base. p.mu is held.
+func (p *producer) note(h batchHeader, base int64) {
+	if h.producerEpoch != p.epoch {
+		p.epoch, p.recent = h.producerEpoch, nil
+	}
+	if len(p.recent) == recentBatches {
+		p.recent = slices.Delete(p.recent, 0, 1)
+	}
+	p.recent = append(p.recent, stored{h.firstSequence, h.lastSequence(), base})
+}
+
+// load reads the state off the last two segments of the log, the active and the one before: a log that has just
+// rolled still has history.
+func (ps *producers) load(dir string, log *seglog.Log) error {
+	from, err := tailOffset(dir)
+	if err != nil {
+		return err
+	}
+	o := log.Offsets()
+	var buf bytes.Buffer
+	for from = max(from, o.Start); from < o.HighWatermark; {
+		s, err := log.Section(from, 8<<20)
+		if err != nil {
+			return err
+		}
+		buf.Reset()
+		_, err = s.WriteTo(&buf)
+		from = s.Next()
+		s.Close()
+		if err != nil {
+			return err
+		}
+		for b := buf.Bytes(); len(b) > 0; {
+			h, err := parseBatchHeader(b)
+			if err != nil || h.size > int64(len(b)) {
+				return fmt.Errorf("%s: batch before offset %d: %w", dir, from, err)
+			}
+			if h.producerID >= 0 && h.attributes&attrControl == 0 {
+				ps.get(h.producerID).note(h, h.base)
+			}
+			b = b[h.size:]
+		}
+	}
+	return nil
+}
+
+// tailOffset is the base offset of the segment before the last, by the file names, or of the only one.
+func tailOffset(dir string) (int64, error) {
+	entries, err := os.ReadDir(dir) // sorted, and so are 20-digit names
+	if err != nil {
+		return 0, err
+	}
+	var bases []int64
+	for _, e := range entries {
+		digits, ok := strings.CutSuffix(filepath.Base(e.Name()), ".log")
+		if base, err := strconv.ParseInt(digits, 10, 64); ok && err == nil {
+			bases = append(bases, base)
+		}
+	}
+	if len(bases) == 0 {
+		return 0, nil
+	}
+	return bases[max(0, len(bases)-2)], nil
+}

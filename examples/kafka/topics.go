@@ -1,0 +1,285 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/seglog/seglog"
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// topics are the topics of the server. Below its directory a partition is a seglog in <topic>-<partition>, Kafka's own
+// layout; names without a number at the end, such as __topics, are the server's. What a directory can't say, settings and
+// the intent to delete, is in the table. A partition directory that the table does not know was put there by the user,
+// say from a Kafka broker, and becomes a topic with default settings.
+type topics struct {
+	dir      string
+	defaults map[string]string
+	logger   *slog.Logger
+	table    *table // topic name to topicRow
+
+	change sync.Mutex // held over each creation, change and deletion; taken before mu
+	mu     sync.RWMutex
+	byName map[string]*topic
+}
+
+// topic is immutable: a change replaces it.
+type topic struct {
+	name       string
+	settings   layers
+	partitions []*partition
+}
+
+// topicRow is a topic as the table has it, in JSON.
+type topicRow struct {
+	Partitions int               `json:"partitions"`
+	Settings   map[string]string `json:"settings,omitempty"`
+	Deleting   bool              `json:"deleting,omitempty"` // directories may be left to remove
+}
+
+const maxPartitions = 10_000 // of one topic: each is a directory with open files
+
+var (
+	topicName    = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+	partitionDir = regexp.MustCompile(`^([a-zA-Z0-9._-]{1,249})-([0-9]{1,5})$`)
+)
+
+func openTopics(dir string, defaults map[string]string, logger *slog.Logger) (_ *topics, err error) {
+	ts := &topics{dir: dir, defaults: defaults, logger: logger, byName: map[string]*topic{}}
+	if ts.table, err = openTable(filepath.Join(dir, "__topics"), seglog.FlushSync, logger); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ts.close())
+		}
+	}()
+	rows := map[string]topicRow{}
+	ts.table.each(func(name string, value []byte) bool {
+		var r topicRow
+		if err = json.Unmarshal(value, &r); err != nil {
+			err = fmt.Errorf("topic %s: %w", name, err)
+			return false
+		}
+		rows[name] = r
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if m := partitionDir.FindStringSubmatch(e.Name()); m != nil && e.IsDir() {
+			index, _ := strconv.Atoi(m[2])
+			r := rows[m[1]]
+			r.Partitions = max(r.Partitions, index+1)
+			rows[m[1]] = r
+		}
+	}
+	for name, r := range rows {
+		if r.Deleting {
+			err = ts.remove(name, r.Partitions)
+		} else {
+			err = ts.openTopic(name, r)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return ts, nil
+}
+
+// openTopic opens or creates the partitions of a topic that are not open yet, and publishes it. The table knows of it
+// already, so that a start after a kill creates what is missing.
+func (ts *topics) openTopic(name string, r topicRow) error {
+	t := &topic{name: name, settings: layers{r.Settings, ts.defaults}}
+	var opened []*partition
+	if old := ts.get(name); old != nil {
+		t.partitions = slices.Clone(old.partitions)
+	}
+	for i := len(t.partitions); i < r.Partitions; i++ {
+		p, err := openPartition(ts.partitionDir(name, i), t.settings, ts.logger)
+		if err != nil {
+			for _, p := range opened {
+				err = errors.Join(err, p.close())
+			}
+			return err
+		}
+		opened = append(opened, p)
+		t.partitions = append(t.partitions, p)
+	}
+	ts.mu.Lock()
+	ts.byName[name] = t
+	ts.mu.Unlock()
+	return nil
+}
+
+func (ts *topics) partitionDir(name string, i int) string {
+	return filepath.Join(ts.dir, fmt.Sprintf("%s-%d", name, i))
+}
+
+func (ts *topics) get(name string) *topic {
+	ts.mu.RLock()
+	defer ts.mu.RUnlock()
+	return ts.byName[name]
+}
+
+// partition finds a partition or says that there is none.
+func (ts *topics) partition(name string, i int32) (*partition, error) {
+	t := ts.get(name)
+	if t == nil || i < 0 || int(i) >= len(t.partitions) {
+		return nil, kerr.UnknownTopicOrPartition
+	}
+	return t.partitions[i], nil
+}
+
+// all returns every topic, sorted by name.
+func (ts *topics) all() []*topic {
+	ts.mu.RLock()
+	defer ts.mu.RUnlock()
+	var all []*topic
+	for _, name := range slices.Sorted(maps.Keys(ts.byName)) {
+		all = append(all, ts.byName[name])
+	}
+	return all
+}
+
+// create makes a topic; with dry it only checks whether it could.
+func (ts *topics) create(name string, partitions int, settings map[string]string, dry bool) error {
+	if !topicName.MatchString(name) || name == "." || name == ".." {
+		return refuse(kerr.InvalidTopicException, "%q: want 1 to 249 of a-z A-Z 0-9 . _ -", name)
+	}
+	if partitions < 1 || partitions > maxPartitions {
+		return refuse(kerr.InvalidPartitions, "%d: want 1 to %d", partitions, maxPartitions)
+	}
+	for name, value := range settings {
+		if err := checkSetting(name, value); err != nil {
+			return err
+		}
+	}
+	ts.change.Lock()
+	defer ts.change.Unlock()
+	if ts.get(name) != nil {
+		return kerr.TopicAlreadyExists
+	}
+	if dry {
+		return nil
+	}
+	r := topicRow{Partitions: partitions, Settings: settings}
+	if err := ts.save(name, r); err != nil {
+		return err
+	}
+	if err := ts.openTopic(name, r); err != nil {
+		return errors.Join(err, ts.remove(name, partitions))
+	}
+	return nil
+}
+
+func (ts *topics) save(name string, r topicRow) error {
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return ts.table.put(row{name, value})
+}
+
+// grow gives a topic more partitions.
+func (ts *topics) grow(name string, partitions int, dry bool) error {
+	ts.change.Lock()
+	defer ts.change.Unlock()
+	t := ts.get(name)
+	switch {
+	case t == nil:
+		return kerr.UnknownTopicOrPartition
+	case partitions <= len(t.partitions) || partitions > maxPartitions:
+		return refuse(kerr.InvalidPartitions, "%d: the topic has %d, want more, at most %d", partitions, len(t.partitions), maxPartitions)
+	case dry:
+		return nil
+	}
+	r := topicRow{Partitions: partitions, Settings: t.settings.topic}
+	if err := ts.save(name, r); err != nil {
+		return err
+	}
+	return ts.openTopic(name, r) // what fails here the next start tries again
+}
+
+// alter changes a topic's settings. The logs are closed and opened with the new ones; whoever is using them meanwhile is
+// told to retry.
+func (ts *topics) alter(name string, dry bool, change func(settings map[string]string) error) error {
+	ts.change.Lock()
+	defer ts.change.Unlock()
+	t := ts.get(name)
+	if t == nil {
+		return kerr.UnknownTopicOrPartition
+	}
+	changed := &topic{name: name, partitions: t.partitions, settings: layers{map[string]string{}, ts.defaults}}
+	maps.Copy(changed.settings.topic, t.settings.topic)
+	if err := change(changed.settings.topic); err != nil || dry {
+		return err
+	}
+	if err := ts.save(name, topicRow{Partitions: len(t.partitions), Settings: changed.settings.topic}); err != nil {
+		return err
+	}
+	ts.mu.Lock()
+	ts.byName[name] = changed
+	ts.mu.Unlock()
+	var errs []error
+	for _, p := range changed.partitions {
+		errs = append(errs, p.reopen(changed.settings))
+	}
+	return errors.Join(errs...)
+}
+
+// delete removes a topic and its records. Cut short, the next start finishes it.
+func (ts *topics) delete(name string) error {
+	ts.change.Lock()
+	defer ts.change.Unlock()
+	t := ts.get(name)
+	if t == nil {
+		return kerr.UnknownTopicOrPartition
+	}
+	if err := ts.save(name, topicRow{Partitions: len(t.partitions), Deleting: true}); err != nil {
+		return err
+	}
+	ts.mu.Lock()
+	delete(ts.byName, name)
+	ts.mu.Unlock()
+	for _, p := range t.partitions {
+		if err := p.close(); err != nil {
+			ts.logger.Warn("closing a deleted partition", "dir", p.dir, "err", err)
+		}
+	}
+	return ts.remove(name, len(t.partitions))
+}
+
+// remove takes away the directories of a topic marked as being deleted, then the mark.
+func (ts *topics) remove(name string, partitions int) error {
+	for i := range partitions {
+		if err := os.RemoveAll(ts.partitionDir(name, i)); err != nil {
+			return err
+		}
+	}
+	return ts.table.put(row{name, nil})
+}
+
+func (ts *topics) close() error {
+	var errs []error
+	for _, t := range ts.all() {
+		for _, p := range t.partitions {
+			errs = append(errs, p.close())
+		}
+	}
+	return errors.Join(append(errs, ts.table.close())...)
+}
