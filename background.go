@@ -1,0 +1,341 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"time"
+)
+
+// startBackground starts the goroutines of a log that may be written: one that flushes for those who wait, one that
+// keeps ahead of the appends, and one for all that has time.
+func (l *Log) startBackground() {
+	l.flushing.Add(1)
+	go l.runFlusher()
+	l.background.Add(2)
+	go l.runPreparer()
+	go l.runKeeper()
+	if len(l.sealing) > 0 || l.o.RetentionAge > 0 || l.o.RetentionBytes > 0 {
+		l.keeper.kick()
+	}
+}
+
+func (l *Log) backgroundError(what string, err error) {
+	l.stats.errors.Add(1)
+	l.o.Logger.Error("seglog: "+what, "dir", l.dir, "err", err)
+}
+
+// runPreparer reserves blocks ahead of the appends and makes the next segment ready. What it can't do, for want of
+// space, the append that needs it tries again and reports.
+func (l *Log) runPreparer() {
+	defer l.background.Done()
+	for {
+		select {
+		case <-l.preparer:
+		case <-l.done:
+			return
+		}
+		if err := l.prepare(); err != nil && !isDiskFull(err) {
+			l.backgroundError("blocks not reserved ahead", err)
+		}
+	}
+}
+
+func (l *Log) prepare() error {
+	l.mu.Lock()
+	t := l.tail
+	needNext := l.next == nil && t.seg.stored.load().pos() >= l.o.SegmentBytes/2
+	ok := t.h.ref()
+	l.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	defer t.h.unref()
+	err := t.prepare()
+	if needNext && err == nil {
+		err = l.prepareNext()
+	}
+	l.mu.Lock()
+	if l.tail == t {
+		pos, reserved := t.seg.stored.load().pos(), t.reserved.Load()
+		switch {
+		case t.h.m != nil && reserved < l.o.SegmentBytes:
+			l.prepareAt = pos + (reserved-pos)/2
+		case l.next == nil:
+			l.prepareAt = max(l.o.SegmentBytes/2, pos+1)
+		default:
+			l.prepareAt = math.MaxInt64
+		}
+		if t.h.m != nil && l.next == nil {
+			l.prepareAt = min(l.prepareAt, max(l.o.SegmentBytes/2, pos+1))
+		}
+	}
+	l.mu.Unlock()
+	return err
+}
+
+func (l *Log) prepareNext() error {
+	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0)
+	if err != nil {
+		return err
+	}
+	if err := next.prepare(); err != nil {
+		return errors.Join(err, next.seg.retire(), l.fs.remove(filepath.Join(l.dir, nextName)))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next = next
+	return nil
+}
+
+// runKeeper seals rolled segments, flushes by time and size under FlushAsync, keeps the state file fresh, and applies
+// retention.
+func (l *Log) runKeeper() {
+	defer l.background.Done()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var dirtySince, stateSince, retained time.Time
+	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
+	for {
+		select {
+		case <-l.keeper:
+		case <-timer.C:
+		case <-l.done:
+			return
+		}
+		rolled := l.sealRolled()
+		now := time.Now()
+		if l.o.Flush == FlushAsync {
+			dirtySince = l.flushDue(dirtySince, now)
+		}
+		if !l.stateDirty.Load() {
+			stateSince = time.Time{}
+		} else if stateSince.IsZero() {
+			stateSince = now
+		} else if now.Sub(stateSince) >= stateFlushInterval {
+			l.stateDirty.Store(false)
+			stateSince = time.Time{}
+			if err := l.state.flush(); err != nil {
+				l.backgroundError("state file not flushed", err)
+			}
+		}
+		if l.o.RetentionBytes > 0 || l.o.RetentionAge > 0 {
+			if rolled || now.Sub(retained) >= retainEvery {
+				retained = now
+				if _, err := l.Retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
+					l.backgroundError("retention", err)
+				}
+			}
+		}
+		next := time.Hour
+		if l.o.RetentionAge > 0 {
+			next = retainEvery
+		}
+		if !dirtySince.IsZero() {
+			next = min(next, l.o.FlushInterval-now.Sub(dirtySince))
+		}
+		if !stateSince.IsZero() {
+			next = min(next, stateFlushInterval-now.Sub(stateSince))
+		}
+		if len(l.unsealed()) > 0 {
+			next = min(next, sealRetry)
+		}
+		timer.Reset(max(next, time.Millisecond))
+	}
+}
+
+const (
+	// stateFlushInterval: after a power cut, at most that much of what was durable is checked as if it were not.
+	stateFlushInterval = time.Second
+	// sealRetry: a seal that failed for want of space waits for somebody to make some.
+	sealRetry = time.Second
+)
+
+// flushDue flushes if FlushInterval or FlushBytes ask for it, and returns since when something is unflushed.
+func (l *Log) flushDue(since, now time.Time) time.Time {
+	if !l.dirty.Load() {
+		return time.Time{}
+	}
+	if since.IsZero() {
+		since = now
+	}
+	unflushed := l.stats.appendedBytes.Load() - l.flushedBytes.Load()
+	if now.Sub(since) < l.o.FlushInterval && unflushed < l.o.FlushBytes {
+		return since
+	}
+	_ = l.flushTo(l.end.Load()) // a failure latches, and the next call tells
+	return time.Time{}
+}
+
+func (l *Log) unsealed() []*tail {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sealing
+}
+
+// sealRolled seals what was rolled, oldest first, and returns whether anything was. One that fails is tried again later:
+// the log works without, it only takes more space and a longer recovery.
+func (l *Log) sealRolled() (any bool) {
+	for {
+		rolled := l.unsealed()
+		if len(rolled) == 0 || l.closed.Load() {
+			return any
+		}
+		if err := l.seal(rolled[0]); err != nil {
+			if !errors.Is(err, ErrFailed) {
+				l.backgroundError(fmt.Sprintf("segment %d not sealed", rolled[0].seg.base), err)
+			}
+			return any
+		}
+		any = true
+		// It may lie below the start since before it was sealed.
+		dropped, err := l.moveStart(l.start.Load())
+		if err = errors.Join(err, l.drop(dropped)); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
+			l.backgroundError("segment not deleted", err)
+		}
+	}
+}
+
+func (l *Log) seal(t *tail) error {
+	s := t.seg
+	if !s.gone.Load() {
+		if err := l.flushTo(s.base + s.stored.load().rel()); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock() // its indexes are not rebuilt meanwhile, and it is not cut
+	if s.gone.Load() {
+		s.mu.Unlock()
+		return l.sealed(t)
+	}
+	err := t.seal()
+	s.mu.Unlock()
+	if err != nil {
+		return t.h.named(err)
+	}
+	s.maxTime.Store(t.x.maxTime)
+	s.touched.Store(true)
+	l.opened.add(s, l.o.MaxOpenSegments)
+	l.stats.seals.Add(1)
+	if err := l.sealed(t); err != nil {
+		return err
+	}
+	if l.o.OnSeal != nil {
+		m := s.stored.load()
+		l.o.OnSeal(SegmentInfo{Path: t.h.path, Base: s.base, Next: s.base + m.rel(), Bytes: m.pos(), MaxTime: timeOf(t.x.maxTime)})
+	}
+	return nil
+}
+
+// sealed takes t off the queue and moves the point where recovery starts behind it.
+func (l *Log) sealed(t *tail) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.sealing) == 0 || l.sealing[0] != t {
+		return nil // TruncateTo took it
+	}
+	l.sealing = l.sealing[1:]
+	if t.seg.gone.Load() {
+		return nil
+	}
+	segs := l.view.Load().segs
+	next := segs[(&view{segs}).find(t.seg.base)+1]
+	m := next.flushed.load()
+	err := l.state.note(func(s *state) {
+		s.scanBase, s.scanPos, s.scanOffset = next.base, m.pos(), next.base+m.rel()
+		s.segments++
+		s.baseSum += next.base
+	})
+	if err != nil {
+		l.backgroundError("recovery point not noted", err)
+	}
+	l.stateDirty.Store(true)
+	return nil
+}
+
+// Close flushes what was appended, under every policy, writes the indexes and the clean mark, and releases everything.
+// Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
+// expired write deadline. Sections keep their bytes until they are closed. Close is idempotent: each call returns what
+// the first did. The error of a log that has failed is ErrFailed.
+func (l *Log) Close() error {
+	l.closing.Do(func() {
+		l.mu.Lock()
+		l.closed.Store(true)
+		l.mu.Unlock()
+		l.readers.wake()
+		l.durableWaiters.wake()
+		l.transfers.interrupt()
+		close(l.done)
+		l.background.Wait()
+		var err error
+		if !l.o.ReadOnly {
+			err = l.finish()
+			close(l.flush.quit) // no append waits for it any more
+			l.flushing.Wait()
+		}
+		l.closeErr = errors.Join(err, l.release())
+	})
+	return l.closeErr
+}
+
+// finish leaves the directory as Kafka's clean shutdown would, and says so in the state file.
+func (l *Log) finish() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next != nil {
+		path := l.next.h.path
+		if err := errors.Join(l.next.seg.retire(), l.fs.remove(path)); err != nil {
+			return fmt.Errorf("seglog: close: %w", err)
+		}
+		l.next = nil
+	}
+	if err := l.failed(); err != nil {
+		return err
+	}
+	if err := l.flushTo(l.end.Load()); err != nil {
+		return err
+	}
+	for _, t := range append(l.sealing, l.tail) {
+		if t.seg.gone.Load() {
+			continue
+		}
+		if err := t.seal(); err != nil {
+			return fmt.Errorf("seglog: close segment %d: %w", t.seg.base, t.h.named(err))
+		}
+	}
+	segs := l.view.Load().segs
+	var sum int64
+	for _, s := range segs {
+		sum += s.base
+	}
+	m := l.tail.seg.stored.load()
+	err := l.state.commit(func(s *state) {
+		s.clean = true
+		s.end, s.endPos = l.end.Load(), m.pos()
+		s.recoveryPoint = s.end
+		s.scanBase, s.scanPos, s.scanOffset = l.tail.seg.base, m.pos(), s.end
+		s.segments, s.baseSum = int64(len(segs)), sum
+	})
+	if err != nil {
+		return fmt.Errorf("seglog: close: %w", err)
+	}
+	return nil
+}
+
+// release gives back descriptors, mappings and the lock; also of a log that was not opened to the end.
+func (l *Log) release() error {
+	var errs []error
+	if v := l.view.Load(); v != nil {
+		for _, s := range v.segs {
+			errs = append(errs, s.retire())
+		}
+	}
+	if l.state != nil {
+		errs = append(errs, l.state.f.Close())
+	}
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
+	}
+	return errors.Join(errs...)
+}

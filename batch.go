@@ -1,0 +1,411 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"math/bits"
+	"time"
+	"unicode/utf8"
+)
+
+// RecordBatch v2, the format of Kafka's .log files and of its wire protocol since 0.11. All integers are big-endian.
+// Source: apache/kafka, clients/src/main/java/org/apache/kafka/common/record/DefaultRecordBatch.java, DefaultRecord.java.
+const (
+	atBaseOffset      = 0  // int64; offset of the first record
+	atBatchLength     = 8  // int32; bytes after this field
+	atLeaderEpoch     = 12 // int32
+	atMagic           = 16 // int8; 2
+	atCRC             = 17 // uint32; CRC-32C of everything from atAttributes on: nothing protects what stands before
+	atAttributes      = 21 // int16
+	atLastOffsetDelta = 23 // int32; last offset - base offset
+	atBaseTimestamp   = 27 // int64; ms since 1970
+	atMaxTimestamp    = 35 // int64
+	atProducerID      = 43 // int64; -1: none
+	atProducerEpoch   = 51 // int16; -1
+	atBaseSequence    = 53 // int32; -1
+	atRecordsCount    = 57 // int32
+	headerLen         = 61 // the records, or one compressed blob of all of them, follow
+
+	lengthOverhead = 12 // size of a batch = lengthOverhead + batchLength
+	magicV2        = 2
+	noTimestamp    = -1
+
+	attrCodec         = 0x07
+	attrLogAppendTime = 0x08
+	attrControl       = 0x20
+
+	// maxBatchSize bounds every batch of every writer: a file ends below 2 GiB.
+	maxBatchSize = maxSegmentBytes
+)
+
+// The header ends where the records begin.
+const _ = uint(headerLen - (atRecordsCount + 4))
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// batch is a view of an encoded batch whose header was checked by parseHeader.
+type batch []byte
+
+func (b batch) base() int64 { return int64(binary.BigEndian.Uint64(b[atBaseOffset:])) }
+func (b batch) size() int64 {
+	return lengthOverhead + int64(int32(binary.BigEndian.Uint32(b[atBatchLength:])))
+}
+func (b batch) attributes() int16    { return int16(binary.BigEndian.Uint16(b[atAttributes:])) }
+func (b batch) codec() Codec         { return Codec(b.attributes() & attrCodec) }
+func (b batch) lastDelta() int64     { return int64(int32(binary.BigEndian.Uint32(b[atLastOffsetDelta:]))) }
+func (b batch) last() int64          { return b.base() + b.lastDelta() }
+func (b batch) baseTimestamp() int64 { return int64(binary.BigEndian.Uint64(b[atBaseTimestamp:])) }
+func (b batch) maxTimestamp() int64  { return int64(binary.BigEndian.Uint64(b[atMaxTimestamp:])) }
+func (b batch) count() int64         { return int64(int32(binary.BigEndian.Uint32(b[atRecordsCount:]))) }
+func (b batch) crc() uint32          { return binary.BigEndian.Uint32(b[atCRC:]) }
+func (b batch) control() bool        { return b.attributes()&attrControl != 0 }
+
+func (b batch) setBase(offset int64) { binary.BigEndian.PutUint64(b[atBaseOffset:], uint64(offset)) }
+
+func (b batch) seal() {
+	binary.BigEndian.PutUint32(b[atBatchLength:], uint32(len(b)-lengthOverhead))
+	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], castagnoli))
+}
+
+// parseHeader checks all that can be checked without the records, and says what is wrong, or "". b holds at least
+// headerLen bytes; fields are only good to use if it returned "".
+func parseHeader(b []byte) string {
+	h := batch(b[:headerLen])
+	switch size := h.size(); {
+	case h[atMagic] != magicV2:
+		return fmt.Sprintf("magic is %d, want 2", h[atMagic])
+	case size < headerLen || size > maxBatchSize:
+		return fmt.Sprintf("batch length is %d, want %d to %d", size-lengthOverhead, headerLen-lengthOverhead, maxBatchSize-lengthOverhead)
+	case h.base() < 0 || h.base() > math.MaxInt64-math.MaxInt32:
+		return fmt.Sprintf("base offset is %d", h.base())
+	case h.lastDelta() < 0:
+		return fmt.Sprintf("last offset delta is %d", h.lastDelta())
+	case h.count() < 0 || h.count() > h.lastDelta()+1:
+		return fmt.Sprintf("records count is %d with last offset delta %d", h.count(), h.lastDelta())
+	}
+	return ""
+}
+
+// checkCRC takes a whole batch.
+func (b batch) checkCRC() string {
+	if got := crc32.Checksum(b[atAttributes:], castagnoli); got != b.crc() {
+		return fmt.Sprintf("CRC is %08x, want %08x", got, b.crc())
+	}
+	return ""
+}
+
+// checkRecords says what is wrong with the records of a batch of a producer, who writes one record an offset, or "".
+// Compressed ones are taken as they are.
+func (b batch) checkRecords() string {
+	if b.count() != b.lastDelta()+1 {
+		return fmt.Sprintf("records count is %d with last offset delta %d", b.count(), b.lastDelta())
+	}
+	if b.codec() != CodecNone {
+		return ""
+	}
+	var d recordReader
+	var r Record
+	d.resetTo(b, b[headerLen:])
+	for {
+		ok, why := d.next(&r)
+		if !ok {
+			return why
+		}
+	}
+}
+
+// varintLen is the size of v as binary.AppendVarint writes it: zigzag, then LEB128.
+func varintLen(v int64) int {
+	return (bits.Len64(uint64(v)<<1^uint64(v>>63)|1) + 6) / 7
+}
+
+// bytesLen is the size of a length-prefixed field; nil has length -1.
+func bytesLen(b []byte) int {
+	if b == nil {
+		return 1
+	}
+	return varintLen(int64(len(b))) + len(b)
+}
+
+func appendBytes(dst, b []byte) []byte {
+	if b == nil {
+		return append(dst, 1) // varint -1
+	}
+	dst = binary.AppendVarint(dst, int64(len(b)))
+	return append(dst, b...)
+}
+
+// bodyLen is the size of a record behind its length field.
+func (r *Record) bodyLen(timeDelta, offsetDelta int64) int {
+	n := 1 + varintLen(timeDelta) + varintLen(offsetDelta) + bytesLen(r.Key) + bytesLen(r.Value) + varintLen(int64(len(r.Headers)))
+	for i := range r.Headers {
+		h := &r.Headers[i]
+		n += varintLen(int64(len(h.Key))) + len(h.Key) + bytesLen(h.Value)
+	}
+	return n
+}
+
+// millis is the timestamp of a record that is appended at now.
+func (r *Record) millis(now int64) int64 {
+	if r.Time.IsZero() {
+		return now
+	}
+	return r.Time.UnixMilli()
+}
+
+// encodedSize is the size of a batch of records, which are checked on the way. now is in ms since 1970.
+func encodedSize(records []Record, now int64) (int64, error) {
+	first := records[0].millis(now)
+	size := int64(headerLen)
+	for i := range records {
+		r := &records[i]
+		ms := r.millis(now)
+		if ms < 0 {
+			return 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
+		}
+		for j := range r.Headers {
+			if !utf8.ValidString(r.Headers[j].Key) {
+				return 0, invalid("record %d: key of header %d is not UTF-8", i, j)
+			}
+		}
+		n := int64(r.bodyLen(ms-first, int64(i)))
+		size += int64(varintLen(n)) + n
+	}
+	return size, nil
+}
+
+// encode writes records as one batch to dst, whose length is encodedSize of the same arguments.
+func encode(dst []byte, base int64, records []Record, now int64) {
+	first := records[0].millis(now)
+	greatest := first
+	b := dst[headerLen:headerLen]
+	for i := range records {
+		r := &records[i]
+		ms := r.millis(now)
+		greatest = max(greatest, ms)
+		b = binary.AppendVarint(b, int64(r.bodyLen(ms-first, int64(i))))
+		b = append(b, 0) // attributes: none are defined
+		b = binary.AppendVarint(b, ms-first)
+		b = binary.AppendVarint(b, int64(i))
+		b = appendBytes(b, r.Key)
+		b = appendBytes(b, r.Value)
+		b = binary.AppendVarint(b, int64(len(r.Headers)))
+		for j := range r.Headers {
+			h := &r.Headers[j]
+			b = binary.AppendVarint(b, int64(len(h.Key)))
+			b = append(b, h.Key...)
+			b = appendBytes(b, h.Value)
+		}
+	}
+	h := batch(dst)
+	putHeader(h, base, int64(len(records)), first, greatest)
+	h.seal()
+}
+
+// putHeader writes a header without length and CRC, the fields that seal adds.
+func putHeader(h batch, base, count, baseTimestamp, maxTimestamp int64) {
+	be := binary.BigEndian
+	be.PutUint64(h[atBaseOffset:], uint64(base))
+	be.PutUint32(h[atLeaderEpoch:], 0)
+	h[atMagic] = magicV2
+	be.PutUint16(h[atAttributes:], 0)
+	be.PutUint32(h[atLastOffsetDelta:], uint32(count-1))
+	be.PutUint64(h[atBaseTimestamp:], uint64(baseTimestamp))
+	be.PutUint64(h[atMaxTimestamp:], uint64(maxTimestamp))
+	be.PutUint64(h[atProducerID:], math.MaxUint64)
+	be.PutUint16(h[atProducerEpoch:], math.MaxUint16)
+	be.PutUint32(h[atBaseSequence:], math.MaxUint32)
+	be.PutUint32(h[atRecordsCount:], uint32(count))
+}
+
+// cutBatch returns a batch with the records of b that are below offset, uncompressed: what TruncateTo leaves of a batch
+// it goes through. At least one offset of b is below it.
+func cutBatch(b batch, offset int64) (batch, error) {
+	var d recordReader
+	if err := d.reset(b); err != nil {
+		return nil, err
+	}
+	body := d.body
+	var kept, count int
+	greatest := int64(noTimestamp)
+	for {
+		var r Record
+		ok, why := d.next(&r)
+		if why != "" {
+			return nil, errors.New(why)
+		}
+		if !ok || r.Offset >= offset {
+			break
+		}
+		kept, count = len(body)-len(d.body), count+1
+		greatest = max(greatest, d.millis)
+	}
+	cut := make(batch, headerLen+kept)
+	copy(cut, b[:headerLen])
+	copy(cut[headerLen:], body[:kept])
+	be := binary.BigEndian
+	be.PutUint16(cut[atAttributes:], uint16(b.attributes()&^attrCodec))
+	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))
+	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
+	be.PutUint32(cut[atRecordsCount:], uint32(count))
+	cut.seal()
+	return cut, nil
+}
+
+// recordReader decodes the records of one batch after another. What it puts into a Record aliases the batch and the
+// reader's own slice of headers, until the next call.
+type recordReader struct {
+	b         batch
+	body      []byte // encoded records not read yet
+	left      int64  // how many
+	lastDelta int64  // offset delta of the record read last
+	millis    int64  // and its timestamp
+	headers   []Header
+	names     map[string]string // header keys seen, so that a repeated one is allocated once
+}
+
+// maxNames bounds recordReader.names: real topics have a handful of header keys.
+const maxNames = 64
+
+// reset starts on a whole batch. The error does not name the batch.
+func (d *recordReader) reset(b batch) error {
+	body, err := b.body()
+	if err != nil {
+		return err
+	}
+	d.resetTo(b, body)
+	return nil
+}
+
+func (d *recordReader) resetTo(b batch, body []byte) {
+	d.b, d.body, d.left, d.lastDelta = b, body, b.count(), -1
+}
+
+// next decodes one record. It returns false at the end of the batch, and if something is wrong, which it says.
+func (d *recordReader) next(r *Record) (bool, string) {
+	if d.left == 0 {
+		if len(d.body) != 0 {
+			return false, fmt.Sprintf("%d bytes behind the last record", len(d.body))
+		}
+		return false, ""
+	}
+	c := cursor{p: d.body}
+	length := c.varint()
+	if c.bad || length < 0 || length > int64(len(c.p)) {
+		return false, d.wrong("its length does not fit the batch")
+	}
+	d.body = c.p[length:]
+	c.p = c.p[:length]
+	c.skip(1) // attributes
+	timeDelta := c.varint()
+	delta := c.varint()
+	r.Key = c.bytes()
+	r.Value = c.bytes()
+	r.Headers = nil
+	if headers := c.varint(); headers != 0 {
+		if headers < 0 || headers > int64(len(c.p)) { // a header takes two bytes at least
+			return false, d.wrong("its headers count does not fit")
+		}
+		d.readHeaders(&c, headers)
+		r.Headers = d.headers
+	}
+	switch {
+	case c.bad:
+		return false, d.wrong("a field does not fit the record")
+	case len(c.p) != 0:
+		return false, d.wrong("there are bytes behind its last field")
+	case delta <= d.lastDelta || delta > d.b.lastDelta():
+		return false, d.wrong(fmt.Sprintf("its offset delta is %d, after %d and with %d the last", delta, d.lastDelta, d.b.lastDelta()))
+	}
+	d.left--
+	d.lastDelta = delta
+	d.millis = d.b.baseTimestamp() + timeDelta
+	if d.b.attributes()&attrLogAppendTime != 0 {
+		d.millis = d.b.maxTimestamp()
+	}
+	r.Offset = d.b.base() + delta
+	r.Time = timeOf(d.millis)
+	return true, ""
+}
+
+func (d *recordReader) wrong(what string) string {
+	return fmt.Sprintf("record %d of %d: %s", d.b.count()-d.left, d.b.count(), what)
+}
+
+func (d *recordReader) readHeaders(c *cursor, count int64) {
+	d.headers = d.headers[:0]
+	for range count {
+		key := c.bytes()
+		value := c.bytes()
+		if key == nil || c.bad {
+			c.bad = true
+			return
+		}
+		name, ok := d.names[string(key)]
+		if !ok {
+			name = string(key)
+			if d.names == nil {
+				d.names = make(map[string]string)
+			}
+			if len(d.names) < maxNames {
+				d.names[name] = name
+			}
+		}
+		d.headers = append(d.headers, Header{Key: name, Value: value})
+	}
+}
+
+// timeOf is the time of a timestamp: none for -1 and what no writer may store.
+func timeOf(ms int64) time.Time {
+	if ms < 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// cursor takes fields off a record; the first that does not fit makes it bad, and all later ones empty.
+type cursor struct {
+	p   []byte
+	bad bool
+}
+
+func (c *cursor) skip(n int) {
+	if n > len(c.p) {
+		c.bad, c.p = true, nil
+		return
+	}
+	c.p = c.p[n:]
+}
+
+func (c *cursor) varint() int64 {
+	if len(c.p) > 0 && c.p[0] < 0x80 { // one byte: most of them
+		v := int64(c.p[0]>>1) ^ -int64(c.p[0]&1)
+		c.p = c.p[1:]
+		return v
+	}
+	v, k := binary.Varint(c.p)
+	if k <= 0 {
+		c.bad, c.p = true, nil
+		return 0
+	}
+	c.p = c.p[k:]
+	return v
+}
+
+// bytes takes a length-prefixed field; -1 is nil.
+func (c *cursor) bytes() []byte {
+	n := c.varint()
+	if n == -1 && !c.bad {
+		return nil
+	}
+	if n < 0 || n > int64(len(c.p)) {
+		c.bad, c.p = true, nil
+		return nil
+	}
+	b := c.p[:n:n]
+	c.p = c.p[n:]
+	return b
+}

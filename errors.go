@@ -1,0 +1,81 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Every error of this package wraps one of these, or an *OffsetError, a *CorruptError or the error of the operating
+// system that caused it (an *fs.PathError, which names operation and path).
+var (
+	// ErrClosed: the log was closed before or during the call.
+	ErrClosed = errors.New("seglog: log is closed")
+	// ErrLocked: another process, or another Log in this one, has the directory open for writing.
+	ErrLocked = errors.New("seglog: directory is locked by another writer")
+	// ErrReadOnly: the call writes and the log was opened with Options.ReadOnly.
+	ErrReadOnly = errors.New("seglog: log is read-only")
+	// ErrTooLarge: a batch is larger than Options.MaxBatchBytes, or a log has used up all offsets.
+	ErrTooLarge = errors.New("seglog: too large")
+	// ErrInvalid: an argument, an option or an encoded batch handed in by the caller is malformed. Nothing was stored.
+	ErrInvalid = errors.New("seglog: invalid")
+	// ErrFailed: an earlier write or flush failed, and the log takes no more appends. What is below
+	// Offsets().RecoveryPoint is on stable storage, what is between it and End is in doubt. Reads go on. The way back
+	// is Close and Open. The error also wraps the failure that came first.
+	ErrFailed = errors.New("seglog: log has failed")
+	// ErrOutOfRange: no record has that offset (any more, or yet). The error is an *OffsetError.
+	ErrOutOfRange = errors.New("seglog: offset out of range")
+	// ErrCorrupt: bytes that should be good fail their check. The error is a *CorruptError.
+	ErrCorrupt = errors.New("seglog: corrupt")
+	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
+	// transferred.
+	ErrCodec = errors.New("seglog: no decompressor registered")
+)
+
+// OffsetError is the error for an offset that the log does not hold. errors.Is(err, ErrOutOfRange) is true.
+type OffsetError struct {
+	Offset  int64   // what was asked for
+	Offsets Offsets // what there was at that moment
+}
+
+func (e *OffsetError) Error() string {
+	return fmt.Sprintf("seglog: offset %d out of range: readable are [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
+}
+
+// Is reports whether target is ErrOutOfRange.
+func (e *OffsetError) Is(target error) bool { return target == ErrOutOfRange }
+
+// CorruptError says where bytes fail their check, and which. errors.Is(err, ErrCorrupt) is true.
+type CorruptError struct {
+	Path   string // file, or "" for a stream
+	Pos    int64  // position in the file or stream of the batch or entry that is bad
+	Offset int64  // offset of the first record that can't be had because of it; -1 if not known
+	Reason string
+	cause  error
+}
+
+// Unwrap returns what is behind it, such as io.ErrUnexpectedEOF for bytes that end too early, or nil.
+func (e *CorruptError) Unwrap() error { return e.cause }
+
+func (e *CorruptError) Error() string {
+	path := e.Path
+	if path == "" {
+		path = "stream"
+	}
+	return fmt.Sprintf("seglog: corrupt: %s at position %d, offset %d: %s", path, e.Pos, e.Offset, e.Reason)
+}
+
+// Is reports whether target is ErrCorrupt.
+func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
+
+// failedError is what a latched log answers: ErrFailed and the failure that latched it.
+type failedError struct{ cause error }
+
+func (e *failedError) Error() string {
+	return "seglog: log has failed, close and reopen it: " + e.cause.Error()
+}
+
+func (e *failedError) Unwrap() []error { return []error{ErrFailed, e.cause} }
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,223 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sort"
+	"sync/atomic"
+)
+
+// The two sparse indexes of a segment, as Kafka writes them. An offset index entry is int32 relative last offset of a
+// batch and int32 position of that batch; a time index entry is int64 greatest timestamp so far and int32 relative last
+// offset of the first batch that has it. Source: apache/kafka, storage/.../OffsetIndex.java, TimeIndex.java and
+// LogSegment.append.
+//
+// An index is a function of the batches alone, so it is rebuilt rather than repaired, and never believed: whoever
+// follows an entry checks the batch it points to.
+const (
+	offsetEntryLen = 8
+	timeEntryLen   = 12
+
+	// An index that is full rolls the segment. Kafka's default segment.index.bytes, and its spare time entry for the
+	// final one.
+	maxIndexBytes    = 10 << 20
+	maxOffsetEntries = maxIndexBytes / offsetEntryLen
+	maxTimeEntries   = maxIndexBytes/timeEntryLen - 1
+)
+
+// table is a growing run of entries in the form they have on disk. One goroutine adds, any number read.
+type table struct {
+	n atomic.Int64 // bytes of complete entries; loaded before b, stored after
+	b atomic.Pointer[[]byte]
+}
+
+func newTable(b []byte) *table {
+	t := new(table)
+	t.b.Store(&b)
+	t.n.Store(int64(len(b)))
+	return t
+}
+
+// bytes is the entries so far. They never change.
+func (t *table) bytes() []byte {
+	n := t.n.Load()
+	return (*t.b.Load())[:n]
+}
+
+func (t *table) add(entry []byte) {
+	n := int(t.n.Load())
+	b := *t.b.Load()
+	if n+len(entry) > len(b) {
+		grown := make([]byte, max(2*len(b), 64*len(entry)))
+		copy(grown, b[:n])
+		t.b.Store(&grown)
+		b = grown
+	}
+	copy(b[n:], entry)
+	t.n.Store(int64(n + len(entry)))
+}
+
+// indexes is both indexes of a segment, in memory or mapped.
+type indexes struct {
+	offsets, times *table
+	release        func() // unmaps; nil if there is nothing to
+}
+
+func (x *indexes) close() {
+	if x != nil && x.release != nil {
+		x.release()
+	}
+}
+
+// indexBuilder makes the indexes of a segment batch by batch.
+type indexBuilder struct {
+	interval int64
+	indexes
+	lastPos  int64  // position of the batch indexed last; 0 if none was
+	maxTime  int64  // greatest timestamp so far
+	maxRel   uint32 // relative last offset of the first batch that has it
+	lastTime int64  // timestamp of the last time entry
+}
+
+func newIndexBuilder(interval int) *indexBuilder {
+	return &indexBuilder{
+		interval: int64(interval),
+		indexes:  indexes{offsets: newTable(nil), times: newTable(nil)},
+		maxTime:  noTimestamp,
+		lastTime: noTimestamp,
+	}
+}
+
+// resume goes on where indexes read from files end. The time entry that a seal or a Close added at the end is taken off
+// again: it would not be there had the segment stayed open.
+func (x *indexBuilder) resume(offsets, times []byte) {
+	x.offsets, x.times = newTable(offsets), newTable(times)
+	lastRel := int64(-1)
+	if n := len(offsets); n > 0 {
+		rel, pos := offsetEntry(offsets, n/offsetEntryLen-1)
+		lastRel, x.lastPos = int64(rel), int64(pos)
+	}
+	if n := len(times); n > 0 {
+		x.maxTime, x.maxRel = timeEntry(times, n/timeEntryLen-1)
+		if int64(x.maxRel) > lastRel {
+			x.times = newTable(times[:n-timeEntryLen])
+		}
+	}
+	if n := len(x.times.bytes()); n > 0 {
+		x.lastTime, _ = timeEntry(x.times.bytes(), n/timeEntryLen-1)
+	}
+}
+
+// add takes the batch at pos into account. Kafka's rule: an entry once more than an interval of bytes lies between the
+// start of the batch indexed last and the start of this one.
+func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
+	if maxTime > x.maxTime {
+		x.maxTime, x.maxRel = maxTime, lastRel
+	}
+	if pos-x.lastPos <= x.interval {
+		return
+	}
+	var e [offsetEntryLen]byte
+	binary.BigEndian.PutUint32(e[:], lastRel)
+	binary.BigEndian.PutUint32(e[4:], uint32(pos))
+	x.offsets.add(e[:])
+	x.lastPos = pos
+	if x.maxTime > x.lastTime {
+		e := x.finalTime()
+		x.times.add(e[:])
+		x.lastTime = x.maxTime
+	}
+}
+
+func (x *indexBuilder) finalTime() (e [timeEntryLen]byte) {
+	binary.BigEndian.PutUint64(e[:], uint64(x.maxTime))
+	binary.BigEndian.PutUint32(e[8:], x.maxRel)
+	return e
+}
+
+func (x *indexBuilder) full() bool {
+	return len(x.offsets.bytes()) >= maxOffsetEntries*offsetEntryLen || len(x.times.bytes()) >= maxTimeEntries*timeEntryLen
+}
+
+// files is what belongs into the two files when the segment is sealed or the log closed: all entries, and the greatest
+// time once more if it came after the last of them.
+func (x *indexBuilder) files() (offsets, times []byte) {
+	times = x.times.bytes()
+	if x.maxTime > x.lastTime {
+		e := x.finalTime()
+		times = append(times[:len(times):len(times)], e[:]...)
+	}
+	return x.offsets.bytes(), times
+}
+
+func offsetEntry(e []byte, i int) (rel, pos uint32) {
+	e = e[i*offsetEntryLen:]
+	return binary.BigEndian.Uint32(e), binary.BigEndian.Uint32(e[4:])
+}
+
+func timeEntry(e []byte, i int) (ms int64, rel uint32) {
+	e = e[i*timeEntryLen:]
+	return int64(binary.BigEndian.Uint64(e)), binary.BigEndian.Uint32(e[8:])
+}
+
+// hint is where a walk through a segment starts: at position pos, where a batch with that last offset must begin. rel
+// is -1 for the start of the file, where any batch may be.
+type hint struct {
+	rel int64
+	pos int64
+}
+
+// seekOffset is the greatest entry whose offset is at most rel.
+func seekOffset(e []byte, rel uint32) hint {
+	i := sort.Search(len(e)/offsetEntryLen, func(i int) bool { r, _ := offsetEntry(e, i); return r > rel })
+	return hintAt(e, i-1)
+}
+
+// seekPos is the greatest entry whose position is at most pos.
+func seekPos(e []byte, pos int64) hint {
+	i := sort.Search(len(e)/offsetEntryLen, func(i int) bool { _, p := offsetEntry(e, i); return int64(p) > pos })
+	return hintAt(e, i-1)
+}
+
+func hintAt(e []byte, i int) hint {
+	if i < 0 {
+		return hint{rel: -1}
+	}
+	rel, pos := offsetEntry(e, i)
+	return hint{rel: int64(rel), pos: int64(pos)}
+}
+
+// seekTime is the greatest entry whose timestamp is at most ms; ok is false if there is none.
+func seekTime(e []byte, ms int64) (entryMS int64, rel uint32, ok bool) {
+	i := sort.Search(len(e)/timeEntryLen, func(i int) bool { t, _ := timeEntry(e, i); return t > ms })
+	if i == 0 {
+		return 0, 0, false
+	}
+	entryMS, rel = timeEntry(e, i-1)
+	return entryMS, rel, true
+}
+
+// checkEntries says why entries can't be the indexes of a segment of that many bytes and offsets, or "". It does not
+// look at batches.
+func checkEntries(offsets, times []byte, size, span int64) string {
+	if len(offsets)%offsetEntryLen != 0 || len(times)%timeEntryLen != 0 {
+		return fmt.Sprintf("%d bytes of offset index, %d of time index: not whole entries", len(offsets), len(times))
+	}
+	lastRel, lastPos := int64(-1), int64(0)
+	for i := range len(offsets) / offsetEntryLen {
+		rel, pos := offsetEntry(offsets, i)
+		if int64(rel) <= lastRel || int64(pos) <= lastPos || int64(rel) >= span || int64(pos) >= size {
+			return fmt.Sprintf("offset index entry %d is (%d, %d), after (%d, %d) and in a segment of %d offsets and %d bytes", i, rel, pos, lastRel, lastPos, span, size)
+		}
+		lastRel, lastPos = int64(rel), int64(pos)
+	}
+	lastTime, lastRel := int64(noTimestamp), int64(-1)
+	for i := range len(times) / timeEntryLen {
+		ms, rel := timeEntry(times, i)
+		if ms <= lastTime || int64(rel) <= lastRel || int64(rel) >= span {
+			return fmt.Sprintf("time index entry %d is (%d, %d), after (%d, %d) and in a segment of %d offsets", i, ms, rel, lastTime, lastRel, span)
+		}
+		lastTime, lastRel = ms, int64(rel)
+	}
+	return ""
+}

@@ -1,0 +1,377 @@
+package seglog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// reader is what one walk through the log needs; pooled, since it holds the buffers.
+type reader struct {
+	w   window
+	d   recordReader
+	s   scanner
+	src fileRange
+	seg *segment
+	h   *handle // pinned, nil if none
+	// cuts is Log.cuts at the start, to notice a TruncateTo or Reset beside the walk.
+	cuts int64
+}
+
+var readers = sync.Pool{New: func() any { return new(reader) }}
+
+// maxPooled is the largest buffer that goes back to the pool.
+const maxPooled = 4 << 20
+
+func (r *reader) release() {
+	r.unpin()
+	r.d.b, r.d.body = nil, nil
+	r.w.h, r.src.f = nil, nil
+	if len(r.s.buf) <= maxPooled {
+		readers.Put(r)
+	}
+}
+
+func (r *reader) unpin() {
+	if r.h != nil {
+		_ = r.h.unref() // of a file that was only read
+		r.h, r.seg = nil, nil
+	}
+}
+
+// pin finds and pins the segment of a readable offset.
+func (l *Log) pin(r *reader, offset int64) error {
+	for {
+		if l.closed.Load() {
+			return ErrClosed
+		}
+		if l.o.ReadOnly {
+			if err := l.refreshFor(offset); err != nil {
+				return err
+			}
+		}
+		if offset < l.start.Load() || offset >= l.highWatermark() {
+			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		}
+		v := l.view.Load()
+		if i := v.find(offset); i >= 0 {
+			h, err := v.segs[i].pin(&l.env)
+			if err == nil {
+				r.unpin()
+				r.seg, r.h = v.segs[i], h
+				return nil
+			}
+			if err != errGone {
+				return err
+			}
+		}
+		runtime.Gosched() // the segment went away just now, and the next view says so
+	}
+}
+
+// limit is how far the pinned segment may be read.
+func (l *Log) limit(s *segment) mark {
+	if l.o.Flush == FlushSync && !l.o.ReadOnly {
+		return s.flushed.load()
+	}
+	return s.stored.load()
+}
+
+// Read returns the record at offset; the caller owns it. It checks the CRC of the batch. Errors: an *OffsetError for an
+// offset that is not readable, or that a compaction or a control batch took; a *CorruptError; ErrCodec; the operating
+// system's; ErrClosed.
+func (l *Log) Read(offset int64) (Record, error) {
+	r := readers.Get().(*reader)
+	defer r.release()
+	if err := l.pin(r, offset); err != nil {
+		return Record{}, err
+	}
+	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, l.limit(r.seg))
+	if err != nil {
+		return Record{}, err
+	}
+	if !ok || f.base > offset {
+		if !l.gaps.Load() {
+			return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
+		}
+		return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+	}
+	rec, ok, err := r.record(f, offset)
+	if err == nil && !ok {
+		err = &OffsetError{Offset: offset, Offsets: l.Offsets()}
+	}
+	if err != nil {
+		return Record{}, err
+	}
+	l.stats.reads.Add(1)
+	return rec, nil
+}
+
+// record copies the record at offset out of the batch that locate found.
+func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) {
+	defer r.h.catch(debug.SetPanicOnFault(true), &err)
+	p, err := r.w.at(f.pos, f.size)
+	if err != nil {
+		return Record{}, false, err
+	}
+	b := batch(p)
+	if why := b.checkCRC(); why != "" {
+		return Record{}, false, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+	}
+	if b.control() {
+		return Record{}, false, nil
+	}
+	if err := r.d.reset(b); err != nil {
+		return Record{}, false, wrapBatchError(err, r.h.path, f.pos, f.base)
+	}
+	for {
+		ok, why := r.d.next(&rec)
+		if why != "" {
+			return Record{}, false, wrapBatchError(errors.New(why), r.h.path, f.pos, f.base)
+		}
+		if !ok || rec.Offset > offset {
+			return Record{}, false, nil
+		}
+		if rec.Offset == offset {
+			return rec.own(), true, nil
+		}
+	}
+}
+
+// own is Clone with one allocation for key and value.
+func (r Record) own() Record {
+	if r.Headers != nil {
+		return r.Clone()
+	}
+	buf := make([]byte, len(r.Key)+len(r.Value))
+	n := copy(buf, r.Key)
+	copy(buf[n:], r.Value)
+	if r.Key != nil {
+		r.Key = buf[:n:n]
+	}
+	if r.Value != nil {
+		r.Value = buf[n:]
+	}
+	return r
+}
+
+// Records walks the records from offset from up to the high watermark of the moment the walk starts; it never waits.
+// Every batch's CRC is checked, once. Control batches and gaps are skipped. A Record is valid until the next step; Clone
+// keeps it. The sequence may be walked more than once, and each walk ends after the first error, which are those of
+// Read; walking from the high watermark is no error and yields nothing. A TruncateTo or Reset below the walk ends it with
+// an *OffsetError.
+func (l *Log) Records(from int64) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		r := readers.Get().(*reader)
+		defer r.release()
+		r.cuts = l.settledCuts()
+		l.walk(r, from, yield)
+	}
+}
+
+// Follow is Records that goes on: at the high watermark it waits for more, until ctx ends, which ends the sequence
+// without an error, or the log is closed, which ends it with ErrClosed.
+func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		var cuts int64
+		for next := from; ; {
+			if ctx.Err() != nil {
+				return
+			}
+			r := readers.Get().(*reader)
+			if next == from {
+				cuts = l.settledCuts()
+			}
+			r.cuts = cuts
+			var ok bool
+			next, ok = l.walk(r, next, yield)
+			cuts = r.cuts
+			r.release() // an idle follower keeps no buffer
+			if !ok {
+				return
+			}
+			if err := l.waitFor(ctx, next, cuts); err != nil {
+				if ctx.Err() == nil {
+					yield(Record{}, err)
+				}
+				return
+			}
+		}
+	}
+}
+
+// walk yields what can be read from next on. It returns the offset to go on from, and false once the walk is over.
+func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64, bool) {
+	fail := func(err error) (int64, bool) {
+		yield(Record{}, err)
+		return next, false
+	}
+	if l.o.ReadOnly && !l.closed.Load() {
+		if err := l.refresh(); err != nil {
+			return fail(err)
+		}
+	}
+	end := l.highWatermark()
+	if next == end && !l.closed.Load() && next >= l.start.Load() {
+		return next, true
+	}
+	for next < end || next > l.highWatermark() {
+		if err := l.pin(r, next); err != nil {
+			return fail(err)
+		}
+		limit := l.limit(r.seg)
+		f, ok, err := r.seg.locate(&l.env, r.h, &r.w, next, limit)
+		if err != nil {
+			return fail(err)
+		}
+		if ok {
+			r.src = fileRange{r.h.f, f.pos, limit.pos()}
+			r.s.init(&r.src, r.h.path, f.pos, f.base, r.seg.base+limit.rel())
+			r.s.gaps = l.gaps.Load()
+			var more bool
+			next, more, err = l.walkSegment(r, next, end, yield)
+			if err == errCut {
+				if next, end, err = l.afterCut(r, next); err == nil {
+					continue
+				}
+			}
+			if err != nil {
+				return fail(err)
+			}
+			if !more {
+				return next, false
+			}
+		}
+		if next < end {
+			if next, err = l.nextSegment(r, next); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	return next, true
+}
+
+// errCut: the log was cut beside a walk.
+var errCut = errors.New("seglog: cut")
+
+// walkSegment yields the records of the scanner's batches with offsets in [next, end).
+func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) bool) (int64, bool, error) {
+	var rec Record
+	for next < end {
+		pos := r.s.pos
+		b, err := r.s.scan()
+		if err == io.EOF {
+			return next, true, nil
+		}
+		if err != nil {
+			return next, false, err
+		}
+		if b.control() {
+			next = b.last() + 1
+			continue
+		}
+		if err := r.d.reset(b); err != nil {
+			return next, false, wrapBatchError(err, r.h.path, pos, b.base())
+		}
+		for {
+			ok, why := r.d.next(&rec)
+			if why != "" {
+				return next, false, wrapBatchError(errors.New(why), r.h.path, pos, b.base())
+			}
+			if !ok {
+				break
+			}
+			if rec.Offset < next {
+				continue
+			}
+			if l.cuts.Load() != r.cuts {
+				return next, false, errCut
+			}
+			if l.closed.Load() {
+				return next, false, ErrClosed
+			}
+			next = rec.Offset + 1
+			if !yield(rec, nil) {
+				return next, false, nil
+			}
+		}
+		next = max(next, b.last()+1)
+	}
+	return next, true, nil
+}
+
+// nextSegment is where to go on once the batches of the pinned segment are used up.
+func (l *Log) nextSegment(r *reader, next int64) (int64, error) {
+	segs := l.view.Load().segs
+	i := (&view{segs}).find(r.seg.base)
+	if i < 0 || segs[i] != r.seg || i+1 == len(segs) {
+		return next, nil // the list changed, or more came to this segment: look again
+	}
+	following := segs[i+1].base
+	if next < following {
+		if !l.gaps.Load() {
+			return next, &CorruptError{Path: r.h.path, Pos: r.s.pos, Offset: next,
+				Reason: fmt.Sprintf("the segment ends before this offset, the next one is %s", fileName(following, logSuffix))}
+		}
+		next = following
+	}
+	return next, nil
+}
+
+// settledCuts is cuts at a moment when no cut runs.
+func (l *Log) settledCuts() int64 {
+	for {
+		if n := l.cuts.Load(); n%2 == 0 || l.closed.Load() {
+			return n
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// afterCut is where a walk that is to yield next goes on after the log was cut, and up to where.
+func (l *Log) afterCut(r *reader, next int64) (int64, int64, error) {
+	cuts := l.settledCuts()
+	lowest := l.lowestCut(r.cuts)
+	r.cuts = cuts
+	end := l.highWatermark()
+	if next > lowest {
+		return next, end, &OffsetError{Offset: next, Offsets: l.Offsets()}
+	}
+	return next, end, nil
+}
+
+// Wait returns once the record at offset can be read. Errors: those of ctx; an *OffsetError if it was deleted; ErrFailed,
+// since nothing more comes; ErrClosed.
+func (l *Log) Wait(ctx context.Context, offset int64) error {
+	return l.waitFor(ctx, offset, -1)
+}
+
+// waitFor also returns when the log was cut since cuts was read, unless that is -1.
+func (l *Log) waitFor(ctx context.Context, offset, cuts int64) error {
+	if l.o.ReadOnly {
+		return l.pollFor(ctx, offset, cuts)
+	}
+	return l.readers.wait(ctx, func() (bool, error) {
+		if l.closed.Load() {
+			return false, ErrClosed
+		}
+		if l.highWatermark() > offset {
+			if offset < l.start.Load() {
+				return false, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+			}
+			return true, nil
+		}
+		if cuts >= 0 && l.cuts.Load() != cuts {
+			if lowest := l.lowestCut(cuts); l.settledCuts() >= 0 && offset > lowest {
+				return false, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+			}
+		}
+		return false, l.failed()
+	})
+}

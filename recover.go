@@ -1,0 +1,492 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ending is how the batches of a segment end.
+type ending int
+
+const (
+	endsWhole ending = iota // at the end of the file, or at zeros, right behind a batch
+	endsBad                 // at bytes that are no batch, or not the one that must follow
+)
+
+// finding is what recovery knows of one segment when it decides. The fields are all it decides by.
+type finding struct {
+	promised bool   // seglog.state has a good slot
+	clean    bool   // with a clean mark, and the last segment has the size noted
+	sealed   bool   // the segment lies before the point where recovery starts to check
+	last     bool   // no segment follows
+	empty    bool   // not one batch in it
+	joins    bool   // the next segment starts where this one ends
+	below    bool   // its batches end below the recovery point
+	ends     ending // how
+}
+
+// recoveryCase is a row of the decision table in docs/recovery.md.
+type recoveryCase struct {
+	id          byte
+	finds, does string
+	match       func(finding) bool
+}
+
+// recoveryCases is the decision table for the segments: for every finding exactly one row matches, the first that does
+// (recover_test.go walks through all). @C and @H concern index files and leftovers, @I needs no decision.
+var recoveryCases = []recoveryCase{
+	{'A', "clean mark, sizes as noted", "use it without a scan",
+		func(f finding) bool { return f.clean }},
+	{'B', "a sealed segment", "use it; its indexes are checked when it is first read, and rebuilt if need be (C)",
+		func(f finding) bool { return f.sealed }},
+	{'F', "below the recovery point: a bad batch, a gap, a missing segment", "ErrCorrupt; change nothing",
+		func(f finding) bool { return f.below }},
+	{'F', "nothing promised, a bad batch, and segments follow", "ErrCorrupt; change nothing",
+		func(f finding) bool { return !f.promised && !f.last && f.ends == endsBad }},
+	{'E', "above the recovery point: a bad batch, or the next segment does not join", "cut there, drop later segments, flush, report",
+		func(f finding) bool { return f.ends == endsBad || !f.last && !f.joins }},
+	{'J', "nothing promised, whole batches", "keep every byte, take the directory over",
+		func(f finding) bool { return !f.promised }},
+	{'D', "above the recovery point: whole batches, and segments follow", "trim and seal it",
+		func(f finding) bool { return !f.last }},
+	{'G', "a last segment without a batch", "active, at its name's base offset",
+		func(f finding) bool { return f.empty }},
+	{'D', "above the recovery point: whole batches up to zeros or the end of the file", "active; trim the zeros",
+		func(finding) bool { return true }},
+}
+
+func decide(f finding) recoveryCase {
+	for _, c := range recoveryCases {
+		if c.match(f) {
+			return c
+		}
+	}
+	panic("seglog: the last recovery case matches all")
+}
+
+// directory is a listing, sorted out.
+type directory struct {
+	bases    []int64  // of the .log files, ascending
+	leftover []string // index files without a .log, and the engine's own temporary files
+}
+
+func (e *env) list() (directory, error) {
+	names, err := e.fs.list(e.dir)
+	if err != nil {
+		return directory{}, fmt.Errorf("seglog: list %s: %w", e.dir, err)
+	}
+	var d directory
+	var indexes []string
+	for _, name := range names {
+		if base, ok := parseFileName(name, logSuffix); ok {
+			d.bases = append(d.bases, base)
+		} else if _, ok := indexBase(name); ok {
+			indexes = append(indexes, name)
+		} else if strings.HasPrefix(name, tmpPrefix) && name != stateName && !strings.HasPrefix(name, repairPrefix) {
+			d.leftover = append(d.leftover, name)
+		}
+	}
+	slices.Sort(d.bases)
+	for _, name := range indexes {
+		base, _ := indexBase(name)
+		if _, ok := slices.BinarySearch(d.bases, base); !ok {
+			d.leftover = append(d.leftover, name)
+		}
+	}
+	return d, nil
+}
+
+func indexBase(name string) (int64, bool) {
+	if base, ok := parseFileName(name, indexSuffix); ok {
+		return base, true
+	}
+	return parseFileName(name, timeSuffix)
+}
+
+// open does what Open says; a Log that it fails on is released by the caller.
+func (l *Log) open() error {
+	start := time.Now()
+	if l.o.ReadOnly {
+		return l.openReadOnly()
+	}
+	if err := l.fs.mkdirAll(l.dir); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	lock, err := l.fs.lock(filepath.Join(l.dir, "LOCK"))
+	if err != nil {
+		if errors.Is(err, ErrLocked) {
+			return err
+		}
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	l.lock = lock
+	statePath := filepath.Join(l.dir, stateName)
+	st, promised, err := readState(l.fs, statePath)
+	if err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	dir, err := l.list()
+	if err != nil {
+		return err
+	}
+	if l.state, err = openState(l.fs, statePath, st); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	r := recovery{l: l, st: st, promised: promised, dir: dir}
+	if err := r.run(); err != nil {
+		if l.view.Load() == nil {
+			l.view.Store(&view{r.segs}) // for release
+		}
+		return err
+	}
+	if l.o.Flush == FlushSync || !promised {
+		// What readers are shown from now on must not vanish.
+		if err := l.flushTo(l.end.Load()); err != nil {
+			return err
+		}
+	}
+	l.startBackground()
+	o := l.Offsets()
+	l.o.Logger.Info("seglog: opened", "dir", l.dir, "case", string(r.last), "offset", o.End, "start", o.Start,
+		"segments", len(l.view.Load().segs), "dur", time.Since(start))
+	return nil
+}
+
+// recovery is one run of Open over what a directory holds. It is idempotent: killed at any point, the next one comes to
+// the same end.
+type recovery struct {
+	l        *Log
+	st       state
+	promised bool
+	dir      directory
+	segs     []*segment
+	tails    []*tail // of the segments that were scanned, oldest first
+	last     byte    // case of the last segment
+	gap      bool    // offsets are left out somewhere
+}
+
+func (r *recovery) run() error {
+	l := r.l
+	if r.promised {
+		l.gaps.Store(r.st.gaps)
+		if err := r.finishChanges(); err != nil {
+			return err
+		}
+		if err := r.checkNames(); err != nil {
+			return err
+		}
+	} else {
+		l.gaps.Store(true)
+	}
+	for _, name := range r.dir.leftover {
+		if err := l.fs.remove(filepath.Join(l.dir, name)); err != nil {
+			return fmt.Errorf("seglog: remove leftover: %w", err)
+		}
+	}
+	if len(r.dir.bases) == 0 {
+		return r.create(0)
+	}
+	if err := r.scanSegments(); err != nil {
+		return err
+	}
+	if !r.promised {
+		l.gaps.Store(r.gap)
+	}
+	return r.takeOver()
+}
+
+// checkNames compares the segments that must be there with those that are.
+func (r *recovery) checkNames() error {
+	st := &r.st
+	var n, sum int64
+	for _, base := range r.dir.bases {
+		if base <= st.scanBase {
+			n++
+			sum += base
+		}
+	}
+	if n == st.segments && sum == st.baseSum {
+		return nil
+	}
+	return r.nameMissing(n)
+}
+
+// nameMissing finds out, by opening segments, between which two one is missing or where a foreign one lies.
+func (r *recovery) nameMissing(n int64) error {
+	l := r.l
+	wanted := fmt.Sprintf("%d segments up to base offset %d where %d must be", n, r.st.scanBase, r.st.segments)
+	path := filepath.Join(l.dir, fileName(r.st.first, logSuffix))
+	if i, ok := slices.BinarySearch(r.dir.bases, r.st.first); !ok {
+		next := "none"
+		if i < len(r.dir.bases) {
+			next = fileName(r.dir.bases[i], logSuffix)
+		}
+		return &CorruptError{Path: path, Offset: r.st.first, Reason: "first segment is missing, the next one is " + next + ": " + wanted}
+	}
+	for i, base := range r.dir.bases {
+		if base >= r.st.scanBase || i+1 == len(r.dir.bases) {
+			break
+		}
+		next := r.dir.bases[i+1]
+		s := newSealed(base, next)
+		h, err := s.pin(&l.env)
+		if err != nil {
+			return err
+		}
+		var w window
+		f, ok, err := s.boundary(&l.env, h, &w, s.stored.load().pos(), s.stored.load())
+		h.unref()
+		if err != nil {
+			return err
+		}
+		if !ok || f.last+1 != next {
+			return &CorruptError{Path: l.path(base, logSuffix), Pos: f.end(), Offset: f.last + 1,
+				Reason: fmt.Sprintf("segment ends at offset %d, the next one is %s: %s", f.last+1, fileName(next, logSuffix), wanted)}
+		}
+	}
+	return &CorruptError{Path: l.path(r.st.scanBase, logSuffix), Offset: r.st.scanBase, Reason: wanted}
+}
+
+// newSealed is a segment that is not opened yet.
+func newSealed(base, next int64) *segment {
+	s := &segment{base: base}
+	s.maxTime.Store(unknownTime)
+	m := markAt(min(next-base, 1<<31), sizeUnknown)
+	s.stored.store(m)
+	s.flushed.store(m)
+	return s
+}
+
+// scanSegments looks at the segments one by one and does what the table says.
+func (r *recovery) scanSegments() error {
+	l := r.l
+	sealed := make([]segment, len(r.dir.bases))
+	for i, base := range r.dir.bases {
+		last := i+1 == len(r.dir.bases)
+		if !last && r.promised && base < r.st.scanBase {
+			next := newSealed(base, r.dir.bases[i+1])
+			s := &sealed[i]
+			s.base = base
+			s.maxTime.Store(unknownTime)
+			s.stored.store(next.stored.load())
+			s.flushed.store(next.flushed.load())
+			r.segs = append(r.segs, s)
+			continue
+		}
+		stop, err := r.scanSegment(i, last)
+		if err != nil {
+			return err
+		}
+		if stop {
+			r.dir.bases = r.dir.bases[:i+1]
+			break
+		}
+	}
+	if r.promised && r.end() < r.st.recoveryPoint {
+		return &CorruptError{Path: r.segPath(len(r.dir.bases) - 1), Offset: r.end(), Reason: fmt.Sprintf("log ends at offset %d, %d is its recovery point", r.end(), r.st.recoveryPoint)}
+	}
+	return l.fs.syncDir(l.dir)
+}
+
+func (r *recovery) segPath(i int) string { return r.l.path(r.dir.bases[i], logSuffix) }
+
+func (r *recovery) end() int64 {
+	s := r.tails[len(r.tails)-1].seg
+	return s.base + s.stored.load().rel()
+}
+
+// scanSegment checks one segment and turns it into a tail. It returns true if it was cut, and all behind it dropped.
+func (r *recovery) scanSegment(i int, last bool) (cut bool, err error) {
+	l, base := r.l, r.dir.bases[i]
+	path := r.segPath(i)
+	f, err := l.fs.open(path, openWrite)
+	if err != nil {
+		return false, fmt.Errorf("seglog: open segment %d: %w", base, err)
+	}
+	size, err := f.size()
+	if err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	c := segmentScan{r: r, f: f, path: path, base: base, size: size, next: -1}
+	if !last {
+		c.next = r.dir.bases[i+1]
+	}
+	clean := r.promised && r.st.clean && last && base == r.st.scanBase && size == r.st.endPos && size <= maxSegmentBytes
+	if clean {
+		err = c.trust()
+	} else {
+		err = c.scan()
+	}
+	if err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	fd := finding{promised: r.promised, clean: clean, last: last, empty: c.pos == 0, ends: c.ends,
+		joins: c.offset == c.next || l.gaps.Load() && c.offset < c.next,
+		below: r.promised && c.offset < r.st.recoveryPoint && (last || c.ends == endsBad || c.offset < c.next)}
+	r.gap = r.gap || c.gap || !last && c.offset < c.next
+	decision := decide(fd)
+	r.last = decision.id
+	if decision.id == 'F' {
+		return false, errors.Join(c.damage(), f.Close())
+	}
+	if decision.id == 'E' {
+		r.gap = c.gap
+		if err := r.cut(&c, i); err != nil {
+			return false, errors.Join(err, f.Close())
+		}
+		cut, last = true, true
+	}
+	return cut, r.keep(&c, last)
+}
+
+// keep makes a scanned segment part of the log.
+func (r *recovery) keep(c *segmentScan, last bool) error {
+	l := r.l
+	if c.pos < c.size && !(last && c.zeroes) {
+		// Zeros behind a segment that is not the active one, or what was behind a cut.
+		if err := errors.Join(c.f.truncate(c.pos), c.f.flush()); err != nil {
+			return errors.Join(fmt.Errorf("seglog: trim segment %d: %w", c.base, err), c.f.Close())
+		}
+	}
+	var t *tail
+	var err error
+	if last {
+		// Trimmed first, so that blocks are reserved anew and the file holds nothing that was not checked.
+		if c.pos < c.size && c.zeroes {
+			err = c.f.truncate(c.pos)
+		}
+		if err == nil {
+			t, err = openTail(&l.env, c.f, c.path, c.base, c.x, c.pos)
+		}
+	} else {
+		t = sealedTail(&l.env, c)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("seglog: open segment %d: %w", c.base, err), c.f.Close())
+	}
+	t.firstTime = c.firstTime
+	t.seg.stored.store(markAt(c.offset-c.base, c.pos))
+	t.seg.flushed.store(c.from)
+	if !r.promised && !last {
+		// A foreign directory may hold any number of these: flushed here, indexes looked at when first read.
+		if err := c.f.flush(); err != nil {
+			return errors.Join(err, t.seg.close())
+		}
+		t.seg.flushed.store(t.seg.stored.load())
+		if err := t.seg.close(); err != nil {
+			return err
+		}
+	}
+	r.tails = append(r.tails, t)
+	r.segs = append(r.segs, t.seg)
+	if m := c.from; m.pos() < c.pos && (r.promised || last) {
+		l.rewrites = append(l.rewrites, rewrite{seg: t.seg, pos: m.pos(), end: c.pos})
+	}
+	return nil
+}
+
+// sealedTail is for a segment that was rolled but not sealed: it has only that left to do.
+func sealedTail(e *env, c *segmentScan) *tail {
+	t := &tail{e: e, seg: &segment{base: c.base}, x: c.x}
+	t.seg.maxTime.Store(c.x.maxTime)
+	t.h = newHandle(c.f, c.path, nil)
+	t.h.x.Store(&c.x.indexes)
+	t.seg.h.Store(t.h)
+	return t
+}
+
+// cut removes all segments behind the i-th, newest first, and what is in the i-th behind its good batches, so that no
+// later append can bring any of it back.
+func (r *recovery) cut(c *segmentScan, i int) error {
+	l := r.l
+	dropped := int64(0)
+	for k := len(r.dir.bases) - 1; k > i; k-- {
+		if st, err := l.fs.stat(r.segPath(k)); err == nil {
+			dropped += st.size
+		}
+		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+			return err
+		}
+	}
+	if i+1 < len(r.dir.bases) {
+		if err := l.fs.syncDir(l.dir); err != nil {
+			return err
+		}
+	}
+	l.o.Logger.Warn("seglog: torn tail cut", "dir", l.dir, "segment", c.base, "offset", c.offset, "pos", c.pos,
+		"bytes", c.size-c.pos+dropped, "segments", len(r.dir.bases)-1-i, "reason", c.why)
+	return nil
+}
+
+// create makes the first segment of an empty log.
+func (r *recovery) create(base int64) error {
+	l := r.l
+	if r.promised {
+		base = r.st.start
+	}
+	t, err := newTail(&l.env, l.path(base, logSuffix), base)
+	if err != nil {
+		return fmt.Errorf("seglog: create segment %d: %w", base, err)
+	}
+	r.tails, r.segs, r.last = []*tail{t}, []*segment{t.seg}, 'G'
+	if !r.promised {
+		l.gaps.Store(false)
+	}
+	if err := l.fs.syncDir(l.dir); err != nil {
+		return err
+	}
+	return r.takeOver()
+}
+
+// takeOver makes what was found the log, and notes it in seglog.state: the clean mark goes before the first append.
+func (r *recovery) takeOver() error {
+	l := r.l
+	n := len(r.tails)
+	l.tail = r.tails[n-1]
+	for _, t := range r.tails[:n-1] {
+		if t.seg.h.Load() != nil {
+			l.sealing = append(l.sealing, t)
+		}
+	}
+	l.view.Store(&view{r.segs})
+	first, end := r.segs[0].base, l.tail.seg.base+l.tail.seg.stored.load().rel()
+	start := first
+	if r.promised {
+		start = max(start, r.st.start)
+	}
+	if start > end {
+		return &CorruptError{Path: l.tail.h.path, Pos: l.tail.seg.stored.load().pos(), Offset: end, Reason: fmt.Sprintf("log ends before its start offset %d", start)}
+	}
+	scan := l.tail
+	if len(l.sealing) > 0 {
+		scan = l.sealing[0]
+	}
+	from := scan.seg.flushed.load()
+	durable := max(start, scan.seg.base+from.rel())
+	if r.promised {
+		durable = max(durable, min(r.st.recoveryPoint, end))
+	}
+	l.start.Store(start)
+	l.durable.Store(durable)
+	l.end.Store(end)
+	var segments, sum int64
+	for _, s := range r.segs {
+		if s.base <= scan.seg.base {
+			segments++
+			sum += s.base
+		}
+	}
+	err := l.state.commit(func(s *state) {
+		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, first: first, recoveryPoint: durable,
+			scanBase: scan.seg.base, scanPos: from.pos(), scanOffset: scan.seg.base + from.rel(),
+			segments: segments, baseSum: sum, cut: -1, cuts: s.cuts, lastCut: s.lastCut}
+	})
+	if err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	return l.fs.syncDir(l.dir)
+}

@@ -1,0 +1,181 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+)
+
+// segmentScan is the scan of one segment.
+type segmentScan struct {
+	r    *recovery
+	f    file
+	path string
+	base int64
+	size int64
+	next int64 // base offset of the next segment; -1: there is none
+
+	// What it found: the good batches end at pos and offset; those up to from were flushed before.
+	x         *indexBuilder
+	pos       int64
+	offset    int64
+	from      mark
+	firstTime int64
+	ends      ending
+	zeroes    bool // from pos on there are only zeros
+	gap       bool // offsets are left out somewhere
+	why       error
+}
+
+// trust takes a segment of a log that was closed as it is. Its indexes are checked, and rebuilt if need be.
+func (c *segmentScan) trust() error {
+	l := c.r.l
+	c.pos, c.offset = c.size, c.r.st.end
+	c.from = markAt(c.offset-c.base, c.pos)
+	s := newSealed(c.base, c.offset)
+	s.stored.store(c.from)
+	h := newHandle(c.f, c.path, nil)
+	offsets, why, err := readIndex(&l.env, c.base, indexSuffix)
+	var times []byte
+	if why == "" && err == nil {
+		times, why, err = readIndex(&l.env, c.base, timeSuffix)
+	}
+	if err != nil {
+		return err
+	}
+	if why == "" {
+		why = s.checkIndexes(&l.env, h, offsets, times)
+	}
+	c.x = newIndexBuilder(l.o.IndexBytes)
+	if why == "" {
+		c.x.resume(offsets, times)
+	} else {
+		if c.x, err = s.buildIndexes(&l.env, h); err != nil {
+			return err
+		}
+		l.stats.indexRebuilds.Add(1)
+		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why)
+	}
+	return c.readFirstTime()
+}
+
+// scan checks the batches from where recovery starts, and takes those before it, which were flushed, by their headers.
+func (c *segmentScan) scan() error {
+	st := &c.r.st
+	c.x = newIndexBuilder(c.r.l.o.IndexBytes)
+	c.offset, c.firstTime = c.base, noTimestamp
+	if c.r.promised && c.base == st.scanBase && st.scanPos > 0 {
+		if err := c.walkFlushed(); err != nil {
+			return err
+		}
+	}
+	c.from = markAt(c.offset-c.base, c.pos)
+	var s scanner
+	s.init(&fileRange{c.f, c.pos, min(c.size, maxSegmentBytes)}, c.path, c.pos, c.offset, c.next)
+	s.gaps = c.r.l.gaps.Load()
+	s.end = c.next
+	for {
+		pos, next := s.pos, s.next
+		b, err := s.scan()
+		if err == nil && b.last()-c.base > 1<<31-1 {
+			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), c.base)}
+		}
+		if err == nil {
+			c.gap = c.gap || b.base() > next
+			c.add(b, pos)
+			continue
+		}
+		if err == io.EOF {
+			c.ends = endsWhole
+			return nil
+		}
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		c.why = err
+		c.zeroes, err = onlyZeros(c.f, c.pos, c.size)
+		if !c.zeroes {
+			c.ends = endsBad
+		}
+		return err
+	}
+}
+
+func (c *segmentScan) add(b batch, pos int64) {
+	if pos == 0 {
+		c.firstTime = b.maxTimestamp()
+	}
+	c.x.add(pos, uint32(b.last()-c.base), b.maxTimestamp())
+	c.pos, c.offset = pos+b.size(), b.last()+1
+}
+
+// walkFlushed goes from header to header up to the point where recovery starts: all of it was flushed, and what is
+// damaged there is for its readers to report. It can't go where the headers themselves are damaged.
+func (c *segmentScan) walkFlushed() error {
+	st := &c.r.st
+	s := newSealed(c.base, st.scanOffset)
+	limit := markAt(st.scanOffset-c.base, st.scanPos)
+	if c.size < st.scanPos {
+		return &CorruptError{Path: c.path, Pos: c.size, Offset: c.base, Reason: fmt.Sprintf("file has %d bytes, %d were durable", c.size, st.scanPos)}
+	}
+	h := newHandle(c.f, c.path, nil)
+	var w window
+	w.buf = make([]byte, scanChunk)
+	w.reset(h, limit.pos())
+	_, _, err := s.walk(&c.r.l.env, &w, hint{rel: -1}, limit, func(f found) bool {
+		p, err := w.at(f.pos, headerLen)
+		if err == nil {
+			c.add(p, f.pos)
+		}
+		return err != nil
+	})
+	if err == nil && (c.pos != st.scanPos || c.offset != st.scanOffset) {
+		err = &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: fmt.Sprintf("batches end here, not at position %d, offset %d as noted", st.scanPos, st.scanOffset)}
+	}
+	return err
+}
+
+func (c *segmentScan) readFirstTime() error {
+	c.firstTime = noTimestamp
+	if c.pos == 0 {
+		return nil
+	}
+	var b [headerLen]byte
+	if _, err := c.f.ReadAt(b[:], 0); err != nil {
+		return fmt.Errorf("seglog: read %s: %w", c.path, err)
+	}
+	c.firstTime = batch(b[:]).maxTimestamp()
+	return nil
+}
+
+// damage is the error for a segment that has less than was promised.
+func (c *segmentScan) damage() error {
+	if c.why != nil && c.ends == endsBad {
+		return c.why
+	}
+	reason := fmt.Sprintf("segment ends at offset %d, the recovery point is %d", c.offset, c.r.st.recoveryPoint)
+	if c.next >= 0 {
+		reason = fmt.Sprintf("segment ends at offset %d, the next one is %s and the recovery point %d", c.offset, fileName(c.next, logSuffix), c.r.st.recoveryPoint)
+	}
+	return &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: reason}
+}
+
+// onlyZeros reports whether [pos, end) of f, the blocks reserved behind the last batch, was never written to.
+func onlyZeros(f file, pos, end int64) (bool, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for pos < end {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := f.ReadAt(p, pos)
+		if !isZero(p[:n]) {
+			return false, nil
+		}
+		if err != nil && err != io.EOF {
+			return false, err
+		}
+		if n == 0 {
+			return true, nil
+		}
+		pos += int64(n)
+	}
+	return true, nil
+}

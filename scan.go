@@ -1,0 +1,213 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// scanner is the one parser that walks batches: of files (recovery, iterators, Verify, index rebuilds) and of streams
+// (Decode, TransferFrom). Each batch it returns has passed parseHeader, its CRC and the order of offsets.
+//
+// The buffer never grows past twice the bytes that really arrived, whatever a length field claims.
+type scanner struct {
+	src  io.Reader
+	path string // of the file; "" for a stream
+	buf  []byte
+	r, w int   // buf[r:w] is read and not consumed
+	pos  int64 // of buf[r]
+	next int64 // offset that comes next: one above the last; -1 if any may
+	end  int64 // offset that no batch may reach; -1 if not known
+	most int   // largest batch accepted
+	gaps bool  // offsets may be left out between batches
+}
+
+const (
+	// scanChunk: one read call costs less than 1 % of copying and checking that many bytes, and the buffer still fits
+	// the second-level cache.
+	scanChunk = 256 << 10
+	// firstChunk: short scans (a section of a few records) must not pay for a long one.
+	firstChunk = 4 << 10
+)
+
+func (s *scanner) init(src io.Reader, path string, pos, next, end int64) {
+	s.src, s.path, s.pos, s.next, s.end = src, path, pos, next, end
+	s.r, s.w = 0, 0
+	s.most = maxBatchSize
+	s.gaps = false
+}
+
+// scan returns the next batch, valid until the next call; io.EOF at the end of a source that ends with a whole batch;
+// else a *CorruptError, or the source's error.
+func (s *scanner) scan() (batch, error) {
+	if err := s.fill(headerLen); err != nil {
+		return nil, err
+	}
+	if why := parseHeader(s.buf[s.r:s.w]); why != "" {
+		return nil, s.corrupt(why)
+	}
+	h := batch(s.buf[s.r : s.r+headerLen])
+	base, last, size := h.base(), h.last(), h.size()
+	switch {
+	case base < s.next:
+		return nil, s.corrupt(fmt.Sprintf("offsets go back: batch has %d to %d", base, last))
+	case base > s.next && s.next >= 0 && !s.gaps:
+		return nil, s.corrupt(fmt.Sprintf("offsets are missing: batch has %d to %d", base, last))
+	case s.end >= 0 && last >= s.end:
+		return nil, s.corrupt(fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last))
+	case size > int64(s.most):
+		return nil, s.corrupt(fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most))
+	}
+	if err := s.fill(int(size)); err != nil {
+		return nil, err
+	}
+	b := batch(s.buf[s.r : s.r+int(size)])
+	if why := b.checkCRC(); why != "" {
+		return nil, s.corrupt(why)
+	}
+	if s.next >= 0 && base > s.next {
+		if err := s.confirmGap(int(size), last); err != nil {
+			return nil, err
+		}
+		b = batch(s.buf[s.r : s.r+int(size)])
+	}
+	s.r += int(size)
+	s.pos += size
+	s.next = last + 1
+	return b, nil
+}
+
+// confirmGap looks at the batch behind one that leaves out offsets. The format allows gaps (compaction makes them), but
+// the CRC does not cover the base offset: one that a bit flip raised collides with its successor.
+func (s *scanner) confirmGap(size int, last int64) error {
+	err := s.fill(size + headerLen)
+	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
+		return nil // nothing follows that could tell
+	}
+	follower := batch(s.buf[s.r+size:])
+	if why := parseHeader(follower); why == "" && follower.base() <= last {
+		return s.corrupt(fmt.Sprintf("its last offset %d collides with the next batch's %d", last, follower.base()))
+	}
+	return nil
+}
+
+// fill makes n unread bytes available. io.EOF: there is not one.
+func (s *scanner) fill(n int) error {
+	for s.w-s.r < n {
+		if s.w == len(s.buf) || len(s.buf)-s.r < n {
+			s.makeRoom()
+		}
+		k, err := s.src.Read(s.buf[s.w:])
+		s.w += k
+		if s.w-s.r >= n {
+			return nil
+		}
+		if err == io.EOF {
+			if s.w == s.r {
+				return io.EOF
+			}
+			return s.torn(n)
+		}
+		if err != nil {
+			return s.readError(err)
+		}
+	}
+	return nil
+}
+
+// makeRoom moves the unread bytes to the front, and doubles a buffer that is full of them or still small.
+func (s *scanner) makeRoom() {
+	unread := s.buf[s.r:s.w]
+	if len(unread) == len(s.buf) || len(s.buf) < scanChunk {
+		s.buf = make([]byte, max(firstChunk, 2*len(s.buf)))
+	}
+	s.w = copy(s.buf, unread)
+	s.r = 0
+}
+
+func (s *scanner) corrupt(why string) error {
+	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, Reason: why}
+}
+
+func (s *scanner) torn(n int) error {
+	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, cause: io.ErrUnexpectedEOF,
+		Reason: fmt.Sprintf("%d bytes where at least %d are needed", s.w-s.r, n)}
+}
+
+func (s *scanner) readError(err error) error {
+	if s.path == "" {
+		return err
+	}
+	return fmt.Errorf("seglog: read %s at position %d, offset %d: %w", s.path, s.pos+int64(s.w-s.r), s.next, err)
+}
+
+func isZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// wrapBatchError turns an error about the inside of a batch into one that says where the batch is.
+func wrapBatchError(err error, path string, pos, offset int64) error {
+	if errors.Is(err, ErrCodec) {
+		return fmt.Errorf("%w: batch at offset %d", err, offset)
+	}
+	return &CorruptError{Path: path, Pos: pos, Offset: offset, Reason: err.Error(), cause: err}
+}
+
+// Decode returns the records in a stream of batches, which is what TransferTo and Section.WriteTo send. It ends with
+// the stream; a stream that ends inside a batch, or holds anything else than batches in the order of their offsets, ends
+// with a *CorruptError. Control batches are skipped. A Record is valid until the next step. The sequence can be walked
+// once; memory is bounded by the largest batch that really arrives.
+func Decode(r io.Reader) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		var s scanner
+		s.init(r, "", 0, -1, -1)
+		s.gaps = true
+		var d recordReader
+		for {
+			pos := s.pos
+			b, err := s.scan()
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(Record{}, err)
+				return
+			}
+			if more, _ := d.each(b, b.base(), "", pos, yield); !more {
+				return
+			}
+		}
+	}
+}
+
+// each yields the records of a batch from offset from on, and an error if the batch can't be decoded. It returns whether
+// to go on, and whether an error was yielded.
+func (d *recordReader) each(b batch, from int64, path string, pos int64, yield func(Record, error) bool) (more, failed bool) {
+	if b.control() {
+		return true, false
+	}
+	if err := d.reset(b); err != nil {
+		yield(Record{}, wrapBatchError(err, path, pos, b.base()))
+		return false, true
+	}
+	var r Record
+	for {
+		ok, why := d.next(&r)
+		if why != "" {
+			yield(Record{}, wrapBatchError(errors.New(why), path, pos, b.base()))
+			return false, true
+		}
+		if !ok {
+			return true, false
+		}
+		if r.Offset >= from && !yield(r, nil) {
+			return false, false
+		}
+	}
+}

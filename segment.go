@@ -1,0 +1,290 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+)
+
+const (
+	logSuffix   = ".log"
+	indexSuffix = ".index"
+	timeSuffix  = ".timeindex"
+)
+
+// fileName is Kafka's: 20 digits, so that names sort as offsets do. Kafka ignores any other form in silence.
+func fileName(base int64, suffix string) string { return fmt.Sprintf("%020d%s", base, suffix) }
+
+// parseFileName is the inverse of fileName.
+func parseFileName(name, suffix string) (base int64, ok bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
+	if !ok || len(digits) != 20 {
+		return 0, false
+	}
+	base, err := strconv.ParseInt(digits, 10, 64)
+	return base, err == nil && base >= 0 && digits[0] != '+'
+}
+
+// mark is a point between two batches of a segment: offset relative to the segment's base, and position. Both fit 32
+// bits, so one atomic store publishes the two together.
+type mark uint64
+
+func markAt(rel, pos int64) mark { return mark(uint64(rel)<<32 | uint64(pos)) }
+func (m mark) rel() int64        { return int64(m >> 32) }
+func (m mark) pos() int64        { return int64(m & 0xffffffff) }
+
+type atomicMark struct{ v atomic.Uint64 }
+
+func (a *atomicMark) load() mark   { return mark(a.v.Load()) }
+func (a *atomicMark) store(m mark) { a.v.Store(uint64(m)) }
+
+// sizeUnknown is the position in the marks of a sealed segment that was not opened yet. No file reaches it.
+const sizeUnknown = 1<<32 - 1
+
+const _ = uint(sizeUnknown - maxSegmentBytes - 1)
+
+// unknownTime is in segment.maxTime until somebody asked.
+const unknownTime = -2
+
+// env is what the segments of one log share.
+type env struct {
+	fs     fileSystem
+	dir    string
+	o      Options
+	stats  *counters
+	opened openSegments
+	// gaps: offsets may be left out, as compaction does. Without it, which is how a log starts, a gap is corruption.
+	gaps atomic.Bool
+}
+
+func (e *env) path(base int64, suffix string) string {
+	return filepath.Join(e.dir, fileName(base, suffix))
+}
+
+// segment is one .log file with its two indexes. Its fields are safe for any number of goroutines; only the writer of
+// the log moves the marks.
+type segment struct {
+	base int64
+	// stored is the end of what was appended, flushed of what of it is on stable storage. Of a sealed segment they are
+	// equal, with sizeUnknown until it is opened.
+	stored, flushed atomicMark
+	h               atomic.Pointer[handle] // nil: not open
+	maxTime         atomic.Int64           // greatest timestamp; unknownTime
+	touched         atomic.Bool            // since the last sweep of openSegments
+	gone            atomic.Bool            // deleted or cut: not to be opened again
+	mu              sync.Mutex             // held to open it and to (re)build its indexes
+}
+
+// errGone: the segment was deleted or replaced after the caller looked it up. The caller looks again.
+var errGone = errors.New("seglog: segment is gone")
+
+// handle is an open segment: descriptor, mapping, indexes. It lives until the last reference is given back; the first
+// is the segment's own. A count that reached zero never rises again, so nobody can touch what was unmapped.
+type handle struct {
+	refs atomic.Int64
+	f    file
+	path string
+	m    *mapping // nil: read through f
+	x    atomic.Pointer[indexes]
+}
+
+func newHandle(f file, path string, m *mapping) *handle {
+	h := &handle{f: f, path: path, m: m}
+	h.refs.Store(1)
+	return h
+}
+
+// ref takes a reference, unless the last one is gone.
+func (h *handle) ref() bool {
+	for {
+		n := h.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if h.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// named corrects the path in an error of a file that was made under a temporary name.
+func (h *handle) named(err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		e.Path = h.path
+	}
+	return err
+}
+
+func (h *handle) unref() error {
+	if h.refs.Add(-1) > 0 {
+		return nil
+	}
+	var err error
+	if h.m != nil {
+		err = h.m.unmap()
+	}
+	h.x.Load().close()
+	return errors.Join(err, h.f.Close())
+}
+
+// catch ends a function that touches the mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the
+// mapping, which without it kills the process by SIGBUS, becomes an error; any other panic goes on.
+func (h *handle) catch(old bool, err *error) {
+	debug.SetPanicOnFault(old)
+	r := recover()
+	if r == nil {
+		return
+	}
+	fault, ok := r.(interface {
+		error
+		Addr() uintptr
+	})
+	if !ok || h.m == nil {
+		panic(r)
+	}
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(h.m.b)))
+	if fault.Addr() < start || fault.Addr() >= start+uintptr(len(h.m.b)) {
+		panic(r)
+	}
+	*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", fault.Addr()-start, fault)}
+}
+
+// pin returns the handle with a reference that the caller gives back by unref, opening the segment if need be.
+func (s *segment) pin(e *env) (*handle, error) {
+	if h := s.h.Load(); h != nil && h.ref() {
+		if !s.touched.Load() {
+			s.touched.Store(true)
+		}
+		return h, nil
+	}
+	return s.openSealed(e)
+}
+
+func (s *segment) openSealed(e *env) (*handle, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.h.Load(); h != nil && h.ref() {
+		return h, nil
+	}
+	if s.gone.Load() {
+		return nil, errGone
+	}
+	path := e.path(s.base, logSuffix)
+	f, err := e.fs.open(path, openRead)
+	if err != nil {
+		if s.gone.Load() {
+			return nil, errGone
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, &CorruptError{Path: path, Offset: s.base, Reason: "segment is missing", cause: err}
+		}
+		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)
+	}
+	if err := s.learnSize(f, path); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	m, err := f.mmap(s.stored.load().pos(), false)
+	if err != nil {
+		m = nil // not on this platform, or out of mappings: read through the descriptor
+	}
+	h := newHandle(f, path, m)
+	if err := s.loadIndexes(e, h); err != nil {
+		return nil, errors.Join(err, h.unref())
+	}
+	h.refs.Add(1)
+	s.h.Store(h)
+	s.touched.Store(true)
+	e.opened.add(s, e.o.MaxOpenSegments)
+	return h, nil
+}
+
+// learnSize completes the marks of a segment that is opened for the first time.
+func (s *segment) learnSize(f file, path string) error {
+	known := s.stored.load()
+	size, err := f.size()
+	if err != nil {
+		return fmt.Errorf("seglog: open segment %d: %w", s.base, err)
+	}
+	if known.pos() == sizeUnknown {
+		if size > maxSegmentBytes {
+			return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: "file is larger than 2 GiB - 1"}
+		}
+		m := markAt(known.rel(), size)
+		s.stored.store(m)
+		s.flushed.store(m)
+	} else if size < known.pos() {
+		return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: fmt.Sprintf("file has %d bytes, had %d", size, known.pos())}
+	}
+	return nil
+}
+
+// close gives back the segment's own reference; the handle lives on while others hold it.
+func (s *segment) close() error {
+	h := s.h.Swap(nil)
+	if h == nil {
+		return nil
+	}
+	return h.unref()
+}
+
+// retire marks a segment as gone and closes it. Its file must be unlinked or replaced already.
+func (s *segment) retire() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone.Store(true)
+	return s.close()
+}
+
+// openSegments bounds how many sealed segments are open. It is a clock: a sweep closes what was not touched since the
+// sweep before, which is least recently used but for ties.
+type openSegments struct {
+	mu   sync.Mutex
+	ring []*segment
+	hand int
+}
+
+func (o *openSegments) add(s *segment, limit int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ring = append(o.ring, s)
+	for tries := 0; len(o.ring) > limit && tries < 2*len(o.ring); tries++ {
+		if o.hand >= len(o.ring) {
+			o.hand = 0
+		}
+		victim := o.ring[o.hand]
+		if victim == s || victim.touched.Swap(false) {
+			o.hand++
+			continue
+		}
+		_ = victim.close() // a read-only descriptor: nothing can be lost in closing it
+		o.ring[o.hand] = o.ring[len(o.ring)-1]
+		o.ring = o.ring[:len(o.ring)-1]
+	}
+}
+
+// drop forgets a segment that was retired.
+func (o *openSegments) drop(s *segment) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, x := range o.ring {
+		if x == s {
+			o.ring[i] = o.ring[len(o.ring)-1]
+			o.ring = o.ring[:len(o.ring)-1]
+			return
+		}
+	}
+}
+
+func (o *openSegments) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.ring)
+}

@@ -1,0 +1,204 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"sync"
+)
+
+// The file seglog.state: what the batches can't say. Two slots are written in turn, so that one survives whatever
+// happens to the other. It is only ever a lower bound of what is on the disk; a log opens without it, by checking
+// every byte.
+const (
+	stateName    = "seglog.state"
+	stateMagic   = 0x7365676c6f670001 // "seglog", version 1
+	stateLen     = 8 + 4 + 15*8
+	stateSlotGap = 4096 // slots on pages of their own: a page that can't be read takes one slot with it
+
+	// A slot is written by one sector, which disks do not tear.
+	_ = uint(512 - stateLen)
+)
+
+// state is the contents of a slot.
+type state struct {
+	seq    uint64
+	policy FlushPolicy
+	// clean: the log was closed: [start, end) in segments that end with endPos bytes in the last, indexes written.
+	clean bool
+	// gaps: offsets may be left out (see env.gaps).
+	gaps bool
+	// start is the first offset that is kept; first the base offset of the first segment that is kept. What lies below
+	// is left from a deletion that was cut short.
+	start, first  int64
+	recoveryPoint int64
+	// All segments before scanBase are flushed, trimmed and indexed. scanPos in that segment, where the batch with
+	// scanOffset begins, is flushed too: this is where recovery starts to check.
+	scanBase, scanPos, scanOffset int64
+	// segments from first up to and with scanBase, and the sum of their base offsets: a missing, doubled or foreign
+	// file shows without opening any.
+	segments int64
+	baseSum  int64
+	end      int64
+	endPos   int64
+	// cut is a running TruncateTo(cut) or, with reset, Reset(cut); -1 if there is none. cuts counts them, so that
+	// read-only logs in other processes notice.
+	cut   int64
+	reset bool
+	cuts  int64
+	// lastCut is where the last of them cut; -1 for a Reset.
+	lastCut int64
+}
+
+const (
+	stateClean = 1 << iota
+	stateReset
+	stateGaps
+	statePolicyShift = 8
+)
+
+func (s *state) fields() [13]*int64 {
+	return [...]*int64{&s.start, &s.first, &s.recoveryPoint, &s.scanBase, &s.scanPos, &s.scanOffset,
+		&s.segments, &s.baseSum, &s.end, &s.endPos, &s.cut, &s.cuts, &s.lastCut}
+}
+
+func (s *state) encode() (b [stateLen]byte) {
+	be := binary.BigEndian
+	be.PutUint64(b[0:], stateMagic)
+	be.PutUint64(b[12:], s.seq)
+	flags := uint64(s.policy) << statePolicyShift
+	if s.clean {
+		flags |= stateClean
+	}
+	if s.reset {
+		flags |= stateReset
+	}
+	if s.gaps {
+		flags |= stateGaps
+	}
+	be.PutUint64(b[20:], flags)
+	for i, f := range s.fields() {
+		be.PutUint64(b[28+8*i:], uint64(*f))
+	}
+	be.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	return b
+}
+
+// decode returns false for anything that encode did not write.
+func (s *state) decode(b []byte) bool {
+	be := binary.BigEndian
+	if len(b) < stateLen || be.Uint64(b) != stateMagic || be.Uint32(b[8:]) != crc32.Checksum(b[12:stateLen], castagnoli) {
+		return false
+	}
+	s.seq = be.Uint64(b[12:])
+	flags := be.Uint64(b[20:])
+	s.clean = flags&stateClean != 0
+	s.reset = flags&stateReset != 0
+	s.gaps = flags&stateGaps != 0
+	s.policy = FlushPolicy(flags >> statePolicyShift)
+	for i, f := range s.fields() {
+		*f = int64(be.Uint64(b[28+8*i:]))
+	}
+	return true
+}
+
+// readState returns the newer good slot. It returns false if there is none: nothing is promised then.
+func readState(fsys fileSystem, path string) (state, bool, error) {
+	f, err := fsys.open(path, openRead)
+	if errors.Is(err, fs.ErrNotExist) {
+		return state{}, false, nil
+	}
+	if err != nil {
+		return state{}, false, err
+	}
+	defer f.Close()
+	return readSlots(f)
+}
+
+func readSlots(f file) (best state, ok bool, err error) {
+	for i := range int64(2) {
+		var b [stateLen]byte
+		if n, err := f.ReadAt(b[:], i*stateSlotGap); err != nil && err != io.EOF {
+			return state{}, false, err
+		} else if n < stateLen {
+			continue
+		}
+		var s state
+		if s.decode(b[:]) && (!ok || s.seq > best.seq) {
+			best, ok = s, true
+		}
+	}
+	return best, ok, nil
+}
+
+// stateFile keeps seglog.state.
+type stateFile struct {
+	f  file
+	mu sync.Mutex
+	// Guarded by mu:
+	cur   state
+	dirty bool // written since the last flush
+}
+
+func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
+	f, err := fsys.open(path, openWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = fsys.open(path, openCreate)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &stateFile{f: f, cur: cur}, nil
+}
+
+// note writes a change to one slot, without a flush: for what may be lost, such as a higher recovery point.
+func (s *stateFile) note(change func(*state)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.write(change)
+}
+
+// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on.
+func (s *stateFile) commit(change func(*state)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.write(change); err != nil {
+		return err
+	}
+	if err := s.write(func(*state) {}); err != nil {
+		return err
+	}
+	if err := s.f.flush(); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+// flush makes what was noted durable.
+func (s *stateFile) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dirty {
+		return nil
+	}
+	if err := s.f.flush(); err != nil {
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+func (s *stateFile) write(change func(*state)) error {
+	next := s.cur
+	change(&next)
+	next.seq++
+	b := next.encode()
+	if _, err := s.f.WriteAt(b[:], int64(next.seq%2)*stateSlotGap); err != nil {
+		return err
+	}
+	s.cur, s.dirty = next, true
+	return nil
+}

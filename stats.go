@@ -1,0 +1,88 @@
+package seglog
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats is what an operator watches. Counters start at Open and only grow; the others are of the moment.
+type Stats struct {
+	Offsets Offsets
+
+	Appends, AppendedRecords, AppendedBytes int64 // batches, records, encoded bytes
+	Reads                                   int64 // calls of Read that found a record
+
+	Flushes        int64         // of segment files
+	FlushTime      time.Duration // all of them together
+	FlushMax       time.Duration // the longest
+	FlushedBytes   int64
+	BatchesFlushed int64 // BatchesFlushed / Flushes is how many appends shared a flush
+	UnflushedBytes int64
+
+	Rolls, Seals, IndexRebuilds int64
+	DeletedSegments             int64
+	Truncations                 int64
+
+	Segments     int
+	OpenSegments int   // with a descriptor and a mapping
+	Bytes        int64 // of all .log files
+
+	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
+	Received                 int64 // bytes stored by TransferFrom
+
+	Errors int64 // failed operations, background work included
+}
+
+// counters is Stats as it is counted. The fields that every append touches are the writer's own (under Log.mu) and lie
+// apart from those that readers touch.
+type counters struct {
+	appends, appendedRecords, appendedBytes atomic.Int64
+
+	_ [64]byte
+
+	reads                    atomic.Int64
+	sentZeroCopy, sentCopied atomic.Int64
+	received                 atomic.Int64
+
+	_ [64]byte
+
+	flushes, flushNanos, flushMax, flushedBytes, batchesFlushed atomic.Int64
+	rolls, seals, indexRebuilds                                 atomic.Int64
+	deletedSegments, truncations                                atomic.Int64
+	errors                                                      atomic.Int64
+}
+
+func (c *counters) flushed(took time.Duration) {
+	c.flushes.Add(1)
+	c.flushNanos.Add(int64(took))
+	for {
+		old := c.flushMax.Load()
+		if int64(took) <= old || c.flushMax.CompareAndSwap(old, int64(took)) {
+			return
+		}
+	}
+}
+
+// Stats returns what was counted since Open, and what is so now.
+func (l *Log) Stats() Stats {
+	c := &l.counters
+	segs := l.view.Load().segs
+	var bytes int64
+	for _, s := range segs {
+		size, _ := l.size(s) // of a file that can't be looked at: as 0
+		bytes += size
+	}
+	return Stats{
+		Offsets: l.Offsets(),
+		Appends: c.appends.Load(), AppendedRecords: c.appendedRecords.Load(), AppendedBytes: c.appendedBytes.Load(),
+		Reads:   c.reads.Load(),
+		Flushes: c.flushes.Load(), FlushTime: time.Duration(c.flushNanos.Load()), FlushMax: time.Duration(c.flushMax.Load()),
+		FlushedBytes: c.flushedBytes.Load(), BatchesFlushed: c.batchesFlushed.Load(),
+		UnflushedBytes: max(0, c.appendedBytes.Load()-l.flushedBytes.Load()),
+		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
+		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
+		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes,
+		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
+		Errors: c.errors.Load(),
+	}
+}

@@ -1,0 +1,149 @@
+package seglog
+
+import (
+	"errors"
+	"time"
+)
+
+// OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not
+// be in order. It returns the high watermark if there is none, which is End once all is flushed. The precision is a
+// millisecond. Errors: those of Read.
+func (l *Log) OffsetForTime(t time.Time) (int64, error) {
+	ms := t.UnixMilli()
+	if t.Sub(t.Truncate(time.Millisecond)) > 0 {
+		ms++ // a record at t's own millisecond is earlier than t
+	}
+	r := readers.Get().(*reader)
+	defer r.release()
+	if l.closed.Load() {
+		return 0, ErrClosed
+	}
+	if l.o.ReadOnly {
+		if err := l.refresh(); err != nil {
+			return 0, err
+		}
+	}
+	for _, s := range l.view.Load().segs {
+		greatest, err := l.maxTime(r, s)
+		if err == errGone {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if greatest < ms {
+			continue
+		}
+		offset, ok, err := l.firstAt(r, s, ms)
+		if err != nil && err != errGone {
+			return 0, err
+		}
+		if ok {
+			return offset, nil
+		}
+	}
+	return l.highWatermark(), nil
+}
+
+// maxTime is the greatest timestamp of a segment.
+func (l *Log) maxTime(r *reader, s *segment) (int64, error) {
+	if ms := s.maxTime.Load(); ms != unknownTime {
+		return ms, nil
+	}
+	h, err := s.pin(&l.env)
+	if err != nil {
+		return 0, err
+	}
+	defer h.unref()
+	ms := int64(noTimestamp)
+	times := h.x.Load().times.bytes()
+	if n := len(times); n > 0 {
+		ms, _ = timeEntry(times, n/timeEntryLen-1)
+	}
+	s.maxTime.Store(ms)
+	return ms, nil
+}
+
+// firstAt finds the first readable record of a segment at or after ms.
+func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, err error) {
+	r.unpin()
+	if r.h, err = s.pin(&l.env); err != nil {
+		return 0, false, err
+	}
+	r.seg = s
+	limit := l.limit(s)
+	from := max(s.base, l.start.Load())
+	if entryMS, rel, ok := seekTime(r.h.x.Load().times.bytes(), ms); ok {
+		got, err := s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), s.stored.load())
+		if err == nil && got != entryMS {
+			err = errIndex
+		}
+		switch {
+		case err == errIndex:
+			if err := s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit"); err != nil {
+				return 0, false, err
+			}
+		case err != nil:
+			return 0, false, err
+		default:
+			from = max(from, s.base+int64(rel))
+		}
+	}
+	// from may be the last offset of a batch whose first records are the ones.
+	f, ok, err := s.locate(&l.env, r.h, &r.w, from, limit)
+	for err == nil && ok {
+		var at int64
+		if at, err = r.firstInBatch(f, ms, l.start.Load()); err != nil || at >= 0 {
+			return at, err == nil, err
+		}
+		if f.last+1 >= s.base+limit.rel() {
+			break
+		}
+		f, ok, err = l.nextBatchAt(r, f, ms, limit)
+	}
+	return 0, false, err
+}
+
+// nextBatchAt is the first batch behind f with a timestamp of ms or later.
+func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool, error) {
+	s := r.seg
+	after := f.last
+	return s.throughIndex(&l.env, r.h, func(x *indexes) (found, bool, error) {
+		return s.walk(&l.env, &r.w, seekOffset(x.offsets.bytes(), uint32(after-s.base)), limit, func(f found) bool {
+			if f.last <= after {
+				return false
+			}
+			p, err := r.w.at(f.pos, headerLen)
+			return err != nil || batch(p).maxTimestamp() >= ms
+		})
+	})
+}
+
+// firstInBatch is the first offset at or after ms in a batch, from start on; -1 if there is none.
+func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
+	r.src = fileRange{r.h.f, f.pos, f.end()}
+	r.s.init(&r.src, r.h.path, f.pos, f.base, -1)
+	b, err := r.s.scan()
+	if err != nil {
+		return -1, err
+	}
+	if b.maxTimestamp() < ms || b.control() {
+		return -1, nil
+	}
+	if err := r.d.reset(b); err != nil {
+		return -1, wrapBatchError(err, r.h.path, f.pos, f.base)
+	}
+	var rec Record
+	for {
+		ok, why := r.d.next(&rec)
+		if why != "" {
+			return -1, wrapBatchError(errors.New(why), r.h.path, f.pos, f.base)
+		}
+		if !ok {
+			return -1, nil
+		}
+		if r.d.millis >= ms && rec.Offset >= start {
+			return rec.Offset, nil
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// Section is whole batches of one segment, pinned and ready to send: its bytes stay what they are, whatever retention or
+// TruncateTo do meanwhile. It is for one goroutine at a time, and must be closed.
+type Section struct {
+	l          *Log
+	h          *handle
+	pos, end   int64 // not sent yet
+	len        int64
+	base, next int64
+}
+
+// Section pins whole batches from the one that holds offset on: at most n bytes but at least one batch, of one segment,
+// none past the high watermark. Its length is known before the first byte is sent, and Next says what to ask for
+// afterwards. Errors: an *OffsetError if there is no batch to give, which includes offset == high watermark (Wait waits
+// for it); a *CorruptError; the operating system's; ErrClosed.
+//
+// Batches are not decoded: the receiver gets all records of the first one, also those below offset, and checks CRCs
+// itself, as Decode and TransferFrom do and every Kafka client does.
+func (l *Log) Section(offset, n int64) (*Section, error) {
+	s := new(Section)
+	if err := l.section(s, offset, n); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (l *Log) section(s *Section, offset, n int64) error {
+	r := readers.Get().(*reader)
+	defer r.release()
+	for {
+		if err := l.pin(r, offset); err != nil {
+			return err
+		}
+		limit := l.limit(r.seg)
+		first, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, limit)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			// The segment ends in a gap.
+			next, err := l.nextSegment(r, offset)
+			if err != nil {
+				return err
+			}
+			if next == offset {
+				return &OffsetError{Offset: offset, Offsets: l.Offsets()}
+			}
+			offset = next
+			continue
+		}
+		end, next := first.end(), first.last+1
+		switch {
+		case n >= limit.pos()-first.pos:
+			end, next = limit.pos(), r.seg.base+limit.rel()
+		case n > first.size:
+			last, ok, err := r.seg.boundary(&l.env, r.h, &r.w, first.pos+n, limit)
+			if err != nil {
+				return err
+			}
+			if ok && last.end() > end {
+				end, next = last.end(), last.last+1
+			}
+		}
+		*s = Section{l: l, h: r.h, pos: first.pos, end: end, len: end - first.pos, base: first.base, next: next}
+		r.h = nil // the section's now
+		return nil
+	}
+}
+
+// Len is the length of the whole section in bytes.
+func (s *Section) Len() int64 { return s.len }
+
+// Base is the base offset of the first batch: at most the offset that was asked for, unless that lies in a gap.
+func (s *Section) Base() int64 { return s.base }
+
+// Next is the offset to ask for next.
+func (s *Section) Next() int64 { return s.next }
+
+// Close gives the pin back. A section that was not sent is closed all the same.
+func (s *Section) Close() error {
+	if s.h == nil {
+		return nil
+	}
+	h := s.h
+	s.h = nil
+	return h.unref()
+}
+
+// WriteTo sends what was not sent yet. On Linux the bytes go from the page cache to a *net.TCPConn, a stream
+// *net.UnixConn or an *os.File (a pipe, say) by sendfile(2), without passing through the process; to any other writer,
+// and on other systems, they go through its Write from a pooled buffer, so that a wrapper around a connection sees every
+// byte. Write deadlines hold. The count is what w took; after an error, another WriteTo goes on behind it. Errors: w's;
+// ErrClosed once the log is closed; io.ErrUnexpectedEOF if the file became shorter than the log knows it.
+func (s *Section) WriteTo(w io.Writer) (int64, error) {
+	if s.h == nil {
+		return 0, ErrClosed
+	}
+	t := transferPool.Get().(*transfer)
+	t.s = s
+	start := s.pos
+	err := t.run(w)
+	t.s = nil
+	transferPool.Put(t)
+	return s.pos - start, err
+}
+
+// TransferTo sends whole batches from the one that holds offset on to conn, as Section and WriteTo do, and goes on over
+// the borders of segments: at most n bytes, at least one batch, up to the high watermark. written is what conn took,
+// which after an error may end inside a batch. Errors: those of Section and WriteTo.
+func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
+	t := transferPool.Get().(*transfer)
+	defer transferPool.Put(t)
+	s := &t.own
+	for {
+		if err := l.section(s, offset, n-written); err != nil {
+			if written > 0 && errors.Is(err, ErrOutOfRange) {
+				err = nil // the end, or the border of what is there now
+			}
+			return written, err
+		}
+		if written > 0 && s.len > n-written {
+			return written, s.Close()
+		}
+		t.s = s
+		start := s.pos
+		err := t.run(conn)
+		t.s = nil
+		written += s.pos - start
+		offset = s.next
+		if err = errors.Join(err, s.Close()); err != nil {
+			return written, err
+		}
+		if written >= n || offset >= l.highWatermark() {
+			return written, nil
+		}
+	}
+}
+
+// transfer is one run of WriteTo; pooled, so that a transfer allocates nothing.
+type transfer struct {
+	s    *Section
+	own  Section // TransferTo's
+	conn net.Conn
+	dst  int
+	err  error
+	// step is t.sendfile, bound once: a method value allocates.
+	step func(fd uintptr) bool
+	buf  []byte
+}
+
+var transferPool = sync.Pool{New: func() any {
+	t := new(transfer)
+	t.step = t.send
+	return t
+}}
+
+// copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
+const copyChunk = 256 << 10
+
+func (t *transfer) run(w io.Writer) (err error) {
+	l := t.s.l
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	if conn, ok := w.(net.Conn); ok {
+		t.conn = conn
+		l.transfers.add(t)
+		defer func() {
+			l.transfers.drop(t)
+			t.conn = nil
+			if err != nil && l.closed.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+				err = ErrClosed
+			}
+		}()
+		if l.closed.Load() { // it may have looked for transfers to interrupt before this one was there
+			return ErrClosed
+		}
+	}
+	before := t.s.pos
+	if done, err := t.zeroCopy(w); done {
+		l.stats.sentZeroCopy.Add(t.s.pos - before)
+		return err
+	}
+	err = t.copy(w)
+	l.stats.sentCopied.Add(t.s.pos - before)
+	return err
+}
+
+// copy sends through w's own Write.
+func (t *transfer) copy(w io.Writer) error {
+	s := t.s
+	if t.buf == nil {
+		t.buf = make([]byte, copyChunk)
+	}
+	for s.pos < s.end {
+		if s.l.closed.Load() {
+			return ErrClosed
+		}
+		n, err := s.h.f.ReadAt(t.buf[:min(int64(len(t.buf)), s.end-s.pos)], s.pos)
+		if n == 0 {
+			if err == io.EOF {
+				return t.short()
+			}
+			return fmt.Errorf("seglog: read %s at position %d: %w", s.h.path, s.pos, s.h.named(err))
+		}
+		n, err = w.Write(t.buf[:n])
+		s.pos += int64(n)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// short: the file ends before the section does.
+func (t *transfer) short() error {
+	return fmt.Errorf("seglog: transfer from %s at position %d: file is shorter than the log: %w", t.s.h.path, t.s.pos, io.ErrUnexpectedEOF)
+}
+
+// transfers are the ones that run, for Close to interrupt.
+type transfers struct {
+	mu  sync.Mutex
+	set map[*transfer]struct{}
+}
+
+func (ts *transfers) add(t *transfer) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.set == nil {
+		ts.set = make(map[*transfer]struct{})
+	}
+	ts.set[t] = struct{}{}
+}
+
+func (ts *transfers) drop(t *transfer) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	delete(ts.set, t)
+}
+
+// interrupt makes the writes and reads that wait for a peer fail at once.
+func (ts *transfers) interrupt() {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	past := time.Unix(1, 0)
+	for t := range ts.set {
+		_ = t.conn.SetDeadline(past)
+	}
+}

@@ -1,0 +1,87 @@
+package seglog
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxSend bounds one sendfile call, so that a Close of the log is noticed between two.
+const maxSend = 16 << 20
+
+// zeroCopy sends by sendfile(2) with an explicit offset, which leaves the file's own position alone: any number of
+// transfers share a descriptor. (io.Copy does not: it moves the position.) done is false if w is not of a type that is
+// known to be a bare socket or file, or if the kernel refuses before the first byte. A type that merely embeds
+// *net.TCPConn is not such a type, since its Write must see the bytes.
+// https://man7.org/linux/man-pages/man2/sendfile.2.html
+func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
+	var raw syscall.RawConn
+	switch c := w.(type) {
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		if a := c.LocalAddr(); a == nil || a.Network() != "unix" {
+			return false, nil // a datagram socket would make a message of each call
+		}
+		raw, err = c.SyscallConn()
+	case *os.File:
+		raw, err = c.SyscallConn()
+	default:
+		return false, nil
+	}
+	src := t.s.h.f.osFile()
+	if src == nil {
+		return false, nil
+	}
+	if err != nil {
+		return true, err
+	}
+	t.dst, t.err = int(src.Fd()), nil
+	before := t.s.pos
+	if err := raw.Write(t.step); err != nil {
+		return true, err
+	}
+	if t.err == unix.EINVAL || t.err == unix.ENOSYS || t.err == unix.EOPNOTSUPP {
+		if t.s.pos == before {
+			return false, nil
+		}
+	}
+	if errno, ok := t.err.(unix.Errno); ok {
+		return true, fmt.Errorf("seglog: transfer from %s at position %d: %w", t.s.h.path, t.s.pos, os.NewSyscallError("sendfile", errno))
+	}
+	return true, t.err
+}
+
+// send is called by the poller whenever the destination may take bytes; false asks it to wait for that, within the
+// write deadline.
+func (t *transfer) send(fd uintptr) bool {
+	s := t.s
+	for s.pos < s.end {
+		if s.l.closed.Load() {
+			t.err = ErrClosed
+			return true
+		}
+		off := s.pos
+		n, err := unix.Sendfile(int(fd), t.dst, &off, int(min(s.end-s.pos, maxSend)))
+		if n > 0 {
+			s.pos += int64(n)
+			continue
+		}
+		switch {
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return false
+		case err != nil:
+			t.err = err
+			return true
+		default:
+			t.err = t.short()
+			return true
+		}
+	}
+	return true
+}

@@ -1,0 +1,163 @@
+package seglog
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// fileSystem is the one place through which the engine touches directories and files. osFS is the real one; the tests
+// put others here that record, fail, and lose what was not flushed. Stores into a mapping are the exception to "all
+// through here", since they are plain memory writes: the engine announces them to mapping.stored.
+type fileSystem interface {
+	open(path string, mode openMode) (file, error)
+	stat(path string) (fileInfo, error)
+	list(dir string) ([]string, error) // names, in any order
+	mkdirAll(dir string) error
+	remove(path string) error
+	rename(from, to string) error
+	link(from, to string) error
+	syncDir(dir string) error
+	lock(path string) (io.Closer, error) // ErrLocked if somebody else has it
+}
+
+type openMode int
+
+const (
+	openRead   openMode = iota // must exist
+	openWrite                  // read and write; must exist
+	openCreate                 // read and write; created, or emptied if it exists
+)
+
+type fileInfo struct {
+	size  int64
+	mtime time.Time
+	isDir bool
+}
+
+// file is an open file. Reads and writes are at explicit positions: a descriptor is shared by many readers.
+type file interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	size() (int64, error)
+	truncate(size int64) error
+	// reserve makes [pos, pos+n) exist, backed by blocks that a later store can't fail for want of. It is
+	// errors.ErrUnsupported where the file system can't promise that.
+	reserve(pos, n int64) error
+	// zero writes zeros to [pos, pos+n) and starts them on their way to the disk, so that later flushes of data put
+	// there have no block allocation to journal.
+	zero(pos, n int64) error
+	// flush returns once all that was written is on stable storage (fdatasync).
+	flush() error
+	// mmap maps [0, n), which may reach past the end of the file: the caller touches no byte that is not reserved.
+	// It is errors.ErrUnsupported where mapping would not be safe.
+	mmap(n int64, writable bool) (*mapping, error)
+	osFile() *os.File // for sendfile; nil if there is none
+}
+
+// mapping is a range of a file in memory. A fault while it is touched (EIO, a file cut from outside) is a Go panic that
+// must be met by guard.
+type mapping struct {
+	b []byte
+	// stored, if not nil, is told of each range of bytes written, before anything depends on it; an error stands for
+	// a fault. Only tests set it.
+	stored func(pos, n int64) error
+	// unmap releases the mapping.
+	unmap func() error
+	// real: madvise and mprotect make sense.
+	real bool
+}
+
+// osFS is the operating system's.
+type osFS struct{}
+
+// osFile is one of its files; the methods that differ by platform stand in file_*.go and mmap_*.go.
+type osFile struct{ *os.File }
+
+func (f osFile) osFile() *os.File { return f.File }
+
+func (f osFile) size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func (f osFile) truncate(size int64) error { return f.Truncate(size) }
+
+func (osFS) open(path string, mode openMode) (file, error) {
+	flag := os.O_RDONLY
+	switch mode {
+	case openWrite:
+		flag = os.O_RDWR
+	case openCreate:
+		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, flag, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) stat(path string) (fileInfo, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return fileInfo{}, err
+	}
+	return fileInfo{size: st.Size(), mtime: st.ModTime(), isDir: st.IsDir()}, nil
+}
+
+func (osFS) list(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+// mkdirAll also makes the new directories' own entries durable, so that a log in a new directory survives a power cut
+// with its directory.
+func (osFS) mkdirAll(dir string) error {
+	var created []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		st, err := os.Stat(d)
+		if err == nil {
+			if !st.IsDir() {
+				return &fs.PathError{Op: "mkdir", Path: d, Err: errors.New("not a directory")}
+			}
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || d == filepath.Dir(d) {
+			return err
+		}
+		created = append(created, d)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range created {
+		if err := (osFS{}).syncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (osFS) remove(path string) error     { return os.Remove(path) }
+func (osFS) rename(from, to string) error { return os.Rename(from, to) }
+func (osFS) link(from, to string) error   { return os.Link(from, to) }
+
+// pathError gives the errors of raw system calls the form that package os gives its own.
+func pathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}
