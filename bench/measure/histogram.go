@@ -83,14 +83,17 @@ func (h *Histogram) Quantile(q float64) time.Duration {
 	return h.max
 }
 
-// Percentiles are the four that every latency in the tables is stated by, and the longest.
+// Percentiles are the four that every latency in the tables is stated by, the longest, and how many it was taken from: a
+// percentile of fewer samples than it has nines is the longest by another name.
 type Percentiles struct {
 	P50, P99, P999, P9999, Max time.Duration
+	Count                      uint64
 }
 
 // Percentiles reads them off.
 func (h *Histogram) Percentiles() Percentiles {
 	return Percentiles{
 		P50: h.Quantile(0.50), P99: h.Quantile(0.99), P999: h.Quantile(0.999), P9999: h.Quantile(0.9999), Max: h.max,
+		Count: h.total,
 	}
 }

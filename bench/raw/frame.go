@@ -16,6 +16,7 @@ const (
 	crcFrom     = 21
 	lengthPos   = 8
 	lengthBase  = 12 // size of a batch over its length field's value
+	frameTime   = 1_700_000_000_000
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,8 +48,8 @@ func finishFrame(frame []byte, offset int64, records int) {
 	be.PutUint32(frame[lengthPos:], uint32(len(frame)-lengthBase))
 	frame[16] = 2
 	be.PutUint32(frame[23:], uint32(records-1))
-	be.PutUint64(frame[27:], 1_700_000_000_000)
-	be.PutUint64(frame[35:], 1_700_000_000_000)
+	be.PutUint64(frame[27:], frameTime)
+	be.PutUint64(frame[35:], frameTime)
 	be.PutUint64(frame[43:], ^uint64(0))
 	be.PutUint16(frame[51:], ^uint16(0))
 	be.PutUint32(frame[53:], ^uint32(0))

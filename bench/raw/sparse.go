@@ -42,3 +42,23 @@ func sparseFile(name string, head []byte, frameLen, first, count int64) error {
 	}
 	return errors.Join(file.Truncate(count*frameLen), file.Close())
 }
+
+// SmallSegments lays a log of n segments with two small batches each into dir, as another writer of the format would have left it
+// with its indexes, and returns the offset that comes next.
+func SmallSegments(dir string, n int, value []byte) (next int64, err error) {
+	var content []byte
+	// Two batches below the index interval: no entry by position, and the one by time that a sealed segment ends with.
+	timeIndex := binary.BigEndian.AppendUint64(nil, frameTime)
+	timeIndex = binary.BigEndian.AppendUint32(timeIndex, 0)
+	for range n {
+		content = AppendFrame(content[:0], next, value)
+		content = AppendFrame(content, next+1, value)
+		for suffix, b := range map[string][]byte{".log": content, ".index": nil, ".timeindex": timeIndex} {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d%s", next, suffix)), b, 0o644); err != nil {
+				return next, err
+			}
+		}
+		next += 2
+	}
+	return next, nil
+}

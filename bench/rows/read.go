@@ -1,0 +1,236 @@
+package rows
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/seglog/seglog"
+
+	"github.com/seglog/seglog/bench/measure"
+	"github.com/seglog/seglog/bench/peers"
+	"github.com/seglog/seglog/bench/raw"
+)
+
+var errWrongRecord = errors.New("the record read is not the one asked for")
+
+// frameBytes is what one record of 128 B takes alone in its batch; it turns the bytes of a log into a count of records.
+var frameBytes = int64(len(raw.AppendFrame(nil, 0, make([]byte, 128))))
+
+func readRandom(e *Env) (*Result, error) {
+	size := pick(e, int64(256<<20), int64(1<<30))
+	n := size / frameBytes
+	dir, remove, err := measure.Fresh(e.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer remove()
+
+	r := &Result{
+		Guarantee: "the bytes returned were checked against their CRC where the table says so; the caller owns the copy",
+		Unit:      "reads/s", CPUUnit: "ns/read",
+		Notes: []string{fmt.Sprintf("%d records of 128 B, %d MiB of log, all in the page cache; one caller, offsets at random", n, size>>20)},
+	}
+	readers, lines, closeAll, err := e.readers(dir, n)
+	defer closeAll()
+	if err != nil {
+		return nil, err
+	}
+	subjects := make([]measure.Subject, len(readers))
+	for i, read := range readers {
+		subjects[i] = measure.Subject{Name: lines[i].Name, Round: func() (measure.Sample, error) {
+			rng := rand.New(rand.NewPCG(uint64(n), 7))
+			return measure.Drive(measure.Load{Callers: 1, Duration: pick(e, 70*time.Millisecond, 400*time.Millisecond)}, func(int) func() error {
+				return func() error {
+					at := rng.Int64N(n)
+					v, err := read(at)
+					if err == nil && (len(v) != 128 || numberOf(v) != at) {
+						err = errWrongRecord
+					}
+					return err
+				}
+			})
+		}}
+	}
+	series := measure.Interleave(e.Rounds, subjects)
+	for i := range readers {
+		lines[i] = fill(lines[i], &series[i], series[i].Rates())
+	}
+	if b := best(lines, func(i int) bool { return i >= 3 && lines[i].Name != boltName }); b >= 0 {
+		r.Checks = append(r.Checks, atLeast("seglog / best log ("+lines[b].Name+")", 3, ratio(lines[0], lines[b])))
+	}
+	for _, l := range lines {
+		if l.Name == boltName && len(l.Rounds) > 0 {
+			r.Notes = append(r.Notes, fmt.Sprintf("bbolt, a tree over one mapping that checks no CRC, is a contrast and not held against the target: seglog / bbolt is %.2g", ratio(lines[0], l)))
+		}
+	}
+	r.Checks = append(r.Checks, atLeast("seglog / mapped walk", 0.8, ratio(lines[0], lines[2])))
+	r.Lines = lines
+	return r, nil
+}
+
+// readers are seglog, the two raw limits and then the peers, each holding the same records. A line behind the last reader
+// says why a peer is not among them.
+func (e *Env) readers(dir string, n int64) (readers []func(int64) ([]byte, error), lines []Line, closeAll func(), err error) {
+	var closers []func() error
+	closeAll = func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	log, err := peers.OpenSeglog(dir+"/seglog", seglog.Options{Flush: seglog.FlushNone})
+	if err != nil {
+		return nil, nil, closeAll, err
+	}
+	closers = append(closers, log.Close)
+	if err := fillLog(log, n, 1); err != nil {
+		return nil, nil, closeAll, err
+	}
+	store, err := raw.BuildStore(dir, n, 1, 128, number)
+	if err != nil {
+		return nil, nil, closeAll, err
+	}
+	closers = append(closers, store.Close)
+	readers = append(readers, log.Read, store.ReadPread, store.ReadMapped)
+	lines = append(lines, lineOf(peers.Seglog),
+		Line{Name: "raw 4 KiB index + one pread + CRC + copy", CRC: "yes"},
+		Line{Name: "raw mapped walk + CRC + copy", CRC: "yes"})
+	var others []Line
+	for _, p := range peers.All() {
+		if p.Absent != "" {
+			others = append(others, lineOf(p))
+			continue
+		}
+		sub, _, err := measure.Fresh(dir)
+		if err != nil {
+			return nil, nil, closeAll, err
+		}
+		opened, err := p.Open(sub, peers.Setup{Durable: !p.NonDurable, Callers: 1})
+		if err != nil {
+			return nil, nil, closeAll, fmt.Errorf("%s: %w", p.Name, err)
+		}
+		closers = append(closers, opened.Close)
+		reader, ok := opened.(peers.Reader)
+		if !ok {
+			continue
+		}
+		e.Log("  filling %s", p.Name)
+		if err := fillLog(opened, n, 5000); err != nil {
+			return nil, nil, closeAll, fmt.Errorf("%s: %w", p.Name, err)
+		}
+		readers = append(readers, reader.Read)
+		lines = append(lines, lineOf(p))
+	}
+	return readers, append(lines, others...), closeAll, nil
+}
+
+// fillLog appends n numbered records of 128 B, perCall in one append.
+func fillLog(log peers.Log, n int64, perCall int) error {
+	write := log.Appender()
+	values := make([][]byte, perCall)
+	for i := range values {
+		values[i] = payload(0, 128)
+	}
+	for i := int64(0); i < n; {
+		call := values[:min(int64(perCall), n-i)]
+		for j := range call {
+			number(i+int64(j), call[j])
+		}
+		if err := write(call); err != nil {
+			return err
+		}
+		i += int64(len(call))
+	}
+	return nil
+}
+
+func scanAll(e *Env) (*Result, error) {
+	r := &Result{
+		Guarantee: "every byte was checked against its CRC", Unit: "bytes of log/s", CPUUnit: "ns/record",
+		Notes: []string{"the raw scan finds and checks batches and looks at no record; seglog yields every record"},
+	}
+	size := pick(e, int64(256<<20), int64(1<<30))
+	for _, shape := range []struct{ value, perBatch int }{{128, 100}, {1 << 10, 16}} {
+		if err := e.scanShape(r, size, shape.value, shape.perBatch); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+func (e *Env) scanShape(r *Result, size int64, value, perBatch int) error {
+	dir, remove, err := measure.Fresh(e.Dir)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	n := size / int64(value) / int64(perBatch) * int64(perBatch)
+	store, err := raw.BuildStore(dir, n, perBatch, value, number)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	log, err := peers.OpenSeglog(dir+"/seglog", seglog.Options{Flush: seglog.FlushNone})
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	prom, err := peers.Prometheus.Open(dir+"/prometheus", peers.Setup{Callers: 1})
+	if err != nil {
+		return err
+	}
+	defer prom.Close()
+	for _, l := range []peers.Log{log, prom} {
+		write := l.Appender()
+		values := make([][]byte, perBatch)
+		for i := range values {
+			values[i] = payload(int64(i), value)
+		}
+		for i := int64(0); i < n; i += int64(perBatch) {
+			if err := write(values); err != nil {
+				return err
+			}
+		}
+	}
+	count := func(scan func(func([]byte) error) error) func() (int64, error) {
+		return func() (int64, error) {
+			seen := int64(0)
+			err := scan(func(v []byte) error { seen++; return nil })
+			if err == nil && seen != n {
+				err = fmt.Errorf("%d of %d records", seen, n)
+			}
+			return n, err
+		}
+	}
+	pieces := func(scan func() (int64, error)) func() (int64, error) {
+		return func() (int64, error) {
+			got, err := scan()
+			if err == nil && got != store.Size() {
+				err = fmt.Errorf("%d of %d bytes", got, store.Size())
+			}
+			return n, err
+		}
+	}
+	scans := []func() (int64, error){count(log.Scan), pieces(store.ScanPread), pieces(store.ScanMapped), count(prom.(peers.Scanner).Scan)}
+	shape := fmt.Sprintf(", %d x %d B per batch", perBatch, value)
+	lines := []Line{lineOf(peers.Seglog), {Name: "raw pread 1 MiB + CRC"}, {Name: "raw mapped + CRC"}, lineOf(peers.Prometheus)}
+	subjects := make([]measure.Subject, len(scans))
+	for i, scan := range scans {
+		subjects[i] = measure.Subject{Round: func() (measure.Sample, error) {
+			stop := measure.StartUsage()
+			n, err := scan()
+			return measure.Sample{Usage: stop(), Ops: n, Bytes: store.Size()}, err
+		}}
+	}
+	series := measure.Interleave(e.Rounds, subjects)
+	for i := range lines {
+		lines[i].Name += shape
+		lines[i] = fill(lines[i], &series[i], series[i].Throughputs())
+	}
+	r.Checks = append(r.Checks,
+		atLeast("seglog / raw pread 1 MiB + CRC"+shape, 0.8, ratio(lines[0], lines[1])),
+		atMost("allocations per record in steady state"+shape, 0.001, lines[0].Allocs))
+	r.Lines = append(r.Lines, lines...)
+	return nil
+}
