@@ -2,13 +2,10 @@ package seglog_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,45 +14,6 @@ import (
 
 	"github.com/seglog/seglog"
 )
-
-func open(t testing.TB, dir string, o *seglog.Options) *seglog.Log {
-	t.Helper()
-	l, err := seglog.Open(dir, o)
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
-	return l
-}
-
-func value(i int) []byte { return fmt.Appendf(nil, "value %d %s", i, strings.Repeat("x", i%50)) }
-
-func appendN(t testing.TB, l *seglog.Log, from, n int) {
-	t.Helper()
-	for i := from; i < from+n; i++ {
-		base, err := l.Append(seglog.Record{Value: value(i)})
-		require.NoError(t, err)
-		require.EqualValues(t, i, base)
-	}
-}
-
-func requireN(t testing.TB, l *seglog.Log, from, to int) {
-	t.Helper()
-	i := from
-	for r, err := range l.Records(int64(from)) {
-		require.NoError(t, err)
-		require.EqualValues(t, i, r.Offset)
-		require.Equal(t, string(value(i)), string(r.Value))
-		i++
-	}
-	require.Equal(t, to, i)
-	for i := from; i < to; i += max(1, (to-from)/97) {
-		r, err := l.Read(int64(i))
-		require.NoError(t, err)
-		require.EqualValues(t, i, r.Offset)
-		require.Equal(t, string(value(i)), string(r.Value))
-	}
-}
-
-var policies = []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushAsync, seglog.FlushNone}
 
 func TestAppendReadReopen(t *testing.T) {
 	for _, p := range policies {
@@ -291,16 +249,7 @@ func TestUnclean(t *testing.T) {
 		appendN(t, l, 0, 500)
 		time.Sleep(50 * time.Millisecond)
 		appendN(t, l, 500, 10)
-		copied := t.TempDir()
-		files, _ := filepath.Glob(filepath.Join(dir, "*"))
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(copied, filepath.Base(f)), b, 0o644))
-		}
+		copied := copyDir(t, dir)
 		c := open(t, copied, &seglog.Options{Flush: p, SegmentBytes: 4 << 10})
 		requireN(t, c, 0, 510)
 		appendN(t, c, 510, 10)
@@ -334,5 +283,3 @@ func TestOffsetForTime(t *testing.T) {
 		require.EqualValues(t, want, got, ms)
 	}
 }
-
-var _ io.Reader
