@@ -1,0 +1,163 @@
+// Serve hands a log to anybody who connects: a request names an offset, the reply is a length and that many bytes of
+// whole batches, which on Linux go from the page cache to the socket without passing through this process. That is what
+// a Section is for: it knows its length before the first byte leaves.
+//
+//	go run ./examples/serve                                         # a made-up log, sent by sendfile and by a copy
+//	go run ./examples/serve -listen 127.0.0.1:7070 -dir d           # a log of yours, until interrupted
+//	go run ./examples/serve -listen 127.0.0.1:7070 -dir d -append 100 # and 100 new records a second (see ../mirror)
+//	go run ./examples/serve -listen 127.0.0.1:7070 -dir d -copy     # through a buffer instead, to compare the CPU
+//
+// It prints a live line: connections, rate, and what a GB costs in CPU.
+//
+// The protocol, all integers big-endian int64: the request is the offset and the most bytes wanted; the reply is a
+// length, the end of the log, and that many bytes. A length of 0 means that nothing came within a second, one of -1 that
+// the offset is out of range; the second number is where the log starts then.
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"time"
+
+	"github.com/seglog/seglog"
+)
+
+func main() {
+	listen := flag.String("listen", "", "address to serve at; default: a demonstration on loopback")
+	dir := flag.String("dir", "", "directory of the log")
+	copied := flag.Bool("copy", false, "send through a buffer of this process")
+	appends := flag.Int("append", 0, "append that many records a second")
+	forTime := flag.Duration("for", 0, "stop after that time; default: at an interrupt")
+	fetch := flag.String("fetch", "", "be a client of the server at this address, for the demonstration")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if *forTime > 0 {
+		ctx, stop = context.WithTimeout(ctx, *forTime)
+		defer stop()
+	}
+	var err error
+	switch {
+	case *fetch != "":
+		err = fetchAll(ctx, *fetch)
+	case *listen == "":
+		err = demonstrate(ctx)
+	case *dir == "":
+		err = errors.New("-listen goes with -dir")
+	default:
+		err = serveDir(ctx, *listen, *dir, *copied, *appends)
+	}
+	if err != nil {
+		log.Fatal("serve: ", err)
+	}
+}
+
+func serveDir(ctx context.Context, listen, dir string, copied bool, appends int) error {
+	l, err := seglog.Open(dir, nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	s := server{log: l, copied: copied}
+	fmt.Printf("serving %s at %s, offsets %d to %d\n", dir, listener.Addr(), l.Offsets().Start, l.Offsets().End)
+	go s.report(ctx, time.Second)
+	if appends > 0 {
+		go appendSome(ctx, l, appends)
+	}
+	context.AfterFunc(ctx, func() { listener.Close() })
+	if err := s.accept(listener); ctx.Err() == nil {
+		return err
+	}
+	return l.Close() // before the process ends: the log is closed cleanly, and transfers that wait are interrupted
+}
+
+type server struct {
+	log    *seglog.Log
+	copied bool
+	conns  atomic.Int64
+}
+
+func (s *server) accept(listener net.Listener) error {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			s.conns.Add(1)
+			defer s.conns.Add(-1)
+			defer conn.Close()
+			if err := s.serve(conn); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, seglog.ErrClosed) {
+				fmt.Fprintf(os.Stderr, "\nserve: %v: %v\n", conn.RemoteAddr(), err)
+			}
+		}()
+	}
+}
+
+// serve answers the requests of one connection, one after the other.
+func (s *server) serve(conn net.Conn) error {
+	var request, reply [16]byte
+	for {
+		if _, err := io.ReadFull(conn, request[:]); err != nil {
+			return err
+		}
+		offset := int64(binary.BigEndian.Uint64(request[:]))
+		most := int64(binary.BigEndian.Uint64(request[8:]))
+		section, err := s.section(offset, most)
+		length, second := int64(0), s.log.Offsets().HighWatermark
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+		case errors.Is(err, seglog.ErrOutOfRange):
+			length, second = -1, s.log.Offsets().Start
+		case err != nil:
+			return err
+		default:
+			length = section.Len()
+		}
+		binary.BigEndian.PutUint64(reply[:], uint64(length))
+		binary.BigEndian.PutUint64(reply[8:], uint64(second))
+		conn.SetWriteDeadline(time.Now().Add(time.Minute)) // a peer that takes nothing for so long is gone
+		_, err = conn.Write(reply[:])
+		if section != nil {
+			err = errors.Join(s.send(conn, section, err), section.Close())
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// section waits a second for the record at offset, and pins the batches from there on.
+func (s *server) section(offset, most int64) (*seglog.Section, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.log.Wait(ctx, offset); err != nil {
+		return nil, err
+	}
+	return s.log.Section(offset, most)
+}
+
+func (s *server) send(conn net.Conn, section *seglog.Section, err error) error {
+	switch {
+	case err != nil:
+		return err
+	case s.copied:
+		_, err = section.WriteTo(struct{ io.Writer }{conn}) // hides what conn is: any other writer gets a copy
+	default:
+		_, err = section.WriteTo(conn)
+	}
+	return err
+}
