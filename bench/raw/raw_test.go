@@ -58,11 +58,12 @@ func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 
 func TestAppendersWriteFramesThatAScanAccepts(t *testing.T) {
 	open := map[string]func(dir string) (peers.Log, error){
-		"pwrite":      PwriteFramed,
-		"mapped":      func(dir string) (peers.Log, error) { return Mapped(dir, false) },
-		"growing":     func(dir string) (peers.Log, error) { return Durable(dir, Growing) },
-		"reserved":    func(dir string) (peers.Log, error) { return Durable(dir, Reserved) },
-		"zero-filled": func(dir string) (peers.Log, error) { return Durable(dir, ZeroFilled) },
+		"pwrite":       PwriteFramed,
+		"mapped":       func(dir string) (peers.Log, error) { return Mapped(dir, false) },
+		"growing":      func(dir string) (peers.Log, error) { return Durable(dir, Growing) },
+		"reserved":     func(dir string) (peers.Log, error) { return Durable(dir, Reserved) },
+		"zeroed ahead": func(dir string) (peers.Log, error) { return Durable(dir, ZeroedAhead) },
+		"zero-filled":  func(dir string) (peers.Log, error) { return Durable(dir, ZeroFilled) },
 	}
 	for name, f := range open {
 		t.Run(name, func(t *testing.T) {
@@ -125,4 +126,24 @@ func TestEveryWaySendsTheSameBytes(t *testing.T) {
 			require.True(t, bytes.Equal(want, <-got))
 		})
 	}
+}
+
+// TestZerosNeverFallOnAppends writes several stretches and expects every frame back.
+func TestZerosNeverFallOnAppends(t *testing.T) {
+	dir := t.TempDir()
+	log, err := Durable(dir, ZeroedAhead)
+	require.NoError(t, err)
+	write := log.Appender()
+	value := bytes.Repeat([]byte{7}, 512<<10)
+	const n = 120
+	for range n {
+		require.NoError(t, write([][]byte{value}))
+	}
+	require.NoError(t, log.Close())
+	file, err := os.Open(filepath.Join(dir, "000000.raw"))
+	require.NoError(t, err)
+	defer file.Close()
+	scanned, err := ScanFile(file, int64(n*len(AppendFrame(nil, 0, value))))
+	require.NoError(t, err)
+	require.Equal(t, int64(n*len(AppendFrame(nil, 0, value))), scanned)
 }

@@ -19,7 +19,7 @@ func durableWork(e *Env, callers int) work {
 func durableSubjects(e *Env, callers int) (all []candidate, absent []Line) {
 	s := peers.Setup{Durable: true, Callers: callers}
 	all = []candidate{seglogCandidate(s)}
-	for _, layout := range []raw.Layout{raw.Growing, raw.Reserved, raw.ZeroFilled} {
+	for _, layout := range raw.Layouts {
 		c := limit("raw pwrite + fdatasync, "+layout.String(), func(dir string) (peers.Log, error) { return raw.Durable(dir, layout) })
 		if c.group = callers > 1; c.group {
 			c.line.Name = "raw group commit, " + layout.String()
@@ -84,7 +84,7 @@ func sweepCallers(e *Env) (*Result, error) {
 	}
 	for i, l := range r.Lines {
 		// One name per curve: with one caller there is nothing to group.
-		for _, layout := range []raw.Layout{raw.Growing, raw.Reserved, raw.ZeroFilled} {
+		for _, layout := range raw.Layouts {
 			if l.Name == fmt.Sprintf("raw pwrite + fdatasync, %v", layout) {
 				r.Lines[i].Name = fmt.Sprintf("raw group commit, %v", layout)
 			}
