@@ -13,12 +13,10 @@ import (
 func (l *Log) startBackground() {
 	l.flushing.Add(1)
 	go l.runFlusher()
+	l.keeper.kick() // recovery may have left segments to seal
 	l.background.Add(2)
 	go l.runPreparer()
 	go l.runKeeper()
-	if len(l.sealing) > 0 || l.o.RetentionAge > 0 || l.o.RetentionBytes > 0 {
-		l.keeper.kick()
-	}
 }
 
 func (l *Log) backgroundError(what string, err error) {
@@ -96,6 +94,7 @@ func (l *Log) runKeeper() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var dirtySince, stateSince, retained time.Time
+	cooled := time.Now()
 	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
 	for {
 		select {
@@ -128,9 +127,16 @@ func (l *Log) runKeeper() {
 				}
 			}
 		}
+		if now.Sub(cooled) >= warmFor {
+			cooled = now
+			l.opened.cool()
+		}
 		next := time.Hour
+		if l.opened.count() > 0 {
+			next = warmFor
+		}
 		if l.o.RetentionAge > 0 {
-			next = retainEvery
+			next = min(next, retainEvery)
 		}
 		if !dirtySince.IsZero() {
 			next = min(next, l.o.FlushInterval-now.Sub(dirtySince))

@@ -70,10 +70,13 @@ func (b batch) seal() {
 	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], castagnoli))
 }
 
-// parseHeader checks all that can be checked without the records, and says what is wrong, or "". b holds at least
-// headerLen bytes; fields are only good to use if it returned "".
-func parseHeader(b []byte) string {
-	h := batch(b[:headerLen])
+// walkLen is how much of a header it takes to go from batch to batch: most often one cache line less than all of it.
+const walkLen = atLastOffsetDelta + 4
+
+// parseWalk checks what a walk from header to header relies on, and says what is wrong, or "". b holds at least walkLen
+// bytes.
+func parseWalk(b []byte) string {
+	h := batch(b[:walkLen])
 	switch size := h.size(); {
 	case h[atMagic] != magicV2:
 		return fmt.Sprintf("magic is %d, want 2", h[atMagic])
@@ -83,7 +86,18 @@ func parseHeader(b []byte) string {
 		return fmt.Sprintf("base offset is %d", h.base())
 	case h.lastDelta() < 0:
 		return fmt.Sprintf("last offset delta is %d", h.lastDelta())
-	case h.count() < 0 || h.count() > h.lastDelta()+1:
+	}
+	return ""
+}
+
+// parseHeader checks all that can be checked without the records, and says what is wrong, or "". b holds at least
+// headerLen bytes; fields are only good to use if it returned "".
+func parseHeader(b []byte) string {
+	h := batch(b[:headerLen])
+	if why := parseWalk(h); why != "" {
+		return why
+	}
+	if h.count() < 0 || h.count() > h.lastDelta()+1 {
 		return fmt.Sprintf("records count is %d with last offset delta %d", h.count(), h.lastDelta())
 	}
 	return ""

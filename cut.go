@@ -339,12 +339,14 @@ func (r *recovery) finishCut(base int64) error {
 		return err
 	}
 	st.recoveryPoint = min(st.recoveryPoint, st.cut)
-	st.scanBase, st.scanPos, st.scanOffset = base, 0, base
 	st.clean = false
-	st.segments, st.baseSum = 0, 0
-	for _, b := range r.dir.bases {
-		st.segments++
-		st.baseSum += b
+	if st.scanBase >= base { // else an older segment was not sealed yet, and recovery starts there
+		st.scanBase, st.scanPos, st.scanOffset = base, 0, base
+		st.segments, st.baseSum = 0, 0
+		for _, b := range r.dir.bases {
+			st.segments++
+			st.baseSum += b
+		}
 	}
 	return r.relist()
 }

@@ -250,12 +250,7 @@ func (l *Log) noteRecoveryPoint() {
 	segs := l.view.Load().segs
 	last := segs[len(segs)-1]
 	m := last.flushed.load()
-	err := l.state.note(func(s *state) {
-		s.recoveryPoint = max(s.recoveryPoint, durable)
-		if s.scanBase == last.base && m.pos() > s.scanPos {
-			s.scanPos, s.scanOffset = m.pos(), last.base+m.rel()
-		}
-	})
+	err := l.state.noteFlushed(durable, last.base, m)
 	if err != nil {
 		l.backgroundError("recovery point not noted", err)
 	}

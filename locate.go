@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"runtime/debug"
+	"sync/atomic"
+	"time"
 )
 
 // window reads parts of a segment: straight from the mapping, or through a small buffer where there is none. What it
@@ -23,6 +25,7 @@ func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n = h, end, 0
 // at returns [pos, pos+n), which lies below end.
 func (w *window) at(pos, n int64) ([]byte, error) {
 	if w.h.m != nil {
+		w.h.warm.touch(w.h.m, pos, n, w.end)
 		return w.h.m.b[pos : pos+n : pos+n], nil
 	}
 	if off := pos - w.lo; off >= 0 && off+n <= int64(w.n) {
@@ -41,6 +44,40 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("seglog: read %s at position %d: %w", w.h.path, pos, err)
 	}
 	return w.buf[:n], nil
+}
+
+// warmth remembers which parts of a mapping were in memory a while ago. Parts that were not are brought in by
+// mapping.load before they are touched, so that a reader of cold data waits in a system call and holds up nobody.
+type warmth struct {
+	parts []atomic.Uint32 // a bit each
+}
+
+const (
+	// warmPart: one bit stands for that many bytes. Loading them costs a few microseconds if they are in memory.
+	warmPart = 64 << 10
+	// warmFor: what was not used for that long may have been evicted.
+	warmFor = 10 * time.Second
+)
+
+func newWarmth(size int64) warmth {
+	return warmth{parts: make([]atomic.Uint32, size/warmPart/32+1)}
+}
+
+func (w *warmth) touch(m *mapping, pos, n, end int64) {
+	for part := pos / warmPart; part*warmPart < pos+n; part++ {
+		word, bit := &w.parts[part/32], uint32(1)<<(part%32)
+		if word.Load()&bit == 0 {
+			m.load(part*warmPart, min(warmPart, end-part*warmPart))
+			word.Or(bit)
+		}
+	}
+}
+
+// cool forgets what was warm; the log's keeper calls it from time to time.
+func (w *warmth) cool() {
+	for i := range w.parts {
+		w.parts[i].Store(0)
+	}
 }
 
 // fileRange reads [pos, end) of a file in order.
@@ -108,18 +145,18 @@ func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found
 	return found{}, false, nil
 }
 
-// headerAt is the checked header of the batch at pos, which lies below limit with all its offsets.
+// headerAt is the start of the header of the batch at pos, checked, which lies below limit with all its offsets.
 func (s *segment) headerAt(w *window, pos int64, limit mark, next int64) (batch, error) {
 	why := ""
 	if limit.pos()-pos < headerLen {
 		why = fmt.Sprintf("%d bytes where a batch must be", limit.pos()-pos)
 	} else {
-		p, err := w.at(pos, headerLen)
+		p, err := w.at(pos, walkLen)
 		if err != nil {
 			return nil, err
 		}
 		b := batch(p)
-		if why = parseHeader(p); why == "" {
+		if why = parseWalk(p); why == "" {
 			if b.size() <= limit.pos()-pos && b.last() < s.base+limit.rel() {
 				return b, nil
 			}

@@ -9,11 +9,17 @@ import (
 // populate makes the pages of [pos, pos+n) writable ahead of the store that needs them, which spares the appender a
 // page fault per 4 KiB. Only a hint: kernels before 5.14 do not have it.
 // https://man7.org/linux/man-pages/man2/madvise.2.html (MADV_POPULATE_WRITE)
-func (m *mapping) populate(pos, n int64) {
+func (m *mapping) populate(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_WRITE) }
+
+// load brings the pages of [pos, pos+n) into memory inside of a system call. A page fault would do so too, but Go's
+// scheduler does not see a goroutine wait in one: it would hold up the others on its processor while the disk reads.
+func (m *mapping) load(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_READ) }
+
+func (m *mapping) advise(pos, n int64, advice int) {
 	if !m.real {
 		return
 	}
 	page := int64(os.Getpagesize())
-	pos -= pos % page
-	_ = unix.Madvise(m.b[pos:min(pos+n, int64(len(m.b)))], unix.MADV_POPULATE_WRITE)
+	start := pos - pos%page
+	_ = unix.Madvise(m.b[start:min(pos+n, int64(len(m.b)))], advice)
 }

@@ -3,3 +3,5 @@
 package seglog
 
 func (m *mapping) populate(pos, n int64) {}
+
+func (m *mapping) load(pos, n int64) {}

@@ -121,7 +121,11 @@ func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) 
 		return Record{}, false, err
 	}
 	b := batch(p)
-	if why := b.checkCRC(); why != "" {
+	why := parseHeader(p)
+	if why == "" {
+		why = b.checkCRC()
+	}
+	if why != "" {
 		return Record{}, false, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: f.base, Reason: why}
 	}
 	if b.control() {

@@ -173,6 +173,12 @@ func (r *recovery) run() error {
 	l := r.l
 	if r.promised {
 		l.gaps.Store(r.st.gaps)
+		if r.st.cut >= 0 || len(r.dir.bases) > 0 && r.dir.bases[0] < r.st.first {
+			// What a killed process noted may be in the page cache alone, and is acted upon now.
+			if err := l.state.commit(func(*state) {}); err != nil {
+				return err
+			}
+		}
 		if err := r.finishChanges(); err != nil {
 			return err
 		}
@@ -371,6 +377,9 @@ func (r *recovery) keep(c *segmentScan, last bool) error {
 	t.firstTime = c.firstTime
 	t.seg.stored.store(markAt(c.offset-c.base, c.pos))
 	t.seg.flushed.store(c.from)
+	if r.promised && c.offset <= r.st.recoveryPoint {
+		t.seg.flushed.store(t.seg.stored.load())
+	}
 	if !r.promised && !last {
 		// A foreign directory may hold any number of these: flushed here, indexes looked at when first read.
 		if err := c.f.flush(); err != nil {
@@ -383,7 +392,7 @@ func (r *recovery) keep(c *segmentScan, last bool) error {
 	}
 	r.tails = append(r.tails, t)
 	r.segs = append(r.segs, t.seg)
-	if m := c.from; m.pos() < c.pos && (r.promised || last) {
+	if m := t.seg.flushed.load(); m.pos() < c.pos && (r.promised || last) {
 		l.rewrites = append(l.rewrites, rewrite{seg: t.seg, pos: m.pos(), end: c.pos})
 	}
 	return nil

@@ -178,7 +178,7 @@ func (l *Log) info(s *segment, next, size int64) SegmentInfo {
 	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load())}
 }
 
-// size is the size of a segment's batches, without opening it.
+// size is the size of a segment's batches, without opening it; it is remembered.
 func (l *Log) size(s *segment) (int64, error) {
 	if pos := s.stored.load().pos(); pos != sizeUnknown {
 		return pos, nil
@@ -186,6 +186,12 @@ func (l *Log) size(s *segment) (int64, error) {
 	st, err := l.fs.stat(l.path(s.base, logSuffix))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // deleted meanwhile
+	}
+	if err == nil && st.size <= maxSegmentBytes {
+		m := s.stored.load()
+		known := markAt(m.rel(), st.size)
+		s.stored.v.CompareAndSwap(uint64(m), uint64(known))
+		s.flushed.v.CompareAndSwap(uint64(m), uint64(known))
 	}
 	return st.size, err
 }

@@ -48,6 +48,7 @@ func (a *atomicMark) store(m mark) { a.v.Store(uint64(m)) }
 // sizeUnknown is the position in the marks of a sealed segment that was not opened yet. No file reaches it.
 const sizeUnknown = 1<<32 - 1
 
+// A mark with an unknown size is not one of a file.
 const _ = uint(sizeUnknown - maxSegmentBytes - 1)
 
 // unknownTime is in segment.maxTime until somebody asked.
@@ -92,11 +93,15 @@ type handle struct {
 	f    file
 	path string
 	m    *mapping // nil: read through f
+	warm warmth   // of m
 	x    atomic.Pointer[indexes]
 }
 
 func newHandle(f file, path string, m *mapping) *handle {
 	h := &handle{f: f, path: path, m: m}
+	if m != nil {
+		h.warm = newWarmth(int64(len(m.b)))
+	}
 	h.refs.Store(1)
 	return h
 }
@@ -279,6 +284,17 @@ func (o *openSegments) drop(s *segment) {
 			o.ring[i] = o.ring[len(o.ring)-1]
 			o.ring = o.ring[:len(o.ring)-1]
 			return
+		}
+	}
+}
+
+// cool makes the next reads of all of them look whether the bytes are still in memory.
+func (o *openSegments) cool() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.ring {
+		if h := s.h.Load(); h != nil {
+			h.warm.cool()
 		}
 	}
 }

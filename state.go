@@ -15,7 +15,7 @@ import (
 const (
 	stateName    = "seglog.state"
 	stateMagic   = 0x7365676c6f670001 // "seglog", version 1
-	stateLen     = 8 + 4 + 15*8
+	stateLen     = 8 + 4 + 2*8 + 13*8
 	stateSlotGap = 4096 // slots on pages of their own: a page that can't be read takes one slot with it
 
 	// A slot is written by one sector, which disks do not tear.
@@ -59,12 +59,13 @@ const (
 	statePolicyShift = 8
 )
 
-func (s *state) fields() [13]*int64 {
-	return [...]*int64{&s.start, &s.first, &s.recoveryPoint, &s.scanBase, &s.scanPos, &s.scanOffset,
-		&s.segments, &s.baseSum, &s.end, &s.endPos, &s.cut, &s.cuts, &s.lastCut}
+// words is the fields in the order they are written.
+func (s *state) words() [12]int64 {
+	return [...]int64{s.start, s.first, s.recoveryPoint, s.scanBase, s.scanPos, s.scanOffset,
+		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts}
 }
 
-func (s *state) encode() (b [stateLen]byte) {
+func (s *state) encode(b []byte) {
 	be := binary.BigEndian
 	be.PutUint64(b[0:], stateMagic)
 	be.PutUint64(b[12:], s.seq)
@@ -79,11 +80,11 @@ func (s *state) encode() (b [stateLen]byte) {
 		flags |= stateGaps
 	}
 	be.PutUint64(b[20:], flags)
-	for i, f := range s.fields() {
-		be.PutUint64(b[28+8*i:], uint64(*f))
+	for i, v := range s.words() {
+		be.PutUint64(b[28+8*i:], uint64(v))
 	}
-	be.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
-	return b
+	be.PutUint64(b[stateLen-8:], uint64(s.lastCut))
+	be.PutUint32(b[8:], crc32.Checksum(b[12:stateLen], castagnoli))
 }
 
 // decode returns false for anything that encode did not write.
@@ -92,14 +93,13 @@ func (s *state) decode(b []byte) bool {
 	if len(b) < stateLen || be.Uint64(b) != stateMagic || be.Uint32(b[8:]) != crc32.Checksum(b[12:stateLen], castagnoli) {
 		return false
 	}
-	s.seq = be.Uint64(b[12:])
 	flags := be.Uint64(b[20:])
-	s.clean = flags&stateClean != 0
-	s.reset = flags&stateReset != 0
-	s.gaps = flags&stateGaps != 0
-	s.policy = FlushPolicy(flags >> statePolicyShift)
-	for i, f := range s.fields() {
-		*f = int64(be.Uint64(b[28+8*i:]))
+	word := func(i int) int64 { return int64(be.Uint64(b[28+8*i:])) }
+	*s = state{
+		seq: be.Uint64(b[12:]), policy: FlushPolicy(flags >> statePolicyShift),
+		clean: flags&stateClean != 0, reset: flags&stateReset != 0, gaps: flags&stateGaps != 0,
+		start: word(0), first: word(1), recoveryPoint: word(2), scanBase: word(3), scanPos: word(4), scanOffset: word(5),
+		segments: word(6), baseSum: word(7), end: word(8), endPos: word(9), cut: word(10), cuts: word(11), lastCut: word(12),
 	}
 	return true
 }
@@ -140,6 +140,7 @@ type stateFile struct {
 	// Guarded by mu:
 	cur   state
 	dirty bool // written since the last flush
+	buf   [stateLen]byte
 }
 
 func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
@@ -158,6 +159,18 @@ func (s *stateFile) note(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.write(change)
+}
+
+// noteFlushed notes that everything below durable is flushed, and the segment at base up to m.
+func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.cur
+	next.recoveryPoint = max(next.recoveryPoint, durable)
+	if next.scanBase == base && m.pos() > next.scanPos {
+		next.scanPos, next.scanOffset = m.pos(), base+m.rel()
+	}
+	return s.put(next)
 }
 
 // commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on.
@@ -194,9 +207,13 @@ func (s *stateFile) flush() error {
 func (s *stateFile) write(change func(*state)) error {
 	next := s.cur
 	change(&next)
+	return s.put(next)
+}
+
+func (s *stateFile) put(next state) error {
 	next.seq++
-	b := next.encode()
-	if _, err := s.f.WriteAt(b[:], int64(next.seq%2)*stateSlotGap); err != nil {
+	next.encode(s.buf[:])
+	if _, err := s.f.WriteAt(s.buf[:], int64(next.seq%2)*stateSlotGap); err != nil {
 		return err
 	}
 	s.cur, s.dirty = next, true

@@ -40,8 +40,11 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 	if err != nil {
 		return true, err
 	}
-	t.dst, t.err = int(src.Fd()), nil
-	before := t.s.pos
+	t.src, t.socket, t.err = int(src.Fd()), true, nil
+	if _, ok := w.(*os.File); ok {
+		t.socket = false
+	}
+	before := t.s.pos // the header is not sent again
 	if err := raw.Write(t.step); err != nil {
 		return true, err
 	}
@@ -60,13 +63,24 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 // write deadline.
 func (t *transfer) send(fd uintptr) bool {
 	s := t.s
+	for len(s.header) > 0 {
+		n, err := t.sendHeader(int(fd))
+		s.header = s.header[n:]
+		if err == unix.EAGAIN {
+			return false
+		}
+		if err != nil && err != unix.EINTR {
+			t.err = err
+			return true
+		}
+	}
 	for s.pos < s.end {
 		if s.l.closed.Load() {
 			t.err = ErrClosed
 			return true
 		}
 		off := s.pos
-		n, err := unix.Sendfile(int(fd), t.dst, &off, int(min(s.end-s.pos, maxSend)))
+		n, err := unix.Sendfile(int(fd), t.src, &off, int(min(s.end-s.pos, maxSend)))
 		if n > 0 {
 			s.pos += int64(n)
 			continue
@@ -84,4 +98,14 @@ func (t *transfer) send(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// sendHeader holds the header back (MSG_MORE) until the first bytes of the section fill the packet.
+func (t *transfer) sendHeader(fd int) (n int, err error) {
+	if t.socket {
+		n, err = unix.SendmsgN(fd, t.s.header, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
+	} else {
+		n, err = unix.Write(fd, t.s.header)
+	}
+	return max(n, 0), err
 }
