@@ -17,9 +17,10 @@ const childRole = "SEGLOG_TEST_CHILD"
 
 func init() {
 	roles := map[string]func(args []string) error{
-		"append": killedAppender,
-		"change": killedChanger,
-		"open":   killedOpener,
+		"append":   killedAppender,
+		"change":   killedChanger,
+		"open":     killedOpener,
+		"transfer": transferringChild,
 	}
 	role := os.Getenv(childRole)
 	if role == "" {
