@@ -69,7 +69,7 @@ func measure(ctx context.Context, l *seglog.Log, copied bool) error {
 	go s.report(reporting, demoTime/4)
 	err = client.Run()
 	stop()
-	fmt.Printf("\r%s: %s in all                              \n", s.way(), rate(s.sent()-before, cpuTime()-cpu, time.Since(start)))
+	fmt.Printf("\r%s: %s in all                              \n", s.path(), rate(s.sent()-before, cpuTime()-cpu, time.Since(start)))
 	return err
 }
 

@@ -130,9 +130,12 @@ func (s *server) serve(conn net.Conn) error {
 		binary.BigEndian.PutUint64(reply[:], uint64(length))
 		binary.BigEndian.PutUint64(reply[8:], uint64(second))
 		conn.SetWriteDeadline(time.Now().Add(time.Minute)) // a peer that takes nothing for so long is gone
-		_, err = conn.Write(reply[:])
-		if section != nil {
-			err = errors.Join(s.send(conn, section, err), section.Close())
+		if section == nil {
+			_, err = conn.Write(reply[:])
+		} else {
+			section.SetHeader(reply[:]) // leaves together with the first bytes
+			_, err = section.WriteTo(s.way(conn))
+			err = errors.Join(err, section.Close())
 		}
 		if err != nil {
 			return err
@@ -150,14 +153,10 @@ func (s *server) section(offset, most int64) (*seglog.Section, error) {
 	return s.log.Section(offset, most)
 }
 
-func (s *server) send(conn net.Conn, section *seglog.Section, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case s.copied:
-		_, err = section.WriteTo(struct{ io.Writer }{conn}) // hides what conn is: any other writer gets a copy
-	default:
-		_, err = section.WriteTo(conn)
+// way is where a section is written to: the bare connection, or with -copy one whose type is hidden, which gets a copy.
+func (s *server) way(conn net.Conn) io.Writer {
+	if s.copied {
+		return struct{ io.Writer }{conn}
 	}
-	return err
+	return conn
 }

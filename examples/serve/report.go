@@ -18,7 +18,7 @@ func (s *server) report(ctx context.Context, every time.Duration) {
 		case <-ticker.C:
 		}
 		sent, cpu, now := s.sent(), cpuTime(), time.Now()
-		fmt.Printf("\r%s: %d connections, end %d, %s   ", s.way(), s.conns.Load(), s.log.Offsets().HighWatermark,
+		fmt.Printf("\r%s: %d connections, end %d, %s   ", s.path(), s.conns.Load(), s.log.Offsets().HighWatermark,
 			rate(sent-last, cpu-lastCPU, now.Sub(since)))
 		last, lastCPU, since = sent, cpu, now
 	}
@@ -29,7 +29,7 @@ func (s *server) sent() int64 {
 	return st.SentZeroCopy + st.SentCopied
 }
 
-func (s *server) way() string {
+func (s *server) path() string {
 	st := s.log.Stats()
 	switch {
 	case s.copied:
