@@ -1,0 +1,136 @@
+// Command load produces to or consumes from any Kafka server as fast as it can, and prints how fast that was. compare.sh
+// uses it on this server and on a real broker.
+//
+//	go run ./load -server 127.0.0.1:9092 -topic t -produce -clients 8
+//	go run ./load -server 127.0.0.1:9092 -topic t -clients 8
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+type options struct {
+	server, topic string
+	partitions    int
+	clients       int
+	bytes, size   int64
+}
+
+func main() {
+	var o options
+	produce := flag.Bool("produce", false, "produce to a new topic, instead of consuming from one")
+	flag.StringVar(&o.server, "server", "127.0.0.1:9092", "`host:port`")
+	flag.StringVar(&o.topic, "topic", "load", "`name` of the topic")
+	flag.IntVar(&o.partitions, "partitions", 8, "of the topic to create")
+	flag.IntVar(&o.clients, "clients", 1, "producers that share the work, or consumers that each read all of it")
+	flag.Int64Var(&o.bytes, "bytes", 1<<30, "values to produce, or to consume by each client, in bytes")
+	flag.Int64Var(&o.size, "size", 1024, "bytes of a value")
+	flag.Parse()
+	if o.bytes%(o.size*int64(o.clients)) != 0 {
+		fail(fmt.Errorf("%d bytes are no whole number of records of %d for each of %d clients", o.bytes, o.size, o.clients))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	work, total := o.consume, o.bytes*int64(o.clients)
+	if *produce {
+		if err := o.createTopic(ctx); err != nil {
+			fail(err)
+		}
+		work, total = o.produce, o.bytes
+	}
+	began := time.Now()
+	if err := o.all(ctx, work); err != nil {
+		fail(err)
+	}
+	took := time.Since(began).Seconds()
+	fmt.Printf("%.0f MB/s, %.2f s\n", float64(total)/took/1e6, took)
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "load:", err)
+	os.Exit(1)
+}
+
+func (o *options) createTopic(ctx context.Context) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(o.server))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	_, err = kadm.NewClient(cl).CreateTopic(ctx, int32(o.partitions), 1, nil, o.topic)
+	return err
+}
+
+// all runs the clients side by side.
+func (o *options) all(ctx context.Context, work func(ctx context.Context, client int) error) error {
+	errs := make([]error, o.clients)
+	var wg sync.WaitGroup
+	for i := range o.clients {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = work(ctx, i)
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// produce sends this client's share and waits until it is acknowledged.
+func (o *options) produce(ctx context.Context, client int) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(o.server), kgo.DefaultProduceTopic(o.topic), kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(50_000))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	value := make([]byte, o.size)
+	seed := rand.New(rand.NewPCG(uint64(client), 0))
+	for i := 0; i+8 <= len(value); i += 8 {
+		binary.LittleEndian.PutUint64(value[i:], seed.Uint64())
+	}
+	var failed atomic.Pointer[error]
+	for range o.bytes / o.size / int64(o.clients) {
+		cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		return err
+	}
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// consume reads until it has had every byte.
+func (o *options) consume(ctx context.Context, client int) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(o.server), kgo.ConsumeTopics(o.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	for left := o.bytes; left > 0; {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			return fmt.Errorf("client %d, %d bytes to go: %w", client, left, err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) { left -= int64(len(r.Value)) })
+	}
+	return nil
+}
