@@ -30,12 +30,11 @@ func (s *server) sent() int64 {
 }
 
 func (s *server) path() string {
-	st := s.log.Stats()
 	switch {
 	case s.copied:
-		return "copied"
-	case st.SentCopied > st.SentZeroCopy:
-		return "copied (no zero-copy path here)"
+		return "copy"
+	case s.log.Stats().SentZeroCopy == 0:
+		return "WriteTo" // no zero-copy path here, or nothing sent yet
 	}
 	return "sendfile"
 }
