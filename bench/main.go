@@ -100,14 +100,14 @@ func run() (err error) {
 	var failed []error
 	for _, row := range selected {
 		env.Log("row %s: %s", row.ID, row.Work)
-		began := time.Now()
+		began, others := time.Now(), measure.StartNeighbours()
 		result, err := row.Run(env)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("row %s: %w", row.ID, err))
 			env.Log("  failed: %v", err)
 			continue
 		}
-		result.Row, result.Work = row.ID, row.Work
+		result.Row, result.Work, result.Others = row.ID, row.Work, others()
 		result.Print(os.Stdout)
 		report.Results = append(report.Results, result)
 		env.Log("  %v", time.Since(began).Round(100*time.Millisecond))

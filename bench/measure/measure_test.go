@@ -167,3 +167,20 @@ func TestUsageSeesWorkAndAllocations(t *testing.T) {
 	require.Greater(t, u.CPU, 5*time.Millisecond)
 	require.GreaterOrEqual(t, u.Elapsed, 30*time.Millisecond)
 }
+
+func TestParseProcessors(t *testing.T) {
+	busy, all, err := parseProcessors("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n")
+	require.NoError(t, err)
+	require.Equal(t, 1500*time.Millisecond, busy)
+	require.Equal(t, 10*time.Second, all)
+	_, _, err = parseProcessors("nothing")
+	require.Error(t, err)
+}
+
+func TestOwnWorkIsNotANeighbours(t *testing.T) {
+	share := StartNeighbours()
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+	}
+	require.LessOrEqual(t, share(), 1.0)
+	require.GreaterOrEqual(t, share(), 0.0)
+}

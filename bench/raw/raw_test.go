@@ -45,6 +45,10 @@ func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, s.Size(), n)
 	}
+	records, values, err := s.ScanRecords()
+	require.NoError(t, err)
+	require.Equal(t, int64(30_000), records)
+	require.Equal(t, int64(30_000*128), values)
 	f, err := os.OpenFile(filepath.Join(dir, "frames.raw"), os.O_RDWR, 0)
 	require.NoError(t, err)
 	defer f.Close()

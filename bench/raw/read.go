@@ -1,6 +1,7 @@
 package raw
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -127,6 +128,26 @@ func (s *Store) ScanPread() (bytes int64, err error) {
 	return ScanFile(s.file, s.size)
 }
 
+// ScanRecords is ScanPread that also takes every record apart, down to its value: the least that yielding records costs.
+// It returns how many there are and the bytes of their values.
+func (s *Store) ScanRecords() (records, values int64, err error) {
+	_, err = scanFile(s.file, s.size, func(frame []byte) {
+		for b := frame[FrameHeader:]; len(b) > 0; records++ {
+			length, n := binary.Varint(b)
+			record := b[n : n+int(length)]
+			b = b[n+int(length):]
+			at := 1       // attributes
+			for range 3 { // time delta, offset delta, length of no key
+				_, n := binary.Varint(record[at:])
+				at += n
+			}
+			size, n := binary.Varint(record[at:])
+			values += int64(len(record[at+n : at+n+int(size)]))
+		}
+	})
+	return records, values, err
+}
+
 // ScanMapped is ScanPread over the mapping.
 func (s *Store) ScanMapped() (bytes int64, err error) {
 	for b := s.data; len(b) > 0; {
@@ -143,6 +164,10 @@ func (s *Store) ScanMapped() (bytes int64, err error) {
 // ScanFile checks the frames in the first size bytes of a file, in pieces of 1 MiB. A frame that a piece ends in is read again
 // with the next. It ends early at a length of zero, which is where a reserved tail begins.
 func ScanFile(file *os.File, size int64) (scanned int64, err error) {
+	return scanFile(file, size, func([]byte) {})
+}
+
+func scanFile(file *os.File, size int64, each func(frame []byte)) (scanned int64, err error) {
 	buf := make([]byte, 1<<20)
 	for scanned < size {
 		n, err := file.ReadAt(buf[:min(int64(len(buf)), size-scanned)], scanned)
@@ -161,6 +186,7 @@ func ScanFile(file *os.File, size int64) (scanned int64, err error) {
 			if !frameIntact(buf[done : done+frame]) {
 				return scanned + int64(done), errDamaged
 			}
+			each(buf[done : done+frame])
 			done += frame
 		}
 		if done == 0 {

@@ -14,7 +14,8 @@ const (
 )
 
 // SparseLog lays a log of about the given size into dir, in segments of 1 GiB, without its bytes taking room on the disk: each batch
-// is one record of zeros whose CRC holds, and what is zero is a hole. It returns the offset that comes next.
+// is one record of zeros whose CRC holds, and what is zero is a hole. The last segment is a small one, since a log that is taken over
+// writes its active segment again, and holes would not stay holes. It returns the offset that comes next.
 func SparseLog(dir string, size int64) (next int64, err error) {
 	frame := AppendFrame(nil, 0, make([]byte, sparseBatch))
 	head := len(frame) - sparseBatch - 1 // the value, and the count of headers behind it, are zeros
@@ -26,7 +27,8 @@ func SparseLog(dir string, size int64) (next int64, err error) {
 		}
 		next += perSegment
 	}
-	return next, nil
+	small := AppendFrame(nil, next, make([]byte, 128))
+	return next + 1, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d.log", next)), small, 0o644)
 }
 
 func sparseFile(name string, head []byte, frameLen, first, count int64) error {

@@ -67,6 +67,7 @@ type Result struct {
 	XName     string   `json:"x_name,omitempty"` // what the lines' X is, where it is a column
 	Lines     []Line   `json:"lines"`
 	Checks    []Check  `json:"checks"`
+	Others    float64  `json:"others"` // share of the processors that went to other processes meanwhile
 	Notes     []string `json:"notes,omitempty"`
 }
 

@@ -17,10 +17,6 @@ import (
 	"github.com/seglog/seglog/bench/raw"
 )
 
-// copyUpTo is where the seglog server goes from one copied write, header and body together, over to a header that waits
-// for the body and a sendfile.
-const copyUpTo = 64 << 10
-
 // answer serves one request on a connection. It is made once per connection and may keep buffers.
 type answer func(conn *net.TCPConn, offset, n int64) error
 
@@ -121,38 +117,19 @@ func (f *fetchLog) span(offset, n int64) (pos, length int64) {
 
 func putHeader(b []byte, body int64) { binary.BigEndian.PutUint64(b, uint64(body)) }
 
-// bySeglog is a server as a user writes it with Section.
+// bySeglog is a server as a user writes it: the section takes the header along and finds the cheapest way.
 func (f *fetchLog) bySeglog() answer {
-	out := make([]byte, 0, child.HeaderBytes+2*copyUpTo)
+	header := make([]byte, child.HeaderBytes)
 	return func(conn *net.TCPConn, offset, n int64) error {
 		s, err := f.log.Section(offset, n)
 		if err != nil {
 			return err
 		}
-		defer s.Close()
-		w := sliceWriter{out[:child.HeaderBytes]}
-		putHeader(w.b, s.Len())
-		if s.Len() <= copyUpTo {
-			if _, err := s.WriteTo(&w); err != nil {
-				return err
-			}
-			_, err = conn.Write(w.b)
-			return err
-		}
-		if err := raw.SendHeaderMore(conn, w.b); err != nil {
-			return err
-		}
+		putHeader(header, s.Len())
+		s.SetHeader(header)
 		_, err = s.WriteTo(conn)
-		return err
+		return errors.Join(err, s.Close())
 	}
-}
-
-// sliceWriter appends to a buffer that is large enough from the start.
-type sliceWriter struct{ b []byte }
-
-func (w *sliceWriter) Write(p []byte) (int, error) {
-	w.b = append(w.b, p...)
-	return len(p), nil
 }
 
 func (f *fetchLog) byHeaderWrite() answer {

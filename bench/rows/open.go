@@ -167,45 +167,45 @@ func opensDuring(dir string, f func() error) (sealed int, others []string, err e
 const activeBytes = 128 << 20
 
 func openCrashed(e *Env) (*Result, error) {
-	crashed := func(f func(dir string) (int64, error)) func() (measure.Sample, error) {
+	// crashed times f on the directory of a killed writer; what f returns is called behind the clock.
+	crashed := func(f func(dir string) (end func() error, err error)) func() (measure.Sample, error) {
 		return func() (measure.Sample, error) {
 			dir, remove, err := measure.Fresh(e.Dir)
 			if err != nil {
 				return measure.Sample{}, err
 			}
-			defer remove()
 			if err := child.Crash(dir, activeBytes); err != nil {
-				return measure.Sample{}, err
+				return measure.Sample{}, errors.Join(err, remove())
 			}
 			stop := measure.StartUsage()
-			n, err := f(dir)
-			return measure.Sample{Usage: stop(), Ops: 1, Bytes: n}, err
+			end, err := f(dir)
+			s := measure.Sample{Usage: stop(), Ops: 1, Bytes: activeBytes}
+			if err == nil {
+				err = end()
+			}
+			return s, errors.Join(err, remove())
 		}
 	}
-	var closing *seglog.Log
-	open := crashed(func(dir string) (int64, error) {
+	open := crashed(func(dir string) (func() error, error) {
 		log, err := seglog.Open(dir, &seglog.Options{})
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		closing = log
-		if end := log.Offsets().End; end < activeBytes/1024 {
-			return 0, fmt.Errorf("only %d records are back", end)
-		}
-		return activeBytes, nil
+		return func() error {
+			var short error
+			if end := log.Offsets().End; end < activeBytes/1024 {
+				short = fmt.Errorf("only %d records are back", end)
+			}
+			return errors.Join(short, log.Close())
+		}, nil
 	})
 	scan := func(rewrite bool) func() (measure.Sample, error) {
-		return crashed(func(dir string) (int64, error) { return scanTail(dir, rewrite) })
+		return crashed(func(dir string) (func() error, error) {
+			return func() error { return nil }, scanTail(dir, rewrite)
+		})
 	}
 	series := measure.Interleave(e.Rounds, []measure.Subject{
-		{Name: "seglog Open", Round: func() (measure.Sample, error) {
-			s, err := open()
-			if closing != nil {
-				err = errors.Join(err, closing.Close())
-				closing = nil
-			}
-			return s, err
-		}},
+		{Name: "seglog Open", Round: open},
 		{Name: "raw scan with CRC", Round: scan(false)},
 		{Name: "raw scan with CRC, rewrite and fdatasync", Round: scan(true)},
 	})
@@ -225,39 +225,39 @@ func openCrashed(e *Env) (*Result, error) {
 }
 
 // scanTail checks the bytes of the one segment in dir and, if told to, writes them again and flushes them.
-func scanTail(dir string, rewrite bool) (int64, error) {
+func scanTail(dir string, rewrite bool) error {
 	names, err := filepath.Glob(filepath.Join(dir, "*.log"))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	file, err := os.OpenFile(names[0], os.O_RDWR, 0)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	n, err := raw.ScanFile(file, info.Size())
 	if err != nil {
-		return n, err
+		return err
 	}
 	if n < activeBytes {
-		return n, fmt.Errorf("only %d bytes are there", n)
+		return fmt.Errorf("only %d bytes are there", n)
 	}
 	if !rewrite {
-		return n, nil
+		return nil
 	}
 	buf := make([]byte, 1<<20)
 	for pos := int64(0); pos < n; pos += int64(len(buf)) {
 		piece := buf[:min(int64(len(buf)), n-pos)]
 		if _, err := file.ReadAt(piece, pos); err != nil {
-			return n, err
+			return err
 		}
 		if _, err := file.WriteAt(piece, pos); err != nil {
-			return n, err
+			return err
 		}
 	}
-	return n, unix.Fdatasync(int(file.Fd()))
+	return unix.Fdatasync(int(file.Fd()))
 }

@@ -54,6 +54,7 @@ func (r *Result) Print(w io.Writer) {
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "\n%s.\n", n)
 	}
+	fmt.Fprintf(w, "\nOther processes, the kernel's threads included, took %.0f %% of the processors meanwhile.\n", 100*r.Others)
 	if len(r.Checks) > 0 {
 		fmt.Fprintln(w)
 		row(w, []string{"target", "is", "wanted", ""})

@@ -101,25 +101,13 @@ func sendSubjects(lines []Line, sends []func() error, to *child.Receiver, total 
 	return subjects
 }
 
-// sendLog sends the whole log: one TransferTo after the other, each from where the last one ended.
+// sendLog sends the whole log by one call.
 func sendLog(log *seglog.Log, total int64, conn net.Conn) error {
-	offset := int64(0)
-	for total > 0 {
-		s, err := log.Section(offset, total)
-		if err != nil {
-			return err
-		}
-		n, err := s.WriteTo(conn)
-		offset = s.Next()
-		if closeErr := s.Close(); err == nil {
-			err = closeErr
-		}
-		if err != nil {
-			return err
-		}
-		total -= n
+	n, err := log.TransferTo(0, total, conn)
+	if err == nil && n != total {
+		err = fmt.Errorf("%d of %d bytes sent", n, total)
 	}
-	return nil
+	return err
 }
 
 // sized is a file of a log and how much of it is batches.
