@@ -340,6 +340,9 @@ func (l *Log) release() error {
 	if l.state != nil {
 		errs = append(errs, l.state.f.Close())
 	}
+	if l.follow.state != nil {
+		errs = append(errs, l.follow.state.Close())
+	}
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())
 	}

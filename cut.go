@@ -101,15 +101,15 @@ func (l *Log) carryOut(offset int64, reset bool) error {
 		}
 		defer h.unref()
 	}
-	for _, s := range segs[i:] {
-		s.gone.Store(true)
-	}
 	var kept int64
 	if !reset {
 		kept, err = l.keepBelow(h.f, h.path, segs[i].base, segs[i].stored.load().pos(), offset)
 		if err != nil {
 			return err
 		}
+	}
+	for _, s := range segs[i:] {
+		s.gone.Store(true)
 	}
 	drop := segs[i+1:]
 	if reset {

@@ -173,12 +173,12 @@ func seekOffset(e []byte, rel uint32) hint {
 	return hintAt(e, i-1)
 }
 
-// seekPos is the greatest entry whose position is at most pos.
-func seekPos(e []byte, pos int64) hint {
-	i := sort.Search(len(e)/offsetEntryLen, func(i int) bool { _, p := offsetEntry(e, i); return int64(p) > pos })
-	return hintAt(e, i-1)
+// seekPos is the number of the greatest entry whose position is at most pos; -1 if there is none.
+func seekPos(e []byte, pos int64) int {
+	return sort.Search(len(e)/offsetEntryLen, func(i int) bool { _, p := offsetEntry(e, i); return int64(p) > pos }) - 1
 }
 
+// hintAt is entry i; the start of the file for -1.
 func hintAt(e []byte, i int) hint {
 	if i < 0 {
 		return hint{rel: -1}

@@ -199,13 +199,17 @@ func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark)
 func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) (f found, ok bool, err error) {
 	w.reset(h, limit.pos())
 	return s.throughIndex(e, h, func(x *indexes) (best found, ok bool, err error) {
-		_, _, err = s.walk(e, w, seekPos(x.offsets.bytes(), pos), limit, func(f found) bool {
-			if f.end() > pos {
-				return true
-			}
-			best, ok = f, true
-			return false
-		})
+		offsets := x.offsets.bytes()
+		i := seekPos(offsets, pos)
+		for ; i >= -1 && !ok && err == nil; i-- { // an entry's own batch may end above pos
+			_, _, err = s.walk(e, w, hintAt(offsets, i), limit, func(f found) bool {
+				if f.end() > pos {
+					return true
+				}
+				best, ok = f, true
+				return false
+			})
+		}
 		return best, ok, err
 	})
 }

@@ -31,7 +31,7 @@ const maxPooled = 4 << 20
 
 func (r *reader) release() {
 	r.unpin()
-	r.d.b, r.d.body = nil, nil
+	r.d.body = nil
 	r.w.h, r.src.f = nil, nil
 	if len(r.s.buf) <= maxPooled {
 		readers.Put(r)
@@ -69,6 +69,9 @@ func (l *Log) pin(r *reader, offset int64) error {
 			}
 			if err != errGone {
 				return err
+			}
+			if err := l.failed(); err != nil && l.view.Load() == v {
+				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
 		runtime.Gosched() // the segment went away just now, and the next view says so
@@ -135,9 +138,9 @@ func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) 
 		return Record{}, false, wrapBatchError(err, r.h.path, f.pos, f.base)
 	}
 	for {
-		ok, why := r.d.next(&rec)
-		if why != "" {
-			return Record{}, false, wrapBatchError(errors.New(why), r.h.path, f.pos, f.base)
+		ok := r.d.next(&rec)
+		if r.d.why != "" {
+			return Record{}, false, wrapBatchError(errors.New(r.d.why), r.h.path, f.pos, f.base)
 		}
 		if !ok || rec.Offset > offset {
 			return Record{}, false, nil
@@ -284,9 +287,9 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 			return next, false, wrapBatchError(err, r.h.path, pos, b.base())
 		}
 		for {
-			ok, why := r.d.next(&rec)
-			if why != "" {
-				return next, false, wrapBatchError(errors.New(why), r.h.path, pos, b.base())
+			ok := r.d.next(&rec)
+			if r.d.why != "" {
+				return next, false, wrapBatchError(errors.New(r.d.why), r.h.path, pos, b.base())
 			}
 			if !ok {
 				break

@@ -246,7 +246,8 @@ func (r *recovery) nameMissing(n int64) error {
 		var w window
 		f, ok, err := s.boundary(&l.env, h, &w, s.stored.load().pos(), s.stored.load())
 		h.unref()
-		if err != nil {
+		l.opened.drop(s)
+		if err = errors.Join(err, s.retire()); err != nil {
 			return err
 		}
 		if !ok || f.last+1 != next {
@@ -330,9 +331,9 @@ func (r *recovery) scanSegment(i int, last bool) (cut bool, err error) {
 	if err != nil {
 		return false, errors.Join(err, f.Close())
 	}
-	fd := finding{promised: r.promised, clean: clean, last: last, empty: c.pos == 0, ends: c.ends,
-		joins: c.offset == c.next || l.gaps.Load() && c.offset < c.next,
-		below: r.promised && c.offset < r.st.recoveryPoint && (last || c.ends == endsBad || c.offset < c.next)}
+	joins := c.offset == c.next || l.gaps.Load() && c.offset < c.next
+	fd := finding{promised: r.promised, clean: clean, last: last, empty: c.pos == 0, ends: c.ends, joins: joins,
+		below: r.promised && c.offset < r.st.recoveryPoint && (last || c.ends == endsBad || !joins)}
 	r.gap = r.gap || c.gap || !last && c.offset < c.next
 	decision := decide(fd)
 	r.last = decision.id

@@ -201,7 +201,7 @@ func (l *Log) expired(s *segment, size int64) (bool, error) {
 	if l.o.RetentionAge == 0 || size == 0 {
 		return false, nil
 	}
-	ms, err := l.maxTime(nil, s)
+	ms, err := l.maxTime(s)
 	if err == errGone {
 		return false, nil
 	}

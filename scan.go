@@ -198,9 +198,9 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 	}
 	var r Record
 	for {
-		ok, why := d.next(&r)
-		if why != "" {
-			yield(Record{}, wrapBatchError(errors.New(why), path, pos, b.base()))
+		ok := d.next(&r)
+		if d.why != "" {
+			yield(Record{}, wrapBatchError(errors.New(d.why), path, pos, b.base()))
 			return false, true
 		}
 		if !ok {

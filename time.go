@@ -24,7 +24,7 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 		}
 	}
 	for _, s := range l.view.Load().segs {
-		greatest, err := l.maxTime(r, s)
+		greatest, err := l.maxTime(s)
 		if err == errGone {
 			continue
 		}
@@ -45,8 +45,9 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	return l.highWatermark(), nil
 }
 
-// maxTime is the greatest timestamp of a segment.
-func (l *Log) maxTime(r *reader, s *segment) (int64, error) {
+// maxTime is the greatest timestamp of a segment: by the last entry of its time index, unless a batch behind the one it
+// points to has a greater one, as when the file lost entries at its end.
+func (l *Log) maxTime(s *segment) (int64, error) {
 	if ms := s.maxTime.Load(); ms != unknownTime {
 		return ms, nil
 	}
@@ -55,10 +56,31 @@ func (l *Log) maxTime(r *reader, s *segment) (int64, error) {
 		return 0, err
 	}
 	defer h.unref()
-	ms := int64(noTimestamp)
-	times := h.x.Load().times.bytes()
-	if n := len(times); n > 0 {
-		ms, _ = timeEntry(times, n/timeEntryLen-1)
+	ms, from := int64(noTimestamp), hint{rel: -1}
+	x := h.x.Load()
+	if times := x.times.bytes(); len(times) > 0 {
+		var rel uint32
+		ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
+		from = seekOffset(x.offsets.bytes(), rel)
+	}
+	var w window
+	limit := s.stored.load()
+	w.reset(h, limit.pos())
+	_, greater, err := s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+		return s.walk(&l.env, &w, from, limit, func(f found) bool {
+			p, err := w.at(f.pos, headerLen)
+			return err == nil && batch(p).maxTimestamp() > ms
+		})
+	})
+	if greater || err == errIndex {
+		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
+			if times := h.x.Load().times.bytes(); len(times) > 0 {
+				ms, _ = timeEntry(times, len(times)/timeEntryLen-1)
+			}
+		}
+	}
+	if err != nil {
+		return 0, err
 	}
 	s.maxTime.Store(ms)
 	return ms, nil
@@ -135,9 +157,9 @@ func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
 	}
 	var rec Record
 	for {
-		ok, why := r.d.next(&rec)
-		if why != "" {
-			return -1, wrapBatchError(errors.New(why), r.h.path, f.pos, f.base)
+		ok := r.d.next(&rec)
+		if r.d.why != "" {
+			return -1, wrapBatchError(errors.New(r.d.why), r.h.path, f.pos, f.base)
 		}
 		if !ok {
 			return -1, nil
