@@ -34,9 +34,13 @@ func parseBatchHeader(b []byte) (batchHeader, error) {
 	if magic := b[16]; magic != 2 {
 		return batchHeader{}, refuse(kerr.UnsupportedForMessageFormat, "message format %d, want 2", magic)
 	}
+	size := 12 + int64(int32(binary.BigEndian.Uint32(b[8:])))
+	if size < batchHeaderLen {
+		return batchHeader{}, refuse(kerr.InvalidRecord, "a batch of %d bytes", size)
+	}
 	return batchHeader{
 		base:          int64(binary.BigEndian.Uint64(b)),
-		size:          12 + int64(int32(binary.BigEndian.Uint32(b[8:]))),
+		size:          size,
 		attributes:    int16(binary.BigEndian.Uint16(b[21:])),
 		lastDelta:     int32(binary.BigEndian.Uint32(b[23:])),
 		producerID:    int64(binary.BigEndian.Uint64(b[43:])),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -138,6 +139,8 @@ func TestEveryFetchVersion(t *testing.T) {
 				}
 				req.Topics = append(req.Topics, ft)
 			}
+			log := b.server.topics.get("t").partitions[0].log()
+			before := log.Stats().SentZeroCopy
 			resp := conn.request(req).(*kmsg.FetchResponse)
 			require.Len(t, resp.Topics, 2)
 			for i, sizes := range [][]int{{len(large), len(small)}, {len(large), len(large)}} {
@@ -149,6 +152,9 @@ func TestEveryFetchVersion(t *testing.T) {
 					require.EqualValues(t, 20_001, p.LastStableOffset)
 					require.Len(t, p.RecordBatches, size)
 				}
+			}
+			if runtime.GOOS == "linux" {
+				require.EqualValues(t, 3*len(large), log.Stats().SentZeroCopy-before, "what is large leaves by sendfile")
 			}
 			require.Equal(t, small[16:], resp.Topics[0].Partitions[1].RecordBatches[16:], "all that is not assigned at append")
 			require.Equal(t, large[16:], resp.Topics[1].Partitions[1].RecordBatches[16:])

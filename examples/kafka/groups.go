@@ -22,6 +22,9 @@ type groups struct {
 	byID map[string]*group
 }
 
+// maxSessionTimeout is Kafka's group.max.session.timeout.ms. Its lower bound, 6 s, would only slow tests down here.
+const maxSessionTimeout = 30 * time.Minute
+
 func openGroups(dir string, logger *slog.Logger) (*groups, error) {
 	// A commit that a power cut takes is a record consumed twice, which consumers have to expect anyway.
 	offsets, err := openTable(filepath.Join(dir, "__offsets"), seglog.FlushAsync, logger)
@@ -75,8 +78,12 @@ func (s *Server) findCoordinator(rq *request, req *kmsg.FindCoordinatorRequest) 
 func (s *Server) joinGroup(rq *request, req *kmsg.JoinGroupRequest) kmsg.Response {
 	resp := responseTo[*kmsg.JoinGroupResponse](req)
 	resp.MemberID, resp.Protocol = req.MemberID, kmsg.StringPtr("")
-	if req.Group == "" {
+	switch session := time.Duration(req.SessionTimeoutMillis) * time.Millisecond; {
+	case req.Group == "":
 		resp.ErrorCode = kerr.InvalidGroupID.Code
+		return resp
+	case session <= 0 || session > maxSessionTimeout:
+		resp.ErrorCode = kerr.InvalidSessionTimeout.Code
 		return resp
 	}
 	host, _, _ := net.SplitHostPort(rq.conn.RemoteAddr().String())

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 
@@ -22,8 +24,8 @@ func openPartition(dir string, settings layers, logger *slog.Logger) (*partition
 		return nil, err
 	}
 	p.producers.byID = map[int64]*producer{}
-	if err := p.producers.load(dir, p.log()); err != nil {
-		return nil, err
+	if err := p.producers.load(p.log()); err != nil {
+		return nil, errors.Join(fmt.Errorf("producers of %s: %w", dir, err), p.close())
 	}
 	return p, nil
 }
@@ -42,12 +44,11 @@ func (p *partition) open(settings layers) error {
 	return nil
 }
 
-// reopen gives the log other settings. Calls under way on the old one end with ErrClosed.
+// reopen gives the log other settings. Calls under way on the old one end with ErrClosed. A log that has failed, and
+// says so at Close, gets a new start by it.
 func (p *partition) reopen(settings layers) error {
-	if err := p.log().Close(); err != nil {
-		return err
-	}
-	return p.open(settings)
+	err := p.log().Close()
+	return errors.Join(err, p.open(settings))
 }
 
 func (p *partition) log() *seglog.Log { return p.current.Load() }

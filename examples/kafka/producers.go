@@ -3,12 +3,9 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -106,16 +103,20 @@ func (p *producer) note(h batchHeader, base int64) {
 	p.recent = append(p.recent, stored{h.firstSequence, h.lastSequence(), base})
 }
 
-// load reads the state off the last two segments of the log, the active and the one before: a log that has just
-// rolled still has history.
-func (ps *producers) load(dir string, log *seglog.Log) error {
-	from, err := tailOffset(dir)
-	if err != nil {
-		return err
-	}
+// tailBytes is how much of a log's end is read for the state of its producers: enough for what producers with requests
+// in flight at a crash had sent last, and read in a moment.
+const tailBytes = 32 << 20
+
+// load reads the state off the log's tail. Where that begins is reckoned by the average size of a record: nothing depends
+// on it being exact. A producer that is not found there may go on with any sequence number.
+func (ps *producers) load(log *seglog.Log) error {
 	o := log.Offsets()
+	from := o.Start
+	if size := log.Stats().Bytes; size > tailBytes {
+		from = o.End - int64(float64(o.End-o.Start)*tailBytes/float64(size))
+	}
 	var buf bytes.Buffer
-	for from = max(from, o.Start); from < o.HighWatermark; {
+	for from < o.HighWatermark {
 		s, err := log.Section(from, 8<<20)
 		if err != nil {
 			return err
@@ -129,8 +130,11 @@ func (ps *producers) load(dir string, log *seglog.Log) error {
 		}
 		for b := buf.Bytes(); len(b) > 0; {
 			h, err := parseBatchHeader(b)
-			if err != nil || h.size > int64(len(b)) {
-				return fmt.Errorf("%s: batch before offset %d: %w", dir, from, err)
+			if err == nil && h.size > int64(len(b)) {
+				err = io.ErrUnexpectedEOF
+			}
+			if err != nil {
+				return fmt.Errorf("batch before offset %d: %w", from, err)
 			}
 			if h.producerID >= 0 && h.attributes&attrControl == 0 {
 				ps.get(h.producerID).note(h, h.base)
@@ -139,23 +143,4 @@ func (ps *producers) load(dir string, log *seglog.Log) error {
 		}
 	}
 	return nil
-}
-
-// tailOffset is the base offset of the segment before the last, by the file names, or of the only one.
-func tailOffset(dir string) (int64, error) {
-	entries, err := os.ReadDir(dir) // sorted, and so are 20-digit names
-	if err != nil {
-		return 0, err
-	}
-	var bases []int64
-	for _, e := range entries {
-		digits, ok := strings.CutSuffix(filepath.Base(e.Name()), ".log")
-		if base, err := strconv.ParseInt(digits, 10, 64); ok && err == nil {
-			bases = append(bases, base)
-		}
-	}
-	if len(bases) == 0 {
-		return 0, nil
-	}
-	return bases[max(0, len(bases)-2)], nil
 }
