@@ -166,8 +166,7 @@ func (l *Log) flushDue(since, now time.Time) time.Time {
 	if since.IsZero() {
 		since = now
 	}
-	unflushed := l.stats.appendedBytes.Load() - l.flushedBytes.Load()
-	if now.Sub(since) < l.o.FlushInterval && unflushed < l.o.FlushBytes {
+	if now.Sub(since) < l.o.FlushInterval && l.unflushed() < l.o.FlushBytes {
 		return since
 	}
 	_ = l.flushTo(l.end.Load()) // a failure latches, and the next call tells

@@ -147,7 +147,6 @@ func (l *Log) flushOnce() error {
 		return err
 	}
 	l.dirty.Store(false)
-	bytes, batches := l.stats.appendedBytes.Load(), l.stats.appends.Load()
 	segs := l.view.Load().segs
 	names := l.names.Load() // after the view: covers the names of its segments
 	first := len(segs) - 1
@@ -171,15 +170,25 @@ func (l *Log) flushOnce() error {
 		}
 		l.namesSynced = names
 	}
-	l.stats.batchesFlushed.Add(batches - l.batchesFlushed)
-	l.batchesFlushed = batches
-	l.flushedBytes.Store(bytes)
 	l.durable.Store(end)
 	if l.o.Flush == FlushSync {
 		l.readers.wake()
 	}
 	l.durableWaiters.wake()
 	return nil
+}
+
+// unflushed is how many bytes are stored and not flushed.
+func (l *Log) unflushed() (n int64) {
+	segs := l.view.Load().segs
+	for i := len(segs) - 1; i >= 0; i-- {
+		stored, flushed := segs[i].stored.load(), segs[i].flushed.load()
+		if stored == flushed && i+1 < len(segs) {
+			break
+		}
+		n += stored.pos() - flushed.pos()
+	}
+	return n
 }
 
 func (l *Log) flushSegment(s *segment, m mark) error {

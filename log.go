@@ -41,15 +41,15 @@ type Log struct {
 	next      *tail   // made ready for the next roll; nil if not yet
 	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
 	prepareAt int64   // position in tail from which on the preparer has something to do
+	appended  struct{ batches, records, bytes int64 }
+	clock     coarseClock
 
-	flush          flusher
-	rewrites       []rewrite    // owned with flush.busy
-	namesSynced    int64        // names at the last directory sync; owned with flush.busy
-	batchesFlushed int64        // owned with flush.busy
-	names          atomic.Int64 // counts segment files put under their names
-	dirty          atomic.Bool  // FlushAsync: something was appended since the last flush started
-	flushedBytes   atomic.Int64 // of stats.appendedBytes
-	stateDirty     atomic.Bool  // the state file has changes that are not flushed
+	flush       flusher
+	rewrites    []rewrite    // owned with flush.busy
+	namesSynced int64        // names at the last directory sync; owned with flush.busy
+	names       atomic.Int64 // counts segment files put under their names
+	dirty       atomic.Bool  // FlushAsync: something was appended since the last flush started
+	stateDirty  atomic.Bool  // the state file has changes that are not flushed
 
 	readers        waiters // for the high watermark
 	durableWaiters waiters // for the recovery point
@@ -136,7 +136,7 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 	now := int64(0)
 	for i := range records {
 		if records[i].Time.IsZero() {
-			now = time.Now().UnixMilli()
+			now = l.clock.millis()
 			break
 		}
 	}
@@ -262,9 +262,9 @@ func (l *Log) commit(dst batch, encodeErr error, count int64) error {
 		l.stats.errors.Add(1)
 		return fmt.Errorf("seglog: append at offset %d, position %d: %w", l.end.Load(), l.tail.seg.stored.load().pos(), err)
 	}
-	l.stats.appends.Store(l.stats.appends.Load() + 1) // the only writer
-	l.stats.appendedRecords.Store(l.stats.appendedRecords.Load() + count)
-	l.stats.appendedBytes.Store(l.stats.appendedBytes.Load() + int64(len(dst)))
+	l.appended.batches++
+	l.appended.records += count
+	l.appended.bytes += int64(len(dst))
 	m := l.tail.seg.stored.load()
 	l.end.Store(l.tail.seg.base + m.rel())
 	return nil
@@ -280,7 +280,7 @@ func (l *Log) acknowledge(end int64) error {
 		if !l.dirty.Load() && !l.dirty.Swap(true) {
 			l.keeper.kick() // starts the interval
 		}
-		switch unflushed := l.stats.appendedBytes.Load() - l.flushedBytes.Load(); {
+		switch unflushed := l.unflushed(); {
 		case unflushed >= 2*l.o.FlushBytes:
 			return l.flushTo(end)
 		case unflushed >= l.o.FlushBytes:

@@ -216,11 +216,11 @@ func (l *Log) expired(s *segment, size int64) (bool, error) {
 		}
 		newest = st.mtime
 	}
-	return l.clock().Sub(newest) > l.o.RetentionAge, nil
+	return l.now().Sub(newest) > l.o.RetentionAge, nil
 }
 
-// clock is the wall clock, but not ahead of what has really passed since Open.
-func (l *Log) clock() time.Time {
+// now is the wall clock, but not ahead of what has really passed since Open.
+func (l *Log) now() time.Time {
 	now := time.Now().Round(0)
 	elapsed := l.openedAt.Round(0).Add(time.Since(l.openedAt))
 	if elapsed.Before(now) {

@@ -16,7 +16,6 @@ type Stats struct {
 	FlushTime      time.Duration // all of them together
 	FlushMax       time.Duration // the longest
 	FlushedBytes   int64
-	BatchesFlushed int64 // BatchesFlushed / Flushes is how many appends shared a flush
 	UnflushedBytes int64
 
 	Rolls, Seals, IndexRebuilds int64
@@ -33,23 +32,18 @@ type Stats struct {
 	Errors int64 // failed operations, background work included
 }
 
-// counters is Stats as it is counted. The fields that every append touches are the writer's own (under Log.mu) and lie
-// apart from those that readers touch.
+// counters is what Stats counts beside appends, which the writer counts under Log.mu.
 type counters struct {
-	appends, appendedRecords, appendedBytes atomic.Int64
-
-	_ [64]byte
-
 	reads                    atomic.Int64
 	sentZeroCopy, sentCopied atomic.Int64
 	received                 atomic.Int64
 
-	_ [64]byte
+	_ [64]byte // what readers count, and what the background does, lie on cache lines of their own
 
-	flushes, flushNanos, flushMax, flushedBytes, batchesFlushed atomic.Int64
-	rolls, seals, indexRebuilds                                 atomic.Int64
-	deletedSegments, truncations                                atomic.Int64
-	errors                                                      atomic.Int64
+	flushes, flushNanos, flushMax, flushedBytes atomic.Int64
+	rolls, seals, indexRebuilds                 atomic.Int64
+	deletedSegments, truncations                atomic.Int64
+	errors                                      atomic.Int64
 }
 
 func (c *counters) flushed(took time.Duration) {
@@ -72,13 +66,16 @@ func (l *Log) Stats() Stats {
 		size, _ := l.size(s) // of a file that can't be looked at: as 0
 		bytes += size
 	}
+	l.mu.Lock()
+	appended := l.appended
+	l.mu.Unlock()
 	return Stats{
 		Offsets: l.Offsets(),
-		Appends: c.appends.Load(), AppendedRecords: c.appendedRecords.Load(), AppendedBytes: c.appendedBytes.Load(),
+		Appends: appended.batches, AppendedRecords: appended.records, AppendedBytes: appended.bytes,
 		Reads:   c.reads.Load(),
 		Flushes: c.flushes.Load(), FlushTime: time.Duration(c.flushNanos.Load()), FlushMax: time.Duration(c.flushMax.Load()),
-		FlushedBytes: c.flushedBytes.Load(), BatchesFlushed: c.batchesFlushed.Load(),
-		UnflushedBytes: max(0, c.appendedBytes.Load()-l.flushedBytes.Load()),
+		FlushedBytes:   c.flushedBytes.Load(),
+		UnflushedBytes: l.unflushed(),
 		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
 		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes,

@@ -2,8 +2,32 @@ package seglog
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 )
+
+// coarseClock is the wall clock in ms for half of what time.Now costs: it asks for the monotonic clock alone, and for
+// both every so often, so that a change of the wall clock shows soon.
+type coarseClock struct{ at atomic.Pointer[clockReading] }
+
+type clockReading struct {
+	at     time.Time
+	millis float64 // with a fraction, so that the ms turns when the wall clock's does
+}
+
+const clockReadEvery = 50 * time.Millisecond
+
+func (c *coarseClock) millis() int64 {
+	r := c.at.Load()
+	if r != nil {
+		if since := time.Since(r.at); since < clockReadEvery {
+			return int64(r.millis + float64(since)/float64(time.Millisecond))
+		}
+	}
+	now := time.Now()
+	c.at.Store(&clockReading{now, float64(now.UnixNano()) / float64(time.Millisecond)})
+	return now.UnixMilli()
+}
 
 // OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not
 // be in order. It returns the high watermark if there is none, which is End once all is flushed. The precision is a

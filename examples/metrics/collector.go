@@ -45,7 +45,6 @@ func newCollector(l *seglog.Log, dir string) *collector {
 	// rate(flushes_total) how many appends share a flush.
 	counter("flushes", "Flushes of segment files.", func(s *seglog.Stats) int64 { return s.Flushes })
 	counter("flushed_bytes", "Bytes flushed.", func(s *seglog.Stats) int64 { return s.FlushedBytes })
-	counter("flushed_batches", "Batches flushed.", func(s *seglog.Stats) int64 { return s.BatchesFlushed })
 	add(prometheus.CounterValue, "flush_seconds_total", "Time spent in flushes.", func(s *seglog.Stats) float64 { return s.FlushTime.Seconds() })
 	add(prometheus.GaugeValue, "flush_max_seconds", "The longest flush since the log was opened.", func(s *seglog.Stats) float64 { return s.FlushMax.Seconds() })
 	gauge("unflushed_bytes", "Bytes appended and not flushed yet.", func(s *seglog.Stats) int64 { return s.UnflushedBytes })
