@@ -140,12 +140,16 @@ func peerCandidate(p peers.Peer, s peers.Setup) candidate {
 	return candidate{line: lineOf(p), peer: &p, open: func(dir string) (peers.Log, error) { return p.Open(dir, s) }}
 }
 
+// peers are the ones to measure.
+func (e *Env) peers() []peers.Peer {
+	return slices.DeleteFunc(peers.All(), func(p peers.Peer) bool {
+		return len(e.Only) > 0 && !slices.Contains(e.Only, p.Name)
+	})
+}
+
 // peerCandidates are the peers that can do the work; the ones that cannot be had at all come back as lines.
 func (e *Env) peerCandidates(s peers.Setup) (can []candidate, absent []Line) {
-	for _, p := range peers.All() {
-		if len(e.Only) > 0 && !slices.Contains(e.Only, p.Name) {
-			continue
-		}
+	for _, p := range e.peers() {
 		if p.Absent != "" {
 			absent = append(absent, lineOf(p))
 			continue
