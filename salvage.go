@@ -1,0 +1,254 @@
+package seglog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+)
+
+// salvage goes through one .log file batch by batch, and past what is damaged: Verify tells what it finds, Repair keeps
+// it. Unlike a scanner it does not stop at the first bad byte, so that one flipped bit costs one batch.
+type salvage struct {
+	f    file
+	path string
+	base int64 // in the file's name
+	size int64 // of the file
+	from int64 // no offset below it belongs here
+	end  int64 // nor one from here on; -1 if that is open
+	gaps bool  // offsets may be left out
+
+	// batch is given each good batch and where it starts. It may say what is wrong with it all the same.
+	batch func(b batch, pos int64) (why string, err error)
+	// damage is given what lies between good batches; false ends the walk.
+	damage func(damage) (bool, error)
+
+	// What run found: good batches up to offset next, and nothing but zeros from position zeros on.
+	next  int64
+	zeros int64
+}
+
+// damage is a range of a .log file that holds no good batch, or a place where offsets are missing.
+type damage struct {
+	pos, end     int64 // bytes; pos == end where only offsets are missing
+	offset, next int64 // [offset, next) can't be had; next is -1 if no good batch follows in this file
+	cause        error // *CorruptError, or the error of a read
+}
+
+func (d damage) reason() string {
+	var corrupt *CorruptError
+	if errors.As(d.cause, &corrupt) {
+		return corrupt.Reason
+	}
+	return d.cause.Error()
+}
+
+func (v *salvage) run() error {
+	v.next, v.zeros = v.from, v.size
+	var s scanner
+	for pos := int64(0); ; {
+		s.init(&fileRange{v.f, pos, v.size}, v.path, pos, v.next, v.end)
+		s.gaps = true // missing offsets are told of here, and do not end the walk
+		why := v.walk(&s)
+		if why == nil || why == errStop {
+			return nil
+		}
+		pos = s.pos
+		var failed *salvageError
+		if errors.As(why, &failed) {
+			return failed.error
+		}
+		if errors.Is(why, ErrCorrupt) {
+			zeros, err := onlyZeros(v.f, pos, v.size)
+			if err == nil && zeros {
+				v.zeros = pos
+				return nil
+			}
+		}
+		d := damage{pos: pos, end: v.size, offset: v.next, next: -1, cause: why}
+		found, next, err := v.resync(pos)
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+			found, err = -1, nil // of a file that can't be read from here on
+		}
+		if err != nil {
+			return err
+		}
+		if found >= 0 {
+			d.end, d.next = found, next
+		}
+		if goOn, err := v.damage(d); err != nil || !goOn || found < 0 {
+			return err
+		}
+		pos, v.next = found, next
+	}
+}
+
+var errStop = errors.New("seglog: stop")
+
+// salvageError is an error of the callbacks or of the context, in contrast to one of the file.
+type salvageError struct{ error }
+
+func (e *salvageError) Unwrap() error { return e.error }
+
+// walk returns nil at the end of the file, and else why it does not go on.
+func (v *salvage) walk(s *scanner) error {
+	for {
+		b, err := s.scan()
+		if err == io.EOF {
+			return nil
+		}
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return &salvageError{err}
+		}
+		if err != nil {
+			return err
+		}
+		pos := s.pos - b.size()
+		if b.last()-v.base > math.MaxInt32 {
+			s.pos = pos
+			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), v.base)}
+		}
+		if b.base() > v.next && !v.gaps {
+			goOn, err := v.damage(damage{pos: pos, end: pos, offset: v.next, next: b.base(),
+				cause: &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offsets are missing: batch has %d to %d", b.base(), b.last())}})
+			if err != nil {
+				return &salvageError{err}
+			}
+			if !goOn {
+				return errStop
+			}
+		}
+		why, err := v.batch(b, pos)
+		if err != nil {
+			return &salvageError{err}
+		}
+		v.next = b.last() + 1
+		if why == "" {
+			continue
+		}
+		goOn, err := v.damage(damage{pos: pos, end: s.pos, offset: b.base(), next: v.next,
+			cause: &CorruptError{Path: v.path, Pos: pos, Offset: b.base(), Reason: why}})
+		if err != nil {
+			return &salvageError{err}
+		}
+		if !goOn {
+			return errStop
+		}
+	}
+}
+
+// resync finds the next good batch behind the bad bytes at pos, and its base offset; -1 if there is none.
+func (v *salvage) resync(pos int64) (found, next int64, err error) {
+	// Most damage leaves the length field alone: then the next batch begins where it says.
+	var h [headerLen]byte
+	if n, _ := v.f.ReadAt(h[:], pos); n == headerLen {
+		end := pos + batch(h[:]).size()
+		if end > pos+headerLen && end <= v.size {
+			if zeros, err := onlyZeros(v.f, end, v.size); err == nil && zeros {
+				return -1, 0, nil
+			}
+			if ok, err := v.fits(end, h[:]); ok || err != nil {
+				return end, batch(h[:]).base(), err
+			}
+		}
+	}
+	buf := make([]byte, scanChunk+headerLen)
+	for at := pos + 1; at+headerLen <= v.size; at += scanChunk {
+		n, err := v.f.ReadAt(buf[:min(int64(len(buf)), v.size-at)], at)
+		if err != nil && err != io.EOF {
+			return -1, 0, err
+		}
+		for i := 0; i < scanChunk && i+headerLen <= n; i++ {
+			if buf[i+atMagic] != magicV2 {
+				continue
+			}
+			base := batch(buf[i:]).base()
+			if base < v.next || base-v.base > math.MaxInt32 || v.end >= 0 && base >= v.end {
+				continue
+			}
+			ok, err := v.fits(at+int64(i), h[:])
+			if ok && err == nil {
+				// The value of a record may hold a batch: what follows must be one too, or nothing.
+				ok, err = v.followed(at+int64(i)+batch(h[:]).size(), batch(h[:]).last())
+			}
+			if ok || err != nil {
+				return at + int64(i), base, err
+			}
+		}
+	}
+	return -1, 0, nil
+}
+
+// fits reports whether a good batch that may stand there starts at pos. Its header is left in h.
+func (v *salvage) fits(pos int64, h []byte) (bool, error) {
+	if v.size-pos < headerLen {
+		return false, nil
+	}
+	if _, err := v.f.ReadAt(h[:headerLen], pos); err != nil && err != io.EOF {
+		return false, err
+	}
+	b := batch(h)
+	if parseHeader(h) != "" || b.base() < v.next || v.end >= 0 && b.last() >= v.end ||
+		b.last()-v.base > math.MaxInt32 || b.size() > v.size-pos {
+		return false, nil
+	}
+	crc := uint32(0)
+	buf := make([]byte, min(b.size(), scanChunk))
+	for at, end := pos+atAttributes, pos+b.size(); at < end; {
+		p := buf[:min(int64(len(buf)), end-at)]
+		n, err := v.f.ReadAt(p, at)
+		if err != nil && (err != io.EOF || n < len(p)) {
+			return false, err
+		}
+		crc = crc32.Update(crc, castagnoli, p)
+		at += int64(n)
+	}
+	return crc == b.crc(), nil
+}
+
+func (v *salvage) followed(pos, last int64) (bool, error) {
+	if v.size-pos < headerLen {
+		return v.size == pos, nil
+	}
+	var h [headerLen]byte
+	if _, err := v.f.ReadAt(h[:], pos); err != nil && err != io.EOF {
+		return false, err
+	}
+	return isZero(h[:]) || parseHeader(h[:]) == "" && batch(h[:]).base() > last, nil
+}
+
+// recordCheck decodes batches to see whether their records are what the batch says.
+type recordCheck struct {
+	d recordReader
+	// Of the batch checked last:
+	records          int64
+	minTime, maxTime int64
+	undecoded        bool // no decompressor is registered for its codec
+}
+
+// check says what is wrong with the records of a good batch, or "".
+func (c *recordCheck) check(b batch) string {
+	c.records, c.undecoded = b.count(), false
+	c.minTime, c.maxTime = b.baseTimestamp(), b.maxTimestamp()
+	if c.minTime < 0 || c.minTime > c.maxTime { // none, or a delete horizon
+		c.minTime = c.maxTime
+	}
+	if err := c.d.reset(b); err != nil {
+		if errors.Is(err, ErrCodec) {
+			c.undecoded = true
+			return ""
+		}
+		return err.Error()
+	}
+	var r Record
+	low := int64(math.MaxInt64)
+	for c.d.next(&r) {
+		low = min(low, c.d.millis)
+	}
+	if low != math.MaxInt64 {
+		c.minTime = low
+	}
+	return c.d.why
+}

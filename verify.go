@@ -1,0 +1,242 @@
+package seglog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Verify reads every byte of the log in dir and compares it with every other that says something about it: CRCs, records
+// (compressed ones where a decompressor is registered), the order of offsets within and between segments, both indexes
+// entry by entry, the promises in seglog.state. Nothing is written or locked.
+//
+// It may run beside a writer: a batch that is half written, blocks reserved for later, and a segment that is deleted or
+// cut meanwhile are no problems. A directory of Kafka's is good too. The error is for what keeps Verify from looking: a
+// directory that can't be read, or the Context's; what it found is in the report.
+func Verify(dir string, opts *VerifyOptions) (*Report, error) { return verifyFS(osFS{}, dir, opts) }
+
+func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error) {
+	began := time.Now()
+	v := &verifier{ctx: context.Background(), report: &Report{Segments: []SegmentReport{}, Problems: []Problem{}}}
+	if opts != nil {
+		v.o = *opts
+	}
+	if v.o.Context != nil {
+		v.ctx = v.o.Context
+	}
+	if v.o.IndexBytes < 0 {
+		return nil, invalid("VerifyOptions.IndexBytes is %d", v.o.IndexBytes)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("seglog: verify %s: %w", dir, err)
+	}
+	v.e.fs, v.e.dir, v.report.Dir = fsys, abs, abs
+	if err := v.run(); err != nil {
+		return nil, err
+	}
+	v.report.Duration = time.Since(began)
+	return v.report, nil
+}
+
+// verifier is one run of Verify.
+type verifier struct {
+	e      env // fs and dir
+	ctx    context.Context
+	o      VerifyOptions
+	report *Report
+
+	ledger
+	done, total int64
+	check       recordCheck
+}
+
+func (v *verifier) run() error {
+	info, err := v.e.fs.stat(v.e.dir)
+	if err == nil && !info.isDir {
+		err = &fs.PathError{Op: "verify", Path: v.e.dir, Err: errors.New("not a directory")}
+	}
+	if err != nil {
+		return fmt.Errorf("seglog: verify %s: %w", v.e.dir, err)
+	}
+	if err := v.look(); err != nil {
+		return err
+	}
+	v.measure()
+	first := v.ledger
+	if err := v.segments(); err != nil {
+		return err
+	}
+	if err := v.leftovers(first.dir.leftover); err != nil {
+		return err
+	}
+	v.sum()
+	v.tell(v.total)
+	return nil
+}
+
+// measure adds up how much there is to look at.
+func (v *verifier) measure() {
+	v.total = 0
+	for _, base := range v.dir.bases {
+		if info, err := v.e.fs.stat(v.e.path(base, logSuffix)); err == nil {
+			v.total += info.size
+		}
+	}
+}
+
+func (v *verifier) tell(done int64) {
+	if v.o.Progress != nil {
+		v.o.Progress(min(done, v.total), v.total)
+	}
+}
+
+// maxRestarts bounds how often one segment is begun again because the log was cut meanwhile.
+const maxRestarts = 20
+
+// segments checks them one by one. What it finds counts only if no deletion or cut explains it.
+func (v *verifier) segments() error {
+	restarts := 0
+	for i := 0; i < len(v.dir.bases); {
+		base := v.dir.bases[i]
+		if v.st.cut >= 0 && (base >= v.st.cut || v.st.reset) && i > 0 {
+			break // goes when the cut is finished
+		}
+		c := segmentCheck{v: v, i: i, base: base, following: -1}
+		if i+1 < len(v.dir.bases) {
+			c.following = v.dir.bases[i+1]
+		}
+		before := v.done
+		if err := c.run(); err != nil {
+			return err
+		}
+		now, _, err := readState(v.e.fs, filepath.Join(v.e.dir, stateName))
+		if err != nil {
+			return fmt.Errorf("seglog: verify %s: %w", v.e.dir, err)
+		}
+		if len(c.problems) > 0 && v.promised && (now.cuts != v.st.cuts || now.cut != v.st.cut) {
+			restarts++
+			if restarts <= maxRestarts {
+				v.done = before
+				if i, err = v.again(base); err != nil {
+					return err
+				}
+				continue
+			}
+			c.problems = nil
+		}
+		deleted := v.promised && now.first > base || !v.promised && c.missing
+		if !deleted {
+			v.report.Segments = append(v.report.Segments, c.r)
+			v.report.Problems = append(v.report.Problems, c.problems...)
+		}
+		restarts = 0
+		i++
+	}
+	return v.names()
+}
+
+// again looks at the directory anew after a cut, and returns where to go on.
+func (v *verifier) again(base int64) (int, error) {
+	v.report.Changed = true
+	if err := v.look(); err != nil {
+		return 0, err
+	}
+	if n := len(v.dir.bases); n > 0 {
+		last := v.dir.bases[n-1]
+		v.report.Segments = slices.DeleteFunc(v.report.Segments, func(s SegmentReport) bool { return s.Base > last })
+	}
+	i, _ := slices.BinarySearch(v.dir.bases, base)
+	return i, nil
+}
+
+// names compares the segments that must be there with those that are.
+func (v *verifier) names() error {
+	if v.st.cut >= 0 {
+		v.problem(Problem{Path: filepath.Join(v.e.dir, stateName), Offset: v.st.cut, Severity: SeverityNote,
+			Reason: "a cut at this offset is under way, or was interrupted and is finished by the next Open"})
+		return nil
+	}
+	for range 2 {
+		var n, sum int64
+		for _, base := range v.dir.bases {
+			if base <= v.st.scanBase {
+				n++
+				sum += base
+			}
+		}
+		if !v.promised || n == v.st.segments && sum == v.st.baseSum {
+			return nil
+		}
+		seen := v.ledger
+		if err := v.look(); err != nil { // it may have changed since
+			return err
+		}
+		if sameShape(&seen.st, &v.st) && seen.st.scanBase == v.st.scanBase {
+			v.problem(Problem{Path: v.e.dir, Offset: v.st.first, Severity: SeverityError, Reason: fmt.Sprintf(
+				"%d segments up to base offset %d, %d must be: one is missing, or is not of this log", n, v.st.scanBase, v.st.segments)})
+			return nil
+		}
+	}
+	return nil // a writer changes it; the segments that were there were checked
+}
+
+func (v *verifier) problem(p Problem) { v.report.Problems = append(v.report.Problems, p) }
+
+// leftoverAge: no change takes that long.
+const leftoverAge = time.Minute
+
+// leftovers tells of files that the next Open removes. A writer's own come and go.
+func (v *verifier) leftovers(names []string) error {
+	var now ledger
+	if err := now.read(&v.e); err != nil {
+		return err
+	}
+	for _, name := range now.dir.leftover {
+		path := filepath.Join(v.e.dir, name)
+		if name == nextName || !slices.Contains(names, name) {
+			continue
+		}
+		if info, err := v.e.fs.stat(path); err == nil && time.Since(info.mtime) > leftoverAge {
+			v.problem(Problem{Path: path, Offset: -1, Severity: SeverityNote,
+				Reason: "left behind by a change that was interrupted; the next Open removes it"})
+		}
+	}
+	if now.torn > 0 {
+		p := Problem{Path: filepath.Join(v.e.dir, stateName), Offset: -1, Severity: SeverityNote, Reason: "one of its two slots is damaged; the other is good"}
+		if !now.promised {
+			p.Severity, p.Reason = SeverityWarning, "both slots are damaged: nothing is known of the recovery point, and the next Open checks every byte"
+		}
+		v.problem(p)
+	}
+	return nil
+}
+
+// sum completes the report.
+func (v *verifier) sum() {
+	r := v.report
+	r.State = "none"
+	if v.promised {
+		r.State = "not closed"
+		if v.st.clean {
+			r.State = "closed"
+		}
+	}
+	r.Start, r.Recovery = v.st.start, v.st.recoveryPoint
+	r.End = v.st.start
+	for i, s := range r.Segments {
+		if i == 0 {
+			r.Start = max(r.Start, s.Base)
+		}
+		r.Batches += s.Batches
+		r.Records += s.Records
+		r.Bytes += s.Bytes
+		r.End = max(r.End, s.Next)
+	}
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int { return cmp.Compare(b.Severity, a.Severity) })
+}

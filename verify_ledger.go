@@ -1,0 +1,104 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"time"
+)
+
+// ledger is what the state file and the names promise, of one moment.
+type ledger struct {
+	st       state
+	promised bool
+	torn     int // slots of the state file that hold nothing good
+	dir      directory
+}
+
+// sealed: nothing of the segment may be missing, its indexes included.
+func (g *ledger) sealed(i int) bool {
+	last := i+1 == len(g.dir.bases)
+	if !g.promised {
+		return !last
+	}
+	return g.dir.bases[i] < g.st.scanBase && !last || g.st.clean
+}
+
+func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }
+
+// read reads both once.
+func (g *ledger) read(e *env) error {
+	*g = ledger{}
+	f, err := e.fs.open(filepath.Join(e.dir, stateName), openRead)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("seglog: read %s: %w", e.dir, err)
+	default:
+		g.st, g.promised, err = readSlots(f)
+		if err == nil {
+			g.torn, err = tornSlots(f)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("seglog: read %s: %w", filepath.Join(e.dir, stateName), err)
+		}
+	}
+	if !g.promised {
+		g.st = state{cut: -1}
+	}
+	g.dir, err = e.list()
+	for len(g.dir.bases) > 0 && g.dir.bases[0] < g.st.first {
+		g.dir.bases = g.dir.bases[1:] // of a deletion that goes on, or was cut short
+	}
+	return err
+}
+
+func tornSlots(f file) (torn int, err error) {
+	for i := range int64(2) {
+		var b [stateLen]byte
+		n, err := f.ReadAt(b[:], i*stateSlotGap)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		var s state
+		if !s.decode(b[:n]) && !isZero(b[:n]) {
+			torn++
+		}
+	}
+	return torn, nil
+}
+
+// sameShape: no segment was deleted or cut between the two.
+func sameShape(a, b *state) bool {
+	return a.cuts == b.cuts && a.cut == b.cut && a.first == b.first
+}
+
+const (
+	lookTries = 100
+	tornTries = 3                    // a slot that is being written is whole again at once
+	lookPause = 5 * time.Millisecond // a cut seldom takes longer; a writer that died in one is told after half a second
+)
+
+// look reads state and names until they are of one moment, with no cut under way.
+func (v *verifier) look() error {
+	for try := 0; ; try++ {
+		if err := v.ledger.read(&v.e); err != nil {
+			return err
+		}
+		after, promised, err := readState(v.e.fs, filepath.Join(v.e.dir, stateName))
+		if err != nil {
+			return fmt.Errorf("seglog: verify %s: %w", v.e.dir, err)
+		}
+		settled := v.promised == promised && (!promised || sameShape(&v.st, &after))
+		if settled && v.st.cut < 0 && (v.torn == 0 || try >= tornTries) || try == lookTries {
+			return nil
+		}
+		select {
+		case <-time.After(lookPause):
+		case <-v.ctx.Done():
+			return v.ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,313 @@
+package seglog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+)
+
+// segmentCheck is Verify on one segment.
+type segmentCheck struct {
+	v         *verifier
+	i         int
+	base      int64
+	following int64 // base offset of the next one; -1 if it is the last
+	sealed    bool
+
+	r        SegmentReport
+	problems []Problem
+	missing  bool // the file is
+	damaged  bool // some of it is
+	open     bool // it ends in damage, so nobody knows at which offset
+	minTime  int64
+	maxTime  int64
+	x        *indexCheck
+}
+
+func (c *segmentCheck) run() error {
+	v := c.v
+	c.sealed = v.ledger.sealed(c.i)
+	c.r = SegmentReport{Path: v.e.path(c.base, logSuffix), Base: c.base, Next: c.base, Sealed: c.sealed, Codecs: map[string]int64{}}
+	c.minTime, c.maxTime = math.MaxInt64, noTimestamp
+	f, err := v.e.fs.open(c.r.Path, openRead)
+	if err != nil {
+		c.missing = errors.Is(err, fs.ErrNotExist)
+		c.fail(0, 0, c.base, "segment can't be opened: "+err.Error())
+		return nil
+	}
+	err = c.read(f)
+	err = errors.Join(err, f.Close())
+	if err != nil {
+		return err
+	}
+	c.joins()
+	c.r.MinTime, c.r.MaxTime = timeOf(c.minTime), timeOf(c.maxTime)
+	if c.minTime == math.MaxInt64 {
+		c.r.MinTime = timeOf(noTimestamp)
+	}
+	return nil
+}
+
+func (c *segmentCheck) add(p Problem) {
+	if st := &c.v.st; st.cut >= 0 && (st.reset || p.Offset >= st.cut) {
+		return // goes when the cut is finished
+	}
+	c.problems = append(c.problems, p)
+}
+
+func (c *segmentCheck) fail(pos, n, offset int64, reason string) {
+	c.damaged = true
+	c.add(Problem{Path: c.r.Path, Pos: pos, Bytes: n, Offset: offset, Severity: SeverityError, Reason: reason})
+}
+
+func (c *segmentCheck) read(f file) error {
+	v := c.v
+	size, err := f.size()
+	if err != nil {
+		c.fail(0, 0, c.base, err.Error())
+		return nil
+	}
+	if size > maxSegmentBytes {
+		c.fail(maxSegmentBytes, size-maxSegmentBytes, -1, "file is larger than 2 GiB - 1")
+		size = maxSegmentBytes
+	}
+	if c.sealed || !v.promised {
+		c.openIndexes()
+	}
+	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.end(), gaps: v.gaps(), batch: c.batch, damage: c.damage}
+	err = w.run()
+	v.done += size
+	if err != nil {
+		return err
+	}
+	c.r.Next = w.next
+	if w.zeros < size {
+		c.r.TailBytes = size - w.zeros
+		switch {
+		case c.sealed && v.promised:
+			c.fail(w.zeros, size-w.zeros, w.next, "zeros behind the last batch of a sealed segment")
+		case c.sealed:
+			c.add(Problem{Path: c.r.Path, Pos: w.zeros, Bytes: size - w.zeros, Offset: w.next, Severity: SeverityWarning, Reason: "zeros behind the last batch"})
+		}
+	}
+	if c.x != nil && !c.damaged && (c.sealed || c.r.TailBytes == 0) {
+		c.x.finish(v.o.IndexBytes)
+		for _, p := range c.x.problems {
+			c.add(p)
+		}
+	}
+	return nil
+}
+
+// end is the offset that no batch may reach; -1 if that is open.
+func (c *segmentCheck) end() int64 {
+	if c.following < 0 && c.v.st.clean {
+		return c.v.st.end
+	}
+	return c.following
+}
+
+func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
+	v := c.v
+	if why := v.check.check(b); why != "" {
+		return why, nil
+	}
+	c.r.Batches++
+	c.r.Bytes += b.size()
+	c.r.Codecs[b.codec().String()]++
+	if v.check.undecoded {
+		c.r.Undecoded++
+	}
+	if b.control() {
+		c.r.ControlBatches++
+	} else {
+		c.r.Records += v.check.records
+	}
+	if v.check.records > 0 && v.check.maxTime >= 0 {
+		c.minTime = min(c.minTime, max(0, v.check.minTime))
+		c.maxTime = max(c.maxTime, v.check.maxTime)
+	}
+	if c.x != nil {
+		c.x.add(pos, uint32(b.last()-c.base), b.maxTimestamp())
+	}
+	return "", nil
+}
+
+// damage decides whether bad bytes are a problem, or the end of what was flushed.
+func (c *segmentCheck) damage(d damage) (bool, error) {
+	v := c.v
+	switch {
+	case c.sealed, v.promised && d.offset < v.st.recoveryPoint, !v.promised && d.next >= 0:
+		c.fail(d.pos, d.end-d.pos, d.offset, d.reason())
+		c.open = d.next < 0
+		return true, nil
+	case !v.promised:
+		c.add(Problem{Path: c.r.Path, Pos: d.pos, Bytes: d.end - d.pos, Offset: d.offset, Severity: SeverityNote,
+			Reason: "torn tail, which the next Open cuts: " + d.reason()})
+	}
+	c.r.TailBytes = d.end - d.pos
+	return false, nil
+}
+
+// joins checks that nothing is missing before and behind the segment.
+func (c *segmentCheck) joins() {
+	v := c.v
+	st := &v.st
+	if v.promised && c.i == 0 && c.base != st.first && st.cut < 0 {
+		c.add(Problem{Path: v.e.path(st.first, logSuffix), Offset: st.first, Severity: SeverityError,
+			Reason: "first segment is missing, the next one is " + fileName(c.base, logSuffix)})
+	}
+	switch {
+	case c.open || c.missing:
+	case c.following < 0:
+		if v.promised && st.cut < 0 && c.r.Next < max(st.recoveryPoint, st.start) {
+			c.fail(c.r.Bytes, 0, c.r.Next, fmt.Sprintf("log ends at this offset, its recovery point is %d", st.recoveryPoint))
+		}
+	case c.r.Next < c.following && !v.gaps() && (c.sealed || c.r.Next < st.recoveryPoint):
+		c.fail(c.r.Bytes, 0, c.r.Next, "segment ends at this offset, the next one is "+fileName(c.following, logSuffix))
+	}
+}
+
+// openIndexes reads both index files, and says so if they can't be had.
+func (c *segmentCheck) openIndexes() {
+	v := c.v
+	c.x = &indexCheck{c: c, x: newIndexBuilder(defaultIndexBytes), hi: math.MaxInt64, lastTime: noTimestamp}
+	if v.o.IndexBytes > 0 {
+		c.x.x = newIndexBuilder(v.o.IndexBytes)
+	}
+	read := func(suffix string, entryLen int) (b []byte, ok bool) {
+		b, why, err := readIndex(&v.e, c.base, suffix)
+		if err != nil {
+			why = err.Error()
+		}
+		if !v.promised && !c.sealed {
+			for len(b) >= entryLen && isZero(b[len(b)-entryLen:]) {
+				b = b[:len(b)-entryLen] // Kafka reserves 10 MiB for an index that it writes to
+			}
+		}
+		if why == "" && len(b)%entryLen != 0 {
+			why = fmt.Sprintf("%d bytes, which is no whole number of entries", len(b))
+		}
+		if why != "" {
+			c.x.problem(suffix, 0, SeverityWarning, why)
+		}
+		return b, why == ""
+	}
+	c.x.offsets, c.x.haveOffsets = read(indexSuffix, offsetEntryLen)
+	c.x.times, c.x.haveTimes = read(timeSuffix, timeEntryLen)
+	c.r.OffsetEntries, c.r.TimeEntries = len(c.x.offsets)/offsetEntryLen, len(c.x.times)/timeEntryLen
+}
+
+// indexCheck compares the two indexes of a segment with its batches as they go by. An index is a function of the batches
+// and the interval, which the files do not tell; Kafka also starts a new interval whenever it starts. So each entry must
+// be true, and the entries as dense as one interval explains.
+type indexCheck struct {
+	c                      *segmentCheck
+	offsets, times         []byte
+	haveOffsets, haveTimes bool
+	x                      *indexBuilder // what a rebuild gives
+
+	nextOffset, nextTime int
+	prevPos, lastPos     int64 // of the batch before, and of the one indexed last
+	lo, hi               int64 // an interval of [lo, hi) explains the entries up to here
+	lastTime             int64 // of the time entry before
+	problems             []Problem
+}
+
+func (k *indexCheck) add(pos int64, rel uint32, ms int64) {
+	grew := ms > k.x.maxTime
+	k.x.add(pos, rel, ms)
+	if k.haveTimes && grew && k.nextTime < len(k.times)/timeEntryLen {
+		entryMS, entryRel := timeEntry(k.times, k.nextTime)
+		switch {
+		case entryMS == ms && entryRel == rel:
+			k.nextTime++
+			k.lastTime = ms
+		case entryMS <= ms || entryRel <= rel:
+			k.wrongTime(fmt.Sprintf("entry %d is time %d for relative offset %d, which is no batch that raised the time to that", k.nextTime, entryMS, entryRel))
+		}
+	}
+	if k.haveOffsets && k.nextOffset < len(k.offsets)/offsetEntryLen {
+		entryRel, entryPos := offsetEntry(k.offsets, k.nextOffset)
+		switch {
+		case int64(entryPos) == pos && entryRel == rel:
+			k.nextOffset++
+			k.lo, k.hi = max(k.lo, k.prevPos-k.lastPos), min(k.hi, pos-k.lastPos)
+			k.lastPos = pos
+			if k.haveTimes && k.x.maxTime > k.lastTime {
+				k.wrongTime(fmt.Sprintf("no entry for time %d at relative offset %d", k.x.maxTime, k.x.maxRel))
+			}
+		case int64(entryPos) <= pos:
+			k.wrongOffset(fmt.Sprintf("entry %d is relative offset %d at position %d, where no batch with that last offset begins", k.nextOffset, entryRel, entryPos))
+		}
+	}
+	k.prevPos = pos
+}
+
+func (k *indexCheck) problem(suffix string, pos int, severity Severity, reason string) {
+	k.problems = append(k.problems, Problem{Path: k.c.v.e.path(k.c.base, suffix), Pos: int64(pos), Offset: k.c.base, Severity: severity, Reason: reason})
+}
+
+func (k *indexCheck) wrongOffset(why string) {
+	k.haveOffsets = false
+	k.problem(indexSuffix, k.nextOffset*offsetEntryLen, SeverityWarning, why)
+}
+
+func (k *indexCheck) wrongTime(why string) {
+	k.haveTimes = false
+	k.problem(timeSuffix, k.nextTime*timeEntryLen, SeverityWarning, why)
+}
+
+// finish looks at how the indexes end. interval is the one they must have; 0 if it may be any.
+func (k *indexCheck) finish(interval int) {
+	offsets, times := k.x.files()
+	if k.haveTimes {
+		switch {
+		case k.nextTime < len(k.times)/timeEntryLen:
+			k.wrongTime(fmt.Sprintf("entry %d points behind the last batch", k.nextTime))
+		case k.x.maxTime > k.lastTime:
+			k.wrongTime(fmt.Sprintf("ends early: no entry for time %d at relative offset %d", k.x.maxTime, k.x.maxRel))
+		case interval > 0 && !bytes.Equal(times, k.times):
+			k.wrongTime(fmt.Sprintf("is not what a rebuild with %d bytes an entry gives", interval))
+		}
+	}
+	if !k.haveOffsets {
+		return
+	}
+	k.lo = max(k.lo, k.prevPos-k.lastPos)
+	same := bytes.Equal(offsets, k.offsets)
+	switch {
+	case k.nextOffset < len(k.offsets)/offsetEntryLen:
+		k.wrongOffset(fmt.Sprintf("entry %d points behind the last batch", k.nextOffset))
+	case same:
+	case interval > 0:
+		k.wrongOffset(fmt.Sprintf("is not what a rebuild with %d bytes an entry gives", interval))
+	case k.lo > max(2*min(k.hi, math.MaxInt64/2), defaultIndexBytes) || k.hi == math.MaxInt64 && k.lo > defaultIndexBytes:
+		k.wrongOffset(fmt.Sprintf("no entry for %d bytes", k.lo))
+	case k.lo >= k.hi:
+		severity := SeverityWarning
+		if !k.c.v.promised {
+			severity = SeverityNote // Kafka does so
+		}
+		k.problem(indexSuffix, 0, severity, fmt.Sprintf("entries are %d to %d bytes apart: the interval was changed, or some are missing", k.hi, k.lo))
+	}
+}
+
+// watchedFile ends a scan with the context, and tells how far it is.
+type watchedFile struct {
+	file
+	v *verifier
+}
+
+func (f *watchedFile) ReadAt(p []byte, pos int64) (int, error) {
+	if err := f.v.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := f.file.ReadAt(p, pos)
+	if len(p) > headerLen {
+		f.v.tell(f.v.done + pos + int64(n))
+	}
+	return n, err
+}
