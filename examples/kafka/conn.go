@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -48,10 +49,10 @@ func (s *Server) serveConn(c *net.TCPConn) error {
 		if n < 8 || n > s.cfg.MaxRequestBytes {
 			return fmt.Errorf("request of %d bytes, limit %d%s", n, s.cfg.MaxRequestBytes, speaksTLS(size))
 		}
-		if cap(buf) < n || cap(buf) > keepBuffer {
-			buf = make([]byte, n)
+		if cap(buf) > keepBuffer {
+			buf = nil
 		}
-		buf = buf[:n]
+		buf = slices.Grow(buf[:0], n)[:n]
 		if _, err := io.ReadFull(r, buf); err != nil {
 			return clean(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/seglog/seglog"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -34,7 +35,7 @@ func code(err error) int16 {
 	case errors.Is(err, seglog.ErrClosed), errors.Is(err, context.Canceled):
 		// The log was closed to be opened with other settings, or deleted, or the server stops: look again and retry.
 		return kerr.NotLeaderForPartition.Code
-	case errors.Is(err, seglog.ErrFailed):
+	case errors.Is(err, seglog.ErrFailed), errors.As(err, new(syscall.Errno)): // a full disk, say, which may be mended
 		return kerr.KafkaStorageError.Code
 	default:
 		return kerr.UnknownServerError.Code

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,4 +172,51 @@ func TestProducerIDsAreGivenOnce(t *testing.T) {
 		}
 		b.restart()
 	}
+}
+
+// TestOnceOverRestarts closes the server under a producer again and again. Requests that were stored and not answered
+// come again, and may not be stored again.
+func TestOnceOverRestarts(t *testing.T) {
+	b := startBroker(t, Config{})
+	b.createTopic("t", 2, nil)
+	producer := b.client(kgo.RecordRetries(1000), kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }),
+		kgo.MetadataMinAge(10*time.Millisecond), kgo.ProducerBatchMaxBytes(2000))
+	var acknowledged atomic.Int64
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		sent := 0
+		for ; ; sent++ {
+			select {
+			case <-stop:
+				stopped <- sent
+				return
+			default:
+			}
+			producer.Produce(context.Background(), &kgo.Record{Topic: "t", Value: fmt.Appendf(nil, "%08d", sent)}, func(_ *kgo.Record, err error) {
+				check(t, err == nil, "produce: %v", err)
+				acknowledged.Add(1)
+			})
+		}
+	}()
+	for range 20 {
+		goal := acknowledged.Load() + 3000
+		eventually(t, func() bool { return acknowledged.Load() > goal }, func() string { return "no progress after a restart" })
+		b.restart()
+	}
+	close(stop)
+	sent := <-stopped
+	require.NoError(t, producer.Flush(context.Background()))
+
+	rs := consume(t, b.client(kgo.ConsumeTopics("t"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart())), sent)
+	seen := make([]bool, sent)
+	last := map[int32]string{}
+	for _, r := range rs {
+		n, err := strconv.Atoi(string(r.Value))
+		require.NoError(t, err)
+		require.False(t, seen[n], "record %d twice", n)
+		seen[n] = true
+		require.Less(t, last[r.Partition], string(r.Value), "order of partition %d", r.Partition)
+		last[r.Partition] = string(r.Value)
+	}
+	t.Logf("%d records", sent)
 }
