@@ -21,6 +21,7 @@ func init() {
 		"change":   killedChanger,
 		"open":     killedOpener,
 		"transfer": transferringChild,
+		"follow":   killedFollower,
 	}
 	role := os.Getenv(childRole)
 	if role == "" {

@@ -171,6 +171,7 @@ func TestTransferOfCutFile(t *testing.T) {
 			s, err := l.Section(0, math.MaxInt64)
 			require.NoError(t, err)
 			defer s.Close()
+			eventually(t, "the segment is sealed", func() bool { return l.Stats().Seals > 0 }) // or it may grow again
 			require.NoError(t, os.Truncate(all[0].segment, 3<<20))
 			sent, err := s.WriteTo(here)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF)

@@ -1,0 +1,146 @@
+//go:build linux
+
+package seglog_test
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog"
+)
+
+// faultyLog is a log with three segments of 1 MiB, the last of them active, whose first batches are small.
+func faultyLog(t *testing.T) (l *seglog.Log, segments []string) {
+	t.Helper()
+	dir := t.TempDir()
+	l = open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20})
+	appendN(t, l, 0, 100)
+	for range 25 {
+		_, err := l.Append(seglog.Record{Value: bytes.Repeat([]byte{1}, 100<<10)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Sync())
+	eventually(t, "two segments are sealed", func() bool { return l.Stats().Seals == 2 })
+	segments = files(t, dir, "*.log")
+	require.Len(t, segments, 3)
+	return l, segments
+}
+
+// A store into a part of the mapping that somebody cut off is an error, and the last append there is; the process lives,
+// and what is whole can be read.
+func TestMapFaultOnAppend(t *testing.T) {
+	l, segments := faultyLog(t)
+	o := l.Offsets()
+	require.NoError(t, os.Truncate(segments[2], 0))
+	_, err := l.Append(seglog.Record{Value: []byte("into nothing")})
+	require.Error(t, err)
+	require.NotErrorIs(t, err, seglog.ErrClosed)
+	var at *fs.PathError
+	require.ErrorAs(t, err, &at)
+	require.Equal(t, segments[2], at.Path)
+	require.Contains(t, err.Error(), "position")
+	for range 2 {
+		_, again := l.Append(seglog.Record{Value: []byte("too late")})
+		require.ErrorIs(t, again, seglog.ErrFailed)
+		require.ErrorAs(t, again, &at, "what came first is gone")
+	}
+	_, err = l.AppendBatch(plainBatch(0, "x"))
+	require.ErrorIs(t, err, seglog.ErrFailed)
+	require.ErrorIs(t, l.Sync(), seglog.ErrFailed)
+	require.ErrorIs(t, l.TruncateTo(o.Start), seglog.ErrFailed)
+	require.Equal(t, o, l.Offsets())
+	requireSmallOnes(t, l)
+	require.ErrorIs(t, l.Close(), seglog.ErrFailed)
+}
+
+// requireSmallOnes reads the first records of the log.
+func requireSmallOnes(t *testing.T, l *seglog.Log) {
+	t.Helper()
+	for i := range 100 {
+		r, err := l.Read(int64(i))
+		require.NoError(t, err)
+		require.Equal(t, string(value(i)), string(r.Value))
+	}
+	n := 0
+	for r, err := range l.Records(0) {
+		if n == 100 {
+			break
+		}
+		require.NoError(t, err)
+		require.Equal(t, string(value(n)), string(r.Value))
+		n++
+	}
+	require.Equal(t, 100, n)
+}
+
+// Reads of a part that somebody cut off are errors that name file and position, whichever way they take.
+func TestMapFaultOnRead(t *testing.T) {
+	for name, segment := range map[string]int{"sealed": 0, "active": 2} {
+		t.Run(name, func(t *testing.T) {
+			l, segments := faultyLog(t)
+			o := l.Offsets()
+			offset := o.End - 1
+			if segment == 0 {
+				offset = 105
+			}
+			_, err := l.Read(offset) // mapped, with its index
+			require.NoError(t, err)
+			require.NoError(t, os.Truncate(segments[segment], 0))
+			for range 2 {
+				_, err = l.Read(offset)
+				requireFileError(t, err, segments[segment])
+			}
+			var last error
+			for _, err := range l.Records(offset) {
+				last = err
+			}
+			requireFileError(t, last, segments[segment])
+			if segment == 2 {
+				requireSmallOnes(t, l)
+				return
+			}
+			// A damaged sealed segment does not keep the log from growing.
+			_, err = l.Append(seglog.Record{Value: []byte("goes on")})
+			require.NoError(t, err)
+			r, err := l.Read(o.End)
+			require.NoError(t, err)
+			require.Equal(t, "goes on", string(r.Value))
+		})
+	}
+}
+
+func requireFileError(t *testing.T, err error, path string) {
+	t.Helper()
+	require.Error(t, err)
+	var c *seglog.CorruptError
+	var p *fs.PathError
+	switch {
+	case errors.As(err, &c):
+		require.Equal(t, path, c.Path)
+	case errors.As(err, &p):
+		require.Equal(t, path, p.Path)
+	default:
+		require.Contains(t, err.Error(), path)
+	}
+}
+
+// A segment that somebody removed is an error for its readers, unless they hold it open.
+func TestRemovedFromOutside(t *testing.T) {
+	l, segments := faultyLog(t)
+	require.NoError(t, os.Remove(segments[1]))
+	s, err := l.Section(105, 1) // of the segment before
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	requireSmallOnes(t, l)
+	require.NoError(t, l.Close())
+	_, err = seglog.Open(filepath.Dir(segments[0]), nil)
+	require.ErrorIs(t, err, seglog.ErrCorrupt)
+	require.Contains(t, err.Error(), segments[0], "the neighbours are named")
+	require.Contains(t, err.Error(), filepath.Base(segments[2]))
+}

@@ -1,0 +1,103 @@
+package seglog
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// everyFinding calls f with every combination of what recovery can know of a segment.
+func everyFinding(f func(finding)) {
+	for bits := range 1 << 7 {
+		for _, ends := range []ending{endsWhole, endsBad} {
+			bit := func(i int) bool { return bits>>i&1 == 1 }
+			f(finding{promised: bit(0), clean: bit(1), sealed: bit(2), last: bit(3), empty: bit(4), joins: bit(5), below: bit(6), ends: ends})
+		}
+	}
+}
+
+// pattern writes a finding down: one column a field, in their order; ends is b for bad, w for whole.
+func (f finding) pattern() string {
+	p := []byte("00000000")
+	for i, set := range []bool{f.promised, f.clean, f.sealed, f.last, f.empty, f.joins, f.below} {
+		if set {
+			p[i] = '1'
+		}
+	}
+	p[7] = 'w'
+	if f.ends == endsBad {
+		p[7] = 'b'
+	}
+	return string(p)
+}
+
+func fits(finding, pattern string) bool {
+	for i := range pattern {
+		if pattern[i] != '.' && pattern[i] != finding[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// The decision table once more, without an order of precedence: the rows' patterns do not overlap. A dot is either.
+var recoveryPatterns = []struct {
+	row     int
+	id      byte
+	pattern string // promised clean sealed last empty joins below ends
+}{
+	{0, 'A', ".1......"},
+	{1, 'B', ".01....."},
+	{2, 'F', ".00...1."},
+	{3, 'F', "0000..0b"}, // nothing promised: a bad batch before the last segment
+	{4, 'E', "1000..0b"},
+	{4, 'E', "1001..0b"},
+	{4, 'E', "0001..0b"},
+	{4, 'E', ".000.00w"}, // the next segment does not join
+	{5, 'J', "0000.10w"},
+	{5, 'J', "0001..0w"},
+	{6, 'D', "1000.10w"},
+	{7, 'G', "10011.0w"},
+	{8, 'D', "10010.0w"},
+}
+
+func TestRecoveryTable(t *testing.T) {
+	reached := map[int]int{}
+	everyFinding(func(f finding) {
+		p := f.pattern()
+		row := -1
+		for _, want := range recoveryPatterns {
+			if !fits(p, want.pattern) {
+				continue
+			}
+			require.Equal(t, -1, row, "two patterns fit %s", p)
+			row = want.row
+			require.Equal(t, string(want.id), string(recoveryCases[row].id))
+		}
+		require.NotEqual(t, -1, row, "no pattern fits %s", p)
+		reached[row]++
+		got := decide(f)
+		require.Equal(t, recoveryCases[row].finds, got.finds, "%s", p)
+		require.Equal(t, recoveryCases[row].does, got.does, "%s", p)
+		for i, c := range recoveryCases[:row] {
+			require.False(t, c.match(f), "%s: row %d decides before row %d", p, i, row)
+		}
+		require.True(t, recoveryCases[row].match(f))
+	})
+	require.Len(t, reached, len(recoveryCases), "a row that never decides")
+}
+
+// What was durable is never cut in silence, and what was not never stops Open.
+func TestRecoveryTableKeepsItsPromises(t *testing.T) {
+	everyFinding(func(f finding) {
+		if f.clean || f.sealed {
+			return // not looked at
+		}
+		switch id := decide(f).id; {
+		case f.below:
+			require.Equal(t, "F", string(id), f.pattern())
+		case f.promised:
+			require.NotEqual(t, "F", string(id), f.pattern())
+		}
+	})
+}
