@@ -87,6 +87,9 @@ topic_checks() {
     want "kafka-topics --delete" 0 "$(kafka TopicCommand "${B[@]}" --list | grep -c '^gone$')"
 }
 
+# lag adds up what kafka-consumer-groups says of the topic tools.
+lag() { awk '$2 == "tools" {n++; lag += $6} END {print n + 0 " partitions, lag " lag + 0}'; }
+
 console_checks() {
     seq 1000 | kafka ConsoleProducer "${B[@]}" --topic tools >"$W/out"
     want "kafka-console-producer and -consumer" "$(seq 1000)" \
@@ -95,9 +98,9 @@ console_checks() {
         "$(kafka consumer.ConsoleConsumer "${B[@]}" --topic kcat-none --partition 0 --offset 7 --max-messages 1)"
     local groups=(consumer.group.ConsumerGroupCommand "${B[@]}")
     has "kafka-consumer-groups --list" '^readers$' "$(kafka "${groups[@]}" --list)"
-    want "kafka-consumer-groups --describe: no lag" 0 "$(kafka "${groups[@]}" --describe --group readers | awk '$2 == "tools" {lag += $6} END {print lag + 0}')"
+    want "kafka-consumer-groups --describe: no lag" "4 partitions, lag 0" "$(kafka "${groups[@]}" --describe --group readers | lag)"
     kafka "${groups[@]}" --reset-offsets --group readers --topic tools --to-earliest --execute >"$W/out"
-    want "kafka-consumer-groups --reset-offsets" 1000 "$(kafka "${groups[@]}" --describe --group readers | awk '$2 == "tools" {lag += $6} END {print lag + 0}')"
+    want "kafka-consumer-groups --reset-offsets" "4 partitions, lag 1000" "$(kafka "${groups[@]}" --describe --group readers | lag)"
     has "kafka-consumer-groups --delete" 'successful' "$(kafka "${groups[@]}" --delete --group readers)"
     want "kafka-get-offsets" "kcat-none:0:500" "$(kafka GetOffsetShell "${B[@]}" --topic kcat-none)"
     echo '{"partitions": [{"topic": "kcat-none", "partition": 0, "offset": 100}], "version": 1}' >"$W/delete.json"
