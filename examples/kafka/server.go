@@ -112,24 +112,30 @@ func (s *Server) Serve(l *net.TCPListener) error {
 	s.mu.Unlock()
 	for {
 		c, err := l.AcceptTCP()
-		if s.ctx.Err() != nil {
+		switch {
+		case s.ctx.Err() != nil:
 			if err == nil {
 				c.Close()
 			}
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, net.ErrClosed):
 			return err
+		case err != nil: // too many open files, say: wait for some to be closed
+			s.log.Error("no connection accepted", "err", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
 		}
 		s.mu.Lock()
 		s.conns[c] = struct{}{}
 		s.mu.Unlock()
-		s.spawn(func() {
+		if !s.spawn(func() {
 			defer s.forget(c)
 			if err := s.serveConn(c); err != nil && s.ctx.Err() == nil {
 				s.log.Warn("connection ended", "peer", c.RemoteAddr().String(), "err", err)
 			}
-		})
+		}) {
+			s.forget(c)
+		}
 	}
 }
 
@@ -141,17 +147,18 @@ func (s *Server) forget(c net.Conn) {
 }
 
 // spawn runs f in a goroutine that Close waits for, unless Close has begun.
-func (s *Server) spawn(f func()) {
+func (s *Server) spawn(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
-		return
+		return false
 	}
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
 		f()
 	}()
+	return true
 }
 
 // Close ends all connections and closes all logs. It may be called more than once.
