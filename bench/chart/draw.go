@@ -197,7 +197,6 @@ func latencyByPercentile(r *rows.Result) (*figure, error) {
 
 func transferCPU(r *rows.Result) (*figure, error) {
 	p := newFigure("Transfer over loopback TCP: processor time of the sender", "", "CPU s per GB")
-	p.Y.Min = 0
 	var names []string
 	for i, l := range r.Lines {
 		bar, err := plotter.NewBarChart(plotter.Values{l.CPU}, vg.Points(40))
@@ -217,7 +216,7 @@ func transferCPU(r *rows.Result) (*figure, error) {
 	p.X.Tick.Label.Font.Size = vg.Points(8)
 	p.X.Tick.Label.Rotation = math.Pi / 9
 	p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = draw.XRight, draw.YTop
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, 1.1*p.Y.Max
 	return p, nil
 }
 

@@ -29,10 +29,12 @@ func growthStages(e *Env) []stage {
 	const gib = 1 << 30
 	stages := []stage{
 		{name: "1 GiB", group: "size", x: gib, sparse: gib, hot: hot},
-		{name: "10 GiB", group: "size", x: 10 * gib, sparse: 10 * gib, hot: hot},
 	}
-	if !e.Quick {
-		stages = append(stages, stage{name: "100 GiB", group: "size", x: 100 * gib, sparse: 100 * gib, hot: hot})
+	if e.Quick {
+		stages = append(stages, stage{name: "4 GiB", group: "size", x: 4 * gib, sparse: 4 * gib, hot: hot})
+	} else {
+		stages = append(stages, stage{name: "10 GiB", group: "size", x: 10 * gib, sparse: 10 * gib, hot: hot},
+			stage{name: "100 GiB", group: "size", x: 100 * gib, sparse: 100 * gib, hot: hot})
 	}
 	stages = append(stages, stage{name: "1 segment", group: "segments", x: 1, segments: 1, hot: hot},
 		stage{name: "500 segments", group: "segments", x: 500, segments: 500, hot: hot})
