@@ -35,6 +35,9 @@ type damage struct {
 	pos, end     int64 // bytes; pos == end where only offsets are missing
 	offset, next int64 // [offset, next) can't be had; next is -1 if no good batch follows in this file
 	cause        error // *CorruptError, or the error of a read
+
+	good  int64  // Repair: good batches among them
+	saved string // and where it keeps them
 }
 
 func (d damage) reason() string {
@@ -60,29 +63,46 @@ func (v *salvage) run() error {
 		if errors.As(why, &failed) {
 			return failed.error
 		}
-		if errors.Is(why, ErrCorrupt) {
-			zeros, err := onlyZeros(v.f, pos, v.size)
-			if err == nil && zeros {
-				v.zeros = pos
-				return nil
-			}
-		}
-		d := damage{pos: pos, end: v.size, offset: v.next, next: -1, cause: why}
-		found, next, err := v.resync(pos)
-		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-			found, err = -1, nil // of a file that can't be read from here on
-		}
+		d, found, next, err := v.assess(pos, why)
 		if err != nil {
 			return err
 		}
-		if found >= 0 {
-			d.end, d.next = found, next
+		if d.pos == d.end {
+			return nil // blocks that were reserved
 		}
 		if goOn, err := v.damage(d); err != nil || !goOn || found < 0 {
 			return err
 		}
 		pos, v.next = found, next
 	}
+}
+
+// assess finds out how far the damage at pos reaches, and where the next good batch begins; -1 if there is none.
+func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err error) {
+	d = damage{pos: pos, end: v.size, offset: v.next, next: -1, cause: why}
+	found = -1
+	if errors.Is(why, ErrCorrupt) {
+		end, err := lastByte(v.f, pos, v.size)
+		if err == nil && end > pos {
+			found, next, err = v.resync(pos)
+		}
+		switch {
+		case isEnded(err):
+			return d, -1, 0, err
+		case err != nil:
+			d.cause, found = err, -1 // what can't be read now may be good
+		case found >= 0:
+			d.end, d.next = found, next
+		default:
+			d.end, v.zeros = end, end // behind it are blocks that were reserved
+		}
+	}
+	return d, found, next, nil
+}
+
+// isEnded: by the context.
+func isEnded(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 var errStop = errors.New("seglog: stop")
@@ -99,7 +119,7 @@ func (v *salvage) walk(s *scanner) error {
 		if err == io.EOF {
 			return nil
 		}
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if isEnded(err) {
 			return &salvageError{err}
 		}
 		if err != nil {
@@ -143,11 +163,15 @@ func (v *salvage) walk(s *scanner) error {
 func (v *salvage) resync(pos int64) (found, next int64, err error) {
 	// Most damage leaves the length field alone: then the next batch begins where it says.
 	var h [headerLen]byte
-	if n, _ := v.f.ReadAt(h[:], pos); n == headerLen {
+	n, err := v.f.ReadAt(h[:], pos)
+	if err != nil && err != io.EOF {
+		return -1, 0, err
+	}
+	if n == headerLen {
 		end := pos + batch(h[:]).size()
 		if end > pos+headerLen && end <= v.size {
-			if zeros, err := onlyZeros(v.f, end, v.size); err == nil && zeros {
-				return -1, 0, nil
+			if zeros, err := onlyZeros(v.f, end, v.size); err != nil || zeros {
+				return -1, 0, err
 			}
 			if ok, err := v.fits(end, h[:]); ok || err != nil {
 				return end, batch(h[:]).base(), err
@@ -179,6 +203,25 @@ func (v *salvage) resync(pos int64) (found, next int64, err error) {
 		}
 	}
 	return -1, 0, nil
+}
+
+// lastByte is the end of what is not zero in [pos, end) of f.
+func lastByte(f file, pos, end int64) (int64, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for end > pos {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := f.ReadAt(p, end-int64(len(p)))
+		if n < len(p) {
+			return 0, err
+		}
+		for i := len(p); i > 0; i-- {
+			if p[i-1] != 0 {
+				return end - int64(len(p)-i), nil
+			}
+		}
+		end -= int64(len(p))
+	}
+	return pos, nil
 }
 
 // fits reports whether a good batch that may stand there starts at pos. Its header is left in h.

@@ -17,13 +17,13 @@ type ledger struct {
 	dir      directory
 }
 
-// sealed: nothing of the segment may be missing, its indexes included.
+// sealed: all of the segment is flushed and trimmed, with its indexes beside it.
 func (g *ledger) sealed(i int) bool {
 	last := i+1 == len(g.dir.bases)
 	if !g.promised {
 		return !last
 	}
-	return g.dir.bases[i] < g.st.scanBase && !last || g.st.clean
+	return g.dir.bases[i] < g.st.scanBase && !last
 }
 
 func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }

@@ -18,9 +18,10 @@ type segmentCheck struct {
 
 	r        SegmentReport
 	problems []Problem
-	missing  bool // the file is
-	damaged  bool // some of it is
-	open     bool // it ends in damage, so nobody knows at which offset
+	missing  bool  // the file is
+	damaged  bool  // some of it is
+	open     bool  // it ends in damage, so nobody knows at which offset
+	end      int64 // position behind the last good batch
 	minTime  int64
 	maxTime  int64
 	x        *indexCheck
@@ -73,18 +74,20 @@ func (c *segmentCheck) read(f file) error {
 		c.fail(maxSegmentBytes, size-maxSegmentBytes, -1, "file is larger than 2 GiB - 1")
 		size = maxSegmentBytes
 	}
-	if c.sealed || !v.promised {
+	if c.sealed || !v.promised || v.st.clean && size == v.st.endPos {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.end(), gaps: v.gaps(), batch: c.batch, damage: c.damage}
+	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), batch: c.batch, damage: c.damage}
 	err = w.run()
 	v.done += size
 	if err != nil {
 		return err
 	}
 	c.r.Next = w.next
+	if !c.sealed {
+		c.r.TailBytes = size - c.end
+	}
 	if w.zeros < size {
-		c.r.TailBytes = size - w.zeros
 		switch {
 		case c.sealed && v.promised:
 			c.fail(w.zeros, size-w.zeros, w.next, "zeros behind the last batch of a sealed segment")
@@ -101,9 +104,9 @@ func (c *segmentCheck) read(f file) error {
 	return nil
 }
 
-// end is the offset that no batch may reach; -1 if that is open.
-func (c *segmentCheck) end() int64 {
-	if c.following < 0 && c.v.st.clean {
+// bound is the offset that no batch may reach; -1 if that is open.
+func (c *segmentCheck) bound(size int64) int64 {
+	if c.following < 0 && c.v.st.clean && size <= c.v.st.endPos {
 		return c.v.st.end
 	}
 	return c.following
@@ -114,6 +117,7 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 	if why := v.check.check(b); why != "" {
 		return why, nil
 	}
+	c.end = pos + b.size()
 	c.r.Batches++
 	c.r.Bytes += b.size()
 	c.r.Codecs[b.codec().String()]++
@@ -147,7 +151,6 @@ func (c *segmentCheck) damage(d damage) (bool, error) {
 		c.add(Problem{Path: c.r.Path, Pos: d.pos, Bytes: d.end - d.pos, Offset: d.offset, Severity: SeverityNote,
 			Reason: "torn tail, which the next Open cuts: " + d.reason()})
 	}
-	c.r.TailBytes = d.end - d.pos
 	return false, nil
 }
 

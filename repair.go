@@ -1,0 +1,270 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+)
+
+// RepairOptions says what Repair may do. The zero value changes nothing.
+type RepairOptions struct {
+	// Apply carries the repair out. Default: false, only say what would be done.
+	Apply bool
+	// KeepAfter keeps all good batches behind damage: readers then find offsets left out, which the format allows.
+	// Default: false, the log ends where the first damage begins.
+	KeepAfter bool
+}
+
+// Removal is a part of a log that Repair takes out, or that is gone already.
+type Removal struct {
+	Path   string `json:"path"`
+	Pos    int64  `json:"pos"`
+	Bytes  int64  `json:"bytes"`           // 0: only offsets are missing
+	Offset int64  `json:"offset"`          // [Offset, Next) can't be read afterwards
+	Next   int64  `json:"next"`            // -1: not known, up to the end
+	Good   int64  `json:"good,omitempty"`  // batches among them that are good, and go since they lie behind the damage
+	Saved  string `json:"saved,omitempty"` // file with the bytes; "" if there are none but zeros
+	Reason string `json:"reason"`
+}
+
+// RepairReport is what Repair did or, without Apply, would do.
+type RepairReport struct {
+	Dir     string    `json:"dir"`
+	Applied bool      `json:"applied"`
+	Removed []Removal `json:"removed"`
+	Changes []string  `json:"changes"` // to what is noted in seglog.state
+	// What the log is afterwards.
+	Start   int64 `json:"start"`
+	End     int64 `json:"end"`
+	Batches int64 `json:"batches"`
+	Records int64 `json:"records"`
+	Bytes   int64 `json:"bytes"`
+	Gaps    bool  `json:"gaps"` // offsets are left out
+}
+
+// Sound reports whether there is nothing to repair.
+func (r *RepairReport) Sound() bool { return len(r.Removed) == 0 && len(r.Changes) == 0 }
+
+// Repair is the way back from damage for which Open or a read returns a *CorruptError. It reads every byte, as Verify
+// does, and finds the good batches. Then either the log ends where the first damage begins, or, with KeepAfter, only what
+// is bad goes and all good batches stay. Each byte that it takes out (but for zeros and index files, which are made anew)
+// is kept beside the log in files named seglog.repair-<base offset>-<position>, which Open and Kafka ignore; they may be
+// deleted once nobody wants to look at them. What a crash left behind the end is treated the same.
+//
+// Without Apply nothing is changed. The directory is locked meanwhile: ErrLocked if the log is open. Repair may be killed
+// at any point and run again.
+func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
+	return repairFS(osFS{}, dir, opts)
+}
+
+func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairReport, err error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("seglog: repair %s: %w", dir, err)
+	}
+	p := &repair{report: &RepairReport{Dir: abs, Removed: []Removal{}, Changes: []string{}}}
+	p.e.fs, p.e.dir = fsys, abs
+	if opts != nil {
+		p.o = *opts
+	}
+	lock, err := fsys.lock(filepath.Join(abs, "LOCK"))
+	if errors.Is(err, ErrLocked) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
+	}
+	defer func() {
+		if e := lock.Close(); e != nil && err == nil {
+			report, err = nil, fmt.Errorf("seglog: repair %s: %w", abs, e)
+		}
+	}()
+	if err := p.run(); err != nil {
+		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
+	}
+	return p.report, nil
+}
+
+// repair is one run of Repair.
+type repair struct {
+	e      env // fs and dir
+	o      RepairOptions
+	report *RepairReport
+
+	ledger
+	names map[string]bool // in the directory
+	segs  []*repairSegment
+	gap   bool // offsets are left out of what is kept
+	next  state
+	check recordCheck
+}
+
+// repairSegment is one .log file and what becomes of it.
+type repairSegment struct {
+	base, size int64
+	spans      []span   // of good batches, in order
+	lost       []damage // between them
+	zeros      int64    // nothing but zeros from here on
+	next       int64    // after the last batch of spans
+	atMark     bool     // the position where recovery starts to check is between two batches
+	drop       bool     // the file goes as a whole
+}
+
+// span is consecutive good batches of a file, with no offset left out.
+type span struct {
+	pos, end         int64
+	base, next       int64
+	batches, records int64
+}
+
+// rewrite: the file does not stay as it is.
+func (s *repairSegment) rewrite() bool {
+	return s.newSize() < min(s.size, s.zeros)
+}
+
+func (s *repairSegment) newSize() (n int64) {
+	for _, k := range s.spans {
+		n += k.end - k.pos
+	}
+	return n
+}
+
+func (p *repair) run() error {
+	if err := p.ledger.read(&p.e); err != nil {
+		return err
+	}
+	names, err := p.e.fs.list(p.e.dir)
+	if err != nil {
+		return err
+	}
+	p.names = map[string]bool{}
+	for _, name := range names {
+		p.names[name] = true
+	}
+	if p.st.reset && p.st.cut >= 0 {
+		p.report.Changes = append(p.report.Changes, fmt.Sprintf("none: a Reset to offset %d was interrupted, and the next Open finishes it", p.st.cut))
+		return nil
+	}
+	foreign := p.foreign()
+	for i, base := range p.dir.bases {
+		following := int64(-1)
+		if i+1 < len(p.dir.bases) {
+			following = p.dir.bases[i+1]
+		} else if info, err := p.e.fs.stat(p.e.path(base, logSuffix)); err == nil && p.st.clean && info.size <= p.st.endPos {
+			following = p.st.end
+		}
+		s, err := p.examine(base, following)
+		if err != nil {
+			return err
+		}
+		p.segs = append(p.segs, s)
+	}
+	if foreign != nil {
+		p.segs = append(p.segs, foreign)
+		slices.SortFunc(p.segs, func(a, b *repairSegment) int { return int(min(1, max(-1, a.base-b.base))) })
+	}
+	p.decide()
+	p.plan()
+	if p.o.Apply && !p.report.Sound() {
+		if err := p.apply(); err != nil {
+			return err
+		}
+	}
+	p.report.Applied = p.o.Apply
+	return nil
+}
+
+// foreign takes a file off the list that the state file proves not to be of this log.
+func (p *repair) foreign() *repairSegment {
+	var n, sum int64
+	for _, base := range p.dir.bases {
+		if base <= p.st.scanBase {
+			n++
+			sum += base
+		}
+	}
+	base := sum - p.st.baseSum
+	i, ok := slices.BinarySearch(p.dir.bases, base)
+	if !p.promised || n != p.st.segments+1 || !ok || base == p.st.first || base > p.st.scanBase {
+		return nil
+	}
+	info, err := p.e.fs.stat(p.e.path(base, logSuffix))
+	if err != nil {
+		return nil
+	}
+	p.dir.bases = slices.Delete(slices.Clone(p.dir.bases), i, i+1)
+	s := &repairSegment{base: base, size: info.size, zeros: info.size, drop: true}
+	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file is not of this log"}}}
+	return s
+}
+
+// examine finds the good batches of a file.
+func (p *repair) examine(base, following int64) (*repairSegment, error) {
+	path := p.e.path(base, logSuffix)
+	f, err := p.e.fs.open(path, openRead)
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.examineFile(f, path, base, following)
+	return s, errors.Join(err, f.Close())
+}
+
+func (p *repair) examineFile(f file, path string, base, following int64) (*repairSegment, error) {
+	size, err := f.size()
+	if err != nil {
+		return nil, err
+	}
+	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
+	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps()}
+	w.batch = func(b batch, pos int64) (string, error) {
+		if why := p.check.check(b); why != "" {
+			return why, nil
+		}
+		s.add(b, pos, p.check.records)
+		if base == p.st.scanBase && pos+b.size() == p.st.scanPos && b.last()+1 == p.st.scanOffset {
+			s.atMark = true
+		}
+		return "", nil
+	}
+	w.damage = func(d damage) (bool, error) {
+		var corrupt *CorruptError
+		if !errors.As(d.cause, &corrupt) {
+			return false, d.cause // a disk that can't be read now is no reason to throw away what is on it
+		}
+		if n := len(s.lost); n > 0 && d.pos < d.end && s.lost[n-1].end == d.pos && s.lost[n-1].pos < d.pos {
+			s.lost[n-1].end, s.lost[n-1].next = d.end, d.next
+		} else {
+			s.lost = append(s.lost, d)
+		}
+		return true, nil
+	}
+	if err := w.run(); err != nil {
+		return nil, err
+	}
+	s.zeros = w.zeros
+	if w.zeros == w.size && size > w.size {
+		s.zeros = size
+		s.lost = append(s.lost, damage{pos: w.size, end: size, offset: w.next, next: -1, cause: &CorruptError{Reason: "file is larger than 2 GiB - 1"}})
+	}
+	s.next = base
+	if n := len(s.spans); n > 0 {
+		s.next = s.spans[n-1].next
+	}
+	return s, nil
+}
+
+// add notes a good batch.
+func (s *repairSegment) add(b batch, pos, records int64) {
+	n := len(s.spans)
+	if n == 0 || s.spans[n-1].end != pos || s.spans[n-1].next != b.base() {
+		s.spans = append(s.spans, span{pos: pos, end: pos, base: b.base(), next: b.base()})
+		n++
+	}
+	k := &s.spans[n-1]
+	k.end, k.next = pos+b.size(), b.last()+1
+	k.batches++
+	if !b.control() {
+		k.records += records
+	}
+}

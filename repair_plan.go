@@ -1,0 +1,210 @@
+package seglog
+
+import "fmt"
+
+// decide settles what becomes of each file: all good batches stay or, without KeepAfter, those before the first place
+// where the log is broken. Damage wholly below the start goes in either case, since nobody can read there.
+func (p *repair) decide() {
+	at := int64(-1)
+	expected := int64(-1)
+	for i, s := range p.segs {
+		switch {
+		case s.drop:
+			continue
+		case at >= 0:
+			p.dropBehind(s, at)
+			continue
+		case expected >= 0 && s.base > expected && !p.gaps() && !p.o.KeepAfter:
+			at = expected
+			p.dropBehind(s, at)
+			continue
+		}
+		for k, d := range s.lost {
+			if below := d.next >= 0 && d.next <= p.st.start; !below && !p.o.KeepAfter {
+				at = d.offset
+				s.cutAt(k)
+				break
+			}
+		}
+		if s.newSize() == 0 && s.size > 0 && s.zeros > 0 && p.o.KeepAfter && i+1 < len(p.segs) {
+			whole := s.lost[0] // of several that follow each other
+			whole.pos, whole.end, whole.next = 0, min(s.size, s.zeros), -1
+			s.lost, s.drop = []damage{whole}, true
+			continue
+		}
+		expected = s.next
+	}
+	p.noteGaps()
+}
+
+// cutAt ends a segment where its k-th damage begins.
+func (s *repairSegment) cutAt(k int) {
+	d := s.lost[k]
+	d.end, d.next = min(s.size, s.zeros), -1
+	s.next = s.base
+	for i, sp := range s.spans {
+		if sp.pos >= d.pos {
+			d.good = countBatches(s.spans[i:])
+			s.spans = s.spans[:i]
+			break
+		}
+		s.next = sp.next
+	}
+	s.lost = append(s.lost[:k:k], d)
+}
+
+func countBatches(spans []span) (n int64) {
+	for _, k := range spans {
+		n += k.batches
+	}
+	return n
+}
+
+func (p *repair) dropBehind(s *repairSegment, at int64) {
+	s.lost = []damage{{end: min(s.size, s.zeros), offset: s.base, next: -1, good: countBatches(s.spans),
+		cause: &CorruptError{Reason: fmt.Sprintf("segment lies behind the damage at offset %d", at)}}}
+	s.spans, s.next, s.drop = nil, s.base, true
+}
+
+// noteGaps looks whether offsets are left out of what is kept.
+func (p *repair) noteGaps() {
+	expected := int64(-1)
+	for _, s := range p.segs {
+		if s.drop {
+			continue
+		}
+		p.gap = p.gap || expected >= 0 && s.base > expected
+		expected = s.base
+		for _, k := range s.spans {
+			p.gap = p.gap || k.base > expected
+			expected = k.next
+		}
+	}
+}
+
+// plan writes the report, and the state that the log has afterwards.
+func (p *repair) plan() {
+	r := p.report
+	for _, s := range p.segs {
+		for i, d := range s.lost {
+			m := Removal{Path: p.e.path(s.base, logSuffix), Pos: d.pos, Bytes: d.end - d.pos, Offset: d.offset, Next: d.next, Good: d.good, Reason: d.reason()}
+			if m.Bytes > 0 {
+				m.Saved = p.saveName(s, d)
+				s.lost[i].saved = m.Saved
+			}
+			if m.Bytes > 0 || !p.gaps() {
+				r.Removed = append(r.Removed, m)
+			}
+		}
+		if s.zeros < s.size && p.trims(s) {
+			r.Removed = append(r.Removed, Removal{Path: p.e.path(s.base, logSuffix), Pos: s.zeros, Bytes: s.size - s.zeros, Offset: s.next, Next: s.next,
+				Reason: "zeros behind the last batch of a sealed segment"})
+		}
+		for _, k := range s.spans {
+			r.Batches += k.batches
+			r.Records += k.records
+			r.Bytes += k.end - k.pos
+		}
+	}
+	kept := p.kept()
+	p.planMissing(kept)
+	p.next = p.st
+	if p.promised {
+		p.planState(kept)
+	} else if len(kept) > 0 {
+		p.next.start, p.next.end = kept[0].base, kept[len(kept)-1].next
+	}
+	r.Start, r.End, r.Gaps = p.next.start, p.next.end, p.gap || p.promised && p.st.gaps
+}
+
+// trims: zeros behind the batches of a sealed segment go.
+func (p *repair) trims(s *repairSegment) bool {
+	return p.promised && !s.drop && s.base < p.st.scanBase && s != p.segs[len(p.segs)-1] && !s.rewrite()
+}
+
+func (p *repair) kept() (kept []*repairSegment) {
+	for _, s := range p.segs {
+		if !s.drop {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// planMissing reports what is gone without a trace: files in front, between and behind.
+func (p *repair) planMissing(kept []*repairSegment) {
+	missing := func(offset, next int64, reason string) {
+		p.report.Removed = append(p.report.Removed, Removal{Path: p.e.path(offset, logSuffix), Offset: offset, Next: next, Reason: reason})
+	}
+	if !p.promised || p.st.cut >= 0 {
+		return
+	}
+	if len(kept) > 0 && kept[0].base > p.st.first {
+		missing(p.st.first, kept[0].base, "first segment is missing")
+	}
+	if p.gaps() {
+		return
+	}
+	for i := range kept[:max(0, len(kept)-1)] {
+		if s, next := kept[i], kept[i+1].base; s.next < next && !s.endsLost() {
+			missing(s.next, next, "nothing is left of these offsets")
+		}
+	}
+}
+
+// endsLost: what is lost behind its last good batch is in the report already.
+func (s *repairSegment) endsLost() bool {
+	n := len(s.lost)
+	return n > 0 && s.lost[n-1].next < 0
+}
+
+// planState makes the promises true again.
+func (p *repair) planState(kept []*repairSegment) {
+	n := &p.next
+	if len(kept) == 0 {
+		at := max(n.start, n.recoveryPoint)
+		n.start, n.first, n.scanBase, n.scanOffset, n.scanPos, n.end = at, at, at, at, 0, at
+		n.recoveryPoint, n.segments, n.baseSum = at, 0, 0
+	} else {
+		last := kept[len(kept)-1]
+		n.end = last.next
+		n.first = kept[0].base
+		n.start = min(max(n.start, n.first), n.end)
+		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))
+		scan := last
+		n.segments, n.baseSum = 0, 0
+		for _, s := range kept {
+			n.segments++
+			n.baseSum += s.base
+			if s.base >= p.st.scanBase {
+				scan = s
+				break
+			}
+		}
+		n.scanBase = scan.base
+		if scan.base != p.st.scanBase || scan.rewrite() || !scan.atMark {
+			n.scanPos, n.scanOffset = 0, scan.base
+		}
+	}
+	n.gaps = n.gaps || p.gap
+	if n.cut >= 0 && n.end <= n.cut {
+		n.cut = -1
+	}
+	p.describe()
+}
+
+// describe puts the changes to the state into words.
+func (p *repair) describe() {
+	was, n := &p.st, &p.next
+	say := func(changed bool, format string, args ...any) {
+		if changed {
+			p.report.Changes = append(p.report.Changes, fmt.Sprintf(format, args...))
+		}
+	}
+	say(was.recoveryPoint != n.recoveryPoint, "recovery point from %d to %d", was.recoveryPoint, n.recoveryPoint)
+	say(was.start != n.start, "start from %d to %d", was.start, n.start)
+	say(was.gaps != n.gaps, "offsets may be left out from now on")
+	say(was.cut != n.cut, "an interrupted cut at offset %d is done by this", was.cut)
+	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "segments that must be there")
+	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
+}
