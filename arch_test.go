@@ -1,0 +1,273 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/build"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// layers is the house: a file uses what its own layer and those below declare, never what stands above. The file map in
+// docs/design.md says what each is for.
+var layers = [][]string{
+	{ // 0: words, and the operating system behind one seam
+		"doc.go", "record.go", "errors.go", "wait.go", "vfs.go",
+		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go", "lock_unix.go", "lock_windows.go",
+		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go",
+	},
+	{"batch.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
+	{"scan.go", "index.go"},                // 2: many batches
+	{ // 3: the files of a log, one by one
+		"segment.go", "locate.go", "tail.go", "gather.go", "state.go", "stats.go",
+	},
+	{ // 4: the log
+		"log.go", "read.go", "time.go", "flush.go", "retention.go", "cut.go", "background.go", "recover.go",
+		"recover_scan.go", "readonly.go", "receive.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
+		"snapshot.go",
+	},
+	{ // 5: a log looked at from outside
+		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",
+		"repair.go", "repair_plan.go", "repair_apply.go",
+	},
+}
+
+// upward is what breaks the rule, and why. An entry that is not needed any more fails the test, too.
+var upward = map[[2]string]string{
+	{"stats.go", "log.go"}:          "Log.Stats stands beside the Stats it returns; the counters below it are the segments' too",
+	{"stats.go", "retention.go"}:    "as above",
+	{"stats.go", "flush.go"}:        "as above",
+	{"file_linux.go", "options.go"}: "openFileLimit falls back on the default that it bounds",
+}
+
+func TestArchitecture(t *testing.T) {
+	files := sources(t)
+	require.Empty(t, checkLayers(t, files, layers, upward))
+	require.Empty(t, checkPackageComments(t, files))
+	mod, err := os.ReadFile("go.mod")
+	require.NoError(t, err)
+	require.Empty(t, checkDependencies(t, files, string(mod)))
+}
+
+// sources are the package's own files, tests left out.
+func sources(t *testing.T) map[string]string {
+	names, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	files := make(map[string]string)
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		files[name] = string(text)
+	}
+	return files
+}
+
+func parse(t *testing.T, fset *token.FileSet, files map[string]string) map[string]*ast.File {
+	parsed := make(map[string]*ast.File)
+	for name, text := range files {
+		f, err := parser.ParseFile(fset, name, text, parser.ParseComments|parser.SkipObjectResolution)
+		require.NoError(t, err)
+		parsed[name] = f
+	}
+	return parsed
+}
+
+// use is a name in one file that another file declares.
+type use struct{ from, to, name string }
+
+// checkLayers says which files have no layer, and which use what stands above them, on any system.
+func checkLayers(t *testing.T, files map[string]string, layers [][]string, upward map[[2]string]string) (wrong []string) {
+	layerOf := make(map[string]int)
+	for i, names := range layers {
+		for _, name := range names {
+			layerOf[name] = i
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if _, ok := layerOf[name]; !ok {
+			wrong = append(wrong, name+" has no layer")
+		}
+	}
+	uses := make(map[use]bool)
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		findUses(t, files, goos, uses)
+	}
+	needed := make(map[[2]string]bool)
+	for u := range uses {
+		if layerOf[u.from] >= layerOf[u.to] {
+			continue
+		}
+		edge := [2]string{u.from, u.to}
+		needed[edge] = true
+		if upward[edge] == "" {
+			wrong = append(wrong, fmt.Sprintf("%s (layer %d) uses %s of %s (layer %d)", u.from, layerOf[u.from], u.name, u.to, layerOf[u.to]))
+		}
+	}
+	for edge := range upward {
+		if !needed[edge] {
+			wrong = append(wrong, fmt.Sprintf("%s uses nothing of %s any more: the exception goes", edge[0], edge[1]))
+		}
+	}
+	slices.Sort(wrong)
+	return wrong
+}
+
+// findUses adds what the files that are built for goos use of each other: names of the package, and methods. The types
+// are checked without looking at imports; where that leaves the type of a selector's operand open, a name that is no
+// field, is not exported and is a method of one type only stands for that method.
+func findUses(t *testing.T, files map[string]string, goos string, uses map[use]bool) {
+	fset := token.NewFileSet()
+	ctx := build.Default
+	ctx.GOOS, ctx.GOARCH, ctx.CgoEnabled = goos, "amd64", false
+	ctx.OpenFile = func(p string) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(files[path.Base(p)])), nil
+	}
+	built := make(map[string]string)
+	for name, text := range files {
+		ok, err := ctx.MatchFile("", name)
+		require.NoError(t, err)
+		if ok {
+			built[name] = text
+		}
+	}
+	parsed := parse(t, fset, built)
+	info := &types.Info{Uses: make(map[*ast.Ident]types.Object), Defs: make(map[*ast.Ident]types.Object)}
+	conf := types.Config{Importer: noImports{}, Error: func(error) {}}
+	pkg, _ := conf.Check("seglog", fset, slices.Collect(maps.Values(parsed)), info)
+
+	add := func(id *ast.Ident, obj types.Object) {
+		uses[use{fset.Position(id.Pos()).Filename, fset.Position(obj.Pos()).Filename, id.Name}] = true
+	}
+	for id, obj := range info.Uses {
+		_, isFunc := obj.(*types.Func)
+		if obj.Pkg() == pkg && (isFunc || obj.Parent() == pkg.Scope()) {
+			add(id, obj)
+		}
+	}
+	methods := make(map[string][]types.Object)
+	for id, obj := range info.Defs {
+		v, isVar := obj.(*types.Var)
+		f, isFunc := obj.(*types.Func)
+		if isFunc && f.Signature().Recv() != nil || isVar && v.IsField() {
+			methods[id.Name] = append(methods[id.Name], obj)
+		}
+	}
+	for _, f := range parsed {
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && info.Uses[s.Sel] == nil && !s.Sel.IsExported() {
+				if m := methods[s.Sel.Name]; len(m) == 1 {
+					if _, ok := m[0].(*types.Func); ok {
+						add(s.Sel, m[0])
+					}
+				}
+			}
+			return true
+		})
+	}
+}
+
+type noImports struct{}
+
+func (noImports) Import(string) (*types.Package, error) { return nil, errors.New("not looked at") }
+
+// checkPackageComments: one package comment, in doc.go, and none that a blank line keeps godoc from seeing.
+func checkPackageComments(t *testing.T, files map[string]string) (wrong []string) {
+	parsed := parse(t, token.NewFileSet(), files)
+	for _, name := range slices.Sorted(maps.Keys(parsed)) {
+		f := parsed[name]
+		if (f.Doc != nil) != (name == "doc.go") {
+			wrong = append(wrong, fmt.Sprintf("%s has a package comment: %v", name, f.Doc != nil))
+		}
+		for _, c := range f.Comments {
+			if c.End() < f.Package && c != f.Doc && !strings.HasPrefix(c.List[0].Text, "//go:build") {
+				wrong = append(wrong, name+" has a comment before the package clause that belongs to nothing")
+			}
+		}
+	}
+	return wrong
+}
+
+// checkDependencies: golang.org/x/sys, and testify for tests; whoever imports the package gets no more.
+func checkDependencies(t *testing.T, files map[string]string, mod string) (wrong []string) {
+	for line := range strings.Lines(mod) {
+		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(fields) < 2 || !strings.HasPrefix(fields[1], "v") || slices.Contains(fields, "indirect") {
+			continue
+		}
+		if fields[0] != "golang.org/x/sys" && fields[0] != "github.com/stretchr/testify" {
+			wrong = append(wrong, "go.mod requires "+fields[0])
+		}
+	}
+	for name, f := range parse(t, token.NewFileSet(), files) {
+		for _, spec := range f.Imports {
+			p, err := strconv.Unquote(spec.Path.Value)
+			require.NoError(t, err)
+			if first, _, _ := strings.Cut(p, "/"); strings.Contains(first, ".") && !strings.HasPrefix(p, "golang.org/x/sys/") {
+				wrong = append(wrong, name+" imports "+p)
+			}
+		}
+	}
+	return wrong
+}
+
+// TestArchitectureChecks: the checks see what they are there for.
+func TestArchitectureChecks(t *testing.T) {
+	house := [][]string{{"low.go", "low_linux.go"}, {"high.go"}}
+	low := "package seglog\n\ntype low struct{}\n\nfunc (low) below() {}\n"
+	high := "package seglog\n\ntype high struct{ low }\n\nfunc (h high) above() { h.below() }\n\nfunc tower() {}\n"
+	files := func(name, text string) map[string]string {
+		f := map[string]string{"low.go": low, "high.go": high}
+		f[name] += text
+		return f
+	}
+	require.Empty(t, checkLayers(t, files("low.go", ""), house, nil))
+	for name, c := range map[string]struct{ file, text, want string }{
+		"function":      {"low.go", "func f() { tower() }", "low.go (layer 0) uses tower of high.go (layer 1)"},
+		"type":          {"low.go", "var x map[int]*high", "low.go (layer 0) uses high of high.go (layer 1)"},
+		"method":        {"low.go", "func f(x interface{ get() high }) { x.get().above() }", "low.go (layer 0) uses above of high.go (layer 1)"},
+		"open type":     {"low.go", "import \"sync/atomic\"\n\nvar p atomic.Value\n\nfunc f() { p.Load().above() }", "low.go (layer 0) uses above of high.go (layer 1)"},
+		"other system":  {"low_linux.go", "package seglog\n\nfunc f() { tower() }", "low_linux.go (layer 0) uses tower of high.go (layer 1)"},
+		"without layer": {"new.go", "package seglog", "new.go has no layer"},
+	} {
+		text := c.text
+		if strings.HasPrefix(text, "import") {
+			f := files("low.go", "")
+			f["low.go"] = strings.Replace(low, "\n\n", "\n\n"+text+"\n\n", 1)
+			require.Contains(t, checkLayers(t, f, house, nil), c.want, name)
+			continue
+		}
+		require.Contains(t, checkLayers(t, files(c.file, text), house, nil), c.want, name)
+	}
+	// A local name that looks like one from above is none.
+	require.Empty(t, checkLayers(t, files("low.go", "func f() { tower := 1; _ = tower }"), house, nil))
+	except := map[[2]string]string{{"low.go", "high.go"}: "for now"}
+	require.Empty(t, checkLayers(t, files("low.go", "func f() { tower() }"), house, except))
+	require.Equal(t, []string{"low.go uses nothing of high.go any more: the exception goes"}, checkLayers(t, files("low.go", ""), house, except))
+
+	doc := "// Package seglog is one.\npackage seglog\n"
+	require.Empty(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": "//go:build linux\n\npackage seglog\n"}))
+	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": doc}), 1, "a second one")
+	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": strings.Replace(doc, "\n", "\n\n", 1)}), 2, "a detached one")
+	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": "// What x is.\n\npackage seglog\n"}), 1)
+
+	mod := "module m\n\ngo 1.24.0\n\nrequire (\n\tgolang.org/x/sys v0.38.0\n\tgithub.com/a/b v1.0.0 // indirect\n)\n"
+	require.Empty(t, checkDependencies(t, nil, mod))
+	require.Len(t, checkDependencies(t, nil, mod+"require github.com/a/c v1.0.0\n"), 1)
+	require.Len(t, checkDependencies(t, map[string]string{"x.go": "package seglog\n\nimport _ \"github.com/stretchr/testify/require\"\n"}, mod), 1)
+}
