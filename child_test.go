@@ -22,6 +22,7 @@ func init() {
 		"open":     killedOpener,
 		"transfer": transferringChild,
 		"follow":   killedFollower,
+		"write":    writingChild,
 	}
 	role := os.Getenv(childRole)
 	if role == "" {

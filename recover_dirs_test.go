@@ -96,6 +96,7 @@ func killedLog(t testing.TB, durable, behind int) string {
 	require.NoError(t, err)
 	appendN(t, l, durable, behind)
 	killed := copyDir(t, dir)
+	require.NoError(t, l.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(killed, "seglog.state"), state, 0o644))
 	return killed
 }

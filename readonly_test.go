@@ -1,0 +1,249 @@
+package seglog_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog"
+)
+
+const besideBatch = 5 // records of each batch of the writer that readers run beside
+
+// besideValue says which batch it belongs to, and where in it.
+func besideValue(id, i int) []byte {
+	return fmt.Appendf(nil, "%d %d %s", id, i, strings.Repeat("y", (id*31+i*7)%200))
+}
+
+// writingChild appends whole batches, rolls, deletes and cuts at the borders of batches, until its standard input ends.
+func writingChild(args []string) error {
+	p, _ := strconv.Atoi(args[1])
+	l, err := seglog.Open(args[0], &seglog.Options{Flush: seglog.FlushPolicy(p), SegmentBytes: 8 << 10, IndexBytes: 512})
+	if err != nil {
+		return err
+	}
+	stop := make(chan bool)
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(stop)
+	}()
+	report("started")
+	rng := rand.New(rand.NewPCG(5, uint64(p)))
+	for id := 0; ; id++ {
+		select {
+		case <-stop:
+			report("end %d %d", l.Offsets().Start, l.Offsets().End)
+			return l.Close()
+		default:
+		}
+		var batch []seglog.Record
+		for i := range besideBatch {
+			batch = append(batch, seglog.Record{Value: besideValue(id, i)})
+		}
+		if _, err := l.Append(batch...); err != nil {
+			return err
+		}
+		o := l.Offsets()
+		border := func(from, to int64) int64 { return (from + rng.Int64N(to-from+1)) / besideBatch * besideBatch }
+		switch rng.IntN(60) {
+		case 0:
+			err = l.DeleteBefore(border(o.Start, o.Start+(o.End-o.Start)/2))
+		case 1:
+			err = l.TruncateTo(max(o.Start, border(o.End-(o.End-o.Start)/4, o.End)))
+		case 2:
+			time.Sleep(2 * time.Millisecond)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// checkBeside walks what a read-only log shows: whole batches, in order, without a hole. It returns how many records.
+func checkBeside(t *testing.T, l *seglog.Log, from int64) (n int) {
+	t.Helper()
+	lastID, i := -1, 0
+	var got []string
+	for r, err := range l.Records(from) {
+		if err != nil {
+			require.ErrorIs(t, err, seglog.ErrOutOfRange) // deleted or cut beside the walk
+			return n
+		}
+		require.Equal(t, from+int64(n), r.Offset)
+		var id, at int
+		_, err = fmt.Sscanf(string(r.Value), "%d %d ", &id, &at)
+		require.NoError(t, err)
+		require.Equal(t, string(besideValue(id, at)), string(r.Value))
+		require.Equal(t, i, at, "half a batch")
+		if at == 0 {
+			require.Greater(t, id, lastID)
+		} else {
+			require.Equal(t, lastID, id, "halves of two batches")
+		}
+		lastID, i = id, (i+1)%besideBatch
+		got = append(got, string(r.Value))
+		n++
+	}
+	require.Zero(t, i, "the last batch is half: %q", got[max(0, len(got)-7):])
+	return n
+}
+
+// A read-only log beside a writer in another process sees its appends, rolls, deletions and truncations, and never half a
+// batch.
+func TestReadOnlyBesideProcess(t *testing.T) {
+	for _, p := range policies {
+		t.Run(p.String(), func(t *testing.T) {
+			t.Skip("open: false errors beside rolls under FlushSync, and right after cuts")
+			dir := t.TempDir()
+			c := startChild(t, "write", dir, strconv.Itoa(int(p)))
+			require.True(t, c.lines.Scan())
+			r := open(t, dir, &seglog.Options{ReadOnly: true})
+			walks, records := 0, 0
+			for start := time.Now(); time.Since(start) < 1200*time.Millisecond; walks++ {
+				o := r.Offsets()
+				require.True(t, o.Start <= o.RecoveryPoint && o.RecoveryPoint <= o.HighWatermark && o.HighWatermark <= o.End, "%+v", o)
+				records += checkBeside(t, r, o.Start)
+				if walks%3 == 0 && o.End > o.Start {
+					decodeBeside(t, r, o.Start)
+				}
+				if walks%10 == 0 { // as the first one sees it
+					fresh := open(t, dir, &seglog.Options{ReadOnly: true})
+					checkBeside(t, fresh, fresh.Offsets().Start)
+					require.NoError(t, fresh.Close())
+				}
+			}
+			require.NoError(t, c.stdin.Close())
+			lines := c.wait(t)
+			require.NotEmpty(t, lines)
+			var start, end int64
+			_, err := fmt.Sscanf(lines[len(lines)-1], "end %d %d", &start, &end)
+			require.NoError(t, err)
+			require.EqualValues(t, end-start, checkBeside(t, r, start))
+			require.Equal(t, start, r.Offsets().Start)
+			require.Equal(t, end, r.Offsets().End)
+			require.NoError(t, r.Close())
+			requireReleased(t, dir)
+			t.Logf("%d walks, %d records", walks, records)
+			require.Greater(t, records, 1000)
+		})
+	}
+}
+
+// decodeBeside checks what a transfer from a read-only log sends.
+func decodeBeside(t *testing.T, l *seglog.Log, from int64) {
+	t.Helper()
+	s, err := l.Section(from, 20000)
+	if err != nil {
+		require.ErrorIs(t, err, seglog.ErrOutOfRange)
+		return
+	}
+	defer s.Close()
+	var b bytes.Buffer
+	_, err = s.WriteTo(&b)
+	require.NoError(t, err)
+	next := s.Base()
+	for r, err := range seglog.Decode(&b) {
+		require.NoError(t, err)
+		require.Equal(t, next, r.Offset)
+		next++
+	}
+	require.Equal(t, s.Next(), next)
+}
+
+// Nothing is written, whatever is called, and what writes is refused.
+func TestReadOnlyWritesNothing(t *testing.T) {
+	for name, dir := range map[string]string{"closed": closedLog(t, 300), "killed": killedLog(t, 100, 200)} {
+		t.Run(name, func(t *testing.T) {
+			if name == "killed" {
+				t.Skip("open: a segment that was rolled and not sealed is taken for corrupt")
+			}
+			before := contents(t, dir)
+			l := open(t, dir, &seglog.Options{ReadOnly: true})
+			_, err := l.Append(seglog.Record{})
+			require.ErrorIs(t, err, seglog.ErrReadOnly)
+			_, err = l.AppendBatch(plainBatch(0, "x"))
+			require.ErrorIs(t, err, seglog.ErrReadOnly)
+			_, err = l.TransferFrom(bytes.NewReader(plainBatch(0, "x")), -1)
+			require.ErrorIs(t, err, seglog.ErrReadOnly)
+			_, err = l.Retain()
+			require.ErrorIs(t, err, seglog.ErrReadOnly)
+			for _, err := range []error{l.Sync(), l.DeleteBefore(1), l.TruncateTo(1), l.Reset(1), l.WaitDurable(context.Background(), 1)} {
+				require.ErrorIs(t, err, seglog.ErrReadOnly)
+			}
+			requireN(t, l, 0, 300)
+			_, err = l.OffsetForTime(time.Now().Add(time.Hour))
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+			_, err = l.Append(seglog.Record{})
+			require.ErrorIs(t, err, seglog.ErrClosed)
+			require.Equal(t, before, contents(t, dir))
+			requireReleased(t, dir)
+		})
+	}
+	_, err := seglog.Open(t.TempDir()+"/none", &seglog.Options{ReadOnly: true})
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A follower in another process gets every record as it comes, and ends when it is told to.
+func TestReadOnlyFollow(t *testing.T) {
+	for _, p := range policies {
+		t.Run(p.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			w := open(t, dir, &seglog.Options{Flush: p, SegmentBytes: 4 << 10})
+			r := open(t, dir, &seglog.Options{ReadOnly: true})
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			done := make(chan error, 1)
+			go func() {
+				i := 0
+				for rec, err := range r.Follow(ctx, 0) {
+					if err != nil || string(rec.Value) != string(value(i)) {
+						done <- errors.Join(err, fmt.Errorf("record %d is %q", i, rec.Value))
+						return
+					}
+					if i++; i == 300 {
+						break
+					}
+				}
+				done <- ctx.Err()
+			}()
+			for i := range 300 {
+				appendN(t, w, i, 1)
+				if i%50 == 0 {
+					time.Sleep(5 * time.Millisecond)
+				}
+			}
+			require.NoError(t, <-done)
+			go func() { done <- r.Wait(ctx, 1000) }()
+			time.Sleep(5 * time.Millisecond)
+			require.NoError(t, r.Close())
+			require.ErrorIs(t, <-done, seglog.ErrClosed)
+			require.NoError(t, w.Close())
+		})
+	}
+	// TransferTo to a follower that is a log of its own.
+	dir := t.TempDir()
+	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
+	appendN(t, w, 0, 300)
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	here, there := connected(t, "tcp")
+	go func() {
+		r.TransferTo(0, math.MaxInt64, here)
+		here.Close()
+	}()
+	f := open(t, t.TempDir(), nil)
+	_, err := f.TransferFrom(there, -1)
+	require.NoError(t, err)
+	requireN(t, f, 0, 300)
+}
