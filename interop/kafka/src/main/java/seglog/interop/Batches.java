@@ -27,23 +27,26 @@ import org.apache.kafka.common.utils.ByteBufferOutputStream;
  * {"offset":O, "last":L, "pid":P, "pepoch":E, "seq":S, "t":MS, "empty":true}
  * </pre>
  *
+ * "repeat":N, "step":MS appends it N times, each time its records MS later.
+ *
  * Everything but records is optional. A record's "o" leaves gaps inside the batch, "last" one at its end, as the log
  * cleaner does.
  */
 final class Batches {
     private Batches() {}
 
-    static MemoryRecords build(JsonNode b) throws IOException {
+    /** @param later milliseconds to add to the times of the records */
+    static MemoryRecords build(JsonNode b, long later) throws IOException {
         if (b.has("control")) {
             return control(b);
         }
         if (b.path("empty").asBoolean()) {
             return empty(b);
         }
-        return data(b);
+        return data(b, later);
     }
 
-    private static MemoryRecords data(JsonNode b) throws IOException {
+    private static MemoryRecords data(JsonNode b, long later) throws IOException {
         long base = b.path("offset").asLong(0);
         boolean appendTime = b.has("logAppendTime");
         MemoryRecordsBuilder builder = new MemoryRecordsBuilder(
@@ -63,7 +66,7 @@ final class Batches {
         long next = base;
         for (JsonNode r : b.path("records")) {
             long offset = r.path("o").asLong(next);
-            builder.appendWithOffset(offset, r.get("t").asLong(), bytes(r.get("k")), bytes(r.get("v")), headers(r.path("h")));
+            builder.appendWithOffset(offset, r.get("t").asLong() + later, bytes(r.get("k")), bytes(r.get("v")), headers(r.path("h")));
             next = offset + 1;
         }
         if (b.has("last")) {

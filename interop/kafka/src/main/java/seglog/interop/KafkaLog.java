@@ -58,7 +58,7 @@ final class KafkaLog implements Closeable {
         p.put(LogConfig.INTERNAL_SEGMENT_BYTES_CONFIG, opts.path("segmentBytes").asInt(128 << 20));
         p.put(TopicConfig.INDEX_INTERVAL_BYTES_CONFIG, opts.path("indexBytes").asInt(4096));
         p.put(TopicConfig.SEGMENT_INDEX_BYTES_CONFIG, opts.path("maxIndexSize").asInt(10 << 20));
-        p.put(TopicConfig.SEGMENT_MS_CONFIG, Long.MAX_VALUE);
+        p.put(TopicConfig.SEGMENT_MS_CONFIG, opts.path("segmentMs").asLong(Long.MAX_VALUE));
         p.put(TopicConfig.RETENTION_MS_CONFIG, -1);
         p.put(TopicConfig.MAX_MESSAGE_BYTES_CONFIG, 64 << 20);
         p.put(TopicConfig.MESSAGE_TIMESTAMP_AFTER_MAX_MS_CONFIG, Long.MAX_VALUE);
@@ -73,7 +73,13 @@ final class KafkaLog implements Closeable {
             log.roll();
             return;
         }
-        MemoryRecords records = Batches.build(batch);
+        for (int i = 0; i < batch.path("repeat").asInt(1); i++) {
+            appendOne(batch, Batches.build(batch, i * batch.path("step").asLong(0)));
+        }
+        log.updateHighWatermark(log.logEndOffset());
+    }
+
+    private void appendOne(JsonNode batch, MemoryRecords records) throws IOException {
         LogAppendInfo info;
         if (batch.has("offset")) {
             info = log.appendAsFollower(records, Integer.MAX_VALUE);
@@ -83,7 +89,6 @@ final class KafkaLog implements Closeable {
         if (info.validBytes() != records.sizeInBytes()) {
             throw new IOException("Kafka stored " + info.validBytes() + " of " + records.sizeInBytes() + " bytes");
         }
-        log.updateHighWatermark(log.logEndOffset());
     }
 
     /** Compacts all segments but the active one by Kafka's own log cleaner. */
@@ -118,12 +123,12 @@ final class KafkaLog implements Closeable {
     /** As at a broker's controlled stop: final time index entries, indexes trimmed to their size. */
     @Override
     public void close() throws IOException {
-        log.flush(true);
-        log.close();
         try {
-            scheduler.shutdown();
+            scheduler.shutdown(); // first: it flushes rolled segments, of the log that is about to be closed
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
         }
+        log.flush(true);
+        log.close();
     }
 }

@@ -27,10 +27,12 @@ import org.apache.kafka.server.storage.log.FetchIsolation;
  * recover DIR [OPTS]   open as a broker does after an unclean stop, close
  * compact DIR [OPTS]   run the log cleaner over all segments but the last
  * dumplog DIR          kafka-dump-log over all files
+ * produce ADDRESS TOPIC   idempotent and transactional records to a running broker, some of them aborted
  * serve                requests on stdin, answers on stdout, one JSON object a line each
  * </pre>
  *
- * OPTS is a JSON object with segmentBytes, indexBytes, maxIndexSize, start. The description of a batch is in Batches.
+ * OPTS is a JSON object with segmentBytes, indexBytes, maxIndexSize, segmentMs, start. DIR is named as Kafka names
+ * a partition, TOPIC-0, for all that open it as a log. The description of a batch is in Batches.
  */
 public final class Main {
     static final ObjectMapper JSON = new ObjectMapper();
@@ -52,6 +54,10 @@ public final class Main {
         if (args.length < 2) {
             System.err.println("usage: write|dump|verify|recover|compact|dumplog DIR [OPTS] or serve");
             System.exit(2);
+        }
+        if (args[0].equals("produce")) {
+            Produce.all(args[1], args[2]);
+            return;
         }
         ObjectNode request = JSON.createObjectNode();
         request.put("cmd", args[0]).put("dir", args[1]);
@@ -104,6 +110,10 @@ public final class Main {
                     for (JsonNode b : request.path("batches")) {
                         log.append(b);
                     }
+                    if (request.has("copyTo")) {
+                        // As a killed broker leaves them: indexes not trimmed, the last times not in them.
+                        Segments.copyFiles(dir, new File(request.get("copyTo").asText()));
+                    }
                     answer.setAll(JSON.<ObjectNode>valueToTree(log.offsets()));
                 }
             }
@@ -118,7 +128,7 @@ public final class Main {
                     answer.setAll(JSON.<ObjectNode>valueToTree(log.offsets()));
                 }
             }
-            case "encode" -> answer.put("batch", Utils.toArray(Batches.build(request.get("batch")).buffer()));
+            case "encode" -> answer.put("batch", Utils.toArray(Batches.build(request.get("batch"), 0).buffer()));
             case "dump" -> Dump.dir(dir, answer.withArray("batches")::add);
             case "lookup" -> lookup(dir, opts, request, answer);
             case "verify" -> {

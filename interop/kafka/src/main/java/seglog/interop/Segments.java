@@ -3,6 +3,7 @@ package seglog.interop;
 import java.io.File;
 import java.io.IOException;
 import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.Comparator;
 import java.util.stream.Stream;
@@ -28,9 +29,18 @@ final class Segments {
         return new File(log.getParentFile(), log.getName().substring(0, 20) + suffix);
     }
 
+    static void copyFiles(File from, File to) throws IOException {
+        Files.createDirectories(to.toPath());
+        try (Stream<Path> files = Files.list(from.toPath())) {
+            for (Path p : (Iterable<Path>) files::iterator) {
+                Files.copy(p, to.toPath().resolve(p.getFileName()));
+            }
+        }
+    }
+
     static void removeTree(File dir) throws IOException {
-        try (Stream<java.nio.file.Path> files = Files.walk(dir.toPath())) {
-            for (java.nio.file.Path p : (Iterable<java.nio.file.Path>) files.sorted(Comparator.reverseOrder())::iterator) {
+        try (Stream<Path> files = Files.walk(dir.toPath())) {
+            for (Path p : (Iterable<Path>) files.sorted(Comparator.reverseOrder())::iterator) {
                 Files.delete(p);
             }
         }

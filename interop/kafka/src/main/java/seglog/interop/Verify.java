@@ -171,6 +171,8 @@ final class Verify {
                         UnifiedLog.createLeaderEpochCache(dir, tp, new LogDirFailureChannel(1), java.util.Optional.empty(), scheduler));
                 diff(offsets, segment.offsetIndex(), offsets::entry, segment.offsetIndex()::entry);
                 diff(times, segment.timeIndex(), times::entry, segment.timeIndex()::entry);
+            } catch (RuntimeException e) {
+                problem(log, "recovery ends with %s", e);
             }
         } finally {
             try {
