@@ -1,0 +1,122 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func randomIndexes(rng *rand.Rand, n int) (offsets, times []byte, span, size int64) {
+	rel, pos, ms := int64(0), int64(0), int64(1000)
+	for range n {
+		rel += 1 + rng.Int64N(5)
+		pos += 1 + rng.Int64N(1000)
+		ms += 1 + rng.Int64N(50)
+		offsets = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(offsets, uint32(rel)), uint32(pos))
+		times = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(times, uint64(ms)), uint32(rel))
+	}
+	return offsets, times, rel + 1, pos + 100
+}
+
+// Look-ups find what a walk over all entries finds.
+func TestIndexLookUps(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	for n := range 40 {
+		offsets, times, span, size := randomIndexes(rng, n)
+		require.Empty(t, checkEntries(offsets, times, size, span))
+		byOffset, byPos := hint{rel: -1}, hint{rel: -1}
+		k := 0
+		for rel := range span + 3 {
+			for k < n {
+				r, p := offsetEntry(offsets, k)
+				if int64(r) > rel {
+					break
+				}
+				byOffset = hint{int64(r), int64(p)}
+				k++
+			}
+			require.Equal(t, byOffset, seekOffset(offsets, uint32(rel)))
+		}
+		k = 0
+		for pos := int64(0); pos < size+3; pos += 1 + rng.Int64N(9) {
+			for k < n {
+				r, p := offsetEntry(offsets, k)
+				if int64(p) > pos {
+					break
+				}
+				byPos = hint{int64(r), int64(p)}
+				k++
+			}
+			require.Equal(t, byPos, hintAt(offsets, seekPos(offsets, pos)))
+		}
+		for ms := int64(990); ms < 1000+int64(n)*52; ms++ {
+			want, found := int64(0), false
+			for i := range n {
+				if at, _ := timeEntry(times, i); at <= ms {
+					want, found = at, true
+				}
+			}
+			got, _, ok := seekTime(times, ms)
+			require.Equal(t, found, ok)
+			require.Equal(t, want, got)
+		}
+	}
+}
+
+// Entries that no segment can have are seen without a look at its batches.
+func TestImplausibleEntries(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	offsets, times, span, size := randomIndexes(rng, 20)
+	swapped := func(b []byte, n int) []byte {
+		c := append([]byte(nil), b...)
+		copy(c[5*n:], b[6*n:7*n])
+		copy(c[6*n:], b[5*n:6*n])
+		return c
+	}
+	for name, bad := range map[string][2][]byte{
+		"offset index not whole":  {offsets[:len(offsets)-1], times},
+		"time index not whole":    {offsets, times[:len(times)-1]},
+		"offsets out of order":    {swapped(offsets, offsetEntryLen), times},
+		"times out of order":      {offsets, swapped(times, timeEntryLen)},
+		"an offset twice":         {append(append([]byte(nil), offsets...), offsets[len(offsets)-8:]...), times},
+		"a zero behind":           {append(append([]byte(nil), offsets...), make([]byte, 8)...), times},
+		"a zero behind the times": {offsets, append(append([]byte(nil), times...), make([]byte, 12)...)},
+	} {
+		require.NotEmpty(t, checkEntries(bad[0], bad[1], size, span), name)
+	}
+	require.NotEmpty(t, checkEntries(offsets, times, size-100, span), "a position behind the end")
+	require.NotEmpty(t, checkEntries(offsets, times, size, span-1), "an offset behind the end")
+	require.Empty(t, checkEntries(nil, nil, 0, 0))
+}
+
+// One goroutine adds, others read what was there: entries never change.
+func TestTableGrowsBesideReaders(t *testing.T) {
+	x := newTable(nil)
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		for i := range 20000 {
+			var e [offsetEntryLen]byte
+			binary.BigEndian.PutUint32(e[:], uint32(i))
+			binary.BigEndian.PutUint32(e[4:], uint32(2*i))
+			x.add(e[:])
+		}
+	}()
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		b := x.bytes()
+		for _, i := range []int{0, len(b)/offsetEntryLen - 1} {
+			if i >= 0 && len(b) > 0 {
+				rel, pos := offsetEntry(b, i)
+				require.Equal(t, [2]uint32{uint32(i), uint32(2 * i)}, [2]uint32{rel, pos})
+			}
+		}
+	}
+	require.Len(t, x.bytes(), 20000*offsetEntryLen)
+}

@@ -1,0 +1,137 @@
+package seglog
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func randomState(rng *rand.Rand) state {
+	n := func() int64 { return int64(rng.Uint64()) >> rng.IntN(60) }
+	s := state{policy: FlushPolicy(rng.IntN(3)), clean: rng.IntN(2) == 0, gaps: rng.IntN(2) == 0, reset: rng.IntN(2) == 0,
+		start: n(), first: n(), recoveryPoint: n(), scanBase: n(), scanPos: n(), scanOffset: n(),
+		segments: n(), baseSum: n(), end: n(), endPos: n(), cut: n(), cuts: n(), lastCut: n()}
+	return s
+}
+
+// newStateFile is a state file with two commits behind it, and what they left.
+func newStateFile(t *testing.T) (s *stateFile, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), stateName)
+	_, ok, err := readState(osFS{}, path)
+	require.NoError(t, err)
+	require.False(t, ok, "no file promises nothing")
+	s, err = openState(osFS{}, path, state{cut: -1})
+	require.NoError(t, err)
+	t.Cleanup(func() { s.f.Close() })
+	return s, path
+}
+
+func set(to state) func(*state) {
+	return func(s *state) {
+		seq := s.seq
+		*s = to
+		s.seq = seq
+	}
+}
+
+func readBack(t *testing.T, path string) (state, bool) {
+	t.Helper()
+	s, ok, err := readState(osFS{}, path)
+	require.NoError(t, err)
+	s.seq = 0
+	return s, ok
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	s, path := newStateFile(t)
+	for i := range 50 {
+		want := randomState(rng)
+		write := s.note
+		if i%2 == 0 {
+			write = s.commit
+		}
+		require.NoError(t, write(set(want)))
+		got, ok := readBack(t, path)
+		require.True(t, ok)
+		require.Equal(t, want, got)
+	}
+}
+
+// A byte that changes takes one slot with it, never both, and is never believed.
+func TestStateEveryByte(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 2))
+	s, path := newStateFile(t)
+	older, newer := randomState(rng), randomState(rng)
+	require.NoError(t, s.commit(set(older)))
+	require.NoError(t, s.note(set(newer)))
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	slotOf := s.cur.seq % 2
+	for i := 0; i < len(whole); i++ {
+		if i == stateLen+10 {
+			i = stateSlotGap - 10 // nothing is between the slots
+		}
+		for _, bit := range []byte{1, 0x80} {
+			bad := append([]byte(nil), whole...)
+			bad[i] ^= bit
+			require.NoError(t, os.WriteFile(path, bad, 0o644))
+			got, ok := readBack(t, path)
+			require.True(t, ok)
+			inSlot := i%stateSlotGap < stateLen
+			if inSlot && uint64(i/stateSlotGap) == slotOf {
+				require.Equal(t, older, got, "byte %d", i)
+			} else {
+				require.Equal(t, newer, got, "byte %d", i)
+			}
+		}
+	}
+	// Torn at any length; a missing or short file, or two bad slots, promise nothing.
+	for n := 0; n < len(whole); n++ {
+		if n == stateLen+10 {
+			n = stateSlotGap - 10
+		}
+		require.NoError(t, os.WriteFile(path, whole[:n], 0o644))
+		got, ok := readBack(t, path)
+		switch {
+		case n < stateLen:
+			require.False(t, ok, "%d bytes", n)
+		case n < stateSlotGap+stateLen:
+			want := newer
+			if slotOf == 1 {
+				want = older
+			}
+			require.True(t, ok)
+			require.Equal(t, want, got)
+		}
+	}
+	for _, at := range []int{5, stateSlotGap + 20} {
+		whole[at] ^= 1
+	}
+	require.NoError(t, os.WriteFile(path, whole, 0o644))
+	_, ok := readBack(t, path)
+	require.False(t, ok)
+}
+
+// After a commit no older slot can be read again, whichever slot is lost.
+func TestStateCommitReplacesBothSlots(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	s, path := newStateFile(t)
+	require.NoError(t, s.commit(set(randomState(rng))))
+	want := randomState(rng)
+	require.NoError(t, s.commit(set(want)))
+	whole, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, lost := range []int{0, stateSlotGap} {
+		bad := append([]byte(nil), whole...)
+		clear(bad[lost : lost+stateLen])
+		require.NoError(t, os.WriteFile(path, bad, 0o644))
+		got, ok := readBack(t, path)
+		require.True(t, ok)
+		require.Equal(t, want, got)
+	}
+}
