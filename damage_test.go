@@ -1,0 +1,231 @@
+package seglog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// sparse says how many bytes or lengths are left out at most; none with -torture.
+func sparse() int {
+	switch {
+	case *tortureStates > 0:
+		return 1
+	case raceEnabled:
+		return 120
+	}
+	return 16
+}
+
+// TestDamageEveryByte flips every bit of every byte in turn, and zeroes it.
+func TestDamageEveryByte(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		rng := rand.New(rand.NewPCG(1, 5))
+		for _, name := range d.w.sorted() {
+			b := d.w.get(name)
+			end := len(bytes.TrimRight(b, "\x00"))
+			for pos := 0; pos < end; pos += 1 + rng.IntN(sparse()) {
+				for _, to := range []byte{b[pos] ^ 0xff, b[pos] ^ 1<<rng.IntN(8), 0} {
+					if to == b[pos] {
+						continue
+					}
+					what := fmt.Sprintf("%s, byte %d from %02x to %02x", name, pos, b[pos], to)
+					out := d.check(what, func(w *simWorld) {
+						c := bytes.Clone(b)
+						c[pos] = to
+						w.put(name, c)
+					})
+					if d.outsideCRC(name, pos) && out.err == nil {
+						d.complete(what, out) // the leader epoch: nothing covers it, and no record depends on it
+						continue
+					}
+					d.judge(what, name, int64(pos), out)
+				}
+			}
+		}
+	})
+}
+
+// outsideCRC: the position is one of a leader epoch.
+func (d *damaged) outsideCRC(name string, pos int) bool {
+	at := d.batchAt(name, pos)
+	return at >= 0 && pos >= at+atLeaderEpoch && pos < at+atMagic
+}
+
+// batchAt is where the batch around a position of a log file begins; -1 in other files.
+func (d *damaged) batchAt(name string, pos int) int {
+	if !strings.HasSuffix(name, logSuffix) {
+		return -1
+	}
+	b, at := d.w.get(name), 0
+	for size := int(batch(b).size()); at+size <= pos; size = int(batch(b[at:]).size()) {
+		at += size
+	}
+	return at
+}
+
+// TestDamageEveryLength cuts every file at every length.
+func TestDamageEveryLength(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		rng := rand.New(rand.NewPCG(1, 6))
+		for _, name := range d.w.sorted() {
+			b := d.w.get(name)
+			for size := 0; size < len(bytes.TrimRight(b, "\x00")); size += 1 + rng.IntN(sparse()) {
+				what := fmt.Sprintf("%s cut to %d", name, size)
+				out := d.check(what, func(w *simWorld) { w.put(name, bytes.Clone(b[:size])) })
+				if limit, open := d.durable[name]; open && int64(size) >= limit && isZero(b[d.batchAt(name, size):size]) {
+					require.NoError(t, out.err, what) // whole batches, then nothing or zeros: nobody can know of more
+					continue
+				}
+				d.judge(what, name, int64(size), out)
+			}
+		}
+	})
+}
+
+// TestDamageFiles removes, swaps, doubles and extends whole files.
+func TestDamageFiles(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		names := d.w.sorted()
+		for _, name := range names {
+			what := name + " removed"
+			out := d.check(what, func(w *simWorld) { w.drop(name) })
+			d.judge(what, name, 0, out)
+
+			for _, other := range names {
+				if other == name || bytes.Equal(d.w.get(name), d.w.get(other)) {
+					continue
+				}
+				what := name + " copied over " + other
+				out := d.check(what, func(w *simWorld) { w.put(other, d.w.get(name)) })
+				d.judge(what, other, 0, out)
+				what = name + " swapped with " + other
+				out = d.check(what, func(w *simWorld) {
+					w.put(other, d.w.get(name))
+					w.put(name, d.w.get(other))
+				})
+				logs := strings.HasSuffix(name, logSuffix) || strings.HasSuffix(other, logSuffix)
+				state := name == stateName || other == stateName
+				switch {
+				case logs && state && out.err == nil:
+					// Nothing is promised any more: the last segment ends in what may be a torn tail.
+					require.Contains(t, strings.Join(out.warnings, "\n"), "torn tail", what)
+				case logs:
+					d.corrupt(what, out)
+				default:
+					d.complete(what, out)
+				}
+			}
+		}
+		d.doubled(names)
+		d.extended(names)
+	})
+}
+
+// doubled puts copies of segments where none belongs.
+func (d *damaged) doubled(names []string) {
+	for _, name := range names {
+		base, ok := parseFileName(name, logSuffix)
+		if !ok {
+			continue
+		}
+		for _, at := range []int64{base + 1, d.whole.end, d.whole.end + 1000, 0} {
+			double := fileName(at, logSuffix)
+			if _, taken := d.w.names[double]; taken {
+				continue
+			}
+			what := fmt.Sprintf("%s doubled as %s", name, double)
+			out := d.check(what, func(w *simWorld) { w.put(double, d.w.get(name)) })
+			if out.err == nil { // dropped, as a segment that never was a part of the log, with what was torn before it
+				d.torn(what, out)
+			}
+		}
+	}
+}
+
+// extended writes garbage and zeros behind files.
+func (d *damaged) extended(names []string) {
+	rng := rand.New(rand.NewPCG(1, 7))
+	for _, name := range names {
+		for _, n := range []int{1, 7, 8, 12, 61, 512, 5000} {
+			for _, zero := range []bool{true, false} {
+				tail := make([]byte, n)
+				for i := range tail {
+					if !zero {
+						tail[i] = byte(rng.Uint32())
+					}
+				}
+				what := fmt.Sprintf("%s extended by %d bytes, zeros %v", name, n, zero)
+				b := d.w.get(name)
+				out := d.check(what, func(w *simWorld) { w.put(name, append(bytes.Clone(b), tail...)) })
+				if strings.HasSuffix(name, logSuffix) && out.err != nil {
+					d.corrupt(what, out)
+				} else {
+					d.complete(what, out)
+				}
+			}
+		}
+	}
+}
+
+// TestDamageIndexesAreRebuilt: what stands in the directory after a damaged index was met is what stood there before.
+func TestDamageIndexesAreRebuilt(t *testing.T) {
+	d := newDamaged(t, true)
+	rng := rand.New(rand.NewPCG(1, 8))
+	spoils := map[string]func(b []byte) []byte{
+		"flipped":           func(b []byte) []byte { b[rng.IntN(len(b))] ^= 0x55; return b },
+		"zeroed":            func(b []byte) []byte { clear(b); return b },
+		"emptied":           func(b []byte) []byte { return nil },
+		"cut in an entry":   func(b []byte) []byte { return b[:len(b)-3] },
+		"an entry short":    func(b []byte) []byte { return b[:len(b)-len(b)/2] },
+		"zeros behind":      func(b []byte) []byte { return append(b, make([]byte, 24)...) },
+		"an entry repeated": func(b []byte) []byte { return append(b, b[len(b)-12:]...) },
+	}
+	for _, name := range d.w.sorted() {
+		if _, ok := indexBase(name); !ok || len(d.w.get(name)) < 12 {
+			continue
+		}
+		for how, spoil := range spoils {
+			what := name + " " + how
+			out := d.check(what, func(w *simWorld) { w.put(name, spoil(bytes.Clone(d.w.get(name)))) })
+			d.complete(what, out)
+			require.Equal(t, d.w.get(name), out.after.get(name), "%s: not rebuilt", what)
+		}
+		out := d.check(name+" removed", func(w *simWorld) { w.drop(name) })
+		d.complete(name+" removed", out)
+		require.Contains(t, out.after.names, name)
+		require.Equal(t, d.w.get(name), out.after.get(name))
+	}
+}
+
+// TestDamageReadError: a disk that can't read says so, and is not taken for a corrupt log.
+func TestDamageReadError(t *testing.T) {
+	d := newDamaged(t, true)
+	for nth := 1; ; nth++ {
+		s := newSimFS(d.w.clone(), false)
+		s.fault = func(kind simKind, n int, path string) *simFault {
+			if kind == simRead && n == nth {
+				return &simFault{err: errors.New("input/output error")}
+			}
+			return nil
+		}
+		l, err := openFS(s, simDir, &d.opts)
+		if err == nil {
+			_, err = readLog(l)
+			require.NoError(t, l.Close())
+		}
+		require.Empty(t, s.left())
+		if len(s.faults) == 0 {
+			break
+		}
+		require.NotErrorIs(t, err, ErrCorrupt)
+		if err != nil {
+			require.ErrorContains(t, err, "input/output error")
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"testing"
+)
+
+// A directory as one byte string, for the fuzzer: file after file, each a byte that picks the name, two bytes of
+// length, and the content. Names past the fixed ones are segments at small offsets.
+var fuzzNames = []string{stateName, nextName, cutName, "seglog.index", "LOCK", "README", "0.log", "00000000000000000000.deleted"}
+
+func fuzzName(b byte) string {
+	if int(b) < len(fuzzNames) {
+		return fuzzNames[b]
+	}
+	n := int(b) - len(fuzzNames)
+	return fileName(int64(n/3), []string{logSuffix, indexSuffix, timeSuffix}[n%3])
+}
+
+func fuzzWorld(b []byte) *simWorld {
+	w := newSimWorld()
+	for len(b) >= 3 {
+		name, n := fuzzName(b[0]), int(binary.BigEndian.Uint16(b[1:]))
+		b = b[3:]
+		n = min(n, len(b))
+		w.put(name, bytes.Clone(b[:n]))
+		b = b[n:]
+	}
+	return w
+}
+
+// fuzzBytes is the inverse, for the files that have a byte of their own.
+func fuzzBytes(w *simWorld) (b []byte) {
+	for pick := range 256 {
+		n, ok := w.names[fuzzName(byte(pick))]
+		if !ok {
+			continue
+		}
+		content := w.nodes[n].cache
+		b = append(b, byte(pick))
+		b = binary.BigEndian.AppendUint16(b, uint16(len(content)))
+		b = append(b, content...)
+	}
+	return b
+}
+
+// fuzzSeeds are directories of small logs, whole and killed.
+func fuzzSeeds(f *testing.F) {
+	for seed := range uint64(10) {
+		c := newSimConfig(seed)
+		c.failFlush = 0
+		s := newSimFS(newSimWorld(), c.mapped)
+		u := newSimUser(s, Options{Flush: c.opts.Flush, SegmentBytes: 4096, IndexBytes: 64}, seed)
+		if err := u.open(); err != nil {
+			f.Fatal(err)
+		}
+		for range 2 * seed {
+			if err := u.append(1 + u.rng.IntN(2)); err != nil {
+				f.Fatal(err)
+			}
+		}
+		if seed%2 == 0 {
+			if err := u.close(); err != nil {
+				f.Fatal(err)
+			}
+			f.Add(fuzzBytes(s.kill()))
+			continue
+		}
+		f.Add(fuzzBytes(s.kill()))
+		ignore(u.log.Close())
+	}
+	f.Add([]byte{})
+}
+
+// FuzzOpen opens whatever a directory may hold. Open and reads end with a log or with an error that says why, and what
+// the log shows once it shows again: after a kill, and after Close.
+func FuzzOpen(f *testing.F) {
+	fuzzSeeds(f)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		opts := &Options{SegmentBytes: 8192, IndexBytes: 64}
+		s := newSimFS(fuzzWorld(b), len(b)%2 == 0)
+		before := allocated()
+		l, err := openFS(s, simDir, opts)
+		if spent := allocated() - before; spent > maxDamagedAllocation+64*uint64(len(b)) {
+			t.Fatalf("Open allocated %d bytes for %d", spent, len(b))
+		}
+		if err != nil {
+			if left := s.left(); len(left) > 0 {
+				t.Fatalf("not released: %v", left)
+			}
+			var c *CorruptError
+			if errors.As(err, &c) && (c.Path == "" || c.Reason == "") {
+				t.Fatalf("says too little: %v", err)
+			}
+			return
+		}
+		shown, err := fuzzRead(t, l)
+		if err != nil {
+			ignore(l.Close())
+			return
+		}
+		_, err = l.Append(Record{Value: []byte("appended")})
+		if err != nil && !errors.Is(err, ErrTooLarge) {
+			t.Fatalf("append: %v", err)
+		}
+		appended := err == nil
+		w := s.kill()
+		ignore(l.Close())
+		again, err := openFS(newSimFS(w.clone(), s.mapped), simDir, opts)
+		if err != nil {
+			t.Fatalf("second open: %v", err)
+		}
+		second, err := fuzzRead(t, again)
+		if err != nil {
+			t.Fatalf("second read: %v", err)
+		}
+		if appended && len(second) > 0 && string(second[len(second)-1].Value) == "appended" {
+			second = second[:len(second)-1]
+		}
+		if len(second) != len(shown) {
+			t.Fatalf("showed %d records, then %d", len(shown), len(second))
+		}
+		for i := range shown {
+			if why := differ(&second[i], &shown[i]); why != "" {
+				t.Fatalf("record %d changed: %s", shown[i].Offset, why)
+			}
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// fuzzRead reads all, by walking and one by one; offsets must grow.
+func fuzzRead(t *testing.T, l *Log) ([]Record, error) {
+	var recs []Record
+	last := int64(-1)
+	o := l.Offsets()
+	for r, err := range l.Records(o.Start) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Offset <= last || r.Offset < o.Start || r.Offset >= o.End {
+			t.Fatalf("record %d behind %d, in %+v", r.Offset, last, o)
+		}
+		last = r.Offset
+		recs = append(recs, r.Clone())
+	}
+	for i := range recs {
+		r, err := l.Read(recs[i].Offset)
+		if err != nil {
+			return nil, err
+		}
+		if why := differ(&r, &recs[i]); why != "" {
+			t.Fatalf("read of %d: %s", r.Offset, why)
+		}
+	}
+	return recs, nil
+}
+
+// FuzzDecode: a stream of anything.
+func FuzzDecode(f *testing.F) {
+	for seed := range uint64(6) {
+		u := newSimUser(nil, Options{}, seed)
+		var b []byte
+		for range 1 + seed%3 {
+			b = append(b, encoded(u.batch(1+int(seed)%4, u.id), u.id)...)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before := allocated()
+		last := int64(-1)
+		for r, err := range Decode(bytes.NewReader(b)) {
+			if err != nil {
+				if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrCodec) {
+					t.Fatalf("unclassified: %v", err)
+				}
+				break
+			}
+			if r.Offset <= last {
+				t.Fatalf("record %d behind %d", r.Offset, last)
+			}
+			last = r.Offset
+		}
+		// One compressed batch may inflate to maxInflated; the runner's inputs are far too small for that.
+		if spent := allocated() - before; spent > maxDamagedAllocation+2000*uint64(len(b)) {
+			t.Fatalf("allocated %d bytes for %d", spent, len(b))
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package seglog
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// fuzzSource makes a rand.Source of the fuzzer's bytes, so that the random user does what the fuzzer says: a byte for each
+// decision, and what comes then once they are used up.
+type fuzzSource struct {
+	b    []byte
+	then rand.Source
+}
+
+func (f *fuzzSource) Uint64() uint64 {
+	if len(f.b) == 0 {
+		return f.then.Uint64()
+	}
+	v := uint64(f.b[0])
+	f.b = f.b[1:]
+	// rand takes the high bits for small ranges and the low ones for powers of two: the byte is in all.
+	return v * 0x0101010101010101
+}
+
+// FuzzOps makes the calls that the input says, kills the log, cuts the power, and compares with a slice of records.
+func FuzzOps(f *testing.F) {
+	for seed := range uint64(12) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		b := make([]byte, 100+rng.IntN(400))
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		f.Add(uint16(seed), b)
+	}
+	f.Fuzz(func(t *testing.T, config uint16, b []byte) {
+		c := newSimConfig(uint64(config))
+		source := &fuzzSource{b, rand.NewPCG(1, 10)}
+		s := newSimFS(newSimWorld(), c.mapped)
+		u := newSimUser(s, c.opts, 0)
+		u.rng = rand.New(source)
+		if c.opts.RetentionBytes > 0 {
+			u.event("retention", func(o *oracle) { o.retained = &u.retained })
+		}
+		if err := u.open(); err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < 60 && len(source.b) > 0; i++ {
+			if err := u.step(); err != nil {
+				t.Fatalf("call %d: %v", i, err)
+			}
+			if u.wrong != nil {
+				t.Fatalf("call %d: %v", i, u.wrong)
+			}
+		}
+		w := s.kill()
+		ignore(u.log.Close())
+		x := newCrasher(c.opts, c.mapped, uint64(config))
+		if err := x.check(w, u.o, false, 1); err != nil {
+			t.Fatalf("killed: %v", err)
+		}
+		cut := randomCut(x.rng)
+		if err := x.check(cut.apply(w), u.o, true, 1); err != nil {
+			t.Fatalf("power cut, %s: %v", cut.what, err)
+		}
+		if len(s.misuse) > 0 {
+			t.Fatal(s.misuse)
+		}
+	})
+}

@@ -1,0 +1,346 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// injected is one way in which one kind of operation fails.
+type injected struct {
+	kind simKind
+	simFault
+}
+
+func (i injected) String() string {
+	s := fmt.Sprintf("%v: %v", i.kind, i.err)
+	if i.short {
+		s += " after half"
+	}
+	return s
+}
+
+var injections = []injected{
+	{simWrite, simFault{err: syscall.EIO}},
+	{simWrite, simFault{err: syscall.EIO, short: true}},
+	{simWrite, simFault{err: syscall.ENOSPC}},
+	{simWrite, simFault{err: syscall.ENOSPC, short: true}},
+	{simWrite, simFault{err: syscall.EINTR}},
+	{simStore, simFault{err: syscall.EIO}},
+	{simStore, simFault{err: syscall.EIO, short: true}},
+	{simZero, simFault{err: syscall.ENOSPC}},
+	{simZero, simFault{err: syscall.EIO}},
+	{simReserve, simFault{err: syscall.ENOSPC}},
+	{simReserve, simFault{err: syscall.EIO}},
+	{simTruncate, simFault{err: syscall.EIO}},
+	{simFlush, simFault{err: syscall.EIO}},
+	{simFlush, simFault{err: syscall.EIO, keep: 7}},
+	{simFlush, simFault{err: syscall.EINTR}},
+	{simCreate, simFault{err: syscall.EMFILE}},
+	{simCreate, simFault{err: syscall.ENOSPC}},
+	{simRename, simFault{err: syscall.EIO}},
+	{simLink, simFault{err: syscall.EIO}},
+	{simRemove, simFault{err: syscall.EIO}},
+	{simSyncDir, simFault{err: syscall.EIO}},
+	{simOpen, simFault{err: syscall.EMFILE}},
+	{simRead, simFault{err: syscall.EIO}},
+	{simStat, simFault{err: syscall.EIO}},
+	{simList, simFault{err: syscall.EIO}},
+	{simMap, simFault{err: syscall.ENOMEM}},
+	{simLock, simFault{err: syscall.EIO}},
+	{simMkdir, simFault{err: syscall.EIO}},
+}
+
+// injector runs one workload over and over, each time with one more operation that fails.
+type injector struct {
+	t      *testing.T
+	opts   Options
+	mapped bool
+	what   string // for messages
+	err    error  // the fault injected
+	u      *simUser
+	s      *simFS
+}
+
+// script is what the workload does; together it uses every operation.
+func (in *injector) script() []func(u *simUser) error {
+	one := func(u *simUser) error { return u.append(1) }
+	three := func(u *simUser) error { return u.append(3) }
+	var calls []func(u *simUser) error
+	add := func(fs ...func(u *simUser) error) { calls = append(calls, fs...) }
+	reopen := func(u *simUser) error {
+		if err := u.close(); err != nil {
+			return err
+		}
+		return u.open()
+	}
+	add(one, three, (*simUser).sync, one, one, three, one, three, (*simUser).verify)
+	add(func(u *simUser) error { return u.transferFrom(2) })
+	add(func(u *simUser) error { return u.truncateTo(u.end() - 1) }, one)
+	add(func(u *simUser) error { return u.appendBatch(2) }, three, three, one, (*simUser).verify)
+	add(func(u *simUser) error { return u.truncateTo(max(u.end()-9, u.o.only().start)) }, three)
+	add(func(u *simUser) error { return u.deleteBefore(u.end() - 3) }, one, reopen, three, three, (*simUser).verify)
+	add(func(u *simUser) error { return u.reset(u.end() + 5) }, one, three, one, three, reopen, (*simUser).verify)
+	return calls
+}
+
+// run is the workload with the nth operation of a kind failing. It returns false if there was no such operation.
+func (in *injector) run(i injected, nth int, rng *rand.Rand) bool {
+	t := in.t
+	in.what = fmt.Sprintf("%v, number %d, mapped %v, Flush %v", i, nth, in.mapped, in.opts.Flush)
+	in.err = i.err
+	before := runtime.NumGoroutine()
+	in.s = newSimFS(newSimWorld(), in.mapped)
+	in.u = newSimUser(in.s, in.opts, 5)
+	in.s.fault = func(kind simKind, n int, path string) *simFault {
+		if kind == i.kind && n == nth {
+			return &i.simFault
+		}
+		return nil
+	}
+	u := in.u
+	in.call(u.open)
+	for _, step := range in.script() {
+		if u.log == nil || len(u.o.lineages) > 1 {
+			in.again()
+		}
+		in.call(func() error { return step(u) })
+	}
+	if u.log == nil || len(u.o.lineages) > 1 {
+		in.again()
+	}
+	in.call(u.close)
+	in.released(before)
+	in.s.setFault(nil)
+	if u.log == nil {
+		in.again()
+		require.NoError(t, u.verify(), in.what)
+		require.NoError(t, u.close(), in.what)
+	}
+	require.NoError(t, u.wrong, in.what)
+	require.Empty(t, in.s.misuse, in.what)
+	in.released(before)
+	if len(in.s.faults) == 0 {
+		return false
+	}
+	in.crash(rng)
+	return true
+}
+
+// call makes one call of the workload. If it fails it must say what failed, and the log must be in order.
+func (in *injector) call(f func() error) {
+	t, u := in.t, in.u
+	err := f()
+	require.NoError(t, u.wrong, in.what)
+	if err == nil {
+		return
+	}
+	require.NotEmpty(t, in.s.faults, "%s: failed without a fault: %v", in.what, err)
+	require.ErrorIs(t, err, in.err, in.what)
+	var named *fs.PathError
+	require.ErrorAs(t, err, &named, in.what)
+	require.NotEmpty(t, named.Op, in.what)
+	require.True(t, strings.Contains(named.Path, simDir), "%s: error does not name the file: %v", in.what, err)
+	if u.log == nil {
+		return
+	}
+	if u.log.closed.Load() {
+		u.log = nil
+		return
+	}
+	got, rerr := readLog(u.log)
+	removing := len(u.o.lineages) > 1 // in the middle of a cut: what it is about may be gone
+	if !removing || !errors.Is(rerr, ErrFailed) {
+		require.NoError(t, rerr, "%s: reads after %v", in.what, err)
+	}
+	if rerr == nil && (u.opts.Flush != FlushSync || removing) {
+		require.NoError(t, u.o.check(got, false), "%s: after %v", in.what, err)
+	}
+	if u.log.failed() != nil {
+		in.latched(err)
+	}
+}
+
+// latched: no append works any more, each says why, and what is durable does not grow by itself.
+func (in *injector) latched(err error) {
+	t, u := in.t, in.u
+	was := u.log.Offsets()
+	for range 2 {
+		_, again := u.log.Append(Record{Value: []byte("x")})
+		require.ErrorIs(t, again, ErrFailed, in.what)
+		require.ErrorIs(t, again, in.err, in.what)
+		require.ErrorIs(t, u.log.Sync(), ErrFailed, in.what)
+	}
+	require.Equal(t, was, u.log.Offsets(), "%s: after %v", in.what, err)
+	ignore(u.log.Close())
+	u.log = nil
+}
+
+// again closes the log, which may say what failed before, and opens it.
+func (in *injector) again() {
+	if in.u.log != nil {
+		ignore(in.u.log.Close())
+		in.u.log = nil
+	}
+	require.Empty(in.t, in.s.left(), "%s: not released", in.what)
+	err := in.u.open()
+	if err != nil && errors.Is(err, in.err) {
+		require.Empty(in.t, in.s.left(), "%s: not released by Open", in.what)
+		err = in.u.open() // the fault hit this Open
+	}
+	require.NoError(in.t, err, in.what)
+	require.NoError(in.t, in.u.wrong, in.what)
+}
+
+func (in *injector) released(goroutines int) {
+	if in.u.log != nil {
+		return
+	}
+	require.Empty(in.t, in.s.left(), "%s: not released", in.what)
+	for range 200 {
+		if runtime.NumGoroutine() <= goroutines {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	buf := make([]byte, 1<<16)
+	require.Failf(in.t, "goroutines left", "%s\n%s", in.what, buf[:runtime.Stack(buf, true)])
+}
+
+// crash cuts the power somewhere in the run with the fault.
+func (in *injector) crash(rng *rand.Rand) {
+	x := newCrasher(in.opts, in.mapped, rng.Uint64())
+	x.every, x.singles, x.randoms = max(1, len(in.s.ops)/3), 0, 1
+	require.NoError(in.t, x.explore(newSimWorld(), in.s.ops, 0, newOracle(0)), in.what)
+}
+
+// TestInject fails every operation of a workload once, at every point, in every way; without -torture, at some points.
+func TestInject(t *testing.T) {
+	total, every := 0, 6
+	switch {
+	case *tortureStates > 0:
+		every = 1
+	case raceEnabled:
+		every = 30
+	}
+	byKind := map[string]int{}
+	rng := rand.New(rand.NewPCG(1, 4))
+	for _, mapped := range []bool{true, false} {
+		for _, flush := range []FlushPolicy{FlushSync, FlushNone} {
+			in := &injector{t: t, mapped: mapped, opts: Options{Flush: flush, SegmentBytes: 4096, IndexBytes: 300}}
+			for _, i := range injections {
+				for nth := 1; in.run(i, nth, rng); nth += 1 + rng.IntN(2*every-1) {
+					total++
+					byKind[i.kind.String()]++
+				}
+			}
+		}
+	}
+	t.Logf("%d injections: %v", total, byKind)
+}
+
+// TestInjectAhead fails what gets blocks ready ahead of the appends, which takes a segment of several MiB.
+func TestInjectAhead(t *testing.T) {
+	big := make([]byte, 300<<10)
+	for _, flush := range []FlushPolicy{FlushSync, FlushNone} {
+		for _, i := range injections {
+			if i.kind != simZero && i.kind != simReserve {
+				continue
+			}
+			for nth := 1; ; nth++ {
+				what := fmt.Sprintf("%v, number %d, Flush %v", i, nth, flush)
+				s := newSimFS(newSimWorld(), true)
+				s.fault = func(kind simKind, n int, path string) *simFault {
+					if kind == i.kind && n == nth {
+						return &i.simFault
+					}
+					return nil
+				}
+				opts := &Options{Flush: flush, SegmentBytes: 5 << 20}
+				l, err := openFS(s, simDir, opts)
+				if err != nil {
+					require.ErrorIs(t, err, i.err, what)
+					l, err = openFS(s, simDir, opts)
+				}
+				require.NoError(t, err, what)
+				for at := int64(0); at < 24; at++ {
+					base, err := l.Append(Record{Value: big})
+					if err != nil {
+						require.ErrorIs(t, err, i.err, what)
+						if errors.Is(l.failed(), ErrFailed) {
+							ignore(l.Close())
+							l, err = openFS(s, simDir, opts)
+							require.NoError(t, err, what)
+						}
+						base, err = l.Append(Record{Value: big})
+					}
+					require.NoError(t, err, what)
+					require.Equal(t, at, base, what)
+				}
+				require.NoError(t, l.Close(), what)
+				require.Empty(t, s.left(), what)
+				require.Empty(t, s.misuse, what)
+				if len(s.faults) == 0 {
+					break
+				}
+			}
+		}
+	}
+}
+
+// TestInjectDiskFull fills the disk at every point, for some time. The log says so, shows what it has, and goes on when
+// there is room, without being opened again.
+func TestInjectDiskFull(t *testing.T) {
+	for _, mapped := range []bool{true, false} {
+		for _, flush := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
+			for from := 0; from < 40; from++ {
+				what := fmt.Sprintf("mapped %v, Flush %v, full after %d appends", mapped, flush, from)
+				s := newSimFS(newSimWorld(), mapped)
+				u := newSimUser(s, Options{Flush: flush, SegmentBytes: 4096}, uint64(from))
+				require.NoError(t, u.open(), what)
+				for range from {
+					require.NoError(t, u.append(1), what)
+				}
+				s.setFault(func(kind simKind, n int, path string) *simFault {
+					switch {
+					case kind == simWrite && mapped && isLog(filepath.Base(path)):
+						return nil // into blocks that are reserved
+					case kind == simReserve, kind == simZero, kind == simCreate, kind == simWrite:
+						return &simFault{err: syscall.ENOSPC, short: n%2 == 0}
+					}
+					return nil
+				})
+				failures := 0
+				for tries := 0; failures < 3; tries++ {
+					require.Less(t, tries, 200, what)
+					if err := u.append(1 + tries%3); err != nil {
+						require.ErrorIs(t, err, syscall.ENOSPC, what)
+						require.NotErrorIs(t, err, ErrFailed, what)
+						failures++
+					}
+					require.NoError(t, u.verify(), what)
+				}
+				s.setFault(nil)
+				for range 6 {
+					require.NoError(t, u.append(1), what)
+				}
+				require.NoError(t, u.verify(), what)
+				require.NoError(t, u.close(), what)
+				require.NoError(t, u.open(), what)
+				require.NoError(t, u.verify(), what)
+				require.NoError(t, u.close(), what)
+				require.NoError(t, u.wrong, what)
+				require.Empty(t, s.left(), what)
+			}
+		}
+	}
+}

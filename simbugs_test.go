@@ -1,0 +1,289 @@
+package seglog
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// liar is the simulation with a bug planted between it and the engine. The nil functions tell the truth.
+type liar struct {
+	*simFS
+	flushFile    func(f *simFile) error
+	syncNames    func() error
+	truncateFile func(f *simFile, size int64) error
+	reserveFile  func(f *simFile, pos, n int64) error
+	writeFile    func(f *simFile, p []byte, pos int64) (int, error)
+	readFile     func(f *simFile, p []byte, pos int64) (int, error)
+	moveFile     func(from, to string) error
+}
+
+type liarFile struct {
+	*simFile
+	l *liar
+}
+
+func (l *liar) open(path string, mode openMode) (file, error) {
+	f, err := l.simFS.open(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return &liarFile{f.(*simFile), l}, nil
+}
+
+func (l *liar) syncDir(dir string) error {
+	if l.syncNames != nil {
+		return l.syncNames()
+	}
+	return l.simFS.syncDir(dir)
+}
+
+func (l *liar) rename(from, to string) error {
+	if l.moveFile != nil {
+		return l.moveFile(from, to)
+	}
+	return l.simFS.rename(from, to)
+}
+
+func (f *liarFile) flush() error {
+	if f.l.flushFile != nil {
+		return f.l.flushFile(f.simFile)
+	}
+	return f.simFile.flush()
+}
+
+func (f *liarFile) truncate(size int64) error {
+	if f.l.truncateFile != nil {
+		return f.l.truncateFile(f.simFile, size)
+	}
+	return f.simFile.truncate(size)
+}
+
+func (f *liarFile) reserve(pos, n int64) error {
+	if f.l.reserveFile != nil {
+		return f.l.reserveFile(f.simFile, pos, n)
+	}
+	return f.simFile.reserve(pos, n)
+}
+
+func (f *liarFile) WriteAt(p []byte, pos int64) (int, error) {
+	if f.l.writeFile != nil {
+		return f.l.writeFile(f.simFile, p, pos)
+	}
+	return f.simFile.WriteAt(p, pos)
+}
+
+func (f *liarFile) ReadAt(p []byte, pos int64) (int, error) {
+	if f.l.readFile != nil {
+		return f.l.readFile(f.simFile, p, pos)
+	}
+	return f.simFile.ReadAt(p, pos)
+}
+
+func isLog(name string) bool { return strings.HasSuffix(name, logSuffix) || name == nextName }
+
+// lazyFlush acknowledges a flush and does it with the next one.
+func lazyFlush(s *simFS) fileSystem {
+	var mu sync.Mutex
+	var due *simFile
+	return &liar{simFS: s, flushFile: func(f *simFile) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if due != nil && !due.closed {
+			if err := due.flush(); err != nil {
+				return err
+			}
+		}
+		due = f
+		return nil
+	}}
+}
+
+// unlessCut skips the first flush that follows a truncation, which then may not reach the disk.
+func unlessCut(s *simFS) fileSystem {
+	var mu sync.Mutex
+	cut := map[int]bool{}
+	return &liar{simFS: s,
+		truncateFile: func(f *simFile, size int64) error {
+			mu.Lock()
+			defer mu.Unlock()
+			cut[f.node] = true
+			return f.truncate(size)
+		},
+		flushFile: func(f *simFile) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if cut[f.node] {
+				delete(cut, f.node)
+				return nil
+			}
+			return f.flush()
+		}}
+}
+
+// stale brings back, where blocks are reserved behind the end of a file, the bytes that were there before a cut.
+func stale(s *simFS) fileSystem {
+	var mu sync.Mutex
+	was := map[string][]byte{}
+	l := &liar{simFS: s}
+	l.truncateFile = func(f *simFile, size int64) error {
+		mu.Lock()
+		defer mu.Unlock()
+		s.mu.Lock()
+		was[f.name] = append([]byte(nil), f.content()...)
+		s.mu.Unlock()
+		return f.truncate(size)
+	}
+	l.moveFile = func(from, to string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if n, ok := s.w.names[filepath.Base(to)]; ok {
+			was[filepath.Base(to)] = append([]byte(nil), s.w.nodes[n].cache...)
+		}
+		return s.rename(from, to)
+	}
+	l.reserveFile = func(f *simFile, pos, n int64) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := f.reserve(pos, n); err != nil {
+			return err
+		}
+		if old := was[f.name]; pos < int64(len(old)) {
+			_, err := f.WriteAt(old[pos:min(pos+n, int64(len(old)))], pos)
+			return err
+		}
+		return nil
+	}
+	return l
+}
+
+// tamper changes what is read of the batches of a log, and makes their CRC fit: what an engine sees that checks none.
+func tamper(change func(b batch)) func(s *simFS) fileSystem {
+	return func(s *simFS) fileSystem {
+		l := &liar{simFS: s}
+		l.readFile = func(f *simFile, p []byte, pos int64) (int, error) {
+			n, err := f.ReadAt(p, pos)
+			if !isLog(f.name) {
+				return n, err
+			}
+			s.mu.Lock()
+			whole := append([]byte(nil), f.content()...)
+			s.mu.Unlock()
+			for at := 0; at+headerLen <= len(whole); {
+				b := batch(whole[at:])
+				if parseHeader(b) != "" || b.size() > int64(len(b)) || b[:b.size()].checkCRC() != "" {
+					break
+				}
+				b = b[:b.size()]
+				change(b)
+				b.seal()
+				at += len(b)
+			}
+			copy(p[:n], whole[pos:])
+			return n, err
+		}
+		return l
+	}
+}
+
+// plantedBugs are what the crash simulation must find: each is a bug that a log had somewhere, as far as it can be
+// planted below the engine.
+var plantedBugs = []struct {
+	name  string
+	plant func(s *simFS) fileSystem
+	tune  func(c *simConfig)
+	want  string // in the failure
+}{
+	{name: "no flush", plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, flushFile: func(*simFile) error { return nil }}
+	}},
+	{name: "acknowledged before the flush", plant: lazyFlush},
+	{name: "no flush of the segments, only of the state", plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, flushFile: func(f *simFile) error {
+			if isLog(f.name) {
+				return nil
+			}
+			return f.flush()
+		}}
+	}},
+	{name: "no flush of the state", plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, flushFile: func(f *simFile) error {
+			if f.name == stateName {
+				return nil
+			}
+			return f.flush()
+		}}
+	}},
+	{name: "no directory sync", plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, syncNames: func() error { return nil }}
+	}},
+	{name: "a failed flush is tried again", tune: func(c *simConfig) { c.failFlush = 3 + int(c.seed%20) },
+		plant: func(s *simFS) fileSystem {
+			return &liar{simFS: s, flushFile: func(f *simFile) error {
+				if f.flush() != nil {
+					return f.flush()
+				}
+				return nil
+			}}
+		}},
+	{name: "a cut without a flush", plant: unlessCut},
+	{name: "recycled bytes behind a cut", plant: stale},
+	{name: "a rename in two steps", plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, moveFile: func(from, to string) error {
+			ignore(s.remove(to))
+			ignore(s.syncDir(""))
+			return s.rename(from, to)
+		}}
+	}},
+	{name: "a lost write", tune: func(c *simConfig) { c.mapped = false }, plant: func(s *simFS) fileSystem {
+		return &liar{simFS: s, writeFile: func(f *simFile, p []byte, pos int64) (int, error) {
+			if isLog(f.name) && pos > 3000 {
+				return len(p), nil
+			}
+			return f.WriteAt(p, pos)
+		}}
+	}},
+	{name: "no CRC", tune: func(c *simConfig) { c.mapped = false }, want: "wrong bytes",
+		plant: tamper(func(b batch) { b[len(b)-2] ^= 1 })},
+	{name: "a CRC that is not bound to its place", tune: func(c *simConfig) { c.mapped = false }, want: "wrong bytes",
+		plant: func() func(s *simFS) fileSystem {
+			twin := []Record{{Time: time.UnixMilli(1), Value: []byte("the same batch everywhere")}}
+			return tamper(func(b batch) {
+				if same := encoded(twin, b.base()); b.lastDelta() == 0 && len(b) == len(same) {
+					copy(b, same)
+				} else if len(b) > headerLen+8 {
+					b[headerLen+2] ^= 2 // the time of the record
+				}
+			})
+		}()},
+}
+
+// TestCrashFindsPlantedBugs checks the checker.
+func TestCrashFindsPlantedBugs(t *testing.T) {
+	for _, bug := range plantedBugs {
+		t.Run(bug.name, func(t *testing.T) {
+			var err error
+			workloads := uint64(0)
+			for ; err == nil && workloads < 40; workloads++ {
+				c := newSimConfig(1000 + workloads)
+				c.opts.Flush = FlushPolicy(workloads % 2) // the second and third promise next to nothing
+				if c.opts.Flush == FlushSync {
+					c.opts.FlushInterval, c.opts.FlushBytes = 0, 0
+				}
+				c.failFlush = 0
+				if bug.tune != nil {
+					bug.tune(&c)
+				}
+				_, err = c.crash(bug.plant, func(x *crasher) { x.every, x.singles, x.randoms, x.inner, x.depth = 3, 3, 2, 1, 1 })
+			}
+			require.Error(t, err, "not found")
+			require.Contains(t, err.Error(), bug.want)
+			t.Logf("found in workload %d: %.200s", workloads, fmt.Sprint(err))
+		})
+	}
+}

@@ -1,0 +1,278 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// crasher builds the states that a crash could leave of what a trace recorded, opens each, and checks it against the
+// oracle of that moment. Then it goes on with the recovered log, and crashes that.
+type crasher struct {
+	opts    Options
+	mapped  bool
+	wrap    func(*simFS) fileSystem // nil: the simulation as it is
+	rng     *rand.Rand
+	singles int // how many of singleCuts are tried at each point; -1: all
+	randoms int // how many of randomCut
+	every   int // only one of so many points is looked at
+	inner   int // cuts inside each recovery
+	depth   int // and how deep
+
+	last     []*simOp            // the trace that led to the state looked at
+	distinct map[uint64]struct{} // hashes of the states opened
+	checked  map[uint64]struct{} // and with what they were checked against
+	opens    int
+	cuts     map[string]int // how many states of each kind
+}
+
+func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
+	opts.RetentionBytes, opts.RetentionAge = 0, 0
+	return &crasher{
+		opts: opts, mapped: mapped, rng: rand.New(rand.NewPCG(seed, 3)), every: 1, depth: 2,
+		distinct: map[uint64]struct{}{}, checked: map[uint64]struct{}{}, cuts: map[string]int{},
+	}
+}
+
+// simPatience is how long one state may take; they take less than a millisecond.
+const simPatience = 20 * time.Second
+
+// explore crashes at every point of a trace from the from-th operation on. w and o are as before the trace.
+func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error {
+	w, o = w.clone(), o.clone()
+	version := uint64(c.rng.Uint64())
+	changed := true
+	for p := 0; p <= len(ops); p++ {
+		// The oracle is strictest when all acknowledgements were given and no further call has begun.
+		ends := p == len(ops) || ops[p].kind != simEvent || strings.HasPrefix(ops[p].name, "begin") || strings.HasPrefix(ops[p].name, "append")
+		if p >= from && changed && ends && c.rng.IntN(c.every) == 0 {
+			changed = false
+			c.last = ops[:p]
+			if err := c.point(w, ops, p, o, version); err != nil {
+				return fmt.Errorf("%w\ncrash at operation %d of %d:\n%s", err, p, len(ops), around(ops, p))
+			}
+		}
+		if p == len(ops) {
+			break
+		}
+		if op := ops[p]; op.kind == simEvent {
+			op.event(o)
+			version++
+			changed = changed || !strings.HasPrefix(op.name, "begin") && !strings.HasPrefix(op.name, "append")
+		} else {
+			w.apply(op)
+			changed = true
+		}
+	}
+	return nil
+}
+
+// around shows the trace up to a crash and a little of what would have come.
+func around(ops []*simOp, p int) string {
+	var s strings.Builder
+	for i := max(0, p-40); i < min(len(ops), p+4); i++ {
+		mark := "  "
+		if i == p {
+			mark = "* "
+		}
+		fmt.Fprintf(&s, "%s%4d %v\n", mark, i, ops[i])
+	}
+	return s.String()
+}
+
+// point tries the crashes at one point of a trace.
+func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
+	if err := c.killed(w, ops, p, o, version); err != nil {
+		return err
+	}
+	cuts := wholeCuts()
+	singles := singleCuts(w, c.rng)
+	if c.singles >= 0 && len(singles) > c.singles {
+		c.rng.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
+		singles = singles[:c.singles]
+	}
+	cuts = append(cuts, singles...)
+	for range c.randoms {
+		cuts = append(cuts, randomCut(c.rng))
+	}
+	for i := range cuts {
+		if err := c.visit(cuts[i].what, cuts[i].apply(w), o, true, version, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killed tries the death of the process alone: the page cache lives on. The last store may be done in part, in any
+// order; a system call is done or not.
+func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
+	if err := c.visit("killed", w.clone(), o, false, version, 0); err != nil {
+		return err
+	}
+	if p == len(ops) || ops[p].kind != simStore {
+		return nil
+	}
+	part := *ops[p]
+	part.data = slices.Clone(part.data)
+	old := w.nodes[part.node].cache[part.pos : part.pos+int64(len(part.data))]
+	from, to := c.rng.IntN(len(old)), len(old)
+	if c.rng.IntN(2) == 0 {
+		from, to = 0, from
+	}
+	copy(part.data[from:to], old[from:to])
+	torn := w.clone()
+	torn.apply(&part)
+	return c.visit("killed in a store", torn, o, false, version, 0)
+}
+
+// visit checks a state unless it was checked against the same already.
+func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, version uint64, depth int) error {
+	h := state.hash()
+	key := h*31 + version
+	if !machine {
+		key = ^key
+	}
+	if _, ok := c.checked[key]; ok {
+		return nil
+	}
+	c.checked[key] = struct{}{}
+	c.distinct[h] = struct{}{}
+	c.cuts[strings.SplitN(what, " ", 2)[0]]++
+	hangs := time.AfterFunc(simPatience/time.Duration(1+depth), func() {
+		panic(fmt.Sprintf("hangs\nstate: %s, at depth %d\n%v%s", what, depth, state, around(c.last, len(c.last))))
+	})
+	defer hangs.Stop()
+	if err := c.check(state, o, machine, depth); err != nil {
+		return fmt.Errorf("%w\nstate: %s, at depth %d\n%v", err, what, depth, state)
+	}
+	return nil
+}
+
+func (c *crasher) fsys(s *simFS) fileSystem {
+	if c.wrap == nil {
+		return s
+	}
+	return c.wrap(s)
+}
+
+// check opens a state, appends to what it finds, and opens it again. In between it crashes inside of that.
+func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
+	s := newSimFS(state.clone(), c.mapped)
+	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
+	c.opens++
+	l, err := openFS(u.fsys, simDir, &c.opts)
+	if err != nil {
+		return fmt.Errorf("refused to open: %w", err)
+	}
+	u.log = l
+	got, err := readLog(l)
+	if err == nil {
+		err = o.check(got, machine)
+	}
+	if of := l.Offsets(); err == nil && c.opts.Flush == FlushSync && (of.RecoveryPoint != of.End || of.HighWatermark != of.End) {
+		err = fmt.Errorf("opened with a tail that is not durable: %+v", of)
+	}
+	if err != nil {
+		s.kill()
+		return errors.Join(err, ignore(l.Close()))
+	}
+	u.o = o.clone()
+	u.event(fmt.Sprint("opened ", got.start, " to ", got.end), func(o *oracle) { o.opened(got) })
+	err = c.goOn(u)
+	after := s.kill()
+	ignore(l.Close())
+	switch {
+	case err != nil:
+		return fmt.Errorf("after recovery: %w", err)
+	case len(s.misuse) > 0:
+		return fmt.Errorf("misuse of the file system: %v", s.misuse)
+	}
+	if err := c.again(after, u.o); err != nil {
+		return fmt.Errorf("second open: %w", err)
+	}
+	if depth < c.depth {
+		return c.inside(state, s.ops, o, depth)
+	}
+	return nil
+}
+
+func ignore(error) error { return nil }
+
+// goOn uses a recovered log a little.
+func (c *crasher) goOn(u *simUser) error {
+	for range c.rng.IntN(4) {
+		if err := u.append(1 + u.rng.IntN(2)); err != nil {
+			return err
+		}
+	}
+	if c.rng.IntN(4) == 0 {
+		end := u.end()
+		if err := u.truncateTo(max(u.o.only().start, end-u.rng.Int64N(4))); err != nil {
+			return err
+		}
+		if err := u.append(1); err != nil {
+			return err
+		}
+	}
+	if err := u.verify(); err != nil {
+		return err
+	}
+	return u.wrong
+}
+
+// again opens what a killed process left: nothing may have changed.
+func (c *crasher) again(w *simWorld, o *oracle) error {
+	s := newSimFS(w.clone(), c.mapped)
+	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, o: o}
+	c.opens++
+	if err := u.open(); err != nil {
+		return err
+	}
+	if end := o.only().end(); u.log.Offsets().End != end && u.wrong == nil {
+		u.wrong = fmt.Errorf("end is %d", end)
+	}
+	if c.rng.IntN(4) > 0 {
+		s.kill()
+		ignore(u.log.Close())
+		return u.wrong
+	}
+	if err := u.close(); err != nil {
+		return err
+	}
+	if left := s.left(); len(left) > 0 {
+		return fmt.Errorf("not released: %v", left)
+	}
+	if err := u.open(); err != nil {
+		return fmt.Errorf("after close: %w", err)
+	}
+	s.kill()
+	ignore(u.log.Close())
+	return u.wrong
+}
+
+// inside crashes the recovery itself, and what came after it, at random points.
+func (c *crasher) inside(state *simWorld, ops []*simOp, o *oracle, depth int) error {
+	for range c.inner {
+		w, o := state.clone(), o.clone()
+		p := c.rng.IntN(len(ops) + 1)
+		for _, op := range ops[:p] {
+			if op.kind == simEvent {
+				op.event(o)
+			} else {
+				w.apply(op)
+			}
+		}
+		c.last = ops[:p]
+		cut := randomCut(c.rng)
+		if c.rng.IntN(3) == 0 {
+			cut = wholeCuts()[c.rng.IntN(5)]
+		}
+		if err := c.visit(cut.what, cut.apply(w), o, true, c.rng.Uint64(), depth+1); err != nil {
+			return fmt.Errorf("%w\ncrash in the recovery at operation %d of %d:\n%s", err, p, len(ops), around(ops, p))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,244 @@
+package seglog
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"runtime/metrics"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// maxDamagedAllocation bounds what opening and reading a damaged log may allocate: the buffers a sound one takes, and
+// nothing that a damaged length asks for.
+const maxDamagedAllocation = 8 << 20
+
+// damaged is a small log whose files a test spoils.
+type damaged struct {
+	t     *testing.T
+	opts  Options
+	w     *simWorld
+	o     *oracle
+	whole *content
+	// durable is where bytes of the newest segment end that the recovery point covers.
+	durable map[string]int64
+	deleted map[string]int64 // where batches below the start offset end: nobody reads them
+	cases   int
+}
+
+// warnings is a slog.Handler that keeps what is reported.
+type warnings struct {
+	slog.Handler
+	lines []string
+}
+
+func (w *warnings) Handle(_ context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn {
+		line := r.Message
+		r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+		w.lines = append(w.lines, line)
+	}
+	return nil
+}
+
+func (w *warnings) Enabled(context.Context, slog.Level) bool { return true }
+
+// newDamaged makes a log of several segments. Closed: all of it is durable. Not closed: the process was killed under
+// FlushNone, and what was appended behind the last Sync may be torn.
+func newDamaged(t *testing.T, closed bool) *damaged {
+	d := &damaged{t: t, opts: Options{SegmentBytes: 4096, IndexBytes: 300}, durable: map[string]int64{}, deleted: map[string]int64{}}
+	if !closed {
+		d.opts.Flush = FlushNone
+	}
+	s := newSimFS(newSimWorld(), true)
+	u := newSimUser(s, d.opts, 11)
+	require.NoError(t, u.open())
+	for s.rolls() < 3 {
+		require.NoError(t, u.append(1+u.rng.IntN(2)))
+	}
+	// Closed and opened between: sealed, whatever the background was about.
+	require.NoError(t, u.close())
+	require.NoError(t, u.open())
+	for range 3 {
+		require.NoError(t, u.append(2))
+	}
+	require.NoError(t, u.sync())
+	if closed {
+		require.NoError(t, u.deleteBefore(2))
+		require.NoError(t, u.close())
+		d.w = s.kill()
+	} else {
+		durable := u.log.view.Load().segs
+		last := durable[len(durable)-1]
+		name := fileName(last.base, logSuffix)
+		d.durable[name] = last.stored.load().pos()
+		for range 2 {
+			require.NoError(t, u.append(2))
+		}
+		segs := u.log.view.Load().segs
+		require.Len(t, segs, len(durable), "the tail must lie in one segment")
+		d.w = s.kill()
+		ignore(u.log.Close())
+	}
+	require.NoError(t, u.wrong)
+	d.o = u.o
+	l := u.o.only()
+	d.whole = &content{start: l.start, end: l.end()}
+	b := d.w.get(fileName(0, logSuffix))
+	for at := batch(b); at.last() < l.start; at = at[at.size():] {
+		d.deleted[fileName(0, logSuffix)] += at.size()
+	}
+	for _, slot := range l.slots {
+		d.whole.recs = append(d.whole.recs, *slot.rec) // from offset 0 on, also those that were deleted
+	}
+	return d
+}
+
+func (s *simFS) rolls() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for name := range s.w.names {
+		if strings.HasSuffix(name, logSuffix) {
+			n++
+		}
+	}
+	return n
+}
+
+// outcome is what opening and reading a damaged log came to.
+type outcome struct {
+	got      *content
+	err      error
+	warnings []string
+	after    *simWorld
+}
+
+func (d *damaged) open(what string, w *simWorld) (out outcome) {
+	warn := &warnings{Handler: slog.DiscardHandler}
+	opts := d.opts
+	opts.Logger = slog.New(warn)
+	before := allocated()
+	s := newSimFS(w, true)
+	d.cases++
+	l, err := openFS(s, simDir, &opts)
+	if err != nil {
+		out = outcome{got: &content{}, err: err}
+	} else {
+		out.got, out.err = readLog(l)
+		if out.err == nil {
+			out.err = d.readEach(what, l)
+		}
+		require.NoError(d.t, l.Close(), what)
+	}
+	require.Less(d.t, allocated()-before, uint64(maxDamagedAllocation), what)
+	require.Empty(d.t, s.left(), what)
+	require.Empty(d.t, s.misuse, what)
+	out.warnings, out.after = warn.lines, s.w
+	return out
+}
+
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// readEach reads by the indexes what readLog walked through.
+func (d *damaged) readEach(what string, l *Log) error {
+	o := l.Offsets()
+	for at := o.Start; at < o.End; at++ {
+		r, err := l.Read(at)
+		if err != nil {
+			return fmt.Errorf("read %d: %w", at, err)
+		}
+		want := &d.whole.recs[at]
+		require.Empty(d.t, differ(&r, want), "%s: read %d", what, at)
+		by, err := l.OffsetForTime(want.Time)
+		if err != nil {
+			return fmt.Errorf("offset for time of %d: %w", at, err)
+		}
+		first := o.Start
+		for d.whole.recs[first].Time.Before(want.Time) {
+			first++
+		}
+		require.Equal(d.t, first, by, "%s: offset for time of %d", what, at)
+	}
+	return nil
+}
+
+// check opens a spoilt copy. Whatever it is, no record may be wrong, and every error must be a CorruptError that says
+// where and why.
+func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
+	w := d.w.clone()
+	spoil(w)
+	out := d.open(what, w)
+	for i := range out.got.recs {
+		r := &out.got.recs[i]
+		require.Less(d.t, r.Offset, d.whole.end, "%s: record was never appended", what)
+		require.Empty(d.t, differ(r, &d.whole.recs[r.Offset]), "%s: record %d", what, r.Offset)
+	}
+	if out.err != nil {
+		var c *CorruptError
+		require.ErrorAs(d.t, out.err, &c, what)
+		require.ErrorIs(d.t, out.err, ErrCorrupt, what)
+		require.NotEmpty(d.t, c.Reason, what)
+		require.Equal(d.t, simDir, filepath.Base(filepath.Dir(c.Path)), what)
+		require.GreaterOrEqual(d.t, c.Pos, int64(0), what)
+		require.GreaterOrEqual(d.t, c.Offset, int64(0), what)
+	}
+	return out
+}
+
+// complete: nothing is lost, and the log says nothing of corruption. Without the state file, what was deleted and is in
+// the files still is there again.
+func (d *damaged) complete(what string, out outcome) {
+	require.NoError(d.t, out.err, what)
+	require.Equal(d.t, d.whole.end, out.got.end, what)
+	require.LessOrEqual(d.t, out.got.start, d.whole.start, what)
+	if !strings.Contains(what, stateName) {
+		require.Equal(d.t, d.whole.start, out.got.start, what)
+	}
+	require.Len(d.t, out.got.recs, int(out.got.end-out.got.start), what)
+}
+
+// corrupt: the log says that it is, in the file that was spoilt or the one beside it.
+func (d *damaged) corrupt(what string, out outcome) {
+	require.ErrorIs(d.t, out.err, ErrCorrupt, "%s: shows %d records", what, len(out.got.recs))
+}
+
+// torn: what is above the recovery point may be cut, and the cut is reported.
+func (d *damaged) torn(what string, out outcome) {
+	require.NoError(d.t, out.err, what)
+	require.NoError(d.t, d.o.check(&content{start: out.got.start, end: out.got.end, recs: out.got.recs}, true), what)
+	if out.got.end < d.whole.end {
+		require.Contains(d.t, strings.Join(out.warnings, "\n"), "torn tail", what)
+	}
+}
+
+// judge says what a file's damage must lead to.
+func (d *damaged) judge(what, name string, pos int64, out outcome) {
+	limit, open := d.durable[name]
+	switch {
+	case !strings.HasSuffix(name, logSuffix), pos < d.deleted[name] && out.err == nil:
+		d.complete(what, out)
+	case open && pos >= limit:
+		d.torn(what, out)
+	default:
+		d.corrupt(what, out)
+	}
+}
+
+func eachState(t *testing.T, f func(t *testing.T, d *damaged)) {
+	for name, closed := range map[string]bool{"closed": true, "killed": false} {
+		t.Run(name, func(t *testing.T) {
+			d := newDamaged(t, closed)
+			d.complete("sound", d.check("sound", func(*simWorld) {}))
+			f(t, d)
+			t.Logf("%d damaged logs opened, of:\n%v", d.cases, d.w)
+		})
+	}
+}

@@ -1,0 +1,380 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// simDir is where the log of a simulation lives.
+const simDir = "simulated"
+
+// simFS is a fileSystem in memory that records what changes it, in order, and fails where it is told to. Its directory
+// is flat.
+type simFS struct {
+	mapped bool // reserve and mmap work, as on ext4; if not the log is written by pwrite
+
+	mu       sync.Mutex
+	w        *simWorld
+	ops      []*simOp
+	count    [simKinds]int
+	fault    func(kind simKind, nth int, path string) *simFault // nil: no fault
+	faults   []simHit                                           // those that happened
+	dead     bool                                               // the process is: nothing changes any more
+	locked   bool
+	files    map[*simFile]bool
+	mappings map[*simMapping]bool
+	misuse   []string // what no caller may do
+	clock    int64
+}
+
+// simFault is how one operation fails.
+type simFault struct {
+	err   error
+	short bool   // a write or store is done in part
+	keep  uint64 // a flush: simOp.keep
+}
+
+type simHit struct {
+	op, path string
+	err      error
+}
+
+func newSimFS(w *simWorld, mapped bool) *simFS {
+	return &simFS{w: w, mapped: mapped, files: map[*simFile]bool{}, mappings: map[*simMapping]bool{}}
+}
+
+var errDead = errors.New("the simulated process is dead")
+
+// enter counts an operation and says how it fails, if it does. The caller holds mu.
+func (s *simFS) enter(kind simKind, path string) (*simFault, error) {
+	if s.dead {
+		return nil, &fs.PathError{Op: kind.String(), Path: path, Err: errDead}
+	}
+	s.count[kind]++
+	s.clock++
+	if s.fault == nil {
+		return nil, nil
+	}
+	f := s.fault(kind, s.count[kind], path)
+	if f == nil {
+		return nil, nil
+	}
+	s.faults = append(s.faults, simHit{kind.String(), path, f.err})
+	return f, &fs.PathError{Op: kind.String(), Path: path, Err: f.err}
+}
+
+func (s *simFS) do(op *simOp) {
+	s.w.apply(op)
+	s.ops = append(s.ops, op)
+}
+
+// event records what the user of the log did or saw.
+func (s *simFS) event(name string, f func(*oracle)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dead {
+		s.ops = append(s.ops, &simOp{kind: simEvent, name: name, event: f})
+	}
+}
+
+// kill stops the process: what the engine still does has no effect. It returns the world as the kernel has it.
+func (s *simFS) kill() *simWorld {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = true
+	return s.w
+}
+
+func (s *simFS) wrong(format string, args ...any) {
+	s.misuse = append(s.misuse, fmt.Sprintf(format, args...))
+}
+
+// left says what was not released.
+func (s *simFS) left() (left []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.files {
+		left = append(left, "open file "+f.path)
+	}
+	for m := range s.mappings {
+		left = append(left, fmt.Sprintf("mapping of file #%d", m.node))
+	}
+	if s.locked {
+		left = append(left, "lock")
+	}
+	slices.Sort(left)
+	return left
+}
+
+func (s *simFS) open(path string, mode openMode) (file, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := filepath.Base(path)
+	n, ok := s.w.names[name]
+	kind := simOpen
+	if mode == openCreate && !ok {
+		kind = simCreate
+	}
+	if _, err := s.enter(kind, path); err != nil {
+		return nil, err
+	}
+	switch {
+	case kind == simCreate:
+		n = s.w.next
+		s.do(&simOp{kind: simCreate, node: n, name: name})
+	case !ok:
+		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	case mode == openCreate:
+		s.do(&simOp{kind: simTruncate, node: n, name: name})
+		s.truncateMappings(n, 0)
+	}
+	f := &simFile{s: s, node: n, path: path, name: name, mode: mode}
+	s.files[f] = true
+	return f, nil
+}
+
+func (s *simFS) stat(path string) (fileInfo, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(simStat, path); err != nil {
+		return fileInfo{}, err
+	}
+	if filepath.Base(path) == simDir {
+		return fileInfo{isDir: true, mtime: time.UnixMilli(s.clock)}, nil
+	}
+	if n, ok := s.w.names[filepath.Base(path)]; ok {
+		return fileInfo{size: int64(len(s.w.nodes[n].cache)), mtime: time.UnixMilli(s.clock)}, nil
+	}
+	return fileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+}
+
+func (s *simFS) list(dir string) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(simList, dir); err != nil {
+		return nil, err
+	}
+	names := s.w.sorted()
+	if s.w.lockFile {
+		names = append(names, "LOCK")
+		slices.Sort(names)
+	}
+	return names, nil
+}
+
+func (s *simFS) mkdirAll(dir string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.enter(simMkdir, dir)
+	return err
+}
+
+func (s *simFS) remove(path string) error {
+	return s.rename1(simRemove, path, "")
+}
+
+func (s *simFS) rename(from, to string) error { return s.rename1(simRename, from, to) }
+
+func (s *simFS) link(from, to string) error { return s.rename1(simLink, from, to) }
+
+func (s *simFS) rename1(kind simKind, from, to string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(kind, from); err != nil {
+		return err
+	}
+	op := &simOp{kind: kind, name: filepath.Base(from), to: filepath.Base(to)}
+	n, ok := s.w.names[op.name]
+	if !ok {
+		return &fs.PathError{Op: kind.String(), Path: from, Err: fs.ErrNotExist}
+	}
+	if _, taken := s.w.names[op.to]; taken && kind == simLink {
+		return &os.LinkError{Op: "link", Old: from, New: to, Err: fs.ErrExist}
+	}
+	op.node = n
+	s.do(op)
+	return nil
+}
+
+func (s *simFS) syncDir(dir string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(simSyncDir, dir); err != nil {
+		return err
+	}
+	s.do(&simOp{kind: simSyncDir, name: dir})
+	return nil
+}
+
+func (s *simFS) lock(path string) (io.Closer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(simLock, path); err != nil {
+		return nil, err
+	}
+	if s.locked {
+		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
+	}
+	s.locked, s.w.lockFile = true, true
+	return (*simLockFile)(s), nil
+}
+
+type simLockFile simFS
+
+func (l *simLockFile) Close() error {
+	s := (*simFS)(l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.locked {
+		s.wrong("lock released twice")
+	}
+	s.locked = false
+	return nil
+}
+
+// simFile is a descriptor.
+type simFile struct {
+	s          *simFS
+	node       int
+	path, name string
+	mode       openMode
+	closed     bool
+}
+
+// enter is that of simFS for an operation on this file. The caller holds mu.
+func (f *simFile) enter(kind simKind, writes bool) (*simFault, error) {
+	if f.closed {
+		return nil, &fs.PathError{Op: kind.String(), Path: f.path, Err: fs.ErrClosed}
+	}
+	if writes && f.mode == openRead {
+		f.s.wrong("%v on %s, opened for reading", kind, f.path)
+	}
+	return f.s.enter(kind, f.path)
+}
+
+func (f *simFile) content() []byte { return f.s.w.nodes[f.node].cache }
+
+func (f *simFile) do(op *simOp) {
+	op.node, op.name = f.node, f.name
+	f.s.do(op)
+}
+
+func (f *simFile) ReadAt(p []byte, pos int64) (int, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simRead, false); err != nil {
+		return 0, err
+	}
+	b := f.content()
+	if pos >= int64(len(b)) {
+		return 0, io.EOF
+	}
+	n := copy(p, b[pos:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (f *simFile) WriteAt(p []byte, pos int64) (int, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	fault, err := f.enter(simWrite, true)
+	if err != nil {
+		if fault == nil || !fault.short {
+			return 0, err
+		}
+		p = p[:len(p)/2]
+	}
+	if len(p) > 0 {
+		f.do(&simOp{kind: simWrite, pos: pos, data: slices.Clone(p)})
+		f.s.copyToMappings(f.node, pos, p, nil)
+	}
+	return len(p), err
+}
+
+func (f *simFile) Close() error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if f.closed {
+		f.s.wrong("%s closed twice", f.path)
+		return &fs.PathError{Op: "close", Path: f.path, Err: fs.ErrClosed}
+	}
+	f.closed = true
+	delete(f.s.files, f)
+	return nil
+}
+
+func (f *simFile) size() (int64, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simStat, false); err != nil {
+		return 0, err
+	}
+	return int64(len(f.content())), nil
+}
+
+func (f *simFile) truncate(size int64) error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simTruncate, true); err != nil {
+		return err
+	}
+	f.do(&simOp{kind: simTruncate, n: size})
+	f.s.truncateMappings(f.node, size)
+	return nil
+}
+
+func (f *simFile) reserve(pos, n int64) error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simReserve, true); err != nil {
+		return err
+	}
+	if !f.s.mapped {
+		return &fs.PathError{Op: "reserve", Path: f.path, Err: errors.ErrUnsupported}
+	}
+	f.do(&simOp{kind: simReserve, pos: pos, n: n})
+	return nil
+}
+
+func (f *simFile) zero(pos, n int64) error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simZero, true); err != nil {
+		return err
+	}
+	f.do(&simOp{kind: simZero, pos: pos, n: n})
+	f.s.copyToMappings(f.node, pos, make([]byte, n), nil)
+	return nil
+}
+
+func (f *simFile) flush() error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	fault, err := f.enter(simFlush, true)
+	if fault != nil {
+		f.do(&simOp{kind: simFlush, failed: true, keep: fault.keep})
+		return err
+	}
+	if err == nil {
+		f.do(&simOp{kind: simFlush})
+	}
+	return err
+}
+
+func (f *simFile) osFile() *os.File { return nil }
+
+// setFault changes what fails from now on.
+func (s *simFS) setFault(f func(kind simKind, nth int, path string) *simFault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
+}

@@ -1,0 +1,104 @@
+package seglog
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"slices"
+)
+
+// simMapping has memory of its own: a store reaches the file when the engine announces it, so that one which is not
+// announced is seen as lost.
+type simMapping struct {
+	node int
+	b    []byte
+	gone bool
+}
+
+func (f *simFile) mmap(n int64, writable bool) (*mapping, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simMap, false); err != nil {
+		return nil, err
+	}
+	if !f.s.mapped || n <= 0 {
+		return nil, &fs.PathError{Op: "mmap", Path: f.path, Err: errors.ErrUnsupported}
+	}
+	if writable && f.mode == openRead {
+		f.s.wrong("%s is opened for reading and mapped for writing", f.path)
+	}
+	m := &simMapping{node: f.node, b: make([]byte, n)}
+	copy(m.b, f.content())
+	f.s.mappings[m] = true
+	out := &mapping{b: m.b, unmap: func() error { return f.s.unmap(m) }}
+	if writable {
+		path, name := f.path, f.name // the mapping outlives the descriptor
+		out.stored = func(pos, n int64) error { return f.s.stored(m, path, name, pos, n) }
+	}
+	return out, nil
+}
+
+// stored puts a range of a mapping into the file.
+func (s *simFS) stored(m *simMapping, path, name string, pos, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fault, err := s.enter(simStore, path)
+	if err != nil && fault == nil {
+		return err
+	}
+	size := int64(len(s.w.nodes[m.node].cache))
+	if m.gone || pos < 0 || n < 0 || pos+n > size {
+		s.wrong("store to [%d, %d) of %s, which has %d bytes, unmapped: %v", pos, pos+n, path, size, m.gone)
+		return &fs.PathError{Op: "store", Path: path, Err: errors.New("past the end of the file")}
+	}
+	p := slices.Clone(m.b[pos : pos+n])
+	if err != nil {
+		done := 0
+		if fault.short {
+			done = len(p) / 2
+		}
+		copy(m.b[pos+int64(done):], s.w.nodes[m.node].cache[pos+int64(done):pos+n])
+		p = p[:done]
+	}
+	if len(p) > 0 {
+		s.do(&simOp{kind: simStore, node: m.node, name: name, pos: pos, data: p})
+		s.copyToMappings(m.node, pos, p, m)
+	}
+	return err
+}
+
+// copyToMappings: mappings of a file and its reads see one page cache. Bytes that are there already are not touched:
+// recovery writes again what readers look at.
+func (s *simFS) copyToMappings(node int, pos int64, p []byte, but *simMapping) {
+	for m := range s.mappings {
+		if m.node != node || m == but || pos >= int64(len(m.b)) {
+			continue
+		}
+		if n := min(len(p), len(m.b)-int(pos)); !bytes.Equal(m.b[pos:int(pos)+n], p[:n]) {
+			copy(m.b[pos:], p)
+		}
+	}
+}
+
+func (s *simFS) truncateMappings(node int, size int64) {
+	for m := range s.mappings {
+		if m.node == node && size < int64(len(m.b)) {
+			clear(m.b[size:])
+		}
+	}
+}
+
+// unmap poisons the memory: where it is still read, a test sees wrong bytes, and the race detector a race.
+func (s *simFS) unmap(m *simMapping) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.gone {
+		s.wrong("file #%d unmapped twice", m.node)
+	}
+	m.gone = true
+	delete(s.mappings, m)
+	for i := range m.b {
+		m.b[i] = 0xdb
+	}
+	return nil
+}

@@ -1,0 +1,261 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// oracle knows what a log may hold: of each record whether it was appended, acknowledged, durable. While a call that
+// removes records runs, the log may be as before it or as after it, so there may be more than one lineage.
+type oracle struct {
+	lineages []*lineage
+	// retained, if not nil, is the offset up to which retention deletes in the course of the run.
+	retained *int64
+}
+
+// lineage is one history: records first, first+1, ...
+type lineage struct {
+	first   int64
+	slots   []slot
+	start   int64 // what was deleted below it does not come back
+	started int64 // and at most up to here it may start
+	acked   int64 // records below were acknowledged: they survive the process
+	durable int64 // records below survive a power cut
+}
+
+type slot struct {
+	rec  *Record // nil: not appended, as far as known
+	last bool    // of its batch
+}
+
+func newOracle(first int64) *oracle {
+	return &oracle{lineages: []*lineage{{first: first, start: first, started: first, acked: first, durable: first}}}
+}
+
+func (o *oracle) clone() *oracle {
+	c := &oracle{retained: o.retained}
+	for _, l := range o.lineages {
+		k := *l
+		k.slots = slices.Clip(l.slots)
+		c.lineages = append(c.lineages, &k)
+	}
+	return c
+}
+
+func (o *oracle) each(f func(*lineage)) {
+	for _, l := range o.lineages {
+		f(l)
+	}
+}
+
+// only is the lineage when no call that removes records runs.
+func (o *oracle) only() *lineage {
+	if len(o.lineages) != 1 {
+		panic("the oracle was asked during a removal")
+	}
+	return o.lineages[0]
+}
+
+func (l *lineage) end() int64 { return l.first + int64(len(l.slots)) }
+
+// begin notes a batch that is being appended. Its records have their offsets.
+func (o *oracle) begin(batch []Record) {
+	o.each(func(l *lineage) {
+		at := batch[0].Offset - l.first
+		slots := slices.Clone(l.slots) // clones share it
+		if need := at + int64(len(batch)) - int64(len(slots)); need > 0 {
+			slots = append(slots, make([]slot, need)...)
+		}
+		for i := range batch {
+			slots[at+int64(i)] = slot{&batch[i], i == len(batch)-1}
+		}
+		l.slots = slots
+	})
+}
+
+// moves notes that the empty log takes a batch at that batch's own offset.
+func (o *oracle) moves(first int64) {
+	o.each(func(l *lineage) { l.first, l.started = first, first })
+}
+
+// forget takes back begin: the append failed and left the log as it was.
+func (o *oracle) forget(base int64) {
+	o.each(func(l *lineage) { l.slots = l.slots[:max(0, min(int64(len(l.slots)), base-l.first))] })
+}
+
+func (o *oracle) ack(end int64) {
+	o.each(func(l *lineage) { l.acked = max(l.acked, end) })
+}
+
+func (o *oracle) flushed(end int64) {
+	o.each(func(l *lineage) { l.durable = max(l.durable, end) })
+}
+
+// remove begins a call after which a lineage is what after returns, given a copy.
+func (o *oracle) remove(after func(l *lineage)) {
+	c := o.clone()
+	c.each(after)
+	o.lineages = append(o.lineages, c.lineages...)
+}
+
+// removed ends it: done says whether it returned without error.
+func (o *oracle) removed(done bool) {
+	if done {
+		o.lineages = o.lineages[len(o.lineages)/2:]
+	}
+}
+
+func (l *lineage) truncate(offset int64) {
+	keep := max(0, offset-l.first)
+	if keep < int64(len(l.slots)) {
+		slots := slices.Clone(l.slots[:keep])
+		if keep > 0 {
+			slots[keep-1].last = true
+		}
+		l.slots = slots
+	}
+	l.acked, l.durable = min(l.acked, offset), min(l.durable, offset)
+}
+
+func (l *lineage) reset(offset int64) {
+	*l = lineage{first: offset, start: offset, started: offset, acked: offset, durable: offset}
+}
+
+func (l *lineage) deleteBefore(offset int64) {
+	l.start = max(l.start, offset)
+	l.started = max(l.started, offset)
+}
+
+// opened notes what an Open found: that is the log from then on.
+func (o *oracle) opened(got *content) {
+	l := &lineage{first: got.start, start: got.start, started: got.start, acked: got.end, durable: got.durable}
+	// Where batches ended is known of what was known before.
+	for i := range got.recs {
+		l.slots = append(l.slots, slot{&got.recs[i], o.endsBatch(got.recs[i].Offset) || i == len(got.recs)-1})
+	}
+	o.lineages = []*lineage{l}
+}
+
+func (o *oracle) endsBatch(offset int64) bool {
+	for _, l := range o.lineages {
+		if at := offset - l.first; at >= 0 && at < int64(len(l.slots)) && l.slots[at].last {
+			return true
+		}
+	}
+	return false
+}
+
+// content is what a log shows.
+type content struct {
+	start, end int64
+	durable    int64
+	recs       []Record
+}
+
+// check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
+func (o *oracle) check(got *content, machine bool) error {
+	var all []error
+	for _, l := range o.lineages {
+		c := *l
+		if o.retained != nil {
+			c.started = max(c.started, *o.retained)
+		}
+		err := c.check(got, machine)
+		if err == nil {
+			return nil
+		}
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func (l *lineage) check(got *content, machine bool) error {
+	low, what := l.durable, "durable"
+	if !machine {
+		low, what = l.acked, "acknowledged"
+	}
+	switch {
+	case got.end < got.start:
+		return fmt.Errorf("starts at %d, behind its end %d", got.start, got.end)
+	case got.start < l.start:
+		return fmt.Errorf("starts at %d: what is below %d was deleted and came back", got.start, l.start)
+	case got.start > l.started:
+		return fmt.Errorf("lost %s: starts at %d, nothing from %d on was deleted", what, got.start, l.started)
+	case got.end < low:
+		return fmt.Errorf("lost %s: ends at %d, what is below %d was %s", what, got.end, low, what)
+	case got.end > max(l.end(), l.started):
+		return fmt.Errorf("phantom: ends at %d, only what is below %d was appended", got.end, l.end())
+	case int64(len(got.recs)) != got.end-got.start:
+		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
+	}
+	for i := range got.recs {
+		r := &got.recs[i]
+		if r.Offset != got.start+int64(i) {
+			return fmt.Errorf("hole: record %d at the place of %d", r.Offset, got.start+int64(i))
+		}
+		at := r.Offset - l.first
+		if at < 0 || at >= int64(len(l.slots)) || l.slots[at].rec == nil {
+			return fmt.Errorf("phantom: record %d was never appended", r.Offset)
+		}
+		if why := differ(r, l.slots[at].rec); why != "" {
+			return fmt.Errorf("wrong bytes: record %d: %s", r.Offset, why)
+		}
+	}
+	if at := got.end - l.first; at > 0 && at <= int64(len(l.slots)) && got.end > got.start && !l.slots[at-1].last {
+		return fmt.Errorf("half a batch: ends at %d, inside one", got.end)
+	}
+	return nil
+}
+
+// differ says how two records do.
+func differ(got, want *Record) string {
+	switch {
+	case got.Offset != want.Offset:
+		return fmt.Sprintf("offset %d, want %d", got.Offset, want.Offset)
+	case !got.Time.Equal(want.Time):
+		return fmt.Sprintf("time %v, want %v", got.Time, want.Time)
+	case !bytes.Equal(got.Key, want.Key) || (got.Key == nil) != (want.Key == nil):
+		return fmt.Sprintf("key %q, want %q", got.Key, want.Key)
+	case !bytes.Equal(got.Value, want.Value) || (got.Value == nil) != (want.Value == nil):
+		return fmt.Sprintf("value of record %d (%d bytes), want that of record %d (%d bytes)", idOf(got), len(got.Value), idOf(want), len(want.Value))
+	case len(got.Headers) != len(want.Headers):
+		return fmt.Sprintf("%d headers, want %d", len(got.Headers), len(want.Headers))
+	}
+	for i, h := range want.Headers {
+		g := got.Headers[i]
+		if g.Key != h.Key || !bytes.Equal(g.Value, h.Value) || (g.Value == nil) != (h.Value == nil) {
+			return fmt.Sprintf("header %d is %v, want %v", i, g, h)
+		}
+	}
+	return ""
+}
+
+// idOf is the number that tells apart the records of a run; see recordMaker.
+func idOf(r *Record) int64 {
+	if len(r.Value) < 8 {
+		return -1
+	}
+	return int64(binary.BigEndian.Uint64(r.Value))
+}
+
+// readLog reads all that l shows. Every read path must agree; each is used in turn.
+func readLog(l *Log) (*content, error) {
+	o := l.Offsets()
+	got := &content{start: o.Start, end: o.HighWatermark, durable: o.RecoveryPoint}
+	if o.Start > o.RecoveryPoint || o.RecoveryPoint > o.HighWatermark || o.HighWatermark > o.End {
+		return got, fmt.Errorf("offsets out of order: %+v", o)
+	}
+	for r, err := range l.Records(o.Start) {
+		if err != nil {
+			return got, fmt.Errorf("records from %d: %w", o.Start, err)
+		}
+		if r.Offset >= o.HighWatermark {
+			break // appended since
+		}
+		got.recs = append(got.recs, r.Clone())
+	}
+	return got, nil
+}

@@ -1,0 +1,145 @@
+package seglog
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The simulation itself: what it says a disk may hold.
+
+func simFileOf(t *testing.T, s *simFS, name string) file {
+	f, err := s.open(filepath.Join(simDir, name), openCreate)
+	require.NoError(t, err)
+	return f
+}
+
+func put(t *testing.T, f file, pos int64, b byte, n int) {
+	_, err := f.WriteAt(bytes.Repeat([]byte{b}, n), pos)
+	require.NoError(t, err)
+}
+
+func cutNamed(t *testing.T, w *simWorld, what string) *simWorld {
+	for _, c := range append(wholeCuts(), singleCuts(w, rand.New(rand.NewPCG(1, 1)))...) {
+		if c.what == what {
+			return c.apply(w)
+		}
+	}
+	require.Fail(t, "no cut "+what)
+	return nil
+}
+
+func TestSimNamesNeedTheDirectorySync(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	put(t, f, 0, 1, 10)
+	require.NoError(t, f.flush())
+	require.Empty(t, cutNamed(t, s.w, "nothing").names)
+	require.Len(t, cutNamed(t, s.w, "names only").get("a"), 10)
+	require.NoError(t, s.syncDir(simDir))
+	require.NoError(t, s.rename(filepath.Join(simDir, "a"), filepath.Join(simDir, "b")))
+	require.Len(t, cutNamed(t, s.w, "nothing").get("a"), 10)
+	require.Len(t, cutNamed(t, s.w, "everything").get("b"), 10)
+}
+
+func TestSimPagesComeThroughInAnyOrder(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	put(t, f, 0, 1, 3*simPageBytes)
+	require.NoError(t, f.flush())
+	require.NoError(t, s.syncDir(simDir))
+	put(t, f, 0, 2, 3*simPageBytes+100)
+	firsts := func(w *simWorld) (got []byte) {
+		b := w.get("a")
+		for p := 0; p < len(b); p += simPageBytes {
+			got = append(got, b[p])
+		}
+		return got
+	}
+	require.Equal(t, []byte{1, 1, 1}, firsts(cutNamed(t, s.w, "names only")))
+	require.Equal(t, []byte{1, 1, 1, 0}, firsts(cutNamed(t, s.w, "names and sizes")), "a size that came through reads as zeros")
+	require.Equal(t, []byte{1, 2, 1, 0}, firsts(cutNamed(t, s.w, "page 1 alone")))
+	require.Equal(t, []byte{2, 1, 2, 2}, firsts(cutNamed(t, s.w, "page 1 missing")))
+	torn := cutNamed(t, s.w, "page 1 torn").get("a")[simPageBytes : 2*simPageBytes]
+	require.Contains(t, string(torn), "\x01")
+	require.Contains(t, string(torn), "\x02")
+	for i := range torn {
+		require.Equal(t, torn[i-i%simSectorBytes], torn[i], "torn inside a sector")
+	}
+	require.NoError(t, f.flush())
+	require.Equal(t, []byte{2, 2, 2, 2}, firsts(cutNamed(t, s.w, "nothing")))
+}
+
+func TestSimTruncationInPart(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	put(t, f, 0, 1, 3*simPageBytes)
+	require.NoError(t, f.flush())
+	require.NoError(t, s.syncDir(simDir))
+	require.NoError(t, f.truncate(simPageBytes+10))
+	gap := cutNamed(t, s.w, "truncation to 4106 in part").get("a")
+	require.Len(t, gap, 3*simPageBytes)
+	require.Equal(t, byte(1), gap[simPageBytes+9])
+	require.Equal(t, byte(0), gap[simPageBytes+10])
+	require.Equal(t, byte(0), gap[2*simPageBytes-1])
+	require.Equal(t, byte(1), gap[2*simPageBytes])
+
+	// What a cut took away is not there again when the file grows.
+	put(t, f, 2*simPageBytes, 2, 10)
+	require.NoError(t, f.flush())
+	b := cutNamed(t, s.w, "nothing").get("a")
+	require.Len(t, b, 2*simPageBytes+10)
+	require.Equal(t, make([]byte, simPageBytes-10), b[simPageBytes+10:2*simPageBytes])
+}
+
+func TestSimFailedFlushLeavesCleanPages(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	put(t, f, 0, 1, 2*simPageBytes)
+	require.NoError(t, f.flush())
+	require.NoError(t, s.syncDir(simDir))
+	put(t, f, 0, 2, 2*simPageBytes)
+	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO} }
+	require.ErrorIs(t, f.flush(), syscall.EIO)
+	s.fault = nil
+	require.NoError(t, f.flush(), "a second flush finds nothing to do")
+	b := make([]byte, 1)
+	_, err := f.ReadAt(b, 0)
+	require.NoError(t, err)
+	require.Equal(t, byte(2), b[0], "the cache has it")
+	require.Equal(t, byte(1), cutNamed(t, s.w, "everything").get("a")[0], "the disk does not")
+	put(t, f, 0, 2, 1)
+	require.NoError(t, f.flush())
+	disk := cutNamed(t, s.w, "nothing").get("a")
+	require.Equal(t, byte(2), disk[simPageBytes-1], "a page that is written again goes to the disk whole")
+	require.Equal(t, byte(1), disk[simPageBytes], "one that is not does not")
+}
+
+func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	require.NoError(t, f.reserve(0, 100))
+	one, err := f.mmap(100, true)
+	require.NoError(t, err)
+	two, err := f.mmap(100, false)
+	require.NoError(t, err)
+	copy(one.b[10:], "stored")
+	b := make([]byte, 6)
+	_, err = f.ReadAt(b, 10)
+	require.NoError(t, err)
+	require.Equal(t, make([]byte, 6), b, "not announced")
+	require.NoError(t, one.stored(10, 6))
+	_, err = f.ReadAt(b, 10)
+	require.NoError(t, err)
+	require.Equal(t, "stored", string(b))
+	require.Equal(t, "stored", string(two.b[10:16]))
+	_, err = f.WriteAt([]byte("pwrite"), 20)
+	require.NoError(t, err)
+	require.Equal(t, "pwrite", string(one.b[20:26]))
+	require.Error(t, one.stored(98, 4), "past the end of the file")
+	require.NotEmpty(t, s.misuse)
+}

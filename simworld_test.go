@@ -1,0 +1,362 @@
+package seglog
+
+import (
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+)
+
+// The disk of the simulation: what the page cache holds of each file, what stable storage holds of it, and which
+// operations lie between the two. A simFS applies operations to one while the engine runs; the crash-state generator
+// replays them on another, and cuts the power after any of them.
+
+const (
+	simPageBytes   = 4096 // the grain at which a kernel writes pages back, in any order
+	simSectorBytes = 512  // the grain at which a disk tears a page
+)
+
+type simKind uint8
+
+const (
+	simWrite    simKind = iota // data at pos
+	simStore                   // the same through a mapping
+	simZero                    // n zeros at pos
+	simReserve                 // the file is pos+n long at least
+	simTruncate                // the file is n long
+	simFlush
+	simCreate
+	simRename
+	simLink
+	simRemove
+	simSyncDir
+	simEvent // something the engine's user did or saw; no operation of the file system
+
+	// These change nothing that a power cut could lose. They are counted and can fail.
+	simOpen
+	simRead
+	simStat
+	simList
+	simMap
+	simLock
+	simMkdir
+	simKinds
+)
+
+func (k simKind) String() string {
+	return [simKinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "create", "rename", "link", "remove",
+		"syncdir", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
+}
+
+// simOp is one operation as it was done. It is immutable once recorded.
+type simOp struct {
+	kind     simKind
+	node     int
+	name, to string
+	pos, n   int64
+	data     []byte
+	failed   bool   // simFlush: it returned an error
+	keep     uint64 // failed: seed of which pages reached the disk nevertheless; 0 is none
+	event    func(*oracle)
+}
+
+func (op *simOp) String() string {
+	s := fmt.Sprintf("%v #%d %s", op.kind, op.node, op.name)
+	switch op.kind {
+	case simWrite, simStore:
+		s += fmt.Sprintf(" [%d, %d)", op.pos, op.pos+int64(len(op.data)))
+	case simZero, simReserve:
+		s += fmt.Sprintf(" [%d, %d)", op.pos, op.pos+op.n)
+	case simTruncate:
+		s += fmt.Sprintf(" to %d", op.n)
+	case simRename, simLink:
+		s += " to " + op.to
+	case simEvent:
+		s = "---- " + op.name
+	}
+	if op.failed {
+		s += " failed"
+	}
+	return s
+}
+
+// simNode is a file, whatever its names are.
+type simNode struct {
+	cache []byte // what reads see
+	owned bool   // nobody shares cache; if false it is copied before it changes
+	disk  []byte // what stable storage holds for sure; never changed in place
+
+	// What happened since the last flush, or the last that failed: since then a page is old or new or both.
+	since   []byte // cache at that time
+	pending []*simOp
+	sizes   []int64 // sizes[i] is the size after pending[:i]
+	dirty   []bool  // by page
+
+	// lied: a flush failed, after which cache and disk differ in pages that the kernel believes to be clean.
+	lied bool
+}
+
+func newSimNode(content []byte) *simNode {
+	return &simNode{cache: content, disk: content, since: content, sizes: []int64{int64(len(content))}}
+}
+
+func (n *simNode) clone() *simNode {
+	n.owned = false
+	c := *n
+	c.pending = slices.Clip(n.pending)
+	c.sizes = slices.Clip(n.sizes)
+	c.dirty = slices.Clone(n.dirty)
+	return &c
+}
+
+// patch applies one operation to the content of a file, which it may change in place.
+func patch(b []byte, op *simOp) []byte {
+	switch op.kind {
+	case simTruncate:
+		return resize(b, op.n)
+	case simReserve:
+		return resize(b, max(int64(len(b)), op.pos+op.n))
+	case simZero:
+		b = resize(b, max(int64(len(b)), op.pos+op.n))
+		clear(b[op.pos : op.pos+op.n])
+		return b
+	}
+	b = resize(b, max(int64(len(b)), op.pos+int64(len(op.data))))
+	copy(b[op.pos:], op.data)
+	return b
+}
+
+func resize(b []byte, size int64) []byte {
+	if size <= int64(len(b)) {
+		return b[:size]
+	}
+	old := len(b)
+	b = slices.Grow(b, int(size)-old)[:size]
+	clear(b[old:])
+	return b
+}
+
+func (n *simNode) apply(op *simOp) {
+	if !n.owned {
+		n.cache, n.owned = slices.Clone(n.cache), true
+	}
+	from, to := op.pos, op.pos+max(op.n, int64(len(op.data)))
+	switch op.kind {
+	case simTruncate:
+		// Everything behind a cut is gone from the cache, and will go from the disk.
+		from, to = op.n, max(int64(len(n.cache)), int64(len(n.disk)))
+		if op.n >= int64(len(n.cache)) {
+			to = from
+		}
+	case simReserve:
+		to = from // no page: blocks that read as zeros
+	}
+	n.cache = patch(n.cache, op)
+	for p := from / simPageBytes; p*simPageBytes < to; p++ {
+		if need := int(p) + 1 - len(n.dirty); need > 0 {
+			n.dirty = append(n.dirty, make([]bool, need)...)
+		}
+		n.dirty[p] = true
+	}
+	n.pending = append(n.pending, op)
+	n.sizes = append(n.sizes, int64(len(n.cache)))
+}
+
+func (n *simNode) isDirty(page int) bool { return page < len(n.dirty) && n.dirty[page] }
+
+// flush puts the dirty pages on the disk. If it failed, only those that keep selects, at the new size: the rest reads
+// well from the cache, is clean, and is not on the disk.
+func (n *simNode) flush(op *simOp) {
+	switch {
+	case op.failed:
+		rng := rand.New(rand.NewPCG(op.keep, 1))
+		kept := make([]bool, len(n.dirty))
+		for p := range kept {
+			kept[p] = op.keep != 0 && rng.IntN(2) == 0
+		}
+		n.disk = n.image(len(n.pending), func(p int) simVersion {
+			if kept[p] {
+				return simNew
+			}
+			return simOld
+		}, nil, 0)
+		n.lied = true
+	case n.lied:
+		n.disk = n.image(len(n.pending), func(int) simVersion { return simNew }, nil, 0)
+	default:
+		n.disk, n.owned = n.cache, false
+	}
+	n.since, n.owned = n.cache, false
+	n.pending, n.dirty = nil, nil
+	n.sizes = []int64{int64(len(n.disk))}
+}
+
+// simVersion is what a power cut leaves of a dirty page.
+type simVersion uint8
+
+const (
+	simOld  simVersion = iota
+	simNew             // as it is in the cache
+	simTorn            // some sectors old, some new
+	simMid             // as it was after some of the pending operations
+)
+
+// image is the content that a power cut leaves: the size after pending[:size], and of each dirty page the version that
+// pick says, mid being after pending[:mid]. A size change that came through also took away what was behind it.
+func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand, mid int) []byte {
+	if len(n.pending) == 0 {
+		return n.disk
+	}
+	out := make([]byte, n.sizes[size])
+	copy(out, n.disk[:min(int64(len(n.disk)), slices.Min(n.sizes[:size+1]))])
+	var middle []byte
+	for p := range n.dirty {
+		at := p * simPageBytes
+		if !n.dirty[p] || at >= len(out) {
+			continue
+		}
+		page := out[at:min(at+simPageBytes, len(out))]
+		switch pick(p) {
+		case simNew:
+			overlay(page, n.cache, at, int64(len(n.cache)))
+		case simTorn:
+			for s := 0; s < len(page); s += simSectorBytes {
+				if rng.IntN(2) == 0 {
+					overlay(page[s:min(s+simSectorBytes, len(page))], n.cache, at+s, int64(len(n.cache)))
+				}
+			}
+		case simMid:
+			if middle == nil {
+				middle = slices.Clone(n.since)
+				for _, op := range n.pending[:mid] {
+					middle = patch(middle, op)
+				}
+			}
+			limit := int64(len(middle))
+			if mid < size {
+				limit = slices.Min(n.sizes[mid : size+1])
+			}
+			overlay(page, middle, at, limit)
+		}
+	}
+	return out
+}
+
+// overlay makes dst what src holds from at on, and zeros from limit on.
+func overlay(dst, src []byte, at int, limit int64) {
+	clear(dst)
+	if limit = min(limit, int64(len(src))); int64(at) < limit {
+		copy(dst, src[at:limit])
+	}
+}
+
+// simWorld is the directory and its files.
+type simWorld struct {
+	nodes    map[int]*simNode
+	next     int // number of the next node
+	names    map[string]int
+	synced   map[string]int // names at the last syncDir
+	unsynced []*simOp       // name operations since
+	lockFile bool
+}
+
+func newSimWorld() *simWorld {
+	return &simWorld{nodes: map[int]*simNode{}, names: map[string]int{}, synced: map[string]int{}}
+}
+
+func (w *simWorld) clone() *simWorld {
+	c := *w
+	c.nodes = make(map[int]*simNode, len(w.nodes))
+	for i, n := range w.nodes {
+		c.nodes[i] = n.clone()
+	}
+	c.names, c.synced = maps.Clone(w.names), maps.Clone(w.synced)
+	c.unsynced = slices.Clip(w.unsynced)
+	return &c
+}
+
+func (w *simWorld) apply(op *simOp) {
+	switch op.kind {
+	case simEvent:
+	case simFlush:
+		w.nodes[op.node].flush(op)
+	case simSyncDir:
+		w.synced, w.unsynced = maps.Clone(w.names), nil
+	case simCreate, simRename, simLink, simRemove:
+		if op.kind == simCreate {
+			w.nodes[op.node] = newSimNode(nil)
+			w.next = max(w.next, op.node+1)
+		}
+		rename(w.names, op)
+		w.unsynced = append(w.unsynced, op)
+	default:
+		w.nodes[op.node].apply(op)
+	}
+}
+
+// rename applies an operation on names, also where one before it was lost: journals order what happens to one file,
+// not what happens to several.
+func rename(names map[string]int, op *simOp) {
+	switch op.kind {
+	case simCreate:
+		names[op.name] = op.node
+	case simLink:
+		names[op.to] = op.node
+	case simRename:
+		if n, ok := names[op.name]; ok && n == op.node {
+			delete(names, op.name)
+		}
+		names[op.to] = op.node
+	case simRemove:
+		if n, ok := names[op.name]; ok && n == op.node {
+			delete(names, op.name)
+		}
+	}
+}
+
+// put adds a file that is on the disk.
+func (w *simWorld) put(name string, content []byte) {
+	if n, ok := w.names[name]; ok {
+		w.nodes[n] = newSimNode(content)
+		return
+	}
+	w.nodes[w.next] = newSimNode(content)
+	w.names[name], w.synced[name] = w.next, w.next
+	w.next++
+}
+
+func (w *simWorld) drop(name string) {
+	delete(w.names, name)
+	delete(w.synced, name)
+}
+
+// get is the content of a file as a reader sees it; it must not be changed.
+func (w *simWorld) get(name string) []byte { return w.nodes[w.names[name]].cache }
+
+func (w *simWorld) sorted() []string { return slices.Sorted(maps.Keys(w.names)) }
+
+var simSeed = maphash.MakeSeed()
+
+// hash tells states apart: names and contents.
+func (w *simWorld) hash() uint64 {
+	var h maphash.Hash
+	h.SetSeed(simSeed)
+	for _, name := range w.sorted() {
+		b := w.nodes[w.names[name]].cache
+		fmt.Fprintf(&h, "%s %d ", name, len(b))
+		h.Write(b)
+	}
+	return h.Sum64()
+}
+
+func (w *simWorld) String() string {
+	var s strings.Builder
+	for _, name := range w.sorted() {
+		n := w.nodes[w.names[name]]
+		fmt.Fprintf(&s, "  %s #%d: %d bytes, disk %d, %d pending, data to %d\n", name, w.names[name], len(n.cache), len(n.disk),
+			len(n.pending), len(strings.TrimRight(string(n.cache), "\x00")))
+	}
+	return s.String()
+}
