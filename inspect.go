@@ -1,0 +1,133 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"iter"
+	"time"
+)
+
+// Segments returns what there is of the log, oldest first; the last is the active one, with what may be read of it.
+// It opens each segment that was not opened yet, to learn its times.
+func (l *Log) Segments() ([]SegmentInfo, error) {
+	if l.closed.Load() {
+		return nil, ErrClosed
+	}
+	if l.o.ReadOnly {
+		if err := l.refresh(); err != nil {
+			return nil, err
+		}
+	}
+	end := l.highWatermark()
+	segs := l.view.Load().segs
+	infos := make([]SegmentInfo, 0, len(segs))
+	for i, s := range segs {
+		next := max(end, s.base)
+		if i+1 < len(segs) {
+			next = min(next, segs[i+1].base)
+		}
+		size, err := l.size(s)
+		if err != nil {
+			return nil, err
+		}
+		info := l.info(s, next, size)
+		ms, err := l.maxTime(s)
+		switch {
+		case err == errGone:
+			continue
+		case errors.Is(err, ErrCorrupt): // its times are not known; Batches tells where it is damaged
+		case err != nil:
+			return nil, err
+		default:
+			info.MaxTime = timeOf(ms)
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// BatchInfo is the header of a batch, and where it is stored.
+type BatchInfo struct {
+	Path          string // the .log file
+	Pos           int64  // where it begins
+	Bytes         int64  // its size
+	Base          int64  // its first offset
+	Next          int64  // offset after its last
+	Records       int64
+	Codec         Codec
+	BaseTime      time.Time // of its first record; zero if it has none
+	MaxTime       time.Time // its greatest record time; zero if it has none
+	LogAppendTime bool      // MaxTime is the time of all its records
+	Transactional bool
+	Control       bool // it holds a transaction's marker rather than records
+	LeaderEpoch   int32
+	ProducerID    int64 // -1: none
+	ProducerEpoch int16
+	BaseSequence  int32
+	CRC           uint32
+}
+
+// Batches walks the batches from the one that holds offset from on, up to the high watermark of the moment the walk
+// starts, without decoding their records: to look at a log rather than to read it. CRCs are checked. It ends after the
+// first error, which are those of Records.
+func (l *Log) Batches(from int64) iter.Seq2[BatchInfo, error] {
+	return func(yield func(BatchInfo, error) bool) {
+		if l.o.ReadOnly && !l.closed.Load() {
+			if err := l.refresh(); err != nil {
+				yield(BatchInfo{}, err)
+				return
+			}
+		}
+		end := l.highWatermark()
+		if from == end && !l.closed.Load() {
+			return
+		}
+		var s scanner
+		for next := from; next < end || next == from; {
+			var sec Section
+			if err := l.section(&sec, next, scanChunk); err != nil {
+				yield(BatchInfo{}, err)
+				return
+			}
+			if more := sec.each(&s, yield); !more {
+				return
+			}
+			next = sec.next
+		}
+	}
+}
+
+// each yields the batches of a section and closes it.
+func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool) {
+	defer s.Close() // of a file that was only read
+	c.init(&fileRange{s.h.f, s.pos, s.end}, s.h.path, s.pos, s.base, s.next)
+	c.gaps = s.l.gaps.Load()
+	for {
+		pos := c.pos
+		b, err := c.scan()
+		if err == io.EOF {
+			return true
+		}
+		if err != nil {
+			yield(BatchInfo{}, err)
+			return false
+		}
+		if !yield(batchInfo(b, s.h.path, pos), nil) {
+			return false
+		}
+	}
+}
+
+func batchInfo(b batch, path string, pos int64) BatchInfo {
+	be := binary.BigEndian
+	return BatchInfo{
+		Path: path, Pos: pos, Bytes: b.size(), Base: b.base(), Next: b.last() + 1, Records: b.count(), Codec: b.codec(),
+		BaseTime: timeOf(b.baseTimestamp()), MaxTime: timeOf(b.maxTimestamp()),
+		LogAppendTime: b.attributes()&attrLogAppendTime != 0, Transactional: b.attributes()&attrTransactional != 0, Control: b.control(),
+		LeaderEpoch: int32(be.Uint32(b[atLeaderEpoch:])), ProducerID: int64(be.Uint64(b[atProducerID:])),
+		ProducerEpoch: int16(be.Uint16(b[atProducerEpoch:])), BaseSequence: int32(be.Uint32(b[atBaseSequence:])), CRC: b.crc(),
+	}
+}
+
+const attrTransactional = 0x10

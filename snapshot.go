@@ -1,0 +1,272 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+)
+
+const lockName = "LOCK"
+
+// Snapshot makes dir, which must be empty or absent, a copy of the log as it is now, up to the high watermark, while
+// appends go on. It opens like a log that was closed. Sealed segments and their indexes are linked rather than copied
+// where both directories lie on one file system, so it takes little time and space; the rest is copied and flushed. The
+// log may delete and cut what it likes afterwards, and so may the copy: neither ever writes into a file that is sealed.
+// (Other programs may: a copy that is handed to Kafka had better be one of the bytes.) It works on a read-only log too.
+//
+// A Snapshot that fails removes what it made; one that is killed leaves a directory that Open refuses. Errors:
+// ErrInvalid for a directory that is not empty; a *CorruptError for damage in what it copies; the operating system's;
+// ErrClosed.
+func (l *Log) Snapshot(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("seglog: snapshot: %w", err)
+	}
+	if err = l.snapshot(dir); err != nil && !errors.Is(err, ErrClosed) {
+		return fmt.Errorf("seglog: snapshot to %s: %w", dir, err)
+	}
+	return err
+}
+
+// snapshotTries: each cut of the log beside a snapshot costs one.
+const snapshotTries = 8
+
+func (l *Log) snapshot(dir string) (err error) {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	s := &snapshot{l: l}
+	s.to.fs, s.to.dir, s.to.o = l.fs, dir, l.o
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.release(err != nil)) }()
+	for try := 1; ; try++ {
+		err = s.try(try)
+		if !errors.Is(err, errGone) || try == snapshotTries {
+			return err
+		}
+		if err = s.clear(); err != nil {
+			return err
+		}
+	}
+}
+
+// try makes one attempt. The last one keeps the log's writer waiting, so that it ends; a writer in another process can't
+// be kept.
+func (s *snapshot) try(n int) error {
+	l := s.l
+	if l.o.ReadOnly {
+		if err := l.refresh(); err != nil {
+			return err
+		}
+	}
+	l.mu.Lock() // no cut, roll or deletion meanwhile
+	err := s.plan()
+	if err == nil && n == snapshotTries && !l.o.ReadOnly {
+		defer l.mu.Unlock()
+		return s.copy()
+	}
+	l.mu.Unlock()
+	if err == nil {
+		err = s.copy()
+	}
+	if errors.Is(err, errGone) && n == snapshotTries {
+		return errors.New("the log is cut faster than it can be copied")
+	}
+	return err
+}
+
+// snapshot is one run of Snapshot.
+type snapshot struct {
+	l    *Log
+	to   env
+	lock io.Closer
+	file *stateFile
+	made []string // files in to, but for lock and state
+
+	// What is to be copied, of one moment:
+	st       state
+	start    int64
+	end      int64 // the high watermark
+	segs     []*segment
+	unsealed int64 // base offset of the first segment that is not sealed
+	cuts     int64
+}
+
+// prepare takes the directory over. The state file says that the log is not whole until it is.
+func (s *snapshot) prepare() error {
+	fsys := s.to.fs
+	if err := fsys.mkdirAll(s.to.dir); err != nil {
+		return err
+	}
+	names, err := fsys.list(s.to.dir)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return invalid("directory is not empty: it holds %s", names[0])
+	}
+	if s.lock, err = fsys.lock(filepath.Join(s.to.dir, lockName)); err != nil {
+		return err
+	}
+	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), state{}); err == nil {
+		err = s.file.commit(func(st *state) { *st = state{seq: st.seq, cut: -1, segments: 1, baseSum: -1} })
+	}
+	if err == nil {
+		err = fsys.syncDir(s.to.dir)
+	}
+	if err != nil {
+		err = errors.Join(err, s.release(true))
+	}
+	return err
+}
+
+// release gives everything back, and removes it after a failure.
+func (s *snapshot) release(failed bool) error {
+	var errs []error
+	if failed {
+		errs = append(errs, s.clear())
+	}
+	remove := func(name string) {
+		if err := s.to.fs.remove(filepath.Join(s.to.dir, name)); failed && err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if s.file != nil {
+		errs = append(errs, s.file.f.Close())
+	}
+	if failed {
+		remove(stateName)
+	}
+	errs = append(errs, s.lock.Close())
+	if failed {
+		remove(lockName)
+	}
+	return errors.Join(errs...)
+}
+
+// clear removes the segments made so far.
+func (s *snapshot) clear() error {
+	var errs []error
+	for _, path := range s.made {
+		for _, path := range []string{path, filepath.Join(s.to.dir, tmpPrefix+filepath.Base(path))} {
+			if err := s.to.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	s.made = nil
+	return errors.Join(errs...)
+}
+
+// plan notes what there is to copy. l.mu is held.
+func (s *snapshot) plan() error {
+	l := s.l
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	segs := l.view.Load().segs
+	last := segs[len(segs)-1].base
+	switch {
+	case !l.o.ReadOnly:
+		s.unsealed = l.tail.seg.base
+		if len(l.sealing) > 0 {
+			s.unsealed = l.sealing[0].seg.base
+		}
+		l.state.mu.Lock()
+		s.st = l.state.cur
+		l.state.mu.Unlock()
+	case l.follow.promised:
+		s.st, s.unsealed = l.follow.seen, min(l.follow.seen.scanBase, last)
+	default:
+		s.st, s.unsealed = state{cut: -1, lastCut: -1}, last
+	}
+	s.cuts = l.cuts.Load()
+	s.start, s.end = l.start.Load(), l.highWatermark()
+	s.segs = nil
+	if s.start > s.end {
+		return errGone // the writer in another process deletes and cuts just now
+	}
+	if s.end > s.start {
+		from := max(0, (&view{segs}).find(s.start)) // those before it wait for their deletion
+		s.segs = segs[from : (&view{segs}).find(s.end-1)+1]
+	}
+	return nil
+}
+
+// cut reports whether the log was cut since plan, so that what was copied may be of different times.
+func (s *snapshot) cut() (bool, error) {
+	l := s.l
+	if l.cuts.Load() != s.cuts {
+		return true, nil
+	}
+	if !l.o.ReadOnly || !l.follow.promised {
+		return false, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st, err := l.readWriterState()
+	return st.cuts != s.st.cuts || st.cut >= 0, err
+}
+
+// copy goes from the newest segment to the oldest: what retention deletes meanwhile only makes the copy start later.
+func (s *snapshot) copy() error {
+	l := s.l
+	var segments, sum, first, size int64
+	if len(s.segs) == 0 {
+		segments, sum, first = 1, s.end, s.end
+		if err := s.store(nil, newIndexBuilder(l.o.IndexBytes), s.end, 0); err != nil {
+			return err
+		}
+	}
+	lastBase := s.end
+	for i := len(s.segs) - 1; i >= 0; i-- {
+		if l.closed.Load() {
+			return ErrClosed
+		}
+		seg, last := s.segs[i], i == len(s.segs)-1
+		n := int64(0)
+		var err error
+		// The last one becomes the copy's active segment, which is written to: it must be a file of its own.
+		if last || seg.base >= s.unsealed {
+			n, err = s.copyBatches(seg)
+		} else {
+			err = s.link(seg)
+		}
+		if errors.Is(err, errGone) && !last {
+			if gone, cutErr := s.cut(); cutErr != nil || gone {
+				return errors.Join(err, cutErr)
+			}
+			break // deleted, and so are all before it
+		}
+		if err != nil {
+			return err
+		}
+		if last {
+			lastBase, size = seg.base, n
+		}
+		segments++
+		sum += seg.base
+		first = seg.base
+	}
+	if cut, err := s.cut(); err != nil {
+		return err
+	} else if cut {
+		return errGone
+	}
+	if err := s.to.fs.syncDir(s.to.dir); err != nil {
+		return err
+	}
+	return s.file.commit(func(st *state) {
+		seq := st.seq
+		*st = s.st
+		st.seq, st.clean, st.gaps, st.cut, st.reset = seq, true, l.gaps.Load(), -1, false
+		st.start, st.first = max(s.start, first), first
+		st.recoveryPoint, st.end, st.scanOffset = s.end, s.end, s.end
+		st.scanBase, st.scanPos, st.endPos = lastBase, size, size
+		st.segments, st.baseSum = segments, sum
+	})
+}

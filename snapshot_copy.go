@@ -1,0 +1,152 @@
+package seglog
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+)
+
+// copyBatches copies what a segment holds below the end of the snapshot, and makes its indexes.
+func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
+	h, err := seg.pin(&s.l.env)
+	if errors.Is(err, fs.ErrNotExist) {
+		if gone, e := s.gone(seg); e != nil || gone {
+			err = errors.Join(errGone, e)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, h.unref()) }()
+	limit := s.l.limit(seg)
+	x := newIndexBuilder(s.l.o.IndexBytes)
+	var c scanner
+	c.init(&fileRange{h.f, 0, limit.pos()}, h.path, 0, seg.base, seg.base+limit.rel())
+	c.gaps = s.l.gaps.Load()
+	for c.next < s.end {
+		b, err := c.scan()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		if b.last() >= s.end {
+			break // a gap lies at the end
+		}
+		x.add(size, uint32(b.last()-seg.base), b.maxTimestamp())
+		s.st.epoch = max(s.st.epoch, int64(b.epoch()))
+		size = c.pos
+	}
+	return size, s.store(h.f, x, seg.base, size)
+}
+
+// store makes a segment of the first size bytes of src, with its indexes.
+func (s *snapshot) store(src file, x *indexBuilder, base, size int64) error {
+	path := s.to.path(base, logSuffix)
+	out, err := s.to.fs.open(path, openCreate)
+	if err != nil {
+		return err
+	}
+	s.made = append(s.made, path, s.to.path(base, indexSuffix), s.to.path(base, timeSuffix))
+	if err = copyRange(out, 0, src, 0, size); err == nil {
+		err = out.flush()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	return writeIndexes(&s.to, base, x)
+}
+
+// link gives the files of a sealed segment a second name, or copies them where that can't be done.
+func (s *snapshot) link(seg *segment) error {
+	for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
+		from, to := s.l.path(seg.base, suffix), s.to.path(seg.base, suffix)
+		s.made = append(s.made, to)
+		err := s.to.fs.link(from, to)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			err = s.copyFile(from, to)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			gone, goneErr := s.gone(seg)
+			switch {
+			case goneErr != nil:
+				err = goneErr
+			case gone:
+				err = errors.Join(errGone, s.to.removeSegmentFiles(seg.base))
+			case suffix != logSuffix:
+				err = nil // made anew when the copy needs it
+			default:
+				err = &CorruptError{Path: from, Offset: seg.base, Reason: "segment is missing", cause: err}
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gone reports whether the log has given a segment up, in contrast to one whose file is lost.
+func (s *snapshot) gone(seg *segment) (bool, error) {
+	l := s.l
+	if seg.gone.Load() {
+		return true, nil
+	}
+	if l.o.ReadOnly {
+		if err := l.refresh(); err != nil {
+			return false, err
+		}
+	}
+	cut, err := s.cut()
+	return cut || seg.base < l.view.Load().segs[0].base, err
+}
+
+// copyFile copies a file that does not change.
+func (s *snapshot) copyFile(from, to string) (err error) {
+	src, err := s.to.fs.open(from, openRead)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, src.Close()) }()
+	size, err := src.size()
+	if err != nil {
+		return err
+	}
+	out, err := s.to.fs.open(to, openCreate)
+	if err != nil {
+		return err
+	}
+	if err = copyRange(out, 0, src, 0, size); err == nil {
+		err = out.flush()
+	}
+	return errors.Join(err, out.Close())
+}
+
+// copyRange copies n bytes at from of src to pos of dst.
+func copyRange(dst file, pos int64, src file, from, n int64) error {
+	buf := make([]byte, min(n, copyChunk))
+	for n > 0 {
+		b := buf[:min(n, int64(len(buf)))]
+		if err := readFull(src, b, from); err != nil {
+			return err
+		}
+		if _, err := dst.WriteAt(b, pos); err != nil {
+			return err
+		}
+		k := int64(len(b))
+		pos, from, n = pos+k, from+k, n-k
+	}
+	return nil
+}
+
+func readFull(f file, p []byte, pos int64) error {
+	n, err := f.ReadAt(p, pos)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}

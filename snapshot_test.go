@@ -1,0 +1,393 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// snapValue tells where it belongs, so that a record in the wrong place shows.
+func snapValue(offset int64) []byte {
+	return fmt.Appendf(nil, "record %d %0*d", offset, int(offset%90), 0)
+}
+
+func snapAppend(t testing.TB, l *Log, n int) {
+	t.Helper()
+	for range n {
+		_, err := l.Append(Record{Value: snapValue(l.Offsets().End), Time: time.UnixMilli(1700000000000 + l.Offsets().End)})
+		require.NoError(t, err)
+	}
+}
+
+// requireSnapshot opens a copy and checks it whole; it returns its bounds.
+func requireSnapshot(t testing.TB, dir string) Offsets {
+	t.Helper()
+	r, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.Empty(t, r.Problems)
+	require.Equal(t, "closed", r.State)
+	l, err := Open(dir, &Options{SegmentBytes: 8 << 10})
+	require.NoError(t, err)
+	o := l.Offsets()
+	require.Zero(t, l.Stats().IndexRebuilds)
+	next := o.Start
+	for rec, err := range l.Records(o.Start) {
+		require.NoError(t, err)
+		require.Equal(t, next, rec.Offset)
+		require.Equal(t, string(snapValue(next)), string(rec.Value))
+		next++
+	}
+	require.Equal(t, o.End, next)
+	snapAppend(t, l, 30)
+	require.NoError(t, l.Close())
+	return o
+}
+
+func snapOptions(p FlushPolicy) *Options {
+	return &Options{Flush: p, SegmentBytes: 8 << 10}
+}
+
+func TestSnapshot(t *testing.T) {
+	for _, p := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
+		for _, n := range []int{0, 1, 50, 700} {
+			t.Run(fmt.Sprintf("%v/%d", p, n), func(t *testing.T) {
+				dir := t.TempDir()
+				l, err := Open(filepath.Join(dir, "log"), snapOptions(p))
+				require.NoError(t, err)
+				defer l.Close()
+				snapAppend(t, l, n)
+				if n > 100 {
+					require.NoError(t, l.DeleteBefore(int64(n/3)))
+				}
+				before := l.Offsets()
+				copied := filepath.Join(dir, "a", "copy")
+				require.NoError(t, l.Snapshot(copied))
+				// What happens to either does not show in the other.
+				snapAppend(t, l, 20)
+				require.NoError(t, l.TruncateTo(max(before.Start, before.End-5)))
+				o := requireSnapshot(t, copied)
+				require.Equal(t, before.Start, o.Start)
+				require.Equal(t, before.HighWatermark, o.End)
+				snapAppend(t, l, 40)
+				require.NoError(t, l.Close())
+				r, err := Verify(filepath.Join(dir, "log"), nil)
+				require.NoError(t, err)
+				require.Empty(t, r.Problems)
+				require.ErrorIs(t, l.Snapshot(filepath.Join(dir, "closed")), ErrClosed)
+			})
+		}
+	}
+}
+
+func TestSnapshotLinks(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(filepath.Join(dir, "log"), snapOptions(FlushNone))
+	require.NoError(t, err)
+	defer l.Close()
+	snapAppend(t, l, 500)
+	for len(l.unsealed()) > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	copied := filepath.Join(dir, "copy")
+	require.NoError(t, l.Snapshot(copied))
+	segs := l.view.Load().segs
+	require.Greater(t, len(segs), 3)
+	for i, s := range segs {
+		for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
+			a, err := os.Stat(l.path(s.base, suffix))
+			if i+1 == len(segs) && suffix != logSuffix {
+				continue // the active one has no indexes on disk
+			}
+			require.NoError(t, err)
+			b, err := os.Stat(filepath.Join(copied, fileName(s.base, suffix)))
+			require.NoError(t, err)
+			require.Equal(t, i+1 < len(segs), os.SameFile(a, b), "%d%s: the active segment must be a file of its own", s.base, suffix)
+		}
+	}
+	err = l.Snapshot(copied)
+	require.ErrorIs(t, err, ErrInvalid)
+	err = l.Snapshot(l.dir)
+	require.ErrorIs(t, err, ErrInvalid)
+}
+
+func TestSnapshotReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(filepath.Join(dir, "log"), snapOptions(FlushSync))
+	require.NoError(t, err)
+	defer w.Close()
+	snapAppend(t, w, 400)
+	r, err := Open(filepath.Join(dir, "log"), &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	require.NoError(t, r.Snapshot(filepath.Join(dir, "a")))
+	require.EqualValues(t, 400, requireSnapshot(t, filepath.Join(dir, "a")).End)
+	snapAppend(t, w, 100)
+	require.NoError(t, w.DeleteBefore(222))
+	require.NoError(t, r.Snapshot(filepath.Join(dir, "b")))
+	o := requireSnapshot(t, filepath.Join(dir, "b"))
+	require.EqualValues(t, 222, o.Start)
+	require.EqualValues(t, 500, o.End)
+	// A directory without seglog.state, as Kafka leaves it.
+	require.NoError(t, w.Close())
+	require.NoError(t, os.Remove(filepath.Join(dir, "log", stateName)))
+	k, err := Open(filepath.Join(dir, "log"), &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer k.Close()
+	require.NoError(t, k.Snapshot(filepath.Join(dir, "c")))
+	require.EqualValues(t, 500, requireSnapshot(t, filepath.Join(dir, "c")).End)
+}
+
+// Snapshots while the log is appended to, rolls, deletes and is cut.
+func TestSnapshotConcurrent(t *testing.T) {
+	for _, p := range []FlushPolicy{FlushSync, FlushNone} {
+		for _, readOnly := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v/readonly=%v", p, readOnly), func(t *testing.T) {
+				dir := t.TempDir()
+				l, err := Open(filepath.Join(dir, "log"), snapOptions(p))
+				require.NoError(t, err)
+				defer l.Close()
+				snapAppend(t, l, 200)
+				var stop atomic.Bool
+				var wg sync.WaitGroup
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					cut := time.Now()
+					for i := 1; !stop.Load(); i++ {
+						o := l.Offsets()
+						_, err := l.Append(Record{Value: snapValue(o.End)})
+						if err == nil && i%97 == 0 {
+							err = l.DeleteBefore(o.Start + (o.HighWatermark-o.Start)/2)
+						}
+						if pause := 300 * time.Millisecond; err == nil && (i%301 == 0 && !readOnly || time.Since(cut) > pause) {
+							cut = time.Now()
+							err = l.TruncateTo(l.Offsets().End - 3)
+						}
+						if err != nil {
+							t.Error(err)
+							return
+						}
+					}
+				}()
+				from := l
+				if readOnly {
+					from, err = Open(filepath.Join(dir, "log"), &Options{ReadOnly: true})
+					require.NoError(t, err)
+					defer from.Close()
+				}
+				for i := range 12 {
+					low := l.Offsets().HighWatermark - 50 // a cut may come between
+					copied := filepath.Join(dir, fmt.Sprint(i))
+					require.NoError(t, from.Snapshot(copied))
+					require.GreaterOrEqual(t, requireSnapshot(t, copied).End, low)
+				}
+				stop.Store(true)
+				wg.Wait()
+			})
+		}
+	}
+}
+
+// countedFS fails one operation on the way to the real file system, or all from there on, and may refuse links.
+type countedFS struct {
+	fileSystem
+	mu      sync.Mutex
+	dir     string // only what lies in it counts
+	n       int
+	fail    int // 0: none
+	dead    bool
+	linkErr error
+}
+
+var errCounted = errors.New("injected")
+
+// arm makes the k-th operation in dir fail.
+func (c *countedFS) arm(dir string, k int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dir, c.n, c.fail = dir, 0, k
+}
+
+func (c *countedFS) step(path string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if filepath.Dir(path) != c.dir && path != c.dir {
+		return nil
+	}
+	c.n++
+	if c.n == c.fail || c.dead && c.fail > 0 && c.n > c.fail {
+		return errCounted
+	}
+	return nil
+}
+
+func (c *countedFS) open(path string, mode openMode) (file, error) {
+	if err := c.step(path); err != nil {
+		return nil, err
+	}
+	f, err := c.fileSystem.open(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return &countedFile{f, c, path}, nil
+}
+func (c *countedFS) list(dir string) ([]string, error) {
+	if err := c.step(dir); err != nil {
+		return nil, err
+	}
+	return c.fileSystem.list(dir)
+}
+func (c *countedFS) mkdirAll(dir string) error {
+	if err := c.step(dir); err != nil {
+		return err
+	}
+	return c.fileSystem.mkdirAll(dir)
+}
+func (c *countedFS) remove(path string) error {
+	if err := c.step(path); err != nil {
+		return err
+	}
+	return c.fileSystem.remove(path)
+}
+func (c *countedFS) rename(from, to string) error {
+	if err := c.step(to); err != nil {
+		return err
+	}
+	return c.fileSystem.rename(from, to)
+}
+func (c *countedFS) link(from, to string) error {
+	if err := c.step(to); err != nil {
+		return err
+	}
+	if c.linkErr != nil {
+		return c.linkErr
+	}
+	return c.fileSystem.link(from, to)
+}
+func (c *countedFS) syncDir(dir string) error {
+	if err := c.step(dir); err != nil {
+		return err
+	}
+	return c.fileSystem.syncDir(dir)
+}
+func (c *countedFS) lock(path string) (io.Closer, error) {
+	if err := c.step(path); err != nil {
+		return nil, err
+	}
+	return c.fileSystem.lock(path)
+}
+
+type countedFile struct {
+	file
+	c    *countedFS
+	path string
+}
+
+func (f *countedFile) WriteAt(p []byte, pos int64) (int, error) {
+	if err := f.c.step(f.path); err != nil {
+		n, _ := f.file.WriteAt(p[:len(p)/2], pos)
+		return n, err
+	}
+	return f.file.WriteAt(p, pos)
+}
+
+func (f *countedFile) flush() error {
+	if err := f.c.step(f.path); err != nil {
+		return err
+	}
+	return f.file.flush()
+}
+
+// A snapshot that fails leaves nothing, one that is killed nothing that opens.
+func TestSnapshotInterrupted(t *testing.T) {
+	for _, links := range []bool{true, false} {
+		for _, dead := range []bool{false, true} {
+			dir := t.TempDir()
+			fsys := &countedFS{fileSystem: osFS{}, dead: dead}
+			if !links {
+				fsys.linkErr = &os.LinkError{Op: "link", Err: syscall.EXDEV}
+			}
+			l, err := openFS(fsys, filepath.Join(dir, "log"), snapOptions(FlushNone))
+			require.NoError(t, err)
+			snapAppend(t, l, 250)
+			for len(l.unsealed()) > 0 {
+				time.Sleep(time.Millisecond)
+			}
+			for k := 1; ; k++ {
+				copied := filepath.Join(dir, fmt.Sprint(k))
+				fsys.arm(copied, k)
+				err := l.Snapshot(copied)
+				if err == nil && fsys.n < k {
+					require.EqualValues(t, 250, requireSnapshot(t, copied).End)
+					require.Greater(t, k, 20)
+					break
+				}
+				if err == nil {
+					require.EqualValues(t, 250, requireSnapshot(t, copied).End) // a link that failed was copied
+					continue
+				}
+				require.ErrorIs(t, err, errCounted)
+				names, listErr := os.ReadDir(copied)
+				if dead && listErr == nil && len(names) > 0 {
+					// Only the state file's own beginnings may be missing.
+					if st, ok, _ := readState(osFS{}, filepath.Join(copied, stateName)); ok {
+						if !st.clean {
+							_, err = Open(copied, nil)
+							require.ErrorIs(t, err, ErrCorrupt, "operation %d", k)
+						}
+					} else {
+						for _, name := range names {
+							require.NotEqual(t, logSuffix, filepath.Ext(name.Name()))
+						}
+					}
+				} else {
+					require.Empty(t, names, "operation %d", k)
+				}
+			}
+			fsys.arm("", 0)
+			require.NoError(t, l.Close())
+		}
+	}
+}
+
+func TestSegmentsAndBatches(t *testing.T) {
+	l, err := Open(t.TempDir(), snapOptions(FlushNone))
+	require.NoError(t, err)
+	defer l.Close()
+	snapAppend(t, l, 300)
+	require.NoError(t, l.DeleteBefore(40))
+	segs, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(segs), 3)
+	for i, s := range segs[1:] {
+		require.Equal(t, segs[i].Next, s.Base)
+		require.Equal(t, time.UnixMilli(1700000000000+s.Next-1).UTC(), s.MaxTime)
+	}
+	require.EqualValues(t, 300, segs[len(segs)-1].Next)
+	next, bytes := int64(40), int64(0)
+	for b, err := range l.Batches(40) {
+		require.NoError(t, err)
+		require.Equal(t, next, b.Base)
+		require.EqualValues(t, 1, b.Records)
+		require.EqualValues(t, -1, b.ProducerID)
+		require.Equal(t, time.UnixMilli(1700000000000+b.Base).UTC(), b.BaseTime)
+		next, bytes = b.Next, bytes+b.Bytes
+	}
+	require.EqualValues(t, 300, next)
+	require.Positive(t, bytes)
+	for range l.Batches(300) {
+		t.Fatal("nothing lies behind the end")
+	}
+	for _, err := range l.Batches(39) {
+		require.ErrorIs(t, err, ErrOutOfRange)
+	}
+}
