@@ -68,7 +68,7 @@ func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairR
 	if opts != nil {
 		p.o = *opts
 	}
-	lock, err := fsys.lock(filepath.Join(abs, "LOCK"))
+	lock, err := fsys.lock(filepath.Join(abs, lockName))
 	if errors.Is(err, ErrLocked) {
 		return nil, err
 	}
@@ -214,6 +214,10 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 	size, err := f.size()
 	if err != nil {
 		return nil, err
+	}
+	if p.belowStart(following) { // stays as it is until it is deleted
+		return &repairSegment{base: base, size: size, zeros: size, next: following, atMark: true,
+			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
 	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps()}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -102,17 +101,6 @@ func (p *repair) holds(path string, s *repairSegment, d damage) bool {
 	return true
 }
 
-func readFull(f file, p []byte, pos int64) error {
-	n, err := f.ReadAt(p, pos)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // save copies what is taken out of a file. One that goes as a whole is renamed instead.
 func (p *repair) save(s *repairSegment) error {
 	if s.drop {
@@ -158,23 +146,6 @@ func (p *repair) build(s *repairSegment, parts []span) (err error) {
 		at += k.end - k.pos
 	}
 	return out.flush()
-}
-
-// copyRange copies n bytes at from of src to pos of dst.
-func copyRange(dst file, pos int64, src file, from, n int64) error {
-	buf := make([]byte, min(n, copyChunk))
-	for n > 0 {
-		b := buf[:min(n, int64(len(buf)))]
-		if err := readFull(src, b, from); err != nil {
-			return err
-		}
-		if _, err := dst.WriteAt(b, pos); err != nil {
-			return err
-		}
-		k := int64(len(b))
-		pos, from, n = pos+k, from+k, n-k
-	}
-	return nil
 }
 
 // change brings one file to what is planned. Its indexes go first: they are made anew when it is next read.

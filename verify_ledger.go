@@ -26,6 +26,11 @@ func (g *ledger) sealed(i int) bool {
 	return g.dir.bases[i] < g.st.scanBase && !last
 }
 
+// belowStart: a segment that ends where following begins holds nothing that is kept. It may never be sealed.
+func (g *ledger) belowStart(following int64) bool {
+	return g.promised && following >= 0 && following <= g.st.start
+}
+
 func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }
 
 // read reads both once.

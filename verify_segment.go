@@ -55,6 +55,9 @@ func (c *segmentCheck) add(p Problem) {
 	if st := &c.v.st; st.cut >= 0 && (st.reset || p.Offset >= st.cut) {
 		return // goes when the cut is finished
 	}
+	if c.v.belowStart(c.following) {
+		return // waits for its deletion, and nobody reads it
+	}
 	c.problems = append(c.problems, p)
 }
 

@@ -1,0 +1,452 @@
+package seglog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// repaired repairs what a simulated disk holds, and returns what is on it then.
+func repaired(t testing.TB, w *simWorld, o RepairOptions) (*RepairReport, *simWorld) {
+	t.Helper()
+	s := newSimFS(w.clone(), true)
+	r, err := repairFS(s, simDir, &o)
+	require.NoError(t, err)
+	require.Empty(t, s.left())
+	require.Empty(t, s.misuse)
+	if !o.Apply {
+		require.Empty(t, s.ops, "a dry run writes nothing")
+	}
+	return r, s.kill()
+}
+
+// recover repairs, and checks what must hold whatever was damaged. It returns the records there are then.
+func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, []Record) {
+	d.t.Helper()
+	what = fmt.Sprintf("%s, keep %v", what, keep)
+	dry, _ := repaired(d.t, w, RepairOptions{KeepAfter: keep})
+	r, after := repaired(d.t, w, RepairOptions{KeepAfter: keep, Apply: true})
+	require.Equal(d.t, dry.Removed, r.Removed, what)
+	require.Equal(d.t, dry.Changes, r.Changes, what)
+	again, _ := repaired(d.t, after, RepairOptions{KeepAfter: keep})
+	require.True(d.t, again.Sound(), "%s: a second repair finds %+v after %+v", what, again, r)
+	for _, m := range r.Removed {
+		if m.Saved != "" {
+			before := w.get(filepath.Base(m.Path))[m.Pos : m.Pos+m.Bytes]
+			saved := after.get(filepath.Base(m.Saved))
+			require.True(d.t, bytes.HasPrefix(saved, before) && isZero(saved[len(before):]), "%s: %+v is not what was saved", what, m)
+		}
+	}
+	verified := verifyWorld(d.t, after, nil)
+	require.True(d.t, verified.OK(), "%s: repaired %+v, verify finds %v", what, r, verified.Problems)
+	opts := d.opts
+	opts.Flush = FlushSync
+	s := newSimFS(after.clone(), true)
+	l, err := openFS(s, simDir, &opts)
+	require.NoError(d.t, err, "%s: after %+v", what, r)
+	got, err := readLog(l)
+	require.NoError(d.t, err, "%s: after %+v", what, r)
+	require.Equal(d.t, r.End, got.end, what)
+	require.Equal(d.t, r.Start, got.start, what)
+	end, err := l.Append(Record{Value: []byte("more")})
+	require.NoError(d.t, err, what)
+	require.Equal(d.t, got.end, end, what)
+	last, err := l.Read(end)
+	require.NoError(d.t, err, what)
+	require.Equal(d.t, "more", string(last.Value))
+	require.NoError(d.t, l.Close())
+	d.known(what, got.recs)
+	return r, got.recs
+}
+
+// known: every record is one that was appended, in order, and at most once.
+func (d *damaged) known(what string, recs []Record) {
+	d.t.Helper()
+	last := int64(-1)
+	for i := range recs {
+		r := &recs[i]
+		require.Greater(d.t, r.Offset, last, what)
+		last = r.Offset
+		k, ok := slices.BinarySearchFunc(d.whole.recs, r.Offset, func(x Record, o int64) int { return int(x.Offset - o) })
+		require.True(d.t, ok, "%s: offset %d was never appended", what, r.Offset)
+		require.Empty(d.t, differ(r, &d.whole.recs[k]), what)
+	}
+}
+
+// offsetsAt is the batch of an undamaged log that a byte belongs to.
+func (d *damaged) offsetsAt(name string, pos int64) (base, next int64) {
+	b := d.w.get(name)
+	for at := int64(0); at+headerLen <= int64(len(b)); {
+		h := batch(b[at:])
+		if parseHeader(b[at:]) != "" {
+			break
+		}
+		if pos < at+h.size() {
+			return h.base(), h.last() + 1
+		}
+		at += h.size()
+	}
+	return d.whole.end, d.whole.end
+}
+
+// has: of the records with offsets in [from, to) not one is missing.
+func (d *damaged) has(what string, recs []Record, from, to int64) {
+	d.t.Helper()
+	n := int64(0)
+	for _, r := range recs {
+		if r.Offset >= from && r.Offset < to {
+			n++
+		}
+	}
+	want := max(0, to-max(from, d.whole.start))
+	require.Equal(d.t, want, n, "%s: records from %d to %d", what, from, to)
+}
+
+func TestRepairSound(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		for _, keep := range []bool{false, true} {
+			r, _ := repaired(t, d.w, RepairOptions{KeepAfter: keep})
+			require.True(t, r.Sound(), "%+v", r)
+			r, recs := d.recover("sound", d.w, keep)
+			require.Equal(t, d.whole.end, r.End)
+			d.has("sound", recs, 0, d.whole.end)
+		}
+	})
+}
+
+// Whichever byte is bad, only the batch around it is lost, or that and what follows.
+func TestRepairEveryByte(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		for _, name := range d.w.sorted() {
+			if filepath.Ext(name) != logSuffix {
+				continue
+			}
+			for pos := 0; pos < len(d.w.get(name)); pos += 3 * sparse() {
+				w := d.w.clone()
+				b := []byte(string(w.get(name)))
+				b[pos] ^= 1 << (pos % 8)
+				w.put(name, b)
+				what := fmt.Sprintf("%s: bit flipped at %d", name, pos)
+				base, next := d.offsetsAt(name, int64(pos))
+				_, recs := d.recover(what, w, true)
+				d.has(what, recs, 0, base)
+				d.has(what, recs, next, d.whole.end)
+				_, recs = d.recover(what, w, false)
+				d.has(what, recs, 0, base)
+			}
+		}
+	})
+}
+
+func TestRepairEveryLength(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		for _, name := range d.w.sorted() {
+			if filepath.Ext(name) != logSuffix {
+				continue
+			}
+			following := d.whole.end
+			for _, other := range d.w.sorted() {
+				if base, ok := parseFileName(other, logSuffix); ok && other > name {
+					following = base
+					break
+				}
+			}
+			for n := 0; n < len(d.w.get(name)); n += 5 * sparse() {
+				w := d.w.clone()
+				w.put(name, d.w.get(name)[:n])
+				what := fmt.Sprintf("%s: cut to %d", name, n)
+				base, _ := d.offsetsAt(name, int64(n))
+				_, recs := d.recover(what, w, true)
+				d.has(what, recs, 0, base)
+				d.has(what, recs, following, d.whole.end)
+				_, recs = d.recover(what, w, false)
+				d.has(what, recs, 0, base)
+			}
+		}
+	})
+}
+
+func TestRepairFiles(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		var logs []string
+		for _, name := range d.w.sorted() {
+			if filepath.Ext(name) == logSuffix {
+				logs = append(logs, name)
+			}
+		}
+		require.Greater(t, len(logs), 2)
+		try := func(what string, spoil func(w *simWorld)) {
+			w := d.w.clone()
+			spoil(w)
+			d.recover(what, w, false)
+			d.recover(what, w, true)
+		}
+		for i, name := range logs {
+			base, _ := parseFileName(name, logSuffix)
+			following := d.whole.end
+			if i+1 < len(logs) {
+				following, _ = parseFileName(logs[i+1], logSuffix)
+			}
+			w := d.w.clone()
+			w.drop(name)
+			_, recs := d.recover(name+" removed", w, true)
+			d.has(name+" removed", recs, 0, base)
+			d.has(name+" removed", recs, following, d.whole.end)
+			try(name+" removed", func(w *simWorld) { w.drop(name) })
+			try(name+" zeroed", func(w *simWorld) { w.put(name, make([]byte, len(d.w.get(name)))) })
+			try(name+" with zeros behind", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), make([]byte, 5000)...)) })
+			try(name+" with rubbish behind", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), "some rubbish"...)) })
+			for _, other := range logs[i+1:] {
+				try(name+" and "+other+" swapped", func(w *simWorld) {
+					w.put(name, d.w.get(other))
+					w.put(other, d.w.get(name))
+				})
+				try(name+" and "+other+" lost", func(w *simWorld) { w.drop(name); w.drop(other) })
+			}
+			try(name+" doubled", func(w *simWorld) { w.put(fileName(base+1, logSuffix), d.w.get(name)) })
+		}
+		try("all lost", func(w *simWorld) {
+			for _, name := range logs {
+				w.drop(name)
+			}
+		})
+		try("state lost", func(w *simWorld) { w.drop(stateName) })
+	})
+}
+
+// A file that the state file knows not to be of the log costs nothing.
+func TestRepairForeignSegment(t *testing.T) {
+	d := newDamaged(t, true)
+	w := d.w.clone()
+	w.put(fileName(7, logSuffix), d.w.get(fileName(0, logSuffix)))
+	for _, keep := range []bool{false, true} {
+		r, recs := d.recover("foreign", w, keep)
+		require.Len(t, r.Removed, 1)
+		d.has("foreign", recs, 0, d.whole.end)
+	}
+}
+
+// A batch in the value of a record is no batch of the log.
+func TestRepairBatchInValue(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	opts := &Options{Flush: FlushNone}
+	l, err := openFS(s, simDir, opts)
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: []byte("first")})
+	require.NoError(t, err)
+	inner := encoded([]Record{{Value: []byte("not a record of this log")}}, 1)
+	_, err = l.Append(Record{Value: slices.Concat(inner, inner[:20])}, Record{Value: inner})
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: []byte("last")})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	w := s.kill()
+	name := fileName(0, logSuffix)
+	b := []byte(string(w.get(name)))
+	second := batch(b).size()
+	b[second+atBatchLength+1] ^= 1 // its length leads nowhere
+	w.put(name, b)
+	r, after := repaired(t, w, RepairOptions{Apply: true, KeepAfter: true})
+	require.Len(t, r.Removed, 1)
+	require.EqualValues(t, 3, r.Removed[0].Next)
+	l, err = openFS(newSimFS(after, true), simDir, opts)
+	require.NoError(t, err)
+	defer l.Close()
+	got, err := readLog(l)
+	require.NoError(t, err)
+	require.Len(t, got.recs, 2)
+	require.Equal(t, "last", string(got.recs[1].Value))
+}
+
+// spoilMany damages a log in several places: inside two segments, and a whole one.
+func (d *damaged) spoilMany() *simWorld {
+	w := d.w.clone()
+	for i, name := range w.sorted() {
+		if filepath.Ext(name) != logSuffix {
+			continue
+		}
+		b := []byte(string(w.get(name)))
+		first := batch(b).size()
+		b[first+headerLen+1] ^= 1
+		if i%2 == 0 {
+			b[len(b)-2] ^= 1
+		}
+		w.put(name, b)
+	}
+	return w
+}
+
+func (w *simWorld) content() map[string]string {
+	all := map[string]string{}
+	for _, name := range w.sorted() {
+		if name != stateName {
+			all[name] = string(w.get(name))
+		}
+	}
+	return all
+}
+
+// repairCuts is how many power cuts are tried after each operation.
+const repairCuts = 3
+
+// Repair is killed, by an error or by a power cut, at each of its operations; a second run comes to the same end.
+func TestRepairInterrupted(t *testing.T) {
+	eachState(t, func(t *testing.T, d *damaged) {
+		spoiled := d.spoilMany()
+		for _, keep := range []bool{false, true} {
+			o := RepairOptions{Apply: true, KeepAfter: keep}
+			_, want := repaired(t, spoiled, o)
+			_, recs := d.recover("many", spoiled, keep)
+			rng := rand.New(rand.NewPCG(4, 4))
+			points := 0
+			for k := 1; ; k++ {
+				s := newSimFS(spoiled.clone(), true)
+				n := 0
+				s.setFault(func(kind simKind, _ int, _ string) *simFault {
+					if n++; n == k {
+						s.dead = true
+						return &simFault{err: errDead, short: true}
+					}
+					return nil
+				})
+				_, err := repairFS(s, simDir, &o)
+				if err == nil {
+					break
+				}
+				require.ErrorIs(t, err, errDead)
+				points++
+				after := s.kill()
+				states := []*simWorld{after.clone()}
+				cuts := slices.Concat(wholeCuts(), singleCuts(after, rng), []simCut{randomCut(rng), randomCut(rng), randomCut(rng)})
+				if rng.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] }); len(cuts) > repairCuts {
+					cuts = cuts[:repairCuts]
+				}
+				for _, cut := range cuts {
+					states = append(states, cut.apply(after))
+				}
+				for i, state := range states {
+					what := fmt.Sprintf("keep %v, operation %d, state %d", keep, k, i)
+					d.notWrong(what, state)
+					r, again := repaired(t, state, o)
+					if i == 0 {
+						got, expect := again.content(), want.content()
+						for name := range got {
+							if strings.HasPrefix(name, repairPrefix) {
+								delete(got, name)
+							}
+						}
+						for name := range expect {
+							if strings.HasPrefix(name, repairPrefix) {
+								delete(expect, name)
+							}
+						}
+						delete(got, repairTemp)
+						require.True(t, maps.Equal(expect, got), "%s: want %v, got %v", what, slices.Sorted(maps.Keys(expect)), slices.Sorted(maps.Keys(got)))
+					}
+					if i == 0 || k%7 == 0 {
+						_, now := d.recover(what, state, keep)
+						require.Equal(t, len(recs), len(now), "%s: %+v", what, r)
+					}
+					d.nothingLost(what, spoiled, again)
+				}
+			}
+			require.Greater(t, points, 20)
+		}
+	})
+}
+
+// notWrong: a log whose repair was interrupted is refused, or what it shows is right.
+func (d *damaged) notWrong(what string, w *simWorld) {
+	d.t.Helper()
+	opts := d.opts
+	l, err := openFS(newSimFS(w.clone(), true), simDir, &opts)
+	if err != nil {
+		require.ErrorIs(d.t, err, ErrCorrupt, what)
+		return
+	}
+	got, err := readLog(l)
+	if err != nil {
+		require.ErrorIs(d.t, err, ErrCorrupt, what)
+	}
+	d.known(what, got.recs)
+	require.NoError(d.t, l.Close())
+}
+
+// nothingLost: each batch-sized piece of the damaged log is in the repaired one or in a file beside it.
+func (d *damaged) nothingLost(what string, before, after *simWorld) {
+	d.t.Helper()
+	var all strings.Builder
+	for _, name := range after.sorted() {
+		if filepath.Ext(name) == logSuffix || strings.HasPrefix(name, repairPrefix) {
+			all.Write(after.get(name))
+		}
+	}
+	have := all.String()
+	for _, name := range before.sorted() {
+		if filepath.Ext(name) != logSuffix {
+			continue
+		}
+		b, good := before.get(name), d.w.get(name) // whose lengths are undamaged
+		for at := int64(0); at+headerLen <= int64(len(b)) && parseHeader(good[at:]) == ""; {
+			size := batch(good[at:]).size()
+			require.True(d.t, strings.Contains(have, string(b[at:at+size])), "%s: %s [%d, %d) is nowhere", what, name, at, at+size)
+			at += size
+		}
+	}
+}
+
+// A full disk and a disk that can't be read are no reason to change anything.
+func TestRepairFails(t *testing.T) {
+	d := newDamaged(t, true)
+	spoiled := d.spoilMany()
+	for _, in := range injections {
+		for nth := 1; ; nth++ {
+			s := newSimFS(spoiled.clone(), true)
+			hit := false
+			s.setFault(func(kind simKind, n int, _ string) *simFault {
+				if kind == in.kind && n == nth {
+					hit = true
+					f := in.simFault
+					return &f
+				}
+				return nil
+			})
+			_, err := repairFS(s, simDir, &RepairOptions{Apply: true, KeepAfter: true})
+			if !hit {
+				require.NoError(t, err)
+				break
+			}
+			require.Empty(t, s.left(), "%v %d", in, nth)
+			s.setFault(nil)
+			if err != nil {
+				d.notWrong(in.String(), s.w)
+			}
+			_, recs := d.recover(in.String(), s.w, true)
+			_, want := d.recover(in.String(), spoiled, true)
+			require.Len(t, recs, len(want), in)
+		}
+	}
+}
+
+func TestRepairLocked(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	_, err = Repair(dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, l.Close())
+	r, err := Repair(dir, &RepairOptions{Apply: true})
+	require.NoError(t, err)
+	require.True(t, r.Sound())
+	_, err = Repair(filepath.Join(dir, "none"), nil)
+	require.True(t, errors.Is(err, fs.ErrNotExist), "%v", err)
+}
