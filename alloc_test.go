@@ -111,7 +111,6 @@ func TestAllocationsOfReads(t *testing.T) {
 }
 
 func TestAllocationsOfTransfers(t *testing.T) {
-	t.Skip("open: one allocation a call, of the connection's RawConn")
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20})
 	appendN(t, l, 0, 20000)
 	offset := int64(0)

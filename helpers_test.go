@@ -2,6 +2,7 @@ package seglog_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -230,12 +231,16 @@ func sameFiles(t testing.TB, want, got string) {
 	}
 }
 
-// copyDir copies the files of a log that is open, as a kill at this moment would leave them.
+// copyDir copies the files of a log that is open, as a kill at this moment would leave them: seglog.state first, since it
+// only tells of what was done before it was written.
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
 	to := t.TempDir()
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
+	slices.SortStableFunc(entries, func(a, b os.DirEntry) int {
+		return cmp.Compare(strings.Index(b.Name(), "state"), strings.Index(a.Name(), "state"))
+	})
 	for _, e := range entries {
 		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if os.IsNotExist(err) {

@@ -219,7 +219,7 @@ func TestLastOffsets(t *testing.T) {
 	require.NoError(t, l.Reset(math.MaxInt64-math.MaxInt32-2))
 	base, err := l.Append(seglog.Record{})
 	require.NoError(t, err)
-	require.EqualValues(t, math.MaxInt64-math.MaxInt32-2, base)
+	require.Equal(t, int64(math.MaxInt64-math.MaxInt32-2), base)
 	_, err = l.Append(seglog.Record{}, seglog.Record{})
 	require.ErrorIs(t, err, seglog.ErrTooLarge)
 	_, err = l.Read(base)

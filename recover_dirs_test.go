@@ -321,7 +321,6 @@ func TestOpenCaseF(t *testing.T) {
 		})
 	}
 	t.Run("a bad batch below the recovery point", func(t *testing.T) {
-		t.Skip("open: segments before the damage are trimmed before Open refuses")
 		// The state of a log that was killed: it promises 200, and recovery starts to check lower than that.
 		dir := killedLog(t, 0, 300)
 		promise(t, dir, 200)

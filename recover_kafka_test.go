@@ -64,6 +64,7 @@ func TestOpenCaseJ(t *testing.T) {
 		base, err := l.Append(seglog.Record{Value: []byte("ours")})
 		require.NoError(t, err)
 		require.Equal(t, end, base)
+		require.NoError(t, l.Close())
 	}
 	t.Run("a torn tail", func(t *testing.T) {
 		dir, stream, end := kafkaLike(t, false)
@@ -79,9 +80,9 @@ func TestOpenCaseJ(t *testing.T) {
 		require.NoError(t, err)
 		require.Positive(t, n)
 		require.Equal(t, end, l.Offsets().End)
+		require.NoError(t, l.Close())
 	})
 	t.Run("damage before the last segment", func(t *testing.T) {
-		t.Skip("open: seglog.state is created before Open refuses")
 		dir, _, _ := kafkaLike(t, true)
 		spoil(t, files(t, dir, "*.log")[1], flip(70))
 		requireRefused(t, dir)
