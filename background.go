@@ -52,7 +52,7 @@ func (l *Log) prepare() error {
 	defer t.h.unref()
 	err := t.prepare()
 	if needNext && err == nil {
-		err = l.prepareNext()
+		err = l.prepareNext(t.lead(t.seg.stored.load().pos()))
 	}
 	l.mu.Lock()
 	if l.tail == t {
@@ -73,13 +73,10 @@ func (l *Log) prepare() error {
 	return err
 }
 
-func (l *Log) prepareNext() error {
-	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0)
+func (l *Log) prepareNext(ahead int64) error {
+	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0, ahead)
 	if err != nil {
 		return err
-	}
-	if err := next.prepare(); err != nil {
-		return errors.Join(err, next.seg.retire(), l.fs.remove(filepath.Join(l.dir, nextName)))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,6 +101,7 @@ func (l *Log) runKeeper() {
 			return
 		}
 		rolled := l.sealRolled()
+		l.dropBelowStart()
 		now := time.Now()
 		if l.o.Flush == FlushAsync {
 			dirtySince = l.flushDue(dirtySince, now)
@@ -187,18 +185,30 @@ func (l *Log) sealRolled() (any bool) {
 		if len(rolled) == 0 || l.closed.Load() {
 			return any
 		}
-		if err := l.seal(rolled[0]); err != nil {
+		t := rolled[0]
+		err := l.seal(t)
+		if isDiskFull(err) && t.seg.base+t.seg.stored.load().rel() <= l.start.Load() {
+			err = l.sealed(t) // it is to be deleted, which is what makes room
+		}
+		if err != nil {
 			if !errors.Is(err, ErrFailed) {
-				l.backgroundError(fmt.Sprintf("segment %d not sealed", rolled[0].seg.base), err)
+				l.backgroundError(fmt.Sprintf("segment %d not sealed", t.seg.base), err)
 			}
 			return any
 		}
 		any = true
-		// It may lie below the start since before it was sealed.
-		dropped, err := l.moveStart(l.start.Load())
-		if err = errors.Join(err, l.drop(dropped)); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
-			l.backgroundError("segment not deleted", err)
-		}
+	}
+}
+
+// dropBelowStart deletes segments that lay below the start already but were not sealed then.
+func (l *Log) dropBelowStart() {
+	start := l.start.Load()
+	if segs := l.view.Load().segs; len(segs) < 2 || segs[1].base > start {
+		return
+	}
+	dropped, err := l.moveStart(start)
+	if err = errors.Join(err, l.drop(dropped)); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
+		l.backgroundError("segment not deleted", err)
 	}
 }
 
@@ -217,9 +227,8 @@ func (l *Log) seal(t *tail) error {
 	err := t.seal()
 	s.mu.Unlock()
 	if err != nil {
-		return t.h.named(err)
+		return err
 	}
-	s.maxTime.Store(t.x.maxTime)
 	s.touched.Store(true)
 	l.opened.add(s, l.o.MaxOpenSegments)
 	l.stats.seals.Add(1)
@@ -241,6 +250,7 @@ func (l *Log) sealed(t *tail) error {
 		return nil // TruncateTo took it
 	}
 	l.sealing = l.sealing[1:]
+	t.seg.active.Store(false)
 	if t.seg.gone.Load() {
 		return nil
 	}
@@ -249,6 +259,7 @@ func (l *Log) sealed(t *tail) error {
 	m := next.flushed.load()
 	err := l.state.note(func(s *state) {
 		s.scanBase, s.scanPos, s.scanOffset = next.base, m.pos(), next.base+m.rel()
+		s.recoveryPoint = max(s.recoveryPoint, s.scanOffset) // may not be noted yet
 		s.segments++
 		s.baseSum += next.base
 	})
@@ -306,7 +317,7 @@ func (l *Log) finish() error {
 			continue
 		}
 		if err := t.seal(); err != nil {
-			return fmt.Errorf("seglog: close segment %d: %w", t.seg.base, t.h.named(err))
+			return fmt.Errorf("seglog: close segment %d: %w", t.seg.base, err)
 		}
 	}
 	segs := l.view.Load().segs
@@ -318,6 +329,7 @@ func (l *Log) finish() error {
 	err := l.state.commit(func(s *state) {
 		s.clean = true
 		s.end, s.endPos = l.end.Load(), m.pos()
+		s.epoch = int64(l.epoch)
 		s.recoveryPoint = s.end
 		s.scanBase, s.scanPos, s.scanOffset = l.tail.seg.base, m.pos(), s.end
 		s.segments, s.baseSum = int64(len(segs)), sum

@@ -63,6 +63,10 @@ func (b batch) count() int64         { return int64(int32(binary.BigEndian.Uint3
 func (b batch) crc() uint32          { return binary.BigEndian.Uint32(b[atCRC:]) }
 func (b batch) control() bool        { return b.attributes()&attrControl != 0 }
 
+func (b batch) epoch() int32 { return int32(binary.BigEndian.Uint32(b[atLeaderEpoch:])) }
+
+func (b batch) setEpoch(epoch int32) { binary.BigEndian.PutUint32(b[atLeaderEpoch:], uint32(epoch)) }
+
 func (b batch) setBase(offset int64) { binary.BigEndian.PutUint64(b[atBaseOffset:], uint64(offset)) }
 
 func (b batch) seal() {
@@ -167,29 +171,31 @@ func (r *Record) millis(now int64) int64 {
 	return r.Time.UnixMilli()
 }
 
-// encodedSize is the size of a batch of records, which are checked on the way. now is in ms since 1970.
-func encodedSize(records []Record, now int64) (int64, error) {
+// encodedSize is the size of a batch of records, which are checked on the way, and their greatest timestamp. now is in ms
+// since 1970.
+func encodedSize(records []Record, now int64) (size, greatest int64, err error) {
 	first := records[0].millis(now)
-	size := int64(headerLen)
+	greatest, size = first, headerLen
 	for i := range records {
 		r := &records[i]
 		ms := r.millis(now)
 		if ms < 0 {
-			return 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
+			return 0, 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
 		}
 		for j := range r.Headers {
 			if !utf8.ValidString(r.Headers[j].Key) {
-				return 0, invalid("record %d: key of header %d is not UTF-8", i, j)
+				return 0, 0, invalid("record %d: key of header %d is not UTF-8", i, j)
 			}
 		}
+		greatest = max(greatest, ms)
 		n := int64(r.bodyLen(ms-first, int64(i)))
 		size += int64(varintLen(n)) + n
 	}
-	return size, nil
+	return size, greatest, nil
 }
 
 // encode writes records as one batch to dst, whose length is encodedSize of the same arguments.
-func encode(dst []byte, base int64, records []Record, now int64) {
+func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	first := records[0].millis(now)
 	greatest := first
 	b := dst[headerLen:headerLen]
@@ -212,15 +218,15 @@ func encode(dst []byte, base int64, records []Record, now int64) {
 		}
 	}
 	h := batch(dst)
-	putHeader(h, base, int64(len(records)), first, greatest)
+	putHeader(h, base, epoch, int64(len(records)), first, greatest)
 	h.seal()
 }
 
 // putHeader writes a header without length and CRC, the fields that seal adds.
-func putHeader(h batch, base, count, baseTimestamp, maxTimestamp int64) {
+func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimestamp int64) {
 	be := binary.BigEndian
 	be.PutUint64(h[atBaseOffset:], uint64(base))
-	be.PutUint32(h[atLeaderEpoch:], 0)
+	h.setEpoch(epoch)
 	h[atMagic] = magicV2
 	be.PutUint16(h[atAttributes:], 0)
 	be.PutUint32(h[atLastOffsetDelta:], uint32(count-1))

@@ -108,12 +108,12 @@ func (l *Log) carryOut(offset int64, reset bool) error {
 			return err
 		}
 	}
-	for _, s := range segs[i:] {
-		s.gone.Store(true)
-	}
 	drop := segs[i+1:]
 	if reset {
 		drop = segs
+	}
+	for _, s := range drop {
+		s.gone.Store(true)
 	}
 	for k := len(drop) - 1; k >= 0; k-- {
 		if err := l.drop(drop[k : k+1]); err != nil {
@@ -180,6 +180,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.recoveryPoint = offset
 		s.scanBase, s.scanPos, s.scanOffset = scan.base, m.pos(), scan.base+m.rel()
 		s.segments, s.baseSum = n, sum
+		s.epoch = int64(l.epoch)
 	})
 }
 
@@ -359,11 +360,15 @@ func (r *recovery) relist() error {
 	return err
 }
 
-// cutLog remembers where the log was cut since Open, for iterators that come to it later.
+// cutLog remembers where the log was cut lately, for iterators that come to it later.
 type cutLog struct {
-	mu  sync.Mutex
-	all []int64 // the offset of each cut; -1 for a reset
+	mu      sync.Mutex
+	dropped int64   // cuts that are not remembered any more
+	last    []int64 // the offsets of those that are; -1 for a reset
 }
+
+// maxCuts: an iterator that slept over more of them ends, as after a reset.
+const maxCuts = 1024
 
 func (c *cutLog) add(offset int64, reset bool) {
 	c.mu.Lock()
@@ -371,15 +376,24 @@ func (c *cutLog) add(offset int64, reset bool) {
 	if reset {
 		offset = -1
 	}
-	c.all = append(c.all, offset)
+	if len(c.last) == maxCuts {
+		c.dropped += maxCuts / 2
+		c.last = append(c.last[:0:0], c.last[maxCuts/2:]...)
+	}
+	c.last = append(c.last, offset)
 }
 
 // lowestCut is the lowest offset cut at since Log.cuts had that value.
 func (l *Log) lowestCut(cuts int64) int64 {
-	l.cutLog.mu.Lock()
-	defer l.cutLog.mu.Unlock()
+	c := &l.cutLog
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first := cuts/2 - c.dropped
+	if first < 0 {
+		return -1
+	}
 	lowest := l.end.Load()
-	for _, offset := range l.cutLog.all[min(cuts/2, int64(len(l.cutLog.all))):] {
+	for _, offset := range c.last[min(first, int64(len(c.last))):] {
 		lowest = min(lowest, offset)
 	}
 	return lowest

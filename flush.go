@@ -160,9 +160,11 @@ func (l *Log) flushOnce() error {
 		if m == s.flushed.load() {
 			continue
 		}
-		if err := l.flushSegment(s, m); err != nil {
+		m, err := l.flushSegment(s, m)
+		if err != nil {
 			return err
 		}
+		end = s.base + m.rel()
 	}
 	if names != l.namesSynced {
 		if err := l.fs.syncDir(l.dir); err != nil {
@@ -191,21 +193,27 @@ func (l *Log) unflushed() (n int64) {
 	return n
 }
 
-func (l *Log) flushSegment(s *segment, m mark) error {
+// flushSegment makes a segment durable up to m, and what was gathered since too; it returns how far.
+func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	h, err := s.pin(&l.env)
 	if err == errGone {
-		return nil
+		return m, nil
 	}
 	if err != nil {
-		return err
+		return m, err
 	}
 	defer h.unref()
 	if err := l.writeAgain(s, h); err != nil {
-		return err
+		return m, err
+	}
+	if s.gather != nil {
+		if m, err = s.gather.write(s, h.f); err != nil {
+			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, h.named(err))
+		}
 	}
 	start := time.Now()
 	if err := h.f.flush(); err != nil {
-		return fmt.Errorf("seglog: flush segment %d: %w", s.base, h.named(err))
+		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, h.named(err))
 	}
 	took := time.Since(start)
 	l.stats.flushed(took)
@@ -214,7 +222,7 @@ func (l *Log) flushSegment(s *segment, m mark) error {
 	if took > slowFlush {
 		l.o.Logger.Warn("seglog: slow flush", "dir", l.dir, "segment", s.base, "dur", took)
 	}
-	return nil
+	return m, nil
 }
 
 // slowFlush is etcd's warnSyncDuration: an operator wants to know of a disk that takes this long.

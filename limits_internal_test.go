@@ -66,7 +66,7 @@ func zeroBatch(t *testing.T, base, size, ms int64, zeros []byte) []byte {
 		require.Greater(t, n, size-headerLen-40)
 	}
 	b := make(batch, headerLen, headerLen+32)
-	putHeader(b, base, 1, ms, ms)
+	putHeader(b, base, 0, 1, ms, ms)
 	body := binary.AppendVarint(nil, int64(r.bodyLen(0, 0)))
 	body = append(body, 0, 0, 0, 1) // attributes, deltas, no key
 	body = binary.AppendVarint(body, n)

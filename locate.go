@@ -217,10 +217,17 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 // throughIndex does a look-up by the indexes of h, and once more with rebuilt ones should they prove wrong.
 func (s *segment) throughIndex(e *env, h *handle, lookUp func(*indexes) (found, bool, error)) (f found, ok bool, err error) {
 	f, ok, err = s.guardedLookUp(h, lookUp)
-	if err == errIndex {
-		if err = s.rebuild(e, h, "an entry points to a batch that it does not fit"); err == nil {
-			f, ok, err = s.guardedLookUp(h, lookUp)
-		}
+	if err != errIndex {
+		return f, ok, err
+	}
+	if s.active.Load() {
+		// Its indexes are the writer's and in memory: it is the log that is damaged, and a walk from the start finds where.
+		return s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+			return lookUp(&indexes{offsets: newTable(nil), times: newTable(nil)})
+		})
+	}
+	if err = s.rebuild(e, h, "an entry points to a batch that it does not fit"); err == nil {
+		f, ok, err = s.guardedLookUp(h, lookUp)
 	}
 	return f, ok, err
 }

@@ -43,6 +43,7 @@ type Log struct {
 	prepareAt int64   // position in tail from which on the preparer has something to do
 	appended  struct{ batches, records, bytes int64 }
 	clock     coarseClock
+	epoch     int32 // leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log
 
 	flush       flusher
 	rewrites    []rewrite    // owned with flush.busy
@@ -140,7 +141,7 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 			break
 		}
 	}
-	size, err := encodedSize(records, now)
+	size, maxTime, err := encodedSize(records, now)
 	if err != nil {
 		return 0, err
 	}
@@ -149,9 +150,9 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 	}
 	l.mu.Lock()
 	base = l.end.Load()
-	dst, err := l.begin(base, size, int64(len(records)), records[0].millis(now))
+	dst, err := l.begin(base, size, int64(len(records)), maxTime)
 	if err == nil {
-		err = l.commit(dst, l.tail.encode(dst, base, records, now), int64(len(records)))
+		err = l.commit(dst, l.tail.encode(dst, base, l.epoch, records, now), int64(len(records)))
 	}
 	l.mu.Unlock()
 	if err != nil {
@@ -161,8 +162,8 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 }
 
 // AppendBatch stores one batch that is encoded already, as a Kafka producer sends it: compressed or not, with its own
-// attributes and times. It is checked (form, CRC and, if not compressed, records), given offsets, and else stored as it
-// is; the caller's bytes are not changed. The returned base is the offset of its first record. A malformed batch is
+// attributes and times. It is checked (form, CRC and, if not compressed, records), given offsets and the log's leader
+// epoch, as a Kafka leader does, and else stored as it is; the caller's bytes are not changed. The returned base is the offset of its first record. A malformed batch is
 // ErrInvalid; else as Append.
 func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	if len(b) < headerLen {
@@ -188,7 +189,7 @@ func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 		return 0, invalid("batch: %s", why)
 	}
 	l.mu.Lock()
-	base, err = l.place(in, -1)
+	base, err = l.place(in, l.end.Load(), l.epoch)
 	l.mu.Unlock()
 	if err != nil {
 		return 0, err
@@ -196,16 +197,13 @@ func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	return base, l.acknowledge(base + in.lastDelta() + 1)
 }
 
-// place stores a checked batch at base, or at the end if base is -1. l.mu is held.
-func (l *Log) place(b batch, base int64) (int64, error) {
-	if base < 0 {
-		base = l.end.Load()
-	}
+// place stores a checked batch at base with that leader epoch. l.mu is held.
+func (l *Log) place(b batch, base int64, epoch int32) (int64, error) {
 	dst, err := l.begin(base, int64(len(b)), b.lastDelta()+1, b.maxTimestamp())
 	if err != nil {
 		return 0, err
 	}
-	return base, l.commit(dst, l.tail.place(dst, b, base), b.count())
+	return base, l.commit(dst, l.tail.place(dst, b, base, epoch), b.count())
 }
 
 // begin returns room for a batch of size bytes and count offsets from base on, rolling if need be. l.mu is held.
@@ -254,6 +252,9 @@ func (l *Log) commit(dst batch, encodeErr error, count int64) error {
 	if err == nil {
 		err = l.tail.commit(dst)
 	}
+	if encodeErr != nil {
+		l.tail.abandon()
+	}
 	if err != nil {
 		err = l.tail.h.named(err)
 		if !isDiskFull(err) {
@@ -299,7 +300,7 @@ func (l *Log) roll(base int64) error {
 	next := l.next
 	if next == nil { // not ready yet
 		var err error
-		if next, err = newTail(&l.env, path, base); err != nil {
+		if next, err = newTail(&l.env, path, base, 0); err != nil {
 			return err
 		}
 	} else if err := l.fs.rename(next.h.path, path); err != nil {

@@ -177,6 +177,10 @@ func (l *Log) Records(from int64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		r := readers.Get().(*reader)
 		defer r.release()
+		if err := l.catchUp(); err != nil {
+			yield(Record{}, err)
+			return
+		}
 		r.cuts = l.settledCuts()
 		l.walk(r, from, yield)
 	}
@@ -189,6 +193,10 @@ func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 		var cuts int64
 		for next := from; ; {
 			if ctx.Err() != nil {
+				return
+			}
+			if err := l.catchUp(); err != nil {
+				yield(Record{}, err)
 				return
 			}
 			r := readers.Get().(*reader)
@@ -213,19 +221,25 @@ func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	}
 }
 
+// catchUp looks, in a read-only log, for what the writer did.
+func (l *Log) catchUp() error {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	if l.o.ReadOnly {
+		return l.refresh()
+	}
+	return nil
+}
+
 // walk yields what can be read from next on. It returns the offset to go on from, and false once the walk is over.
 func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64, bool) {
 	fail := func(err error) (int64, bool) {
 		yield(Record{}, err)
 		return next, false
 	}
-	if l.o.ReadOnly && !l.closed.Load() {
-		if err := l.refresh(); err != nil {
-			return fail(err)
-		}
-	}
 	end := l.highWatermark()
-	if next == end && !l.closed.Load() && next >= l.start.Load() {
+	if next == end && next >= l.start.Load() {
 		return next, true
 	}
 	for next < end || next > l.highWatermark() {

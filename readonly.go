@@ -89,7 +89,8 @@ func (l *Log) refreshLocked(st state) error {
 	ro := &l.follow
 	for try := 0; ; try++ {
 		var err error
-		if l.view.Load() == nil || st.cuts != ro.seen.cuts {
+		v := l.view.Load()
+		if v == nil || st.cuts != ro.seen.cuts || v.segs[len(v.segs)-1].base < st.first {
 			err = l.rebuildView(st)
 		}
 		if err == nil {
@@ -146,7 +147,7 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	segs[n-1] = last
-	if old != nil {
+	if old != nil && st.cuts != ro.seen.cuts {
 		l.cuts.Add(1)
 		defer l.cuts.Add(1)
 		lowest := st.lastCut
@@ -263,7 +264,7 @@ func (l *Log) extendLast(st state) error {
 		pos := c.pos
 		b, err := c.scan()
 		if err != nil {
-			if ro.promised && st.cut < 0 && c.next < st.recoveryPoint && errors.Is(err, ErrCorrupt) && st.scanBase <= s.base {
+			if ro.promised && st.cut < 0 && c.next < st.recoveryPoint && errors.Is(err, ErrCorrupt) && st.scanBase <= s.base && !l.exists(c.next) {
 				return err
 			}
 			break // not written yet, or not whole yet

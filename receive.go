@@ -117,8 +117,11 @@ func (l *Log) receive(b batch, first bool) error {
 			l.gaps.Store(true)
 		}
 	}
-	_, err := l.place(b, base)
-	return err
+	if _, err := l.place(b, base, b.epoch()); err != nil {
+		return err
+	}
+	l.epoch = max(l.epoch, b.epoch())
+	return nil
 }
 
 // compare says whether a batch from another log is the one that is here.
@@ -126,6 +129,9 @@ func (l *Log) compare(b batch) (err error) {
 	base := b.base()
 	if base < l.start.Load() {
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
+	}
+	if err := l.flushTo(l.end.Load()); err != nil { // it may be gathered and not in the file yet
+		return err
 	}
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(base)]

@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -133,8 +134,10 @@ func (l *Log) open() error {
 	if err != nil {
 		return err
 	}
-	if l.state, err = openState(l.fs, statePath, st); err != nil {
-		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	if promised {
+		if l.state, err = openState(l.fs, statePath, st); err != nil {
+			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+		}
 	}
 	r := recovery{l: l, st: st, promised: promised, dir: dir}
 	if err := r.run(); err != nil {
@@ -164,9 +167,11 @@ type recovery struct {
 	promised bool
 	dir      directory
 	segs     []*segment
-	tails    []*tail // of the segments that were scanned, oldest first
-	last     byte    // case of the last segment
-	gap      bool    // offsets are left out somewhere
+	scans    []*segmentScan // of the segments from where recovery starts to check, not acted upon yet
+	tails    []*tail        // of those that were
+	last     byte           // case of the last segment
+	gap      bool           // offsets are left out somewhere
+	epoch    int32          // greatest leader epoch of a batch that was looked at
 }
 
 func (r *recovery) run() error {
@@ -188,21 +193,37 @@ func (r *recovery) run() error {
 	} else {
 		l.gaps.Store(true)
 	}
+	if err := r.examine(); err != nil {
+		return errors.Join(err, r.closeScans())
+	}
 	for _, name := range r.dir.leftover {
-		if err := l.fs.remove(filepath.Join(l.dir, name)); err != nil {
-			return fmt.Errorf("seglog: remove leftover: %w", err)
+		// What finishes a change may have removed it already.
+		if err := l.fs.remove(filepath.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fmt.Errorf("seglog: remove leftover: %w", err), r.closeScans())
 		}
 	}
 	if len(r.dir.bases) == 0 {
 		return r.create(0)
 	}
-	if err := r.scanSegments(); err != nil {
-		return err
+	for len(r.scans) > 0 {
+		c := r.scans[0]
+		r.scans = r.scans[1:]
+		if err := r.act(c); err != nil {
+			return errors.Join(err, c.f.Close(), r.closeScans())
+		}
 	}
 	if !r.promised {
 		l.gaps.Store(r.gap)
 	}
 	return r.takeOver()
+}
+
+func (r *recovery) closeScans() error {
+	var errs []error
+	for _, c := range r.scans {
+		errs = append(errs, c.f.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // checkNames compares the segments that must be there with those that are.
@@ -258,122 +279,96 @@ func (r *recovery) nameMissing(n int64) error {
 	return &CorruptError{Path: l.path(r.st.scanBase, logSuffix), Offset: r.st.scanBase, Reason: wanted}
 }
 
-// newSealed is a segment that is not opened yet.
-func newSealed(base, next int64) *segment {
-	s := &segment{base: base}
-	s.maxTime.Store(unknownTime)
-	m := markAt(min(next-base, 1<<31), sizeUnknown)
-	s.stored.store(m)
-	s.flushed.store(m)
-	return s
-}
-
-// scanSegments looks at the segments one by one and does what the table says.
-func (r *recovery) scanSegments() error {
+// examine looks at all segments and decides by the table, before anything is changed: a log that is refused is left as
+// it was found.
+func (r *recovery) examine() error {
 	l := r.l
 	sealed := make([]segment, len(r.dir.bases))
 	for i, base := range r.dir.bases {
 		last := i+1 == len(r.dir.bases)
 		if !last && r.promised && base < r.st.scanBase {
-			next := newSealed(base, r.dir.bases[i+1])
-			s := &sealed[i]
-			s.base = base
-			s.maxTime.Store(unknownTime)
-			s.stored.store(next.stored.load())
-			s.flushed.store(next.flushed.load())
-			r.segs = append(r.segs, s)
+			sealed[i].initSealed(base, r.dir.bases[i+1])
+			r.segs = append(r.segs, &sealed[i])
 			continue
 		}
-		stop, err := r.scanSegment(i, last)
-		if err != nil {
+		c := &segmentScan{r: r, path: l.path(base, logSuffix), number: i, base: base, next: -1, last: last}
+		if !last {
+			c.next = r.dir.bases[i+1]
+		}
+		var err error
+		if c.f, err = l.fs.open(c.path, openWrite); err != nil {
+			return fmt.Errorf("seglog: open segment %d: %w", base, err)
+		}
+		r.scans = append(r.scans, c)
+		if err := r.examineSegment(c); err != nil {
 			return err
 		}
-		if stop {
-			r.dir.bases = r.dir.bases[:i+1]
+		if r.last = c.decision; c.decision == 'E' {
 			break
 		}
+		if !r.promised && !last { // there may be any number of these
+			if err := c.f.Close(); err != nil {
+				return err
+			}
+			c.f = noFile{}
+		}
 	}
-	if r.promised && r.end() < r.st.recoveryPoint {
-		return &CorruptError{Path: r.segPath(len(r.dir.bases) - 1), Offset: r.end(), Reason: fmt.Sprintf("log ends at offset %d, %d is its recovery point", r.end(), r.st.recoveryPoint)}
-	}
-	return l.fs.syncDir(l.dir)
+	return nil
 }
 
-func (r *recovery) segPath(i int) string { return r.l.path(r.dir.bases[i], logSuffix) }
-
-func (r *recovery) end() int64 {
-	s := r.tails[len(r.tails)-1].seg
-	return s.base + s.stored.load().rel()
-}
-
-// scanSegment checks one segment and turns it into a tail. It returns true if it was cut, and all behind it dropped.
-func (r *recovery) scanSegment(i int, last bool) (cut bool, err error) {
-	l, base := r.l, r.dir.bases[i]
-	path := r.segPath(i)
-	f, err := l.fs.open(path, openWrite)
-	if err != nil {
-		return false, fmt.Errorf("seglog: open segment %d: %w", base, err)
+func (r *recovery) examineSegment(c *segmentScan) (err error) {
+	st := &r.st
+	if c.size, err = c.f.size(); err != nil {
+		return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
 	}
-	size, err := f.size()
-	if err != nil {
-		return false, errors.Join(err, f.Close())
-	}
-	c := segmentScan{r: r, f: f, path: path, base: base, size: size, next: -1}
-	if !last {
-		c.next = r.dir.bases[i+1]
-	}
-	clean := r.promised && r.st.clean && last && base == r.st.scanBase && size == r.st.endPos && size <= maxSegmentBytes
+	clean := r.promised && st.clean && c.last && c.base == st.scanBase && c.size == st.endPos && c.size <= maxSegmentBytes
 	if clean {
 		err = c.trust()
 	} else {
 		err = c.scan()
 	}
 	if err != nil {
-		return false, errors.Join(err, f.Close())
+		return err
 	}
-	joins := c.offset == c.next || l.gaps.Load() && c.offset < c.next
-	fd := finding{promised: r.promised, clean: clean, last: last, empty: c.pos == 0, ends: c.ends, joins: joins,
-		below: r.promised && c.offset < r.st.recoveryPoint && (last || c.ends == endsBad || !joins)}
-	r.gap = r.gap || c.gap || !last && c.offset < c.next
-	decision := decide(fd)
-	r.last = decision.id
-	if decision.id == 'F' {
-		return false, errors.Join(c.damage(), f.Close())
+	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next
+	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, joins: joins,
+		below: r.promised && c.offset < st.recoveryPoint && (c.last || c.ends == endsBad || !joins)}).id
+	if c.decision == 'F' {
+		return c.damage()
 	}
-	if decision.id == 'E' {
-		r.gap = c.gap
-		if err := r.cut(&c, i); err != nil {
-			return false, errors.Join(err, f.Close())
-		}
-		cut, last = true, true
-	}
-	return cut, r.keep(&c, last)
+	r.gap = r.gap || c.gap || !c.last && c.offset < c.next && c.decision != 'E'
+	return nil
 }
 
-// keep makes a scanned segment part of the log.
-func (r *recovery) keep(c *segmentScan, last bool) error {
+// act does to a segment what was decided, and makes it part of the log.
+func (r *recovery) act(c *segmentScan) error {
 	l := r.l
-	if c.pos < c.size && !(last && c.zeroes) {
-		// Zeros behind a segment that is not the active one, or what was behind a cut.
-		if err := errors.Join(c.f.truncate(c.pos), c.f.flush()); err != nil {
-			return errors.Join(fmt.Errorf("seglog: trim segment %d: %w", c.base, err), c.f.Close())
+	if c.decision == 'E' {
+		if err := r.cut(c); err != nil {
+			return err
+		}
+		c.last = true
+	}
+	if !r.promised && !c.last {
+		return r.adopt(c)
+	}
+	if c.pos < c.size {
+		// The zeros behind the last batch, or what was behind a cut. The active segment's blocks are reserved anew, so that
+		// nothing in it was not checked.
+		err := c.f.truncate(c.pos)
+		if err == nil && !(c.last && c.zeroes) {
+			err = c.f.flush()
+		}
+		if err != nil {
+			return fmt.Errorf("seglog: trim segment %d: %w", c.base, err)
 		}
 	}
-	var t *tail
-	var err error
-	if last {
-		// Trimmed first, so that blocks are reserved anew and the file holds nothing that was not checked.
-		if c.pos < c.size && c.zeroes {
-			err = c.f.truncate(c.pos)
+	t := sealedTail(&l.env, c)
+	if c.last {
+		var err error
+		if t, err = openTail(&l.env, c.f, c.path, c.base, c.x, c.pos); err != nil {
+			return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
 		}
-		if err == nil {
-			t, err = openTail(&l.env, c.f, c.path, c.base, c.x, c.pos)
-		}
-	} else {
-		t = sealedTail(&l.env, c)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("seglog: open segment %d: %w", c.base, err), c.f.Close())
 	}
 	t.firstTime = c.firstTime
 	t.seg.stored.store(markAt(c.offset-c.base, c.pos))
@@ -381,21 +376,47 @@ func (r *recovery) keep(c *segmentScan, last bool) error {
 	if r.promised && c.offset <= r.st.recoveryPoint {
 		t.seg.flushed.store(t.seg.stored.load())
 	}
-	if !r.promised && !last {
-		// A foreign directory may hold any number of these: flushed here, indexes looked at when first read.
-		if err := c.f.flush(); err != nil {
-			return errors.Join(err, t.seg.close())
-		}
-		t.seg.flushed.store(t.seg.stored.load())
-		if err := t.seg.close(); err != nil {
-			return err
-		}
-	}
 	r.tails = append(r.tails, t)
 	r.segs = append(r.segs, t.seg)
-	if m := t.seg.flushed.load(); m.pos() < c.pos && (r.promised || last) {
+	if m := t.seg.flushed.load(); m.pos() < c.pos {
 		l.rewrites = append(l.rewrites, rewrite{seg: t.seg, pos: m.pos(), end: c.pos})
 	}
+	return nil
+}
+
+// adopt makes a segment of a foreign directory a sealed one of the log: trimmed, flushed, and with its indexes, should
+// one be missing.
+func (r *recovery) adopt(c *segmentScan) error {
+	l := r.l
+	f, err := l.fs.open(c.path, openWrite)
+	if err != nil {
+		return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
+	}
+	if c.pos < c.size {
+		err = f.truncate(c.pos)
+	}
+	if err == nil {
+		err = f.flush()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
+	}
+	for _, suffix := range []string{indexSuffix, timeSuffix} {
+		if _, err := l.fs.stat(l.path(c.base, suffix)); err != nil {
+			if err := writeIndexes(&l.env, c.base, c.x); err != nil {
+				return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
+			}
+			l.stats.indexRebuilds.Add(1)
+			break
+		}
+	}
+	s := new(segment)
+	s.initSealed(c.base, c.next)
+	s.maxTime.Store(c.x.maxTime)
+	m := markAt(s.stored.load().rel(), c.pos)
+	s.stored.store(m)
+	s.flushed.store(m)
+	r.segs = append(r.segs, s)
 	return nil
 }
 
@@ -409,26 +430,25 @@ func sealedTail(e *env, c *segmentScan) *tail {
 	return t
 }
 
-// cut removes all segments behind the i-th, newest first, and what is in the i-th behind its good batches, so that no
-// later append can bring any of it back.
-func (r *recovery) cut(c *segmentScan, i int) error {
+// cut removes all segments behind this one, newest first, so that no later append can bring any of them back.
+func (r *recovery) cut(c *segmentScan) error {
 	l := r.l
-	dropped := int64(0)
-	for k := len(r.dir.bases) - 1; k > i; k-- {
-		if st, err := l.fs.stat(r.segPath(k)); err == nil {
+	dropped, behind := int64(0), r.dir.bases[c.number+1:]
+	for k := len(behind) - 1; k >= 0; k-- {
+		if st, err := l.fs.stat(l.path(behind[k], logSuffix)); err == nil {
 			dropped += st.size
 		}
-		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+		if err := l.removeSegmentFiles(behind[k]); err != nil {
 			return err
 		}
 	}
-	if i+1 < len(r.dir.bases) {
+	if len(behind) > 0 {
 		if err := l.fs.syncDir(l.dir); err != nil {
 			return err
 		}
 	}
 	l.o.Logger.Warn("seglog: torn tail cut", "dir", l.dir, "segment", c.base, "offset", c.offset, "pos", c.pos,
-		"bytes", c.size-c.pos+dropped, "segments", len(r.dir.bases)-1-i, "reason", c.why)
+		"bytes", c.size-c.pos+dropped, "segments", len(behind), "reason", c.why)
 	return nil
 }
 
@@ -438,7 +458,7 @@ func (r *recovery) create(base int64) error {
 	if r.promised {
 		base = r.st.start
 	}
-	t, err := newTail(&l.env, l.path(base, logSuffix), base)
+	t, err := newTail(&l.env, l.path(base, logSuffix), base, 0)
 	if err != nil {
 		return fmt.Errorf("seglog: create segment %d: %w", base, err)
 	}
@@ -462,6 +482,16 @@ func (r *recovery) takeOver() error {
 			l.sealing = append(l.sealing, t)
 		}
 	}
+	// The state file counts these names, so they are durable first: a predecessor may have been killed before it synced them.
+	if err := l.fs.syncDir(l.dir); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
+	if l.state == nil {
+		var err error
+		if l.state, err = openState(l.fs, filepath.Join(l.dir, stateName), r.st); err != nil {
+			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+		}
+	}
 	l.view.Store(&view{r.segs})
 	first, end := r.segs[0].base, l.tail.seg.base+l.tail.seg.stored.load().rel()
 	start := first
@@ -480,6 +510,7 @@ func (r *recovery) takeOver() error {
 	if r.promised {
 		durable = max(durable, min(r.st.recoveryPoint, end))
 	}
+	l.epoch = max(int32(r.st.epoch), r.epoch)
 	l.start.Store(start)
 	l.durable.Store(durable)
 	l.end.Store(end)
@@ -493,7 +524,7 @@ func (r *recovery) takeOver() error {
 	err := l.state.commit(func(s *state) {
 		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, first: first, recoveryPoint: durable,
 			scanBase: scan.seg.base, scanPos: from.pos(), scanOffset: scan.seg.base + from.rel(),
-			segments: segments, baseSum: sum, cut: -1, cuts: s.cuts, lastCut: s.lastCut}
+			segments: segments, baseSum: sum, cut: -1, cuts: s.cuts, lastCut: s.lastCut, epoch: int64(l.epoch)}
 	})
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)

@@ -8,12 +8,15 @@ import (
 
 // segmentScan is the scan of one segment.
 type segmentScan struct {
-	r    *recovery
-	f    file
-	path string
-	base int64
-	size int64
-	next int64 // base offset of the next segment; -1: there is none
+	r        *recovery
+	f        file
+	path     string
+	number   int // in the directory
+	base     int64
+	size     int64
+	next     int64 // base offset of the next segment; -1: there is none
+	last     bool
+	decision byte // the case, once decided
 
 	// What it found: the good batches end at pos and offset; those up to from were flushed before.
 	x         *indexBuilder
@@ -105,6 +108,7 @@ func (c *segmentScan) add(b batch, pos int64) {
 	if pos == 0 {
 		c.firstTime = b.maxTimestamp()
 	}
+	c.r.epoch = max(c.r.epoch, b.epoch())
 	c.x.add(pos, uint32(b.last()-c.base), b.maxTimestamp())
 	c.pos, c.offset = pos+b.size(), b.last()+1
 }

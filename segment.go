@@ -78,9 +78,26 @@ type segment struct {
 	stored, flushed atomicMark
 	h               atomic.Pointer[handle] // nil: not open
 	maxTime         atomic.Int64           // greatest timestamp; unknownTime
+	gather          *gather                // of an active segment under FlushSync: what is stored and not flushed
+	active          atomic.Bool            // the writer still adds to its indexes
 	touched         atomic.Bool            // since the last sweep of openSegments
 	gone            atomic.Bool            // deleted or cut: not to be opened again
 	mu              sync.Mutex             // held to open it and to (re)build its indexes
+}
+
+// newSealed is a sealed segment that is not opened yet.
+func newSealed(base, next int64) *segment {
+	s := new(segment)
+	s.initSealed(base, next)
+	return s
+}
+
+func (s *segment) initSealed(base, next int64) {
+	s.base = base
+	s.maxTime.Store(unknownTime)
+	m := markAt(min(next-base, 1<<31), sizeUnknown)
+	s.stored.store(m)
+	s.flushed.store(m)
 }
 
 // errGone: the segment was deleted or replaced after the caller looked it up. The caller looks again.

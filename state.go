@@ -15,7 +15,7 @@ import (
 const (
 	stateName    = "seglog.state"
 	stateMagic   = 0x7365676c6f670001 // "seglog", version 1
-	stateLen     = 8 + 4 + 2*8 + 13*8
+	stateLen     = 8 + 4 + 2*8 + 14*8
 	stateSlotGap = 4096 // slots on pages of their own: a page that can't be read takes one slot with it
 
 	// A slot is written by one sector, which disks do not tear.
@@ -48,6 +48,8 @@ type state struct {
 	cut   int64
 	reset bool
 	cuts  int64
+	// epoch is the leader epoch of the last batch, as far as it was noted.
+	epoch int64
 	// lastCut is where the last of them cut; -1 for a Reset.
 	lastCut int64
 }
@@ -60,9 +62,9 @@ const (
 )
 
 // words is the fields in the order they are written.
-func (s *state) words() [12]int64 {
+func (s *state) words() [14]int64 {
 	return [...]int64{s.start, s.first, s.recoveryPoint, s.scanBase, s.scanPos, s.scanOffset,
-		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts}
+		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts, s.lastCut, s.epoch}
 }
 
 func (s *state) encode(b []byte) {
@@ -83,7 +85,6 @@ func (s *state) encode(b []byte) {
 	for i, v := range s.words() {
 		be.PutUint64(b[28+8*i:], uint64(v))
 	}
-	be.PutUint64(b[stateLen-8:], uint64(s.lastCut))
 	be.PutUint32(b[8:], crc32.Checksum(b[12:stateLen], castagnoli))
 }
 
@@ -99,7 +100,7 @@ func (s *state) decode(b []byte) bool {
 		seq: be.Uint64(b[12:]), policy: FlushPolicy(flags >> statePolicyShift),
 		clean: flags&stateClean != 0, reset: flags&stateReset != 0, gaps: flags&stateGaps != 0,
 		start: word(0), first: word(1), recoveryPoint: word(2), scanBase: word(3), scanPos: word(4), scanOffset: word(5),
-		segments: word(6), baseSum: word(7), end: word(8), endPos: word(9), cut: word(10), cuts: word(11), lastCut: word(12),
+		segments: word(6), baseSum: word(7), end: word(8), endPos: word(9), cut: word(10), cuts: word(11), lastCut: word(12), epoch: word(13),
 	}
 	return true
 }

@@ -20,7 +20,7 @@ const (
 	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20
 	maxReserve = 32 << 20
-	// Zeros are written ahead by smaller steps: they share the disk with the flushes that callers wait for.
+	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
 )
 
@@ -32,11 +32,12 @@ type tail struct {
 	x         *indexBuilder
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
-	// Mapped: stores below reserved can't fail for want of blocks. grow is held to raise it; prepare does so beside
+	// With a mapping: stores below reserved can't fail for want of blocks. grow is held to raise it; prepare does so beside
 	// appends.
 	grow      sync.Mutex
 	reserved  atomic.Int64
-	populated int64 // pages below were made ready; prepare's own
+	populated int64 // pages below were mapped; prepare's own
+	ahead     int64 // how far the segment before was prepared ahead of its appends
 
 	// Written by pwrite where mapping is not safe: the batch being encoded, and whether bytes of a failed write may lie
 	// behind the end.
@@ -45,12 +46,19 @@ type tail struct {
 }
 
 // newTail makes an empty segment file at path, with blocks reserved and mapped where that is safe.
-func newTail(e *env, path string, base int64) (*tail, error) {
+//
+// With ahead > 0 the caller is in the background and makes that many bytes ready by prepare.
+func newTail(e *env, path string, base, ahead int64) (*tail, error) {
 	f, err := e.fs.open(path, openCreate)
 	if err != nil {
 		return nil, err
 	}
-	t, err := openTail(e, f, path, base, newIndexBuilder(e.o.IndexBytes), 0)
+	t := &tail{e: e, ahead: ahead}
+	if err = t.open(f, path, base, newIndexBuilder(e.o.IndexBytes), 0); err == nil && ahead > 0 {
+		if err = t.prepare(); err != nil {
+			return nil, errors.Join(err, t.seg.retire(), e.fs.remove(path))
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), e.fs.remove(path))
 	}
@@ -59,37 +67,51 @@ func newTail(e *env, path string, base int64) (*tail, error) {
 
 // openTail makes the writer's side for a file of which size bytes are good.
 func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int64) (*tail, error) {
-	t := &tail{e: e, seg: &segment{base: base}, x: x, firstTime: noTimestamp}
+	t := &tail{e: e}
+	if err := t.open(f, path, base, x, size); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64) error {
+	t.seg, t.x, t.firstTime = &segment{base: base}, x, noTimestamp
 	t.seg.maxTime.Store(x.maxTime)
+	t.seg.active.Store(true)
 	m, err := t.reserveAndMap(f, size)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if m != nil && t.e.o.Flush == FlushSync {
+		t.seg.gather = &gather{at: size}
 	}
 	t.h = newHandle(f, path, m)
 	t.h.x.Store(&x.indexes)
 	t.seg.h.Store(t.h)
-	return t, nil
+	return nil
 }
 
 // reserveAndMap returns nil where the file system or platform makes mapping unsafe.
 func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
-	first := min(t.e.o.SegmentBytes, size+minReserve)
-	err := f.reserve(size, max(0, first-size))
-	if first == size {
-		err = nil // full already: it rolls at the next append
+	step := int64(minReserve)
+	if t.ahead > 0 {
+		step = minSegmentBytes // the rest is zeroed by prepare
 	}
+	first := max(size, min(t.e.o.SegmentBytes, size+step))
+	// Of a file that is full already, which rolls at the next append, the last byte: to see whether it can be done.
+	err := f.reserve(max(0, min(size, first-1)), max(1, first-size))
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	m, err := f.mmap(max(t.e.o.SegmentBytes, size), true)
+	m, err := f.mmap(max(t.e.o.SegmentBytes, size), t.e.o.Flush != FlushSync)
 	if err != nil {
 		// Not here, or out of mappings: pwrite does as well. The blocks stay reserved until the segment is sealed.
 		return nil, nil
 	}
-	t.reserved.Store(max(first, size))
+	t.reserved.Store(first)
 	t.populated = size
 	return m, nil
 }
@@ -102,6 +124,9 @@ func (t *tail) begin(n int64) ([]byte, error) {
 			if err := t.reserve(pos + n); err != nil {
 				return nil, err
 			}
+		}
+		if t.seg.gather != nil {
+			return t.seg.gather.begin(n), nil
 		}
 		return t.h.m.b[pos : pos+n : pos+n], nil
 	}
@@ -138,34 +163,47 @@ func (t *tail) reserve(end int64) error {
 }
 
 // encode puts records into dst, which begin returned.
-func (t *tail) encode(dst []byte, base int64, records []Record, now int64) (err error) {
+func (t *tail) encode(dst []byte, base int64, epoch int32, records []Record, now int64) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
-	encode(dst, base, records, now)
+	encode(dst, base, epoch, records, now)
 	return nil
 }
 
 // place puts an encoded batch into dst, which begin returned.
-func (t *tail) place(dst []byte, b batch, base int64) (err error) {
+func (t *tail) place(dst []byte, b batch, base int64, epoch int32) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
 	copy(dst, b)
 	batch(dst).setBase(base)
+	batch(dst).setEpoch(epoch)
 	return nil
 }
 
 // commit publishes the batch in dst, which follows the end of the segment.
 func (t *tail) commit(dst []byte) (err error) {
 	old := t.seg.stored.load()
-	if t.h.m == nil {
+	switch {
+	case t.seg.gather != nil:
+		err = t.publish(old, dst)
+		t.seg.gather.end(len(dst))
+		return err
+	case t.h.m == nil:
 		if _, err := t.h.f.WriteAt(dst, old.pos()); err != nil {
 			t.torn = true
 			return err
 		}
-	} else if t.h.m.stored != nil {
+	case t.h.m.stored != nil:
 		if err := t.h.m.stored(old.pos(), int64(len(dst))); err != nil {
 			return &fs.PathError{Op: "access mapping", Path: t.h.path, Err: err}
 		}
 	}
 	return t.publish(old, dst)
+}
+
+// abandon gives back what begin returned.
+func (t *tail) abandon() {
+	if t.seg.gather != nil {
+		t.seg.gather.end(0)
+	}
 }
 
 func (t *tail) publish(old mark, b batch) (err error) {
@@ -183,48 +221,56 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	return nil
 }
 
-// prepare gets ahead of the appends, in the background: it reserves blocks and makes them cheap to write to. Under
-// FlushSync it writes zeros first, so that a flush has data to write and nothing to journal; else it populates the
-// mapping, which would make a flush write the empty pages too.
+// prepare gets ahead of the appends, in the background: it reserves blocks and writes zeros to them, by writes large
+// enough for the page cache to use large folios. Appends then meet pages that are there, and under FlushSync a flush has
+// data to write and nothing to journal. Without FlushSync the pages are mapped ahead too.
 func (t *tail) prepare() error {
 	if t.h.m == nil {
 		return nil
 	}
 	pos := t.seg.stored.load().pos()
-	want := min(pos+min(max(pos, minReserve), maxReserve), t.e.o.SegmentBytes)
-	if t.e.o.Flush == FlushSync {
-		return t.zeroAhead(want)
+	want := min(pos+t.lead(pos), t.e.o.SegmentBytes)
+	for {
+		more, err := t.zeroAhead(want)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
 	}
-	if err := t.reserve(want); err != nil {
-		return err
-	}
-	if from := max(t.populated, pos); from < want {
+	if from := max(t.populated, pos); t.seg.gather == nil && from < want {
 		t.h.m.populate(from, want-from)
 		t.populated = want
 	}
 	return nil
 }
 
-func (t *tail) zeroAhead(want int64) error {
-	for {
-		t.grow.Lock()
-		from := t.reserved.Load()
-		n := min(want-from, zeroStep)
-		if n <= 0 {
-			t.grow.Unlock()
-			return nil
-		}
-		err := t.h.f.reserve(from, n)
-		if err == nil {
-			if err = t.h.f.zero(from, n); err == nil {
-				t.reserved.Store(from + n)
-			}
-		}
-		t.grow.Unlock()
-		if err != nil {
-			return err
+// lead is how far prepare gets ahead of an append at pos: as much again, within bounds.
+func (t *tail) lead(pos int64) int64 { return min(max(pos, t.ahead, minReserve), maxReserve) }
+
+// zeroAhead does one step towards want. Appends that outrun it wait for the step.
+func (t *tail) zeroAhead(want int64) (more bool, err error) {
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	from := t.reserved.Load()
+	n := min(want-from, zeroStep)
+	if n <= 0 {
+		return false, nil
+	}
+	if err := t.h.f.reserve(from, n); err != nil {
+		return false, err
+	}
+	if err := t.h.f.zero(from, n); err != nil {
+		return false, err
+	}
+	if t.seg.gather != nil {
+		if err := t.h.f.flush(); err != nil { // so that no append pays for the journal
+			return false, err
 		}
 	}
+	t.reserved.Store(from + n)
+	return true, nil
 }
 
 // seal makes the file what Kafka would have left: trimmed, with its indexes beside it. Everything in it is flushed.
@@ -240,11 +286,11 @@ func (t *tail) seal() error {
 
 // trim gives back the blocks behind the end.
 func (t *tail) trim() error {
-	pos := t.seg.stored.load().pos()
-	if err := t.h.f.truncate(pos); err != nil {
-		return err
+	err := t.h.f.truncate(t.seg.stored.load().pos())
+	if err == nil {
+		err = t.h.f.flush()
 	}
-	return t.h.f.flush()
+	return t.h.named(err)
 }
 
 // replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.

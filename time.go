@@ -39,13 +39,8 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	}
 	r := readers.Get().(*reader)
 	defer r.release()
-	if l.closed.Load() {
-		return 0, ErrClosed
-	}
-	if l.o.ReadOnly {
-		if err := l.refresh(); err != nil {
-			return 0, err
-		}
+	if err := l.catchUp(); err != nil {
+		return 0, err
 	}
 	for _, s := range l.view.Load().segs {
 		greatest, err := l.maxTime(s)
@@ -119,12 +114,13 @@ func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, e
 	r.seg = s
 	limit := l.limit(s)
 	from := max(s.base, l.start.Load())
-	if entryMS, rel, ok := seekTime(r.h.x.Load().times.bytes(), ms); ok {
-		got, err := s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), s.stored.load())
+	if entryMS, rel, ok := seekTime(r.h.x.Load().times.bytes(), ms); ok && int64(rel) < limit.rel() {
+		got, err := s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), limit)
 		if err == nil && got != entryMS {
 			err = errIndex
 		}
 		switch {
+		case err == errIndex && s.active.Load(): // the log is damaged, not the index: from the start
 		case err == errIndex:
 			if err := s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit"); err != nil {
 				return 0, false, err

@@ -88,9 +88,9 @@ func (s *Section) Base() int64 { return s.base }
 // Next is the offset to ask for next.
 func (s *Section) Next() int64 { return s.next }
 
-// SetHeader makes WriteTo send b first, such as a protocol's header with the length: what is small leaves together with
-// it in one write, what is large behind it in the same packets (MSG_MORE), which saves a packet and a wake-up of the
-// receiver. WriteTo counts its bytes, Len does not. b must stay as it is until it is sent.
+// SetHeader makes WriteTo send b first, such as a protocol's header with the length. Up to 256 KiB the two leave in one
+// copied write, which is measured faster than a write and a sendfile, with MSG_MORE or without; above, the section
+// follows by sendfile. WriteTo counts its bytes, Len does not. b must stay as it is until it is sent.
 func (s *Section) SetHeader(b []byte) { s.header = b }
 
 // Close gives the pin back. A section that was not sent is closed all the same.
@@ -155,9 +155,8 @@ type transfer struct {
 	own  Section // TransferTo's
 	conn net.Conn
 	// Of zeroCopy, on Linux:
-	src    int  // descriptor of the segment
-	socket bool // the destination is one
-	err    error
+	src int // descriptor of the segment
+	err error
 	// step is t.send, bound once: a method value allocates.
 	step func(fd uintptr) bool
 	buf  []byte
@@ -172,9 +171,9 @@ var transferPool = sync.Pool{New: func() any {
 // copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
 const copyChunk = 256 << 10
 
-// maxTogether is up to where a header and its section are copied into one write rather than sent one after the other: the
-// crossover measured by bench row 10.
-const maxTogether = 64 << 10
+// maxTogether is up to where a header and its section are copied into one write rather than sent one after the other:
+// at 256 KiB 15.9 k round trips/s against 13.8 k by sendfile, at 64 KiB 41 k against 29.5 k (bench row 10).
+const maxTogether = copyChunk
 
 func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 	l := s.l

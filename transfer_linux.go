@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,17 +18,12 @@ const maxSend = 16 << 20
 // *net.TCPConn is not such a type, since its Write must see the bytes.
 // https://man7.org/linux/man-pages/man2/sendfile.2.html
 func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
-	var raw syscall.RawConn
 	switch c := w.(type) {
-	case *net.TCPConn:
-		raw, err = c.SyscallConn()
+	case *net.TCPConn, *os.File:
 	case *net.UnixConn:
 		if a := c.LocalAddr(); a == nil || a.Network() != "unix" {
 			return false, nil // a datagram socket would make a message of each call
 		}
-		raw, err = c.SyscallConn()
-	case *os.File:
-		raw, err = c.SyscallConn()
 	default:
 		return false, nil
 	}
@@ -37,15 +31,18 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 	if src == nil {
 		return false, nil
 	}
+	t.src, t.err = int(src.Fd()), nil
+	before := t.s.pos
+	// One call a type, so that the compiler sees the concrete one and the RawConn stays on the stack.
+	switch c := w.(type) {
+	case *net.TCPConn:
+		err = sendTCP(c, t.step)
+	case *net.UnixConn:
+		err = sendUnix(c, t.step)
+	case *os.File:
+		err = sendFile(c, t.step)
+	}
 	if err != nil {
-		return true, err
-	}
-	t.src, t.socket, t.err = int(src.Fd()), true, nil
-	if _, ok := w.(*os.File); ok {
-		t.socket = false
-	}
-	before := t.s.pos // the header is not sent again
-	if err := raw.Write(t.step); err != nil {
 		return true, err
 	}
 	if t.err == unix.EINVAL || t.err == unix.ENOSYS || t.err == unix.EOPNOTSUPP {
@@ -64,8 +61,8 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 func (t *transfer) send(fd uintptr) bool {
 	s := t.s
 	for len(s.header) > 0 {
-		n, err := t.sendHeader(int(fd))
-		s.header = s.header[n:]
+		n, err := unix.Write(int(fd), s.header)
+		s.header = s.header[max(n, 0):]
 		if err == unix.EAGAIN {
 			return false
 		}
@@ -100,12 +97,26 @@ func (t *transfer) send(fd uintptr) bool {
 	return true
 }
 
-// sendHeader holds the header back (MSG_MORE) until the first bytes of the section fill the packet.
-func (t *transfer) sendHeader(fd int) (n int, err error) {
-	if t.socket {
-		n, err = unix.SendmsgN(fd, t.s.header, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
-	} else {
-		n, err = unix.Write(fd, t.s.header)
+func sendTCP(c *net.TCPConn, step func(uintptr) bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
 	}
-	return max(n, 0), err
+	return raw.Write(step)
+}
+
+func sendUnix(c *net.UnixConn, step func(uintptr) bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Write(step)
+}
+
+func sendFile(c *os.File, step func(uintptr) bool) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Write(step)
 }

@@ -48,8 +48,8 @@ type file interface {
 	// reserve makes [pos, pos+n) exist, backed by blocks that a later store can't fail for want of. It is
 	// errors.ErrUnsupported where the file system can't promise that.
 	reserve(pos, n int64) error
-	// zero writes zeros to [pos, pos+n) and starts them on their way to the disk, so that later flushes of data put
-	// there have no block allocation to journal.
+	// zero writes zeros to [pos, pos+n), which are reserved: what is stored there later meets pages that are in memory,
+	// and once they are flushed, no block allocation is left to journal.
 	zero(pos, n int64) error
 	// flush returns once all that was written is on stable storage (fdatasync).
 	flush() error
@@ -91,14 +91,7 @@ func (f osFile) size() (int64, error) {
 func (f osFile) truncate(size int64) error { return f.Truncate(size) }
 
 func (osFS) open(path string, mode openMode) (file, error) {
-	flag := os.O_RDONLY
-	switch mode {
-	case openWrite:
-		flag = os.O_RDWR
-	case openCreate:
-		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
-	}
-	f, err := os.OpenFile(path, flag, 0o644)
+	f, err := openFile(path, mode)
 	if err != nil {
 		return nil, err
 	}
