@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 
 // startJVM leaves the reason in jvm.skip if Java, Maven or Kafka's jars can't be had. need.sh builds and fetches.
 func startJVM() {
-	build := exec.Command("bash", "-c", ". ./need.sh; need_tools java javac mvn; need_jars")
+	build := exec.Command("bash", "-c", ". ./need.sh; need_tools java javac mvn; need_jars", "interop")
 	if out, err := build.CombinedOutput(); err != nil {
 		jvm.skip = strings.TrimSpace(string(out))
 		if jvm.skip == "" {

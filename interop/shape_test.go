@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	shapes = flag.Int("shapes", 40, "how many random shapes of a log to compare")
+	shapes = flag.Int("shapes", 18, "how many random shapes of a log to compare")
 	seed   = flag.Int64("seed", 1, "of the first shape; each next one adds 1")
 )
 
@@ -40,7 +40,6 @@ func (s *shape) kafka() kafkaOpts {
 func randomShape(seed int64) *shape {
 	rnd := rand.New(rand.NewSource(seed))
 	s := &shape{options: seglog.Options{
-		Flush:        seglog.FlushNone,
 		SegmentBytes: []int64{4096, 10_000, 64 << 10, 300 << 10, 16 << 20}[rnd.Intn(5)],
 		IndexBytes:   []int{1, 50, 500, 4096, 4096, 4096, 20_000}[rnd.Intn(7)],
 	}}
@@ -49,10 +48,16 @@ func randomShape(seed int64) *shape {
 	}
 	times := []string{"ordered", "jitter", "backwards", "constant", "jumps", "early"}[rnd.Intn(6)]
 	perBatch := []int{1, 1, 5, 100}[rnd.Intn(4)]
-	maxValue := []int{0, 10, 120, 130, 3000}[rnd.Intn(5)]
+	maxValue := []int{0, 10, 120, 130, 3000, 200_000}[rnd.Intn(6)]
+	maxValue = min(maxValue, int(s.options.SegmentBytes)/4) // so that at least one record fits
 	appends := []int{1, 2, 30, 400, 3000}[rnd.Intn(5)]
-	s.name = fmt.Sprintf("seed=%d/segment=%d/index=%d/age=%s/times=%s/records=%d/value=%d/appends=%d",
-		seed, s.options.SegmentBytes, s.options.IndexBytes, s.options.SegmentAge, times, perBatch, maxValue, appends)
+	// The files must not depend on when they are flushed, but the way bytes get into them does.
+	s.options.Flush = seglog.FlushPolicy(rnd.Intn(3))
+	if appends > 400 && s.options.Flush == seglog.FlushSync {
+		s.options.Flush = seglog.FlushNone
+	}
+	s.name = fmt.Sprintf("seed=%d/flush=%s/segment=%d/index=%d/age=%s/times=%s/records=%d/value=%d/appends=%d",
+		seed, s.options.Flush, s.options.SegmentBytes, s.options.IndexBytes, s.options.SegmentAge, times, perBatch, maxValue, appends)
 	ms := int64(1_700_000_000_000)
 	left := min(6<<20, 100*int(s.options.SegmentBytes))
 	for i := 0; i < appends && left > 0; i++ {
