@@ -41,8 +41,8 @@ func newCollector(l *seglog.Log, dir string) *collector {
 	counter("sent_zero_copy_bytes", "Bytes sent from the page cache.", func(s *seglog.Stats) int64 { return s.SentZeroCopy })
 	counter("sent_copied_bytes", "Bytes sent through a buffer.", func(s *seglog.Stats) int64 { return s.SentCopied })
 
-	// rate(flush_seconds_total) / rate(flushes_total) is the mean latency, rate(flushed_batches_total) /
-	// rate(flushes_total) how many appends share a flush.
+	// rate(flush_seconds_total) / rate(flushes_total) is the mean latency, rate(appends_total) / rate(flushes_total) how
+	// many appends share a flush.
 	counter("flushes", "Flushes of segment files.", func(s *seglog.Stats) int64 { return s.Flushes })
 	counter("flushed_bytes", "Bytes flushed.", func(s *seglog.Stats) int64 { return s.FlushedBytes })
 	add(prometheus.CounterValue, "flush_seconds_total", "Time spent in flushes.", func(s *seglog.Stats) float64 { return s.FlushTime.Seconds() })
