@@ -41,7 +41,7 @@ func TestCutsBesideAppends(t *testing.T) {
 			}()
 		}
 		rng := rand.New(rand.NewPCG(8, 8))
-		for range 30 {
+		for range 12 {
 			time.Sleep(2 * time.Millisecond)
 			o := l.Offsets()
 			require.NoError(t, l.TruncateTo((o.Start+rng.Int64N(o.End-o.Start+1))/2*2))
@@ -79,7 +79,7 @@ func TestCutsBesideAppends(t *testing.T) {
 // Close while everything runs: all ends with ErrClosed, nothing is left behind, and what was acknowledged is there.
 func TestCloseUnderLoad(t *testing.T) {
 	for _, p := range policies {
-		for round := range 5 {
+		for round := range 3 {
 			dir := t.TempDir()
 			l := open(t, dir, &seglog.Options{Flush: p, SegmentBytes: 8 << 10})
 			appendN(t, l, 0, 50)
@@ -135,7 +135,7 @@ func TestCloseUnderLoad(t *testing.T) {
 				_, err := l.TransferFrom(here, -1)
 				return err
 			})
-			time.Sleep(time.Duration(2+5*round) * time.Millisecond)
+			time.Sleep(time.Duration(2+8*round) * time.Millisecond)
 			errs := make(chan error, 3)
 			for range 3 {
 				go func() { errs <- l.Close() }()

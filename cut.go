@@ -79,9 +79,17 @@ func (l *Log) cut(offset int64, reset bool) error {
 	return nil
 }
 
-func (l *Log) carryOut(offset int64, reset bool) error {
+func (l *Log) carryOut(offset int64, reset bool) (err error) {
 	l.cuts.Add(1)
 	defer func() {
+		if err != nil { // the next Open does the rest, so what lies above is gone all the same
+			l.end.Store(offset)
+			l.durable.Store(min(l.durable.Load(), offset))
+			if reset {
+				l.start.Store(offset)
+				l.durable.Store(offset)
+			}
+		}
 		l.cutLog.add(offset, reset)
 		l.cuts.Add(1)
 		l.readers.wake()
@@ -94,7 +102,6 @@ func (l *Log) carryOut(offset int64, reset bool) error {
 		i = max(i, 0)
 	}
 	var h *handle
-	var err error
 	if !reset {
 		if h, err = segs[i].pin(&l.env); err != nil { // before it is marked as gone
 			return err

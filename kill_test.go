@@ -241,9 +241,9 @@ func (m *killModel) killOne(dir, policy string, n int, rng *rand.Rand) {
 		role = "change"
 	}
 	c := startChild(t, role, dir, policy, strconv.Itoa(n), strconv.Itoa(rng.IntN(1<<30)))
-	lines := rng.IntN(300)
+	lines := rng.IntN(200)
 	if policy == "0" {
-		lines /= 6 // each costs a flush
+		lines /= 4 // each costs a flush
 	}
 	for range lines {
 		require.True(t, c.lines.Scan(), "the child died")

@@ -42,7 +42,15 @@ func (osFS) lock(path string) (io.Closer, error) {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return fileLock{f}, nil
+}
+
+// fileLock unlocks before it closes: a process that is being forked at the moment holds a copy of the descriptor, which
+// would keep the lock until its exec.
+type fileLock struct{ f *os.File }
+
+func (l fileLock) Close() error {
+	return errors.Join(pathError("flock", l.f.Name(), unix.Flock(int(l.f.Fd()), unix.LOCK_UN)), l.f.Close())
 }
 
 func openFile(path string, mode openMode) (*os.File, error) {

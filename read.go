@@ -90,6 +90,15 @@ func (l *Log) limit(s *segment) mark {
 // offset that is not readable, or that a compaction or a control batch took; a *CorruptError; ErrCodec; the operating
 // system's; ErrClosed.
 func (l *Log) Read(offset int64) (Record, error) {
+	for tries := 0; ; tries++ {
+		rec, err := l.read(offset)
+		if err == nil || !l.overtaken(err, tries) {
+			return rec, err
+		}
+	}
+}
+
+func (l *Log) read(offset int64) (Record, error) {
 	r := readers.Get().(*reader)
 	defer r.release()
 	if err := l.pin(r, offset); err != nil {
@@ -242,40 +251,50 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 	if next == end && next >= l.start.Load() {
 		return next, true
 	}
-	for next < end || next > l.highWatermark() {
-		if err := l.pin(r, next); err != nil {
-			return fail(err)
+	for tries := 0; next < end || next > l.highWatermark(); {
+		var more bool
+		var err error
+		next, more, err = l.walkOne(r, next, end, yield)
+		if err != nil && l.overtaken(err, tries) {
+			tries, err = tries+1, errCut
 		}
-		limit := l.limit(r.seg)
-		f, ok, err := r.seg.locate(&l.env, r.h, &r.w, next, limit)
+		if err == errCut {
+			next, end, err = l.afterCut(r, next)
+			more = true
+		}
 		if err != nil {
 			return fail(err)
 		}
-		if ok {
-			r.src = fileRange{r.h.f, f.pos, limit.pos()}
-			r.s.init(&r.src, r.h.path, f.pos, f.base, r.seg.base+limit.rel())
-			r.s.gaps = l.gaps.Load()
-			var more bool
-			next, more, err = l.walkSegment(r, next, end, yield)
-			if err == errCut {
-				if next, end, err = l.afterCut(r, next); err == nil {
-					continue
-				}
-			}
-			if err != nil {
-				return fail(err)
-			}
-			if !more {
-				return next, false
-			}
-		}
-		if next < end {
-			if next, err = l.nextSegment(r, next); err != nil {
-				return fail(err)
-			}
+		if !more {
+			return next, false
 		}
 	}
 	return next, true
+}
+
+// walkOne walks the segment that holds next, and returns where to go on.
+func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool) (int64, bool, error) {
+	if err := l.pin(r, next); err != nil {
+		return next, false, err
+	}
+	limit := l.limit(r.seg)
+	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, next, limit)
+	if err != nil {
+		return next, false, err
+	}
+	if ok {
+		r.src = fileRange{r.h.f, f.pos, limit.pos()}
+		r.s.init(&r.src, r.h.path, f.pos, f.base, r.seg.base+limit.rel())
+		r.s.gaps = l.gaps.Load()
+		var more bool
+		if next, more, err = l.walkSegment(r, next, end, yield); err != nil || !more {
+			return next, more, err
+		}
+	}
+	if next < end {
+		next, err = l.nextSegment(r, next)
+	}
+	return next, err == nil, err
 }
 
 // errCut: the log was cut beside a walk.

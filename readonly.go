@@ -67,6 +67,27 @@ func (l *Log) refresh() error {
 	return l.refreshLocked(st)
 }
 
+// overtaken reports whether an error comes from looking at the files of a view that the writer has changed meanwhile. The
+// view is up to date then, and the caller looks again, up to maxOvertaken times.
+func (l *Log) overtaken(err error, tries int) bool {
+	if !l.o.ReadOnly || tries >= maxOvertaken || !errors.Is(err, ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st, e := l.readWriterState()
+	seen := l.follow.seen
+	if e != nil || st.cut < 0 && st.cuts == seen.cuts && st.first == seen.first {
+		return false
+	}
+	if st.cut >= 0 {
+		time.Sleep(time.Millisecond) // the cut is under way
+	}
+	return l.refreshLocked(st) == nil
+}
+
+const maxOvertaken = 100
+
 func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
 	if ro.state == nil {

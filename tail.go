@@ -39,11 +39,16 @@ type tail struct {
 	populated int64 // pages below were mapped; prepare's own
 	ahead     int64 // how far the segment before was prepared ahead of its appends
 
-	// Written by pwrite where mapping is not safe: the batch being encoded, and whether bytes of a failed write may lie
-	// behind the end.
+	// Written by pwrite, where mapping is not safe and for large batches: the batch being encoded, and whether bytes of a
+	// failed write may lie behind the end.
 	buf  []byte
 	torn bool
+	bulk atomic.Bool // the last batch was large: pages need not be made ready
 }
+
+// largeBatch: from here on a write costs less than stores into fresh pages, at 1 MiB a fifth (docs/performance.md). The
+// two are coherent, there is one page cache.
+const largeBatch = 64 << 10
 
 // newTail makes an empty segment file at path, with blocks reserved and mapped where that is safe.
 //
@@ -119,6 +124,11 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 // begin returns the n bytes that the next batch is encoded into: of the mapping, or a buffer. The segment has room.
 func (t *tail) begin(n int64) ([]byte, error) {
 	pos := t.seg.stored.load().pos()
+	if t.torn {
+		if err := t.cutTorn(pos); err != nil {
+			return nil, err
+		}
+	}
 	if t.h.m != nil {
 		if pos+n > t.reserved.Load() {
 			if err := t.reserve(pos + n); err != nil {
@@ -128,18 +138,31 @@ func (t *tail) begin(n int64) ([]byte, error) {
 		if t.seg.gather != nil {
 			return t.seg.gather.begin(n), nil
 		}
-		return t.h.m.b[pos : pos+n : pos+n], nil
-	}
-	if t.torn {
-		if err := t.h.f.truncate(pos); err != nil {
-			return nil, err
+		if bulk := n >= largeBatch; bulk != t.bulk.Load() {
+			t.bulk.Store(bulk)
 		}
-		t.torn = false
+		if n < largeBatch {
+			return t.h.m.b[pos : pos+n : pos+n], nil
+		}
 	}
 	if int64(cap(t.buf)) < n {
 		t.buf = make([]byte, n)
 	}
 	return t.buf[:n:n], nil
+}
+
+// cutTorn removes what a failed write may have left behind the end, before anything else is stored there.
+func (t *tail) cutTorn(pos int64) error {
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	if t.h.m != nil {
+		t.reserved.Store(pos)
+	}
+	if err := t.h.f.truncate(pos); err != nil {
+		return err
+	}
+	t.torn = false
+	return nil
 }
 
 // reserve makes room up to end at least; more, if the disk has it.
@@ -186,7 +209,7 @@ func (t *tail) commit(dst []byte) (err error) {
 		err = t.publish(old, dst)
 		t.seg.gather.end(len(dst))
 		return err
-	case t.h.m == nil:
+	case t.h.m == nil || len(dst) >= largeBatch:
 		if _, err := t.h.f.WriteAt(dst, old.pos()); err != nil {
 			t.torn = true
 			return err
@@ -230,6 +253,9 @@ func (t *tail) prepare() error {
 	}
 	pos := t.seg.stored.load().pos()
 	want := min(pos+t.lead(pos), t.e.o.SegmentBytes)
+	if t.bulk.Load() {
+		return t.reserve(want)
+	}
 	for {
 		more, err := t.zeroAhead(want)
 		if err != nil {

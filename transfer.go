@@ -37,6 +37,15 @@ func (l *Log) Section(offset, n int64) (*Section, error) {
 }
 
 func (l *Log) section(s *Section, offset, n int64) error {
+	for tries := 0; ; tries++ {
+		err := l.sectionOnce(s, offset, n)
+		if err == nil || !l.overtaken(err, tries) {
+			return err
+		}
+	}
+}
+
+func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 	r := readers.Get().(*reader)
 	defer r.release()
 	for {
