@@ -5,8 +5,9 @@
 # name file and operation, if a failed flush of data does not latch, if a failed log takes an append or stops to read,
 # or if after a reopen anything acknowledged is missing, wrong, doubled or out of place.
 #
-#   torture/strace.sh            every K                     (a quarter of an hour)
-#   torture/strace.sh -short     a sample of them            (half a minute)
+#   torture/strace.sh            every K, about 1,500 processes
+#   torture/strace.sh -every 4   about each fourth K
+#   torture/strace.sh -short     a sample of one workload: at most 25 processes, in at most 20 seconds
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,11 +22,11 @@ errors_of() {
   esac
 }
 runs="mixed:sync truncate:async delete:none"
-every=1
-if [[ ${1:-} == -short ]]; then
-  runs="mixed:sync"
-  every=25
-fi
+every=1 seconds=1000000
+case ${1:-} in
+  -short) runs="mixed:sync" every=25 seconds=20 ;;
+  -every) every=$2 ;;
+esac
 
 if ! command -v strace >/dev/null; then
   echo "strace.sh: skipped: strace is not installed"; exit 0
@@ -88,10 +89,13 @@ for run in $runs; do
     # strace counts in each thread
     most=$(grep -F "$work/log" "$work/plain" | awk -v call="$call" '$2 ~ "^" call "\\(" { n[$1]++ } END { for (t in n) if (n[t] > most) most = n[t]; print most + 0 }')
     for error in $(errors_of "$call"); do
-      for ((k = 1 + RANDOM % every; k <= most; k += every)); do inject; done
+      for ((k = 1 + RANDOM % every; k <= most; k += every)); do
+        if ((SECONDS > seconds)); then break 4; fi
+        inject
+      done
     done
+    echo "$op $policy, up to $call: $processes processes, $injected calls failed, $failures failures"
   done
-  echo "$op $policy: so far $processes processes, $injected calls failed, $failures failures"
 done
 
 cat <<END

@@ -29,7 +29,7 @@ type series struct {
 }
 
 // tolerated is how much of a quantity may come and go without a reason that matters, whatever its mean.
-var tolerated = map[string]float64{"RssAnon MiB": 6, "heap MiB": 3, "descriptors": 6, "mappings": 12, "goroutines": 6}
+var tolerated = map[string]float64{"RssAnon MiB": 6, "live MiB": 3, "descriptors": 6, "mappings": 12, "goroutines": 6}
 
 // watch samples a process once a second until it is stopped.
 func (s *samples) watch(process string, c *child) {
@@ -38,7 +38,7 @@ func (s *samples) watch(process string, c *child) {
 	mib := func(n int64) (float64, error) { return float64(n) / (1 << 20), nil }
 	own := []*series{
 		{what: "RssAnon MiB", read: func() (float64, error) { return statusMiB(proc, "RssAnon") }},
-		{what: "heap MiB", read: func() (float64, error) { return mib(c.heap.Load()) }},
+		{what: "live MiB", read: func() (float64, error) { return mib(c.heap.Load()) }},
 		{what: "descriptors", read: func() (float64, error) { return entries(filepath.Join(proc, "fd")) }},
 		{what: "mappings", read: func() (float64, error) { return linesOf(filepath.Join(proc, "maps")) }},
 		{what: "goroutines", read: func() (float64, error) { return float64(c.tasks.Load()), nil }},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"sync"
 	"time"
 
@@ -22,14 +23,15 @@ import (
 // report is one line to the parent, by one write.
 func report(format string, args ...any) { os.Stdout.WriteString(fmt.Sprintf(format+"\n", args...)) }
 
-// heapLine tells the parent how much memory is in use, of which collections take nothing.
+// reportHeap tells the parent what is alive in memory, which is what the last collection left, and how many goroutines
+// there are.
 func reportHeap(ctx context.Context) error {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	for t := time.NewTicker(time.Second); ; {
 		select {
 		case <-t.C:
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			report("heap %d %d", m.HeapAlloc, runtime.NumGoroutine())
+			metrics.Read(live)
+			report("heap %d %d", live[0].Value.Uint64(), runtime.NumGoroutine())
 		case <-ctx.Done():
 			t.Stop()
 			return nil
