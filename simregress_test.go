@@ -59,7 +59,6 @@ func TestInterruptedResetIsDurableFirst(t *testing.T) {
 // The removals of a Reset that was interrupted may come through in any order: an index without its .log is both a
 // leftover and a part of what is reset, and must not be missed when it is removed for the second reason first.
 func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
-	t.Skip("Open removes the index twice, and fails")
 	prepare := func(u *simUser) error {
 		return errors.Join(appends(3, 2)(u), u.close(), u.open())
 	}
@@ -218,7 +217,6 @@ func (l *lateFS) list(dir string) ([]string, error) {
 
 // A read-only log whose writer deleted all segments that it had just seen showed a start above its end.
 func TestReadOnlyBehindADeletion(t *testing.T) {
-	t.Skip("the view is not rebuilt once all of it was deleted")
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
@@ -236,4 +234,32 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.NoError(t, u.close())
 	require.Empty(t, s.left())
+}
+
+// A segment that was deleted before it was sealed moved the point where recovery starts to the next one, whose name
+// nobody had synced: the state file asked for a segment that a power cut took.
+func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
+	t.Skip("a segment that could not be sealed for want of room goes without a directory sync")
+	for _, full := range []bool{false, true} {
+		s := newSimFS(newSimWorld(), true)
+		u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
+		require.NoError(t, u.open())
+		require.NoError(t, u.append(2))
+		if full { // no room for the indexes
+			s.setFault(func(kind simKind, _ int, path string) *simFault {
+				if (kind == simCreate || kind == simWrite) && strings.Contains(path, "index") {
+					return &simFault{err: syscall.ENOSPC}
+				}
+				return nil
+			})
+		}
+		require.NoError(t, u.deleteBefore(u.end()))
+		require.NoError(t, u.append(1))
+		require.Eventually(t, func() bool { _, err := s.stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
+		s.kill()
+		ignore(u.log.Close())
+		x := newCrasher(u.opts, true, 1)
+		x.singles, x.randoms, x.inner, x.depth = -1, 6, 4, 1
+		require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)), "disk full %v", full)
+	}
 }
