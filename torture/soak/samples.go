@@ -60,7 +60,7 @@ func (s *samples) watch(process string, c *child) {
 			s.mu.Lock()
 			for _, x := range own {
 				v, err := x.read()
-				if err == nil && !x.stopped && c.heap.Load() > 0 {
+				if err == nil && !x.stopped && c.tasks.Load() > 0 {
 					x.at, x.value = append(x.at, time.Since(begun).Seconds()), append(x.value, v)
 				}
 			}
@@ -108,6 +108,10 @@ func (x *series) slope() (perSecond, mean, seconds float64) {
 func (s *samples) judge(w io.Writer) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if time.Since(s.begun) < 2*settling {
+		fmt.Fprintf(w, "  too short to say what grows: that takes at least %v\n", 2*settling)
+		return nil
+	}
 	fmt.Fprintf(w, "  %-15s %-12s %8s %8s %10s %12s\n", "process", "what", "samples", "mean", "per hour", "in the run")
 	for _, x := range s.all {
 		perSecond, mean, seconds := x.slope()

@@ -260,7 +260,7 @@ func (d *driver) readFailed() error {
 	for range attempts {
 		o := d.log.Offsets()
 		at, err := d.walk()
-		if err == nil || at > promised && errors.Is(err, seglog.ErrFailed) {
+		if err == nil || at > promised && (errors.Is(err, seglog.ErrFailed) || errors.Is(err, seglog.ErrOutOfRange)) {
 			return nil
 		}
 		if at = max(at, o.Start); at <= promised && o.Start <= promised && errors.Is(err, seglog.ErrFailed) {
