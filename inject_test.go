@@ -250,13 +250,20 @@ func TestInject(t *testing.T) {
 
 // TestInjectAhead fails what gets blocks ready ahead of the appends, which takes a segment of several MiB.
 func TestInjectAhead(t *testing.T) {
+	step := 2
+	switch {
+	case *tortureStates > 0:
+		step = 1
+	case raceEnabled:
+		step = 10
+	}
 	big := make([]byte, 300<<10)
 	for _, flush := range []FlushPolicy{FlushSync, FlushNone} {
 		for _, i := range injections {
 			if i.kind != simZero && i.kind != simReserve {
 				continue
 			}
-			for nth := 1; ; nth++ {
+			for nth := 1; ; nth += step {
 				what := fmt.Sprintf("%v, number %d, Flush %v", i, nth, flush)
 				s := newSimFS(newSimWorld(), true)
 				s.fault = func(kind simKind, n int, path string) *simFault {
