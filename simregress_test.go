@@ -263,3 +263,47 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 		require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)), "disk full %v", full)
 	}
 }
+
+// A DeleteBefore whose note in the state file failed was counted twice when it was tried again: killed then, the log
+// asked for another number of segments than there were.
+func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
+	t.Skip("the change stays in memory, and is made again")
+	for nth := 1; ; nth++ {
+		s := newSimFS(newSimWorld(), true)
+		u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
+		require.NoError(t, u.open())
+		for s.rolls() < 4 {
+			require.NoError(t, u.append(2))
+		}
+		require.NoError(t, u.close()) // so that all is sealed
+		require.NoError(t, u.open())
+		count := 0
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if (kind == simWrite || kind == simFlush) && filepath.Base(path) == stateName {
+				if count++; count == nth {
+					return &simFault{err: syscall.EIO}
+				}
+			}
+			return nil
+		})
+		offset := u.end() - 3
+		first := u.log.DeleteBefore(offset)
+		s.setFault(nil)
+		second := u.log.DeleteBefore(offset + 1)
+		w := s.kill()
+		ignore(u.log.Close())
+		l, err := openFS(newSimFS(w, true), simDir, &u.opts)
+		require.NoError(t, err, "operation %d: %v, then %v", nth, first, second)
+		got, err := readLog(l)
+		require.NoError(t, err)
+		require.Equal(t, u.end(), got.end)
+		require.LessOrEqual(t, got.start, offset+1)
+		if second == nil {
+			require.Equal(t, offset+1, got.start)
+		}
+		require.NoError(t, l.Close())
+		if len(s.faults) == 0 {
+			break
+		}
+	}
+}
