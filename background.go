@@ -188,7 +188,10 @@ func (l *Log) sealRolled() (any bool) {
 		t := rolled[0]
 		err := l.seal(t)
 		if isDiskFull(err) && t.seg.base+t.seg.stored.load().rel() <= l.start.Load() {
-			err = l.sealed(t) // it is to be deleted, which is what makes room
+			// It is to be deleted, which is what makes room. The state file will count the next one's name.
+			if err = l.fs.syncDir(l.dir); err == nil {
+				err = l.sealed(t)
+			}
 		}
 		if err != nil {
 			if !errors.Is(err, ErrFailed) {

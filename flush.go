@@ -153,18 +153,17 @@ func (l *Log) flushOnce() error {
 	for first > 0 && segs[first-1].flushed.load() != segs[first-1].stored.load() {
 		first--
 	}
-	var end int64
+	var few [4]mark
+	marks := few[:0]
 	for _, s := range segs[first:] {
 		m := s.stored.load()
-		end = s.base + m.rel()
-		if m == s.flushed.load() {
-			continue
+		if m != s.flushed.load() {
+			var err error
+			if m, err = l.flushSegment(s, m); err != nil {
+				return err
+			}
 		}
-		m, err := l.flushSegment(s, m)
-		if err != nil {
-			return err
-		}
-		end = s.base + m.rel()
+		marks = append(marks, m)
 	}
 	if names != l.namesSynced {
 		if err := l.fs.syncDir(l.dir); err != nil {
@@ -172,7 +171,12 @@ func (l *Log) flushOnce() error {
 		}
 		l.namesSynced = names
 	}
-	l.durable.Store(end)
+	// Last, since readers go by the marks: a record is not durable before the name of its segment is.
+	for i, s := range segs[first:] {
+		l.stats.flushedBytes.Add(marks[i].pos() - s.flushed.load().pos())
+		s.flushed.store(marks[i])
+	}
+	l.durable.Store(segs[len(segs)-1].base + marks[len(marks)-1].rel())
 	if l.o.Flush == FlushSync {
 		l.readers.wake()
 	}
@@ -217,8 +221,6 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	}
 	took := time.Since(start)
 	l.stats.flushed(took)
-	l.stats.flushedBytes.Add(m.pos() - s.flushed.load().pos())
-	s.flushed.store(m)
 	if took > slowFlush {
 		l.o.Logger.Warn("seglog: slow flush", "dir", l.dir, "segment", s.base, "dur", took)
 	}

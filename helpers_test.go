@@ -2,7 +2,6 @@ package seglog_test
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -236,23 +235,33 @@ func sameFiles(t testing.TB, want, got string) {
 	}
 }
 
-// copyDir copies the files of a log that is open, as a kill at this moment would leave them: seglog.state first, since it
-// only tells of what was done before it was written.
+// copyDir copies the files of a log that is open, as a kill at this moment would leave them: again, until what the log
+// does in the background did not change the state file or the names meanwhile.
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
-	to := t.TempDir()
-	entries, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	slices.SortStableFunc(entries, func(a, b os.DirEntry) int {
-		return cmp.Compare(strings.Index(b.Name(), "state"), strings.Index(a.Name(), "state"))
-	})
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if os.IsNotExist(err) {
-			continue
+	moment := func() string {
+		state, err := os.ReadFile(filepath.Join(dir, "seglog.state"))
+		if !os.IsNotExist(err) {
+			require.NoError(t, err)
 		}
+		entries, err := os.ReadDir(dir)
 		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o644))
+		return fmt.Sprint(state, entries)
 	}
-	return to
+	for {
+		before, to := moment(), t.TempDir()
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			if os.IsNotExist(err) {
+				continue
+			}
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(to, e.Name()), b, 0o644))
+		}
+		if moment() == before {
+			return to
+		}
+	}
 }

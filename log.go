@@ -358,6 +358,7 @@ func (l *Log) Offsets() Offsets {
 		if cuts%2 == 0 && l.cuts.Load() == cuts {
 			o.RecoveryPoint = max(o.RecoveryPoint, o.Start)
 			o.HighWatermark = max(o.HighWatermark, o.RecoveryPoint)
+			o.End = max(o.End, o.HighWatermark) // a flush may be faster than the append it serves
 			return o
 		}
 		time.Sleep(10 * time.Microsecond) // a cut changes them now

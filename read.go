@@ -330,6 +330,9 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 			if rec.Offset < next {
 				continue
 			}
+			if rec.Offset >= end {
+				return end, true, nil // the high watermark lies inside the batch after a cut that failed
+			}
 			if l.cuts.Load() != r.cuts {
 				return next, false, errCut
 			}

@@ -19,6 +19,11 @@ type readOnly struct {
 	x *indexBuilder
 }
 
+// cutSince reports whether a cut began since the view was made, or ended that ran then.
+func (ro *readOnly) cutSince(st state) bool {
+	return st.cuts != ro.seen.cuts || ro.seen.cut >= 0 && st.cut < 0
+}
+
 // openReadOnly takes the directory as it is. Nothing is locked, written or removed.
 func (l *Log) openReadOnly() error {
 	info, err := l.fs.stat(l.dir)
@@ -29,6 +34,7 @@ func (l *Log) openReadOnly() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, &fs.PathError{Op: "open", Path: l.dir, Err: errors.New("not a directory")})
 	}
 	ro := &l.follow
+	ro.seen.cut = -1
 	ro.state, err = l.fs.open(filepath.Join(l.dir, stateName), openRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		ro.state, err = nil, nil
@@ -51,7 +57,7 @@ func (l *Log) refreshFor(offset int64) error {
 		return err
 	}
 	ro := &l.follow
-	if offset < l.end.Load() && st.cuts == ro.seen.cuts && st.start == ro.seen.start && st.cut < 0 {
+	if offset < l.end.Load() && st.start == ro.seen.start && !ro.cutSince(st) {
 		return nil
 	}
 	return l.refreshLocked(st)
@@ -77,7 +83,7 @@ func (l *Log) overtaken(err error, tries int) bool {
 	defer l.mu.Unlock()
 	st, e := l.readWriterState()
 	seen := l.follow.seen
-	if e != nil || st.cut < 0 && st.cuts == seen.cuts && st.first == seen.first {
+	if e != nil || st.cut < 0 && st.first == seen.first && !l.follow.cutSince(st) {
 		return false
 	}
 	if st.cut >= 0 {
@@ -111,7 +117,7 @@ func (l *Log) refreshLocked(st state) error {
 	for try := 0; ; try++ {
 		var err error
 		v := l.view.Load()
-		if v == nil || st.cuts != ro.seen.cuts || v.segs[len(v.segs)-1].base < st.first {
+		if v == nil || ro.cutSince(st) || v.segs[len(v.segs)-1].base < st.first {
 			err = l.rebuildView(st)
 		}
 		if err == nil {
@@ -121,7 +127,7 @@ func (l *Log) refreshLocked(st state) error {
 		if stateErr != nil {
 			return stateErr
 		}
-		if st.cuts == after.cuts && st.first == after.first && (err == nil || try > 100) {
+		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
 			l.dropDeleted(after)
 			ro.seen = after
 			return err
@@ -168,16 +174,16 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	segs[n-1] = last
-	if old != nil && st.cuts != ro.seen.cuts {
+	if old != nil && ro.cutSince(st) {
 		l.cuts.Add(1)
 		defer l.cuts.Add(1)
 		lowest := st.lastCut
-		if st.cuts-ro.seen.cuts != 1 {
+		if st.cuts-ro.seen.cuts > 1 {
 			lowest = -1 // several, and only the last is known
 		}
 		l.cutLog.add(lowest, lowest < 0)
 	}
-	ro.seen.cuts = st.cuts
+	ro.seen.cuts, ro.seen.cut = st.cuts, st.cut
 	l.start.Store(max(st.start, segs[0].base))
 	l.end.Store(last.base)
 	l.durable.Store(last.base)

@@ -211,9 +211,10 @@ func lastByte(f file, pos, end int64) (int64, error) {
 	for end > pos {
 		p := buf[:min(int64(len(buf)), end-pos)]
 		n, err := f.ReadAt(p, end-int64(len(p)))
-		if n < len(p) {
+		if err != nil && err != io.EOF {
 			return 0, err
 		}
+		clear(p[n:]) // trimmed by a writer meanwhile
 		for i := len(p); i > 0; i-- {
 			if p[i-1] != 0 {
 				return end - int64(len(p)-i), nil
@@ -242,8 +243,11 @@ func (v *salvage) fits(pos int64, h []byte) (bool, error) {
 	for at, end := pos+atAttributes, pos+b.size(); at < end; {
 		p := buf[:min(int64(len(buf)), end-at)]
 		n, err := v.f.ReadAt(p, at)
-		if err != nil && (err != io.EOF || n < len(p)) {
+		if err != nil && err != io.EOF {
 			return false, err
+		}
+		if n < len(p) {
+			return false, nil // trimmed by a writer meanwhile
 		}
 		crc = crc32.Update(crc, castagnoli, p)
 		at += int64(n)

@@ -88,6 +88,9 @@ func (c simConfig) record(wrap func(*simFS) fileSystem) (*simUser, error) {
 			err = u.recover()
 		}
 		if err != nil {
+			if u.log != nil {
+				ignore(u.log.Close())
+			}
 			return u, errors.Join(err, u.wrong)
 		}
 	}

@@ -103,6 +103,7 @@ func (u *simUser) open() error {
 	u.log = l
 	got, err := readLog(l)
 	if err != nil {
+		ignore(l.Close())
 		return err
 	}
 	u.retained = max(u.retained, got.start)

@@ -178,13 +178,21 @@ func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.write(change); err != nil {
-		return err
+	old := s.cur
+	err := s.write(change)
+	if err == nil {
+		err = s.write(func(*state) {})
 	}
-	if err := s.write(func(*state) {}); err != nil {
-		return err
+	if err == nil {
+		err = s.f.flush()
 	}
-	if err := s.f.flush(); err != nil {
+	if err != nil {
+		// What the caller did not do must not be noted as done, neither here nor in the file, where the slots that hold
+		// the change are overwritten at once if they can be.
+		old.seq = s.cur.seq
+		s.cur = old
+		_ = s.put(old)
+		_ = s.put(s.cur)
 		return err
 	}
 	s.dirty = false

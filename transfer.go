@@ -52,7 +52,10 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 		if err := l.pin(r, offset); err != nil {
 			return err
 		}
-		limit := l.limit(r.seg)
+		limit, err := l.limitAtHighWatermark(r)
+		if err != nil {
+			return err
+		}
 		first, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, limit)
 		if err != nil {
 			return err
@@ -86,6 +89,19 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 		r.h = nil // the section's now
 		return nil
 	}
+}
+
+// limitAtHighWatermark is how far the pinned segment may be sent: a mark may be ahead of the high watermark for a moment.
+func (l *Log) limitAtHighWatermark(r *reader) (mark, error) {
+	limit, hw := l.limit(r.seg), l.highWatermark()
+	if r.seg.base+limit.rel() <= hw || hw < r.seg.base {
+		return limit, nil
+	}
+	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, hw, limit)
+	if err == nil && ok && f.base >= hw {
+		limit = markAt(hw-r.seg.base, f.pos)
+	}
+	return limit, err
 }
 
 // Len is the length of the whole section in bytes.
