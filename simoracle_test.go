@@ -76,11 +76,6 @@ func (o *oracle) begin(batch []Record) {
 	})
 }
 
-// moves notes that the empty log takes a batch at that batch's own offset.
-func (o *oracle) moves(first int64) {
-	o.each(func(l *lineage) { l.first, l.started = first, first })
-}
-
 // forget takes back begin: the append failed and left the log as it was.
 func (o *oracle) forget(base int64) {
 	o.each(func(l *lineage) { l.slots = l.slots[:max(0, min(int64(len(l.slots)), base-l.first))] })

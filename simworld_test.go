@@ -164,8 +164,6 @@ func (n *simNode) apply(op *simOp) {
 	n.sizes = append(n.sizes, int64(len(n.cache)))
 }
 
-func (n *simNode) isDirty(page int) bool { return page < len(n.dirty) && n.dirty[page] }
-
 // flush puts the dirty pages on the disk. If it failed, only those that keep selects, at the new size: the rest reads
 // well from the cache, is clean, and is not on the disk.
 func (n *simNode) flush(op *simOp) {

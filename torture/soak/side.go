@@ -26,7 +26,6 @@ type side struct {
 
 	kills, doubtful, cuts, behind atomic.Int64
 	copied, same                  atomic.Int64
-	wrong                         atomic.Pointer[error]
 }
 
 func newSide(name, dir string, pace time.Duration, s *samples) *side {
