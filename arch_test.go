@@ -29,14 +29,14 @@ var layers = [][]string{
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go", "lock_unix.go", "lock_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go",
 	},
-	{"batch.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
-	{"scan.go", "index.go"},                // 2: many batches
+	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
+	{"scan.go", "index.go"}, // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "locate.go", "tail.go", "gather.go", "state.go", "stats.go",
 	},
 	{ // 4: the log
 		"log.go", "read.go", "time.go", "flush.go", "retention.go", "cut.go", "background.go", "recover.go",
-		"recover_scan.go", "readonly.go", "receive.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
+		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go",
 	},
 	{ // 5: a log looked at from outside

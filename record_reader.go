@@ -1,0 +1,185 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+)
+
+// recordReader decodes the records of one batch after another. What it puts into a Record aliases the batch and the
+// reader's own slice of headers, until the next call.
+type recordReader struct {
+	body      []byte // encoded records not read yet
+	left      int64  // how many
+	count     int64  // of the batch, as are:
+	base      int64
+	most      int64 // last offset delta
+	baseTime  int64
+	appended  int64 // the time of all records under LogAppendTime, else noTimestamp
+	lastDelta int64 // offset delta of the record read last
+	millis    int64 // and its timestamp
+	time      time.Time
+	timeOf    int64 // the timestamp that time was made of: neighbours share theirs
+	why       string
+	headers   []Header
+	names     map[string]string // header keys seen, so that a repeated one is allocated once
+}
+
+// maxNames bounds recordReader.names: real topics have a handful of header keys.
+const maxNames = 64
+
+// reset starts on a whole batch. The error does not name the batch.
+func (d *recordReader) reset(b batch) error {
+	body, err := b.body()
+	if err != nil {
+		return err
+	}
+	d.resetTo(b, body)
+	return nil
+}
+
+func (d *recordReader) resetTo(b batch, body []byte) {
+	d.body, d.count, d.left, d.base, d.most = body, b.count(), b.count(), b.base(), b.lastDelta()
+	d.baseTime, d.appended, d.lastDelta, d.why = b.baseTimestamp(), noTimestamp, -1, ""
+	if b.attributes()&attrLogAppendTime != 0 {
+		d.appended = b.maxTimestamp()
+	}
+}
+
+// next decodes one record. It returns false at the end of the batch, and if something is wrong, which why says then.
+func (d *recordReader) next(r *Record) bool {
+	if d.left == 0 {
+		if len(d.body) != 0 {
+			d.why = fmt.Sprintf("%d bytes behind the last record", len(d.body))
+		}
+		return false
+	}
+	length, i := varintAt(d.body, 0)
+	if length < 1 || length > int64(len(d.body)-i) {
+		return d.wrong("its length does not fit the batch")
+	}
+	p := d.body[i : i+int(length)]
+	d.body = d.body[i+int(length):]
+	// p[0] is the attributes, of which none are defined.
+	var timeDelta, delta int64
+	if len(p) > 2 && (p[1]|p[2]) < 0x80 { // as in most records
+		timeDelta, delta, i = unzigzag(p[1]), unzigzag(p[2]), 3
+	} else {
+		timeDelta, i = varintAt(p, 1)
+		delta, i = varintAt(p, i)
+	}
+	r.Key, i = bytesAt(p, i)
+	r.Value, i = bytesAt(p, i)
+	r.Headers = nil
+	if i < len(p) && p[i] == 0 {
+		i++
+	} else {
+		var headers int64
+		headers, i = varintAt(p, i)
+		if headers < 0 || headers > int64(len(p)-i) { // a header takes two bytes at least
+			return d.wrong("its headers count does not fit")
+		}
+		i = d.readHeaders(p, i, headers)
+		r.Headers = d.headers
+	}
+	if i != len(p) || delta <= d.lastDelta || delta > d.most {
+		return d.wrong(d.misfit(i, len(p), delta))
+	}
+	d.left--
+	d.lastDelta = delta
+	d.millis = d.baseTime + timeDelta
+	if d.appended != noTimestamp {
+		d.millis = d.appended
+	}
+	if d.millis != d.timeOf || d.time.IsZero() {
+		d.time, d.timeOf = timeOf(d.millis), d.millis
+	}
+	r.Offset, r.Time = d.base+delta, d.time
+	return true
+}
+
+func (d *recordReader) misfit(i, n int, delta int64) string {
+	switch {
+	case i > n:
+		return "a field does not fit the record"
+	case i < n:
+		return "there are bytes behind its last field"
+	default:
+		return fmt.Sprintf("its offset delta is %d, after %d and with %d the last", delta, d.lastDelta, d.most)
+	}
+}
+
+func (d *recordReader) wrong(what string) bool {
+	d.why = fmt.Sprintf("record %d of %d: %s", d.count-d.left, d.count, what)
+	return false
+}
+
+func (d *recordReader) readHeaders(p []byte, i int, count int64) int {
+	d.headers = d.headers[:0]
+	for range count {
+		var key, value []byte
+		key, i = bytesAt(p, i)
+		value, i = bytesAt(p, i)
+		if key == nil || i > len(p) {
+			return len(p) + 1
+		}
+		name, ok := d.names[string(key)]
+		if !ok {
+			name = string(key)
+			if d.names == nil {
+				d.names = make(map[string]string)
+			}
+			if len(d.names) < maxNames {
+				d.names[name] = name
+			}
+		}
+		d.headers = append(d.headers, Header{Key: name, Value: value})
+	}
+	return i
+}
+
+// unzigzag is the value of a varint of one byte.
+func unzigzag(c byte) int64 { return int64(c>>1) ^ -int64(c&1) }
+
+// varintAt decodes the varint at p[i] and returns the index behind it; one beyond len(p), which every later call keeps,
+// if there is none.
+func varintAt(p []byte, i int) (int64, int) {
+	if i+1 < len(p) {
+		if p[i] < 0x80 {
+			return unzigzag(p[i]), i + 1
+		}
+		if p[i+1] < 0x80 {
+			u := uint64(p[i]&0x7f) | uint64(p[i+1])<<7
+			return int64(u>>1) ^ -int64(u&1), i + 2
+		}
+	}
+	if i < len(p) {
+		if v, k := binary.Varint(p[i:]); k > 0 {
+			return v, i + k
+		}
+	}
+	return 0, len(p) + 1
+}
+
+// bytesAt decodes the length-prefixed field at p[i]; length -1 is nil. The index is as varintAt's.
+func bytesAt(p []byte, i int) ([]byte, int) {
+	if i < len(p) && p[i] == 1 {
+		return nil, i + 1
+	}
+	n, i := varintAt(p, i)
+	if n < 0 || n > int64(len(p)-i) {
+		if n == -1 {
+			return nil, i
+		}
+		return nil, len(p) + 1
+	}
+	return p[i : i+int(n) : i+int(n)], i + int(n)
+}
+
+// timeOf is the time of a timestamp: none for -1 and what no writer may store.
+func timeOf(ms int64) time.Time {
+	if ms < 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
