@@ -80,9 +80,21 @@ func (l *Log) cut(offset int64, reset bool) error {
 }
 
 func (l *Log) carryOut(offset int64, reset bool) (err error) {
+	segs := l.view.Load().segs
+	i := 0
+	if !reset {
+		i = max(0, (&view{segs}).find(offset-1))
+	}
+	var kept int64
+	renamed := false
 	l.cuts.Add(1)
 	defer func() {
 		if err != nil { // the next Open does the rest, so what lies above is gone all the same
+			if renamed && !reset { // whoever opens the segment now finds the file that was cut
+				err = errors.Join(err, segs[i].close())
+				segs[i].stored.store(markAt(offset-segs[i].base, kept))
+				segs[i].flushed.store(segs[i].stored.load())
+			}
 			l.end.Store(offset)
 			l.durable.Store(min(l.durable.Load(), offset))
 			if reset {
@@ -95,12 +107,6 @@ func (l *Log) carryOut(offset int64, reset bool) (err error) {
 		l.readers.wake()
 		l.durableWaiters.wake()
 	}()
-	segs := l.view.Load().segs
-	i := 0
-	if !reset {
-		i = (&view{segs}).find(offset - 1)
-		i = max(i, 0)
-	}
 	var h *handle
 	if !reset {
 		if h, err = segs[i].pin(&l.env); err != nil { // before it is marked as gone
@@ -108,7 +114,6 @@ func (l *Log) carryOut(offset int64, reset bool) (err error) {
 		}
 		defer h.unref()
 	}
-	var kept int64
 	if !reset {
 		kept, err = l.keepBelow(h.f, h.path, segs[i].base, segs[i].stored.load().pos(), offset)
 		if err != nil {
@@ -134,7 +139,7 @@ func (l *Log) carryOut(offset int64, reset bool) (err error) {
 			return err
 		}
 	}
-	t, err := l.placeCut(base, reset)
+	t, err := l.placeCut(base, reset, &renamed)
 	if err != nil {
 		return err
 	}
@@ -232,7 +237,7 @@ func (e *env) keepBelow(f file, path string, base, size, offset int64) (kept int
 }
 
 // placeCut puts the file with what is kept, an empty one for a reset, in its place, and opens it as the active segment.
-func (l *Log) placeCut(base int64, reset bool) (*tail, error) {
+func (l *Log) placeCut(base int64, reset bool, renamed *bool) (*tail, error) {
 	path, tmp := l.path(base, logSuffix), filepath.Join(l.dir, cutName)
 	mode := openWrite
 	if reset {
@@ -251,7 +256,11 @@ func (l *Log) placeCut(base int64, reset bool) (*tail, error) {
 			return nil, errors.Join(err, t.seg.retire())
 		}
 	}
-	if err := errors.Join(l.fs.rename(tmp, path), l.fs.syncDir(l.dir)); err != nil {
+	err = l.fs.rename(tmp, path)
+	if *renamed = err == nil; *renamed {
+		err = l.fs.syncDir(l.dir)
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.seg.retire())
 	}
 	return t, nil

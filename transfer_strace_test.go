@@ -63,7 +63,7 @@ func transferringChild(args []string) error {
 }
 
 var (
-	sendfileCall = regexp.MustCompile(`sendfile\(\d+, \d+, (NULL|\[\d+\])`)
+	sendfileCall = regexp.MustCompile(`sendfile(?:64)?\(\d+, \d+, (NULL|\[\d+\])`)
 	sendfileDone = regexp.MustCompile(`sendfile.* = (\d+)$`) // also of a call that strace shows in two lines
 )
 
