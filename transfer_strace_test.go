@@ -84,7 +84,7 @@ func TestSendfileWithExplicitOffsets(t *testing.T) {
 	}
 	require.NoError(t, l.Close())
 	trace := filepath.Join(t.TempDir(), "trace")
-	c := startCommand(t, "transfer", strace, "-f", "-qq", "-o", trace, "-e", "trace=sendfile", os.Args[0], dir)
+	c := startCommand(t, "transfer", strace, "-f", "-qq", "-o", trace, "-e", "trace=/^sendfile", os.Args[0], dir)
 	var reported int64
 	for _, line := range c.wait(t) {
 		var sent int64

@@ -50,7 +50,7 @@ func startJVM() {
 		}
 		return
 	}
-	cmd := exec.Command("java", "-Xmx1g", "-XX:+UseSerialGC", "-cp", "kafka/target/interop.jar:kafka/target/lib/*",
+	cmd := exec.Command("java", "-Xmx1g", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8", "-cp", "kafka/target/interop.jar:kafka/target/lib/*",
 		"seglog.interop.Main", "serve")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

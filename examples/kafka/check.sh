@@ -136,8 +136,8 @@ sendfile_check() {
     by_copy=$(awk '!/sendfile/ && /= [0-9]+$/ {n += $NF} END {print n + 0}' "$W/strace")
     total=$(wc -c <"$W/large")
     grep -m 2 sendfile "$W/strace" | sed 's/^/      /'
-    # A last section of up to 256 KiB leaves in one write with its header, which is faster (Section.SetHeader).
-    if [ $((by_sendfile + by_copy)) -ge "$total" ] && [ "$by_copy" -lt $((total / 100 + 262144)) ]; then
+    # A last section of up to 64 KiB leaves in one write with its header, which is faster (Section.SetHeader).
+    if [ $((by_sendfile + by_copy)) -ge "$total" ] && [ "$by_copy" -lt $((total / 100 + 65536)) ]; then
         ok "strace: a consumer of $total bytes got $by_sendfile by sendfile, $by_copy by write and send"
     else
         bad "strace: a consumer of $total bytes got $by_sendfile by sendfile, $by_copy by write and send"
