@@ -26,7 +26,7 @@ import (
 var layers = [][]string{
 	{ // 0: words, and the operating system behind one seam
 		"doc.go", "record.go", "errors.go", "wait.go", "vfs.go",
-		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go", "lock_unix.go", "lock_windows.go",
+		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go",
 	},
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything

@@ -275,7 +275,7 @@ func (l *Log) sealed(t *tail) error {
 
 // Close flushes what was appended, under every policy, writes the indexes and the clean mark, and releases everything.
 // Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
-// expired write deadline. Sections keep their bytes until they are closed. Close is idempotent: each call returns what
+// expired deadline. Sections keep their bytes until they are closed. Close is idempotent: each call returns what
 // the first did. The error of a log that has failed is ErrFailed.
 func (l *Log) Close() error {
 	l.closing.Do(func() {

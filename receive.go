@@ -63,7 +63,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 			return acknowledge(nil)
 		}
 		if err != nil {
-			return acknowledge(tooLarge(err, b, s))
+			return acknowledge(tooLarge(err, s))
 		}
 		if err := l.receive(b, first); err != nil {
 			s.pos = pos
@@ -82,7 +82,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 const ackBytes = 1 << 20
 
 // tooLarge gives a batch that is over MaxBatchBytes the error it has elsewhere.
-func tooLarge(err error, _ batch, s *scanner) error {
+func tooLarge(err error, s *scanner) error {
 	if s.w-s.r >= headerLen && parseHeader(s.buf[s.r:s.w]) == "" {
 		if size := batch(s.buf[s.r:]).size(); size > int64(s.most) {
 			return fmt.Errorf("%w: batch of %d bytes at offset %d, Options.MaxBatchBytes is %d", ErrTooLarge, size, batch(s.buf[s.r:]).base(), s.most)
