@@ -56,24 +56,28 @@ func (l *Log) prepare() error {
 	}
 	l.mu.Lock()
 	if l.tail == t {
-		pos, reserved := t.seg.stored.load().pos(), t.reserved.Load()
-		switch {
-		case t.h.m != nil && reserved < l.o.SegmentBytes:
-			l.prepareAt = pos + (reserved-pos)/2
-		case l.next == nil:
-			l.prepareAt = max(l.o.SegmentBytes/2, pos+1)
-		default:
-			l.prepareAt = math.MaxInt64
-		}
-		if t.h.m != nil && l.next == nil {
-			l.prepareAt = min(l.prepareAt, max(l.o.SegmentBytes/2, pos+1))
-		}
+		l.planPreparation()
 	}
 	l.mu.Unlock()
 	return err
 }
 
+// planPreparation sets where the appends wake the preparer next. l.mu is held.
+func (l *Log) planPreparation() {
+	pos, reserved := l.tail.seg.stored.load().pos(), l.tail.reserved.Load()
+	l.prepareAt = math.MaxInt64
+	if l.tail.h.m != nil && reserved < l.o.SegmentBytes {
+		l.prepareAt = pos + (reserved-pos)/2
+	}
+	if l.next == nil {
+		l.prepareAt = min(l.prepareAt, max(l.o.SegmentBytes/2, pos+1))
+	}
+}
+
 func (l *Log) prepareNext(ahead int64) error {
+	if err := l.nameLast(); err != nil {
+		return err
+	}
 	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0, ahead)
 	if err != nil {
 		return err
@@ -167,7 +171,9 @@ func (l *Log) flushDue(since, now time.Time) time.Time {
 	if now.Sub(since) < l.o.FlushInterval && l.unflushed() < l.o.FlushBytes {
 		return since
 	}
-	_ = l.flushTo(l.end.Load()) // a failure latches, and the next call tells
+	if err := l.flushTo(l.end.Load()); err != nil && l.failed() == nil { // else the next call tells
+		l.backgroundError("not flushed", err)
+	}
 	return time.Time{}
 }
 
@@ -189,8 +195,11 @@ func (l *Log) sealRolled() (any bool) {
 		err := l.seal(t)
 		if isDiskFull(err) && t.seg.base+t.seg.stored.load().rel() <= l.start.Load() {
 			// It is to be deleted, which is what makes room. The state file will count the next one's name.
-			if err = l.fs.syncDir(l.dir); err == nil {
-				err = l.sealed(t)
+			if err = l.nameLast(); err == nil {
+				err = l.fs.syncDir(l.dir)
+			}
+			if err == nil {
+				l.sealed(t)
 			}
 		}
 		if err != nil {
@@ -217,15 +226,22 @@ func (l *Log) dropBelowStart() {
 
 func (l *Log) seal(t *tail) error {
 	s := t.seg
+	if err := l.nameLast(); err != nil { // once t is sealed, the name that follows is one that must be there
+		return err
+	}
 	if !s.gone.Load() {
-		if err := l.flushTo(s.base + s.stored.load().rel()); err != nil {
+		// Not the active segment: its pages, made ready and dirty, would be written and protected, and the appends to it
+		// wait for that page by page.
+		end := s.base + s.stored.load().rel()
+		if err := l.flushUpTo(end, end); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock() // its indexes are not rebuilt meanwhile, and it is not cut
 	if s.gone.Load() {
 		s.mu.Unlock()
-		return l.sealed(t)
+		l.sealed(t)
+		return nil
 	}
 	err := t.seal()
 	s.mu.Unlock()
@@ -235,9 +251,7 @@ func (l *Log) seal(t *tail) error {
 	s.touched.Store(true)
 	l.opened.add(s, l.o.MaxOpenSegments)
 	l.stats.seals.Add(1)
-	if err := l.sealed(t); err != nil {
-		return err
-	}
+	l.sealed(t)
 	if l.o.OnSeal != nil {
 		m := s.stored.load()
 		l.o.OnSeal(SegmentInfo{Path: t.h.path, Base: s.base, Next: s.base + m.rel(), Bytes: m.pos(), MaxTime: timeOf(t.x.maxTime)})
@@ -246,31 +260,37 @@ func (l *Log) seal(t *tail) error {
 }
 
 // sealed takes t off the queue and moves the point where recovery starts behind it.
-func (l *Log) sealed(t *tail) error {
+func (l *Log) sealed(t *tail) {
+	if !l.takeSealed(t) {
+		return
+	}
+	if err := l.state.note(); err != nil {
+		l.backgroundError("recovery point not noted", err)
+	}
+	l.stateDirty.Store(true)
+}
+
+func (l *Log) takeSealed(t *tail) (moved bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.sealing) == 0 || l.sealing[0] != t {
-		return nil // TruncateTo took it
+		return false // TruncateTo took it
 	}
 	l.sealing = l.sealing[1:]
 	t.seg.active.Store(false)
 	if t.seg.gone.Load() {
-		return nil
+		return false
 	}
 	segs := l.view.Load().segs
 	next := segs[(&view{segs}).find(t.seg.base)+1]
 	m := next.flushed.load()
-	err := l.state.note(func(s *state) {
+	l.state.stage(func(s *state) {
 		s.scanBase, s.scanPos, s.scanOffset = next.base, m.pos(), next.base+m.rel()
 		s.recoveryPoint = max(s.recoveryPoint, s.scanOffset) // may not be noted yet
 		s.segments++
 		s.baseSum += next.base
 	})
-	if err != nil {
-		l.backgroundError("recovery point not noted", err)
-	}
-	l.stateDirty.Store(true)
-	return nil
+	return true
 }
 
 // Close flushes what was appended, under every policy, writes the indexes and the clean mark, and releases everything.
@@ -310,6 +330,9 @@ func (l *Log) finish() error {
 		l.next = nil
 	}
 	if err := l.failed(); err != nil {
+		return err
+	}
+	if err := l.nameLast(); err != nil {
 		return err
 	}
 	if err := l.flushTo(l.end.Load()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync"
 )
@@ -54,11 +55,15 @@ func (l *Log) Reset(offset int64) error {
 func (l *Log) cut(offset int64, reset bool) error {
 	l.lockFlush()
 	defer l.unlockFlush()
-	if err := l.flushOnce(); err != nil { // appends that wait for their flush get it
+	err := l.nameLast()
+	if err == nil {
+		err = l.flushOnce(math.MaxInt64)
+	}
+	if err != nil { // appends that wait for their flush get it
 		l.fail(err)
 		return err
 	}
-	err := l.state.commit(func(s *state) {
+	err = l.state.commit(func(s *state) {
 		s.cut, s.reset = offset, reset
 		s.cuts++
 		s.lastCut = offset

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"time"
 )
@@ -40,7 +41,10 @@ func (f *flusher) init() {
 }
 
 // flushTo returns once everything below target is on stable storage, or the log has failed.
-func (l *Log) flushTo(target int64) error {
+func (l *Log) flushTo(target int64) error { return l.flushUpTo(target, math.MaxInt64) }
+
+// flushUpTo is flushTo that, if it comes to flush itself, leaves segments alone that begin at or above limit.
+func (l *Log) flushUpTo(target, limit int64) error {
 	cuts := l.cuts.Load()
 	f := &l.flush
 	for {
@@ -53,11 +57,17 @@ func (l *Log) flushTo(target int64) error {
 		if err := l.failed(); err != nil {
 			return err
 		}
+		if err := l.nameLast(); err != nil {
+			if !isDiskFull(err) {
+				l.fail(err)
+			}
+			return err
+		}
 		f.mu.Lock()
 		if !f.busy {
-			f.busy, f.covers = true, l.end.Load()
+			f.busy, f.covers = true, min(l.end.Load(), limit)
 			f.mu.Unlock()
-			if l.flushRound() {
+			if l.flushRound(limit) {
 				f.handOver <- struct{}{}
 			}
 			continue
@@ -73,9 +83,9 @@ func (l *Log) flushTo(target int64) error {
 
 // flushRound does one flush for those who wait; the caller owns f.busy. It returns true if others wait already, and
 // then the caller still owns it.
-func (l *Log) flushRound() (more bool) {
+func (l *Log) flushRound(limit int64) (more bool) {
 	f := &l.flush
-	err := l.flushOnce()
+	err := l.flushOnce(limit)
 	if err != nil {
 		l.fail(err)
 	}
@@ -132,7 +142,7 @@ func (l *Log) runFlusher() {
 	for {
 		select {
 		case <-l.flush.handOver:
-			for l.flushRound() {
+			for l.flushRound(math.MaxInt64) {
 			}
 		case <-l.flush.quit:
 			return
@@ -140,14 +150,22 @@ func (l *Log) runFlusher() {
 	}
 }
 
-// flushOnce makes durable what is stored when it starts: the data of each segment that has some, oldest first, and the
-// names of new ones. Only then the recovery point moves. The caller owns f.busy.
-func (l *Log) flushOnce() error {
+// flushOnce makes durable what is stored when it starts: the data of each segment below limit that has some, oldest
+// first, and the names of new ones. Only then the recovery point moves. The caller owns f.busy.
+func (l *Log) flushOnce(limit int64) error {
 	if err := l.failed(); err != nil {
 		return err
 	}
-	l.dirty.Store(false)
+	if limit == math.MaxInt64 {
+		l.dirty.Store(false)
+	}
 	segs := l.view.Load().segs
+	for n := len(segs) - 1; n > 0 && segs[n].base >= limit; n-- {
+		segs = segs[:n]
+	}
+	if t := l.unnamed.Load(); t != nil && segs[len(segs)-1] == t.seg {
+		segs = segs[:len(segs)-1] // without a name it would not be durable
+	}
 	names := l.names.Load() // after the view: covers the names of its segments
 	first := len(segs) - 1
 	for first > 0 && segs[first-1].flushed.load() != segs[first-1].stored.load() {

@@ -48,13 +48,17 @@ func (t *table) add(entry []byte) {
 	n := int(t.n.Load())
 	b := *t.b.Load()
 	if n+len(entry) > len(b) {
-		grown := make([]byte, max(2*len(b), 64*len(entry)))
-		copy(grown, b[:n])
-		t.b.Store(&grown)
-		b = grown
+		b = t.grow(int64(max(2*len(b), 64*len(entry))))
 	}
 	copy(b[n:], entry)
 	t.n.Store(int64(n + len(entry)))
+}
+
+func (t *table) grow(size int64) []byte {
+	grown := make([]byte, size)
+	copy(grown, t.bytes())
+	t.b.Store(&grown)
+	return grown
 }
 
 // indexes is both indexes of a segment, in memory or mapped.
@@ -86,6 +90,14 @@ func newIndexBuilder(interval int) *indexBuilder {
 		maxTime:  noTimestamp,
 		lastTime: noTimestamp,
 	}
+}
+
+// reserve makes room for the entries of a segment of that many bytes, within reason: growing costs an append tens of
+// microseconds.
+func (x *indexBuilder) reserve(segmentBytes int64) {
+	n := min(segmentBytes/max(x.interval, 1), 32<<10)
+	clear(x.offsets.grow(n * offsetEntryLen)) // the system gives memory when it is touched, which takes as long
+	clear(x.times.grow(n * timeEntryLen))
 }
 
 // resume goes on where indexes read from files end. The time entry that a seal or a Close added at the end is taken off

@@ -19,6 +19,7 @@ import (
 //	Log.mu        the writer: tail, next, sealing, and every change of the list of segments
 //	flusher.busy  owned rather than locked: flushing, rewrites, namesSynced
 //	flusher.mu    who flushes, who waits
+//	naming        renaming the unnamed segment
 //	segment.mu    opening a segment, (re)building its indexes
 //	openSegments.mu, stateFile.mu, waiters.mu, transfers.mu: leaves
 //
@@ -49,8 +50,10 @@ type Log struct {
 	rewrites    []rewrite    // owned with flush.busy
 	namesSynced int64        // names at the last directory sync; owned with flush.busy
 	names       atomic.Int64 // counts segment files put under their names
-	dirty       atomic.Bool  // FlushAsync: something was appended since the last flush started
-	stateDirty  atomic.Bool  // the state file has changes that are not flushed
+	naming      sync.Mutex
+	unnamed     atomic.Pointer[tail] // the active segment, if its file is still seglog.next
+	dirty       atomic.Bool          // FlushAsync: something was appended since the last flush started
+	stateDirty  atomic.Bool          // the state file has changes that are not flushed
 
 	readers        waiters // for the high watermark
 	durableWaiters waiters // for the recovery point
@@ -296,21 +299,31 @@ func (l *Log) acknowledge(end int64) error {
 // roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed
 // if it fails.
 func (l *Log) roll(base int64) error {
+	if err := l.nameLast(); err != nil { // the one before, should it still have none
+		return err
+	}
 	path := l.path(base, logSuffix)
-	next := l.next
-	if next == nil { // not ready yet
+	next, ready := l.next, l.next != nil
+	if !ready {
 		var err error
 		if next, err = newTail(&l.env, path, base, 0); err != nil {
 			return err
 		}
-	} else if err := l.fs.rename(next.h.path, path); err != nil {
-		return err
+		l.names.Add(1)
 	}
-	l.names.Add(1)
+	next.seg.base, next.h.path = base, path
+	if ready {
+		l.unnamed.Store(next)
+		if l.o.Flush == FlushSync { // the append waits for a flush, which waits for the name
+			if err := l.nameLast(); err != nil {
+				l.unnamed.Store(nil)
+				return err
+			}
+		}
+	}
 	old := l.tail
 	l.tail, l.next = next, nil
-	l.tail.seg.base, l.tail.h.path = base, path
-	l.prepareAt = 0
+	l.planPreparation()
 	l.view.Store(&view{append(l.view.Load().segs, l.tail.seg)})
 	l.sealing = append(l.sealing, old)
 	l.stats.rolls.Add(1)
@@ -319,7 +332,8 @@ func (l *Log) roll(base int64) error {
 	return nil
 }
 
-// Sync returns once everything appended so far is on stable storage.
+// Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, ErrClosed, ErrReadOnly; a full
+// disk where the name of a new segment needs a block, after which it may be called again.
 func (l *Log) Sync() error {
 	if err := l.writable(); err != nil {
 		return err
@@ -329,7 +343,7 @@ func (l *Log) Sync() error {
 
 // WaitDurable returns once the record at offset is on stable storage, starting a flush if none is due, which makes any
 // policy a durable one for the records that need it. It waits for a record that is not appended yet. Errors: those of
-// ctx, ErrFailed, ErrClosed, ErrReadOnly.
+// ctx and of Sync.
 func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 	for {
 		err := l.durableWaiters.wait(ctx, func() (bool, error) {

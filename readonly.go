@@ -200,10 +200,9 @@ func (l *Log) rebuildView(st state) error {
 // followSegment opens the segment that the writer appends to; one that does not exist (yet) is an empty one.
 func (l *Log) followSegment(base int64) (*segment, error) {
 	ro := &l.follow
-	path := l.path(base, logSuffix)
 	s := &segment{base: base}
 	s.maxTime.Store(noTimestamp)
-	f, err := l.fs.open(path, openRead)
+	f, path, err := l.openLog(base, openRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = noFile{}, nil
 	}
@@ -255,8 +254,11 @@ func (l *Log) extendView(st state) error {
 }
 
 func (l *Log) exists(base int64) bool {
-	_, err := l.fs.stat(l.path(base, logSuffix))
-	return err == nil
+	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
+		return true
+	}
+	at, ok, err := l.unnamedBase()
+	return err == nil && ok && at == base
 }
 
 // after is the base that follows base; -1 if none does.

@@ -82,7 +82,8 @@ func decide(f finding) recoveryCase {
 
 // directory is a listing, sorted out.
 type directory struct {
-	bases    []int64  // of the .log files, ascending
+	bases    []int64  // of the .log files, ascending; the last may be of the unnamed one
+	unnamed  int64    // of the segment that is still seglog.next; -1 if none is
 	leftover []string // index files without a .log, and the engine's own temporary files
 }
 
@@ -91,7 +92,7 @@ func (e *env) list() (directory, error) {
 	if err != nil {
 		return directory{}, fmt.Errorf("seglog: list %s: %w", e.dir, err)
 	}
-	var d directory
+	d := directory{unnamed: -1}
 	var indexes []string
 	for _, name := range names {
 		if base, ok := parseFileName(name, logSuffix); ok {
@@ -103,6 +104,16 @@ func (e *env) list() (directory, error) {
 		}
 	}
 	slices.Sort(d.bases)
+	if slices.Contains(d.leftover, nextName) {
+		base, ok, err := e.unnamedBase()
+		if err != nil {
+			return directory{}, err
+		}
+		if n := len(d.bases); ok && n > 0 && base > d.bases[n-1] {
+			d.bases, d.unnamed = append(d.bases, base), base
+			d.leftover = slices.DeleteFunc(d.leftover, func(name string) bool { return name == nextName })
+		}
+	}
 	for _, name := range indexes {
 		base, _ := indexBase(name)
 		if _, ok := slices.BinarySearch(d.bases, base); !ok {
@@ -302,12 +313,12 @@ func (r *recovery) examine() error {
 			r.segs = append(r.segs, &sealed[i])
 			continue
 		}
-		c := &segmentScan{r: r, path: l.path(base, logSuffix), number: i, base: base, next: -1, last: last}
+		c := &segmentScan{r: r, number: i, base: base, next: -1, last: last}
 		if !last {
 			c.next = r.dir.bases[i+1]
 		}
 		var err error
-		if c.f, err = l.fs.open(c.path, openWrite); err != nil {
+		if c.f, c.path, err = l.openLog(base, openWrite); err != nil {
 			return fmt.Errorf("seglog: open segment %d: %w", base, err)
 		}
 		r.scans = append(r.scans, c)

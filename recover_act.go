@@ -18,6 +18,12 @@ func (r *recovery) act(c *segmentScan) error {
 	if !r.promised && !c.last {
 		return r.adopt(c)
 	}
+	if path := l.path(c.base, logSuffix); c.path != path {
+		if err := l.fs.rename(c.path, path); err != nil { // takeOver makes it durable
+			return fmt.Errorf("seglog: name segment %d: %w", c.base, err)
+		}
+		c.path = path
+	}
 	if c.pos < c.size {
 		// The zeros behind the last batch, or what was behind a cut. The active segment's blocks are reserved anew, so that
 		// nothing in it was not checked.
@@ -106,6 +112,11 @@ func (r *recovery) cut(c *segmentScan) error {
 		}
 		if err := l.removeSegmentFiles(behind[k]); err != nil {
 			return err
+		}
+		if behind[k] == r.dir.unnamed {
+			if err := l.fs.remove(filepath.Join(l.dir, nextName)); err != nil {
+				return fmt.Errorf("seglog: delete segment %d: %w", behind[k], err)
+			}
 		}
 	}
 	if len(behind) > 0 {

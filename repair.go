@@ -201,8 +201,7 @@ func (p *repair) foreign() *repairSegment {
 
 // examine finds the good batches of a file.
 func (p *repair) examine(base, following int64) (*repairSegment, error) {
-	path := p.e.path(base, logSuffix)
-	f, err := p.e.fs.open(path, openRead)
+	f, path, err := p.e.openLog(base, openRead)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,11 @@ const repairTemp = "seglog.repairing"
 //  3. files change one by one, newest first, each by a rename;
 //  4. last, seglog.state promises what there is now. Until then it promises more than there is, and Open says so.
 func (p *repair) apply() error {
+	if base := p.dir.unnamed; base >= 0 {
+		if err := p.e.fs.rename(filepath.Join(p.e.dir, nextName), p.e.path(base, logSuffix)); err != nil {
+			return err
+		}
+	}
 	for _, s := range p.segs {
 		if err := p.save(s); err != nil {
 			return err

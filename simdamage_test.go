@@ -56,7 +56,7 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, d.opts, 11)
 	require.NoError(t, u.open())
-	for s.rolls() < 3 {
+	for u.log.Stats().Segments < 3 {
 		require.NoError(t, u.append(1+u.rng.IntN(2)))
 	}
 	// Closed and opened between: sealed, whatever the background was about.
@@ -95,18 +95,6 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 		d.whole.recs = append(d.whole.recs, *slot.rec) // from offset 0 on, also those that were deleted
 	}
 	return d
-}
-
-func (s *simFS) rolls() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for name := range s.w.names {
-		if strings.HasSuffix(name, logSuffix) {
-			n++
-		}
-	}
-	return n
 }
 
 // outcome is what opening and reading a damaged log came to.

@@ -77,7 +77,7 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 		}
 		return nil
 	})
-	for s.rolls() < 3 {
+	for u.log.Stats().Segments < 3 {
 		require.NoError(t, u.append(2))
 	}
 	require.NoError(t, u.append(3))
@@ -97,7 +97,7 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 			s := newSimFS(newSimWorld(), true)
 			u := newSimUser(s, Options{SegmentBytes: 4096, MaxOpenSegments: 1}, 1)
 			require.NoError(t, u.open())
-			for s.rolls() < 4 {
+			for u.log.Stats().Segments < 4 {
 				require.NoError(t, u.append(2))
 			}
 			require.NoError(t, u.close())
@@ -270,7 +270,7 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 		s := newSimFS(newSimWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 		require.NoError(t, u.open())
-		for s.rolls() < 4 {
+		for u.log.Stats().Segments < 4 {
 			require.NoError(t, u.append(2))
 		}
 		require.NoError(t, u.close()) // so that all is sealed

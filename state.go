@@ -155,11 +155,19 @@ func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 	return &stateFile{f: f, cur: cur}, nil
 }
 
-// note writes a change to one slot, without a flush: for what may be lost, such as a higher recovery point.
-func (s *stateFile) note(change func(*state)) error {
+// stage makes a change that the next write takes along: for what may be lost, such as a higher recovery point, and where
+// appends would wait for the write.
+func (s *stateFile) stage(change func(*state)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.write(change)
+	change(&s.cur)
+}
+
+// note writes what was staged to one slot, without a flush.
+func (s *stateFile) note() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.write(func(*state) {})
 }
 
 // noteFlushed notes that everything below durable is flushed, and the segment at base up to m.

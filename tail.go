@@ -59,7 +59,11 @@ func newTail(e *env, path string, base, ahead int64) (*tail, error) {
 		return nil, err
 	}
 	t := &tail{e: e, ahead: ahead}
-	if err = t.open(f, path, base, newIndexBuilder(e.o.IndexBytes), 0); err == nil && ahead > 0 {
+	x := newIndexBuilder(e.o.IndexBytes)
+	if ahead > 0 {
+		x.reserve(e.o.SegmentBytes)
+	}
+	if err = t.open(f, path, base, x, 0); err == nil && ahead > 0 {
 		if err = t.prepare(); err != nil {
 			return nil, errors.Join(err, t.seg.retire(), e.fs.remove(path))
 		}

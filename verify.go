@@ -84,7 +84,11 @@ func (v *verifier) run() error {
 func (v *verifier) measure() {
 	v.total = 0
 	for _, base := range v.dir.bases {
-		if info, err := v.e.fs.stat(v.e.path(base, logSuffix)); err == nil {
+		path := v.e.path(base, logSuffix)
+		if base == v.dir.unnamed {
+			path = filepath.Join(v.e.dir, nextName)
+		}
+		if info, err := v.e.fs.stat(path); err == nil {
 			v.total += info.size
 		}
 	}

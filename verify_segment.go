@@ -30,9 +30,10 @@ type segmentCheck struct {
 func (c *segmentCheck) run() error {
 	v := c.v
 	c.sealed = v.ledger.sealed(c.i)
-	c.r = SegmentReport{Path: v.e.path(c.base, logSuffix), Base: c.base, Next: c.base, Sealed: c.sealed, Codecs: map[string]int64{}}
+	c.r = SegmentReport{Base: c.base, Next: c.base, Sealed: c.sealed, Codecs: map[string]int64{}}
 	c.minTime, c.maxTime = math.MaxInt64, noTimestamp
-	f, err := v.e.fs.open(c.r.Path, openRead)
+	f, path, err := v.e.openLog(c.base, openRead)
+	c.r.Path = path
 	if err != nil {
 		c.missing = errors.Is(err, fs.ErrNotExist)
 		c.fail(0, 0, c.base, "segment can't be opened: "+err.Error())
