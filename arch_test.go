@@ -27,7 +27,7 @@ var layers = [][]string{
 	{ // 0: words, and the operating system behind one seam
 		"doc.go", "record.go", "errors.go", "wait.go", "vfs.go",
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
-		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go",
+		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
 	{"scan.go", "index.go"}, // 2: many batches

@@ -180,8 +180,9 @@ type transfer struct {
 	own  Section // TransferTo's
 	conn net.Conn
 	// Of zeroCopy, on Linux:
-	src int // descriptor of the segment
-	err error
+	src  int   // descriptor of the segment
+	pipe *pipe // nil: sendfile
+	err  error
 	// step is t.send, bound once: a method value allocates.
 	step func(fd uintptr) bool
 	buf  []byte

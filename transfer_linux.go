@@ -12,11 +12,12 @@ import (
 // maxSend bounds one sendfile call, so that a Close of the log is noticed between two.
 const maxSend = 16 << 20
 
-// zeroCopy sends by sendfile(2) with an explicit offset, which leaves the file's own position alone: any number of
-// transfers share a descriptor. (io.Copy does not: it moves the position.) done is false if w is not of a type that is
-// known to be a bare socket or file, or if the kernel refuses before the first byte. A type that merely embeds
-// *net.TCPConn is not such a type, since its Write must see the bytes.
+// zeroCopy sends by sendfile(2), or splice(2) where there is much to send, with explicit offsets, which leave the file's
+// own position alone: any number of transfers share a descriptor. (io.Copy does not: it moves the position.) done is
+// false if w is not of a type that is known to be a bare socket or file, or if the kernel refuses before the first byte.
+// A type that merely embeds *net.TCPConn is not such a type, since its Write must see the bytes.
 // https://man7.org/linux/man-pages/man2/sendfile.2.html
+// https://man7.org/linux/man-pages/man2/splice.2.html
 func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 	switch c := w.(type) {
 	case *net.TCPConn, *os.File:
@@ -33,6 +34,13 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 	}
 	t.src, t.err = int(src.Fd()), nil
 	before := t.s.pos
+	if _, isFile := w.(*os.File); !isFile && t.s.end-before >= minSplice {
+		t.pipe = takePipe()
+	}
+	defer func() {
+		t.pipe.giveBack()
+		t.pipe = nil
+	}()
 	// One call a type, so that the compiler sees the concrete one and the RawConn stays on the stack.
 	switch c := w.(type) {
 	case *net.TCPConn:
@@ -51,7 +59,11 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 		}
 	}
 	if errno, ok := t.err.(unix.Errno); ok {
-		return true, fmt.Errorf("seglog: transfer from %s at position %d: %w", t.s.h.path, t.s.pos, os.NewSyscallError("sendfile", errno))
+		call := "sendfile"
+		if t.pipe != nil {
+			call = "splice"
+		}
+		return true, fmt.Errorf("seglog: transfer from %s at position %d: %w", t.s.h.path, t.s.pos, os.NewSyscallError(call, errno))
 	}
 	return true, t.err
 }
@@ -76,10 +88,9 @@ func (t *transfer) send(fd uintptr) bool {
 			t.err = ErrClosed
 			return true
 		}
-		off := s.pos
-		n, err := unix.Sendfile(int(fd), t.src, &off, int(min(s.end-s.pos, maxSend)))
+		n, err := t.sendSome(int(fd))
 		if n > 0 {
-			s.pos += int64(n)
+			s.pos += n
 			continue
 		}
 		switch {
@@ -95,6 +106,23 @@ func (t *transfer) send(fd uintptr) bool {
 		}
 	}
 	return true
+}
+
+// sendSome moves what the destination takes at once.
+func (t *transfer) sendSome(dst int) (n int64, err error) {
+	s := t.s
+	if t.pipe != nil {
+		n, err = t.pipe.send(dst, t.src, s.pos, s.end)
+		if t.pipe.held > 0 || n > 0 || err != unix.EINVAL {
+			return n, err
+		}
+		// The file system or the socket can't: not by a pipe of ours, then.
+		t.pipe.giveBack()
+		t.pipe = nil
+	}
+	off := s.pos
+	k, err := unix.Sendfile(dst, t.src, &off, int(min(s.end-s.pos, maxSend)))
+	return int64(max(k, 0)), err
 }
 
 func sendTCP(c *net.TCPConn, step func(uintptr) bool) error {

@@ -62,13 +62,57 @@ func transferringChild(args []string) error {
 	return nil
 }
 
+// A traced call, which strace shows in two lines if another thread's comes between: thread, name, arguments, result.
 var (
-	sendfileCall = regexp.MustCompile(`sendfile(?:64)?\(\d+, \d+, (NULL|\[\d+\])`)
-	sendfileDone = regexp.MustCompile(`sendfile.* = (\d+)$`) // also of a call that strace shows in two lines
+	tracedCall   = regexp.MustCompile(`^(\d+) +(sendfile|sendfile64|splice)\((.*)$`)
+	tracedResult = regexp.MustCompile(`^(\d+) .*\) += (\d+)$`)
+	// sendfile(socket, file, [offset], ...), splice(file, [offset], pipe, NULL, ...), splice(pipe, NULL, socket, NULL, ...)
+	fromFile = regexp.MustCompile(`^\d+, (\d+, )?\[\d+\]`)
+	fromPipe = regexp.MustCompile(`^\d+, NULL, \d+, NULL`)
 )
 
-// The system calls say it: sendfile, with an explicit offset each time, and no read or write of the bytes.
-func TestSendfileWithExplicitOffsets(t *testing.T) {
+// sentBytes is what a trace says that sockets took, by sendfile and by splice.
+func sentBytes(t *testing.T, trace string) (bySendfile, bySplice int64) {
+	intoSocket := map[string]*int64{} // by thread: what its running call counts for
+	for line := range strings.Lines(trace) {
+		line = strings.TrimSuffix(line, "\n")
+		if call := tracedCall.FindStringSubmatch(line); call != nil {
+			intoSocket[call[1]] = nil
+			switch args := call[3]; {
+			case call[2] != "splice":
+				require.Regexp(t, fromFile, args, "sendfile moves the shared file position: %s", line)
+				intoSocket[call[1]] = &bySendfile
+			case fromPipe.MatchString(args):
+				intoSocket[call[1]] = &bySplice
+			default:
+				require.Regexp(t, fromFile, args, "splice moves the shared file position: %s", line)
+			}
+		}
+		if done := tracedResult.FindStringSubmatch(line); done != nil && intoSocket[done[1]] != nil {
+			n, err := strconv.ParseInt(done[2], 10, 64)
+			require.NoError(t, err)
+			*intoSocket[done[1]] += n
+		}
+	}
+	return bySendfile, bySplice
+}
+
+// The system calls say it: sendfile for small sections and splice for large ones, with an explicit offset each time, and
+// no read or write of the bytes.
+func TestTransfersWithExplicitOffsets(t *testing.T) {
+	t.Run("sendfile", func(t *testing.T) {
+		sendfile, splice := traceTransfers(t, 128<<10)
+		require.NotZero(t, sendfile)
+		require.Zero(t, splice)
+	})
+	t.Run("splice", func(t *testing.T) {
+		sendfile, splice := traceTransfers(t, 4<<20)
+		require.NotZero(t, splice)
+		require.NotZero(t, sendfile, "the last segment is a small one")
+	})
+}
+
+func traceTransfers(t *testing.T, segmentBytes int64) (bySendfile, bySplice int64) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Skip("strace is not installed")
@@ -77,14 +121,14 @@ func TestSendfileWithExplicitOffsets(t *testing.T) {
 		t.Skip("strace may not trace here: ", err)
 	}
 	dir := t.TempDir()
-	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20})
-	for i := range 500 {
+	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: segmentBytes})
+	for i := range 450 {
 		_, err := l.Append(seglog.Record{Value: make([]byte, 10000+i)})
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.Close())
 	trace := filepath.Join(t.TempDir(), "trace")
-	c := startCommand(t, "transfer", strace, "-f", "-qq", "-o", trace, "-e", "trace=/^sendfile", os.Args[0], dir)
+	c := startCommand(t, "transfer", strace, "-f", "-qq", "-o", trace, "-e", "trace=/^(sendfile|splice)", os.Args[0], dir)
 	var reported int64
 	for _, line := range c.wait(t) {
 		var sent int64
@@ -101,19 +145,7 @@ func TestSendfileWithExplicitOffsets(t *testing.T) {
 	require.Equal(t, want, reported)
 	text, err := os.ReadFile(trace)
 	require.NoError(t, err)
-	var traced int64
-	calls := 0
-	for line := range strings.Lines(string(text)) {
-		if call := sendfileCall.FindStringSubmatch(line); call != nil {
-			calls++
-			require.NotEqual(t, "NULL", call[1], "sendfile moves the shared file position: %s", line)
-		}
-		if done := sendfileDone.FindStringSubmatch(strings.TrimSuffix(line, "\n")); done != nil {
-			n, err := strconv.ParseInt(done[1], 10, 64)
-			require.NoError(t, err)
-			traced += n
-		}
-	}
-	require.NotZero(t, calls)
-	require.Equal(t, want, traced, "bytes that sendfile sent")
+	bySendfile, bySplice = sentBytes(t, string(text))
+	require.Equal(t, want, bySendfile+bySplice, "bytes that left without a copy")
+	return bySendfile, bySplice
 }
