@@ -36,7 +36,7 @@ var layers = [][]string{
 	},
 	{ // 4: the log
 		"log.go", "read.go", "time.go", "flush.go", "retention.go", "cut.go", "background.go", "recover.go",
-		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "name.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
+		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go",
 	},
 	{ // 5: a log looked at from outside

@@ -52,7 +52,7 @@ func (l *Log) prepare() error {
 	defer t.h.unref()
 	err := t.prepare()
 	if needNext && err == nil {
-		err = l.prepareNext(t.lead(t.seg.stored.load().pos()))
+		err = l.prepareNext(t)
 	}
 	l.mu.Lock()
 	if l.tail == t {
@@ -74,11 +74,11 @@ func (l *Log) planPreparation() {
 	}
 }
 
-func (l *Log) prepareNext(ahead int64) error {
+func (l *Log) prepareNext(before *tail) error {
 	if err := l.nameLast(); err != nil {
 		return err
 	}
-	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0, ahead)
+	next, err := newTail(&l.env, filepath.Join(l.dir, nextName), 0, before)
 	if err != nil {
 		return err
 	}

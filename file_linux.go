@@ -4,6 +4,10 @@ import (
 	"errors"
 	"math"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,6 +66,42 @@ func (osFS) syncDir(dir string) error {
 	}
 	defer d.Close()
 	return pathError("fsync", dir, retry(func() error { return unix.Fsync(int(d.Fd())) }))
+}
+
+// uncache drops clean pages of [pos, pos+n) from the page cache; n = 0 is up to the end.
+// https://man7.org/linux/man-pages/man2/posix_fadvise.2.html
+func uncache(f *os.File, pos, n int64) { _ = unix.Fadvise(int(f.Fd()), pos, n, unix.FADV_DONTNEED) }
+
+// memoryLimit is how much memory this process may use, the page cache of its files included: the machine's, or that of
+// its control groups. https://docs.kernel.org/admin-guide/cgroup-v2.html
+func memoryLimit() int64 {
+	limit := int64(math.MaxInt64)
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil {
+		limit = int64(info.Totalram) * int64(info.Unit)
+	}
+	groups, _ := os.ReadFile("/proc/self/cgroup") // without it the machine's counts
+	for line := range strings.Lines(string(groups)) {
+		_, line, _ = strings.Cut(strings.TrimSpace(line), ":")
+		controllers, path, _ := strings.Cut(line, ":")
+		root, file := "/sys/fs/cgroup", "memory.max"
+		if controllers != "" {
+			if !slices.Contains(strings.Split(controllers, ","), "memory") {
+				continue
+			}
+			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes" // version 1
+		}
+		for ; ; path = filepath.Dir(path) { // a group is bound by those above it, too
+			b, _ := os.ReadFile(filepath.Join(root, path, file))
+			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
+				limit = min(limit, n)
+			}
+			if path == "/" || path == "." {
+				break
+			}
+		}
+	}
+	return limit
 }
 
 func openFileLimit() int {

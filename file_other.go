@@ -4,6 +4,7 @@ package seglog
 
 import (
 	"errors"
+	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -32,6 +33,10 @@ func (osFS) syncDir(dir string) error {
 	defer d.Close()
 	return d.Sync()
 }
+
+func uncache(*os.File, int64, int64) {}
+
+func memoryLimit() int64 { return math.MaxInt64 }
 
 // openFileLimit: the usual soft limit of BSD and macOS is low, and Go raises it at start where it may.
 func openFileLimit() int { return 4096 }

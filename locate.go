@@ -15,16 +15,18 @@ import (
 type window struct {
 	h   *handle
 	end int64 // position that is not read past
-	buf []byte
-	lo  int64 // position of buf[0]
-	n   int   // bytes of buf that are filled
+	// unmapped: through the buffer all the same, since pages that are mapped stay in the page cache.
+	unmapped bool
+	buf      []byte
+	lo       int64 // position of buf[0]
+	n        int   // bytes of buf that are filled
 }
 
 func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n = h, end, 0, 0 }
 
 // at returns [pos, pos+n), which lies below end.
 func (w *window) at(pos, n int64) ([]byte, error) {
-	if w.h.m != nil {
+	if w.h.m != nil && !w.unmapped {
 		w.h.warm.touch(w.h.m, pos, n, w.end)
 		return w.h.m.b[pos : pos+n : pos+n], nil
 	}

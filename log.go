@@ -115,7 +115,7 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
 	}
 	l := &Log{openedAt: time.Now(), done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
-	l.fs, l.dir, l.o = fsys, dir, o
+	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.flush.init()
 	if err := l.open(); err != nil {
@@ -306,7 +306,7 @@ func (l *Log) roll(base int64) error {
 	next, ready := l.next, l.next != nil
 	if !ready {
 		var err error
-		if next, err = newTail(&l.env, path, base, 0); err != nil {
+		if next, err = newTail(&l.env, path, base, nil); err != nil {
 			return err
 		}
 		l.names.Add(1)

@@ -32,7 +32,7 @@ const maxPooled = 4 << 20
 func (r *reader) release() {
 	r.unpin()
 	r.d.body = nil
-	r.w.h, r.src.f = nil, nil
+	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
 	if len(r.s.buf) <= maxPooled {
 		readers.Put(r)
 	}
@@ -312,6 +312,7 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 		if err != nil {
 			return next, false, err
 		}
+		l.passed(r.seg, r.h, pos, r.s.pos)
 		if b.control() {
 			next = b.last() + 1
 			continue

@@ -135,7 +135,7 @@ func (r *recovery) create(base int64) error {
 	if r.promised {
 		base = r.st.start
 	}
-	t, err := newTail(&l.env, l.path(base, logSuffix), base, 0)
+	t, err := newTail(&l.env, l.path(base, logSuffix), base, nil)
 	if err != nil {
 		return fmt.Errorf("seglog: create segment %d: %w", base, err)
 	}

@@ -71,6 +71,8 @@ type env struct {
 	opened openSegments
 	// gaps: offsets may be left out, as compaction does. Without it, which is how a log starts, a gap is corruption.
 	gaps atomic.Bool
+	// cachedEnd: what lies further from the end is dropped from the page cache behind a reader.
+	cachedEnd int64
 }
 
 func (e *env) path(base int64, suffix string) string {

@@ -83,6 +83,9 @@ func (u *simUser) batch(n int, base int64) []Record {
 		recs[i] = u.record()
 		recs[i].Offset = base + int64(i)
 	}
+	for len(encoded(recs, base)) > minSegmentBytes { // no log would take it
+		recs = recs[:len(recs)-1]
+	}
 	return recs
 }
 

@@ -52,18 +52,21 @@ const largeBatch = 64 << 10
 
 // newTail makes an empty segment file at path, with blocks reserved and mapped where that is safe.
 //
-// With ahead > 0 the caller is in the background and makes that many bytes ready by prepare.
-func newTail(e *env, path string, base, ahead int64) (*tail, error) {
+// With before, the segment that it is to follow, the caller is in the background, and the new one is made as ready as that
+// one is.
+func newTail(e *env, path string, base int64, before *tail) (*tail, error) {
 	f, err := e.fs.open(path, openCreate)
 	if err != nil {
 		return nil, err
 	}
-	t := &tail{e: e, ahead: ahead}
+	t := &tail{e: e}
 	x := newIndexBuilder(e.o.IndexBytes)
-	if ahead > 0 {
+	if before != nil {
+		t.ahead = before.lead(before.seg.stored.load().pos())
+		t.bulk.Store(before.bulk.Load())
 		x.reserve(e.o.SegmentBytes)
 	}
-	if err = t.open(f, path, base, x, 0); err == nil && ahead > 0 {
+	if err = t.open(f, path, base, x, 0); err == nil && before != nil {
 		if err = t.prepare(); err != nil {
 			return nil, errors.Join(err, t.seg.retire(), e.fs.remove(path))
 		}

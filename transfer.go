@@ -14,6 +14,7 @@ import (
 // TruncateTo do meanwhile. It is for one goroutine at a time, and must be closed.
 type Section struct {
 	l          *Log
+	seg        *segment
 	h          *handle
 	header     []byte // not sent yet, goes first
 	pos, end   int64  // not sent yet
@@ -52,6 +53,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 		if err := l.pin(r, offset); err != nil {
 			return err
 		}
+		r.w.unmapped = l.farBehind(r.seg)
 		limit, err := l.limitAtHighWatermark(r)
 		if err != nil {
 			return err
@@ -85,7 +87,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 				end, next = last.end(), last.last+1
 			}
 		}
-		*s = Section{l: l, h: r.h, pos: first.pos, end: end, len: end - first.pos, base: first.base, next: next}
+		*s = Section{l: l, seg: r.seg, h: r.h, pos: first.pos, end: end, len: end - first.pos, base: first.base, next: next}
 		r.h = nil // the section's now
 		return nil
 	}
@@ -113,9 +115,9 @@ func (s *Section) Base() int64 { return s.base }
 // Next is the offset to ask for next.
 func (s *Section) Next() int64 { return s.next }
 
-// SetHeader makes WriteTo send b first, such as a protocol's header with the length. Up to 64 KiB the two leave in one
-// copied write, which is measured faster than a write and a sendfile, with MSG_MORE or without; above, the section
-// follows by sendfile. WriteTo counts its bytes, Len does not. b must stay as it is until it is sent.
+// SetHeader makes WriteTo send b first, such as a protocol's header with the length. The two leave the way that is
+// measured to be the fastest for their size: in one copied write, in one segment but the section by sendfile (MSG_MORE), or
+// one after the other. WriteTo counts its bytes, Len does not. b must stay as it is until it is sent.
 func (s *Section) SetHeader(b []byte) { s.header = b }
 
 // Close gives the pin back. A section that was not sent is closed all the same.
@@ -179,10 +181,15 @@ type transfer struct {
 	s    *Section
 	own  Section // TransferTo's
 	conn net.Conn
-	// Of zeroCopy, on Linux:
-	src  int   // descriptor of the segment
-	pipe *pipe // nil: sendfile
-	err  error
+	// Where the set of transfers keeps it.
+	previous, next *transfer
+	// Of direct, on Linux:
+	more     bool      // the header by MSG_MORE
+	together bool      // header and section by one write from the mapping
+	parts    [2][]byte // of that write
+	src      int       // descriptor of the segment
+	pipe     *pipe     // nil: sendfile
+	err      error
 	// step is t.send, bound once: a method value allocates.
 	step func(fd uintptr) bool
 	buf  []byte
@@ -197,10 +204,30 @@ var transferPool = sync.Pool{New: func() any {
 // copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
 const copyChunk = 256 << 10
 
-// maxTogether is up to where a header and its section are copied into one write rather than sent one after the other:
-// at 64 KiB 41 k round trips/s against 29.5 k by sendfile (bench row 10). At 256 KiB the copy still wins by 15 % on
-// loopback, where the receiver's own copy hides its price, and sendfile costs less memory traffic on a card.
-const maxTogether = 64 << 10
+// How a header and its section leave, by their size together; in thousands of round trips/s over eight connections (bench
+// row 10):
+//
+//	             one copied write   MSG_MORE, sendfile   write, sendfile
+//	2 KiB              77                  72                  48
+//	32 KiB             51                  51                  39
+//	48 KiB             37                  47                  36
+//	64 KiB             60                  28                  51
+//	256 KiB            17                  15                  19
+//
+// From 16 pages on the kernel cuts what MSG_MORE held back into pieces.
+const (
+	minMore     = 4 << 10
+	maxMore     = 56 << 10
+	maxTogether = 64 << 10
+)
+
+func (t *transfer) plan(w io.Writer) {
+	header := int64(len(t.s.header))
+	size := t.s.end - t.s.pos + header
+	_, tcp := w.(*net.TCPConn)
+	t.more = header > 0 && tcp && size > minMore && size <= maxMore
+	t.together = header > 0 && !t.more && size <= maxTogether
+}
 
 func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 	l := s.l
@@ -224,18 +251,22 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 		}
 	}
 	pos, header := s.pos, len(s.header)
+	t.plan(w)
 	done := false
-	if header == 0 || s.end-s.pos+int64(header) > maxTogether {
-		done, err = t.zeroCopy(w)
-		l.stats.sentZeroCopy.Add(s.pos - pos)
-		l.stats.sentCopied.Add(int64(header - len(s.header)))
+	if !t.together || s.h.m != nil {
+		done, err = t.direct(w)
+	}
+	zeroCopy := s.pos - pos
+	if t.together {
+		zeroCopy = 0
 	}
 	if !done {
-		before := s.pos - int64(len(s.header))
 		err = t.copy(w)
-		l.stats.sentCopied.Add(s.pos - int64(len(s.header)) - before)
 	}
-	return s.pos - pos + int64(header-len(s.header)), err
+	sent = s.pos - pos + int64(header-len(s.header))
+	l.stats.sentZeroCopy.Add(zeroCopy)
+	l.stats.sentCopied.Add(sent - zeroCopy)
+	return sent, err
 }
 
 // copy sends through w's own Write.
@@ -263,7 +294,7 @@ func (t *transfer) copy(w io.Writer) error {
 		n, err := w.Write(t.buf[:n])
 		h = min(n, h)
 		s.header = s.header[h:]
-		s.pos += int64(n - h)
+		s.sent(int64(n - h))
 		if err != nil {
 			return err
 		}
@@ -271,30 +302,45 @@ func (t *transfer) copy(w io.Writer) error {
 	return nil
 }
 
+// sent moves on behind n bytes that the destination took.
+func (s *Section) sent(n int64) {
+	s.pos += n
+	s.l.passed(s.seg, s.h, s.pos-n, s.pos)
+}
+
 // short: the file ends before the section does.
 func (t *transfer) short() error {
 	return fmt.Errorf("seglog: transfer from %s at position %d: file is shorter than the log: %w", t.s.h.path, t.s.pos, io.ErrUnexpectedEOF)
 }
 
-// transfers are the ones that run, for Close to interrupt.
+// transfers are the ones that run, for Close to interrupt: a list, since small ones come and go by the hundred thousand.
 type transfers struct {
-	mu  sync.Mutex
-	set map[*transfer]struct{}
+	mu    sync.Mutex
+	first *transfer
 }
 
 func (ts *transfers) add(t *transfer) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.set == nil {
-		ts.set = make(map[*transfer]struct{})
+	t.previous, t.next = nil, ts.first
+	if t.next != nil {
+		t.next.previous = t
 	}
-	ts.set[t] = struct{}{}
+	ts.first = t
 }
 
 func (ts *transfers) drop(t *transfer) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	delete(ts.set, t)
+	if t.previous == nil {
+		ts.first = t.next
+	} else {
+		t.previous.next = t.next
+	}
+	if t.next != nil {
+		t.next.previous = t.previous
+	}
+	t.previous, t.next = nil, nil
 }
 
 // interrupt makes the writes and reads that wait for a peer fail at once.
@@ -302,7 +348,7 @@ func (ts *transfers) interrupt() {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	past := time.Unix(1, 0)
-	for t := range ts.set {
+	for t := ts.first; t != nil; t = t.next {
 		_ = t.conn.SetDeadline(past)
 	}
 }

@@ -12,13 +12,14 @@ import (
 // maxSend bounds one sendfile call, so that a Close of the log is noticed between two.
 const maxSend = 16 << 20
 
-// zeroCopy sends by sendfile(2), or splice(2) where there is much to send, with explicit offsets, which leave the file's
-// own position alone: any number of transfers share a descriptor. (io.Copy does not: it moves the position.) done is
-// false if w is not of a type that is known to be a bare socket or file, or if the kernel refuses before the first byte.
-// A type that merely embeds *net.TCPConn is not such a type, since its Write must see the bytes.
+// direct sends by sendfile(2), or splice(2) where there is much to send, with explicit offsets, which leave the file's
+// own position alone: any number of transfers share a descriptor. (io.Copy does not: it moves the position.) A header and a
+// small section leave by one writev(2) from the mapping. done is false if w is not of a type that is known to be a bare
+// socket or file, or if the kernel refuses before the first byte. A type that merely embeds *net.TCPConn is not such a
+// type, since its Write must see the bytes.
 // https://man7.org/linux/man-pages/man2/sendfile.2.html
 // https://man7.org/linux/man-pages/man2/splice.2.html
-func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
+func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	switch c := w.(type) {
 	case *net.TCPConn, *os.File:
 	case *net.UnixConn:
@@ -60,7 +61,9 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 	}
 	if errno, ok := t.err.(unix.Errno); ok {
 		call := "sendfile"
-		if t.pipe != nil {
+		if t.together {
+			call = "writev"
+		} else if t.pipe != nil {
 			call = "splice"
 		}
 		return true, fmt.Errorf("seglog: transfer from %s at position %d: %w", t.s.h.path, t.s.pos, os.NewSyscallError(call, errno))
@@ -72,8 +75,11 @@ func (t *transfer) zeroCopy(w io.Writer) (done bool, err error) {
 // write deadline.
 func (t *transfer) send(fd uintptr) bool {
 	s := t.s
+	if t.together {
+		return t.sendTogether(int(fd))
+	}
 	for len(s.header) > 0 {
-		n, err := unix.Write(int(fd), s.header)
+		n, err := t.sendHeader(int(fd))
 		s.header = s.header[max(n, 0):]
 		if err == unix.EAGAIN {
 			return false
@@ -90,7 +96,7 @@ func (t *transfer) send(fd uintptr) bool {
 		}
 		n, err := t.sendSome(int(fd))
 		if n > 0 {
-			s.pos += n
+			s.sent(n)
 			continue
 		}
 		switch {
@@ -102,6 +108,42 @@ func (t *transfer) send(fd uintptr) bool {
 			return true
 		default:
 			t.err = t.short()
+			return true
+		}
+	}
+	return true
+}
+
+func (t *transfer) sendHeader(fd int) (int, error) {
+	if t.more {
+		return unix.SendmsgN(fd, t.s.header, nil, nil, unix.MSG_MORE)
+	}
+	return unix.Write(fd, t.s.header)
+}
+
+// sendTogether writes header and section from where they lie. The kernel meets the faults of the mapping: a page on its
+// way from the disk keeps this thread in the system call, and one that is not in the file is EFAULT.
+func (t *transfer) sendTogether(fd int) bool {
+	s := t.s
+	defer func() { t.parts = [2][]byte{} }()
+	for s.pos < s.end || len(s.header) > 0 {
+		t.parts = [2][]byte{s.header, s.h.m.b[s.pos:s.end]}
+		n, err := unix.Writev(fd, t.parts[:])
+		if n > 0 {
+			h := min(n, len(s.header))
+			s.header = s.header[h:]
+			s.sent(int64(n - h))
+			continue
+		}
+		switch err {
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		case unix.EFAULT:
+			t.err = t.short()
+			return true
+		default:
+			t.err = err
 			return true
 		}
 	}

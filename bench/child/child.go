@@ -19,6 +19,7 @@ var roles = map[string]func(args []string) error{
 	"receive": receive,
 	"fetch":   fetch,
 	"crash":   crash,
+	"cold":    cold,
 }
 
 // Main runs the role this process was started for, and does not return then. Every main that starts children calls it first.

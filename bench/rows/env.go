@@ -114,6 +114,7 @@ func All() []Row {
 		{"15", "growth", growth},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
+		{"cold", "a transfer from the start beside reads of the tail", coldReader},
 	}
 }
 
