@@ -55,6 +55,12 @@ func (f osFile) zero(pos, n int64) error {
 	return nil
 }
 
+// https://man7.org/linux/man-pages/man2/sync_file_range.2.html
+func (f osFile) writeBack(pos, n int64) {
+	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	_ = unix.SyncFileRange(int(f.Fd()), pos, n, all) // a flush follows, and tells
+}
+
 func (f osFile) flush() error {
 	return pathError("fdatasync", f.Name(), retry(func() error { return unix.Fdatasync(int(f.Fd())) }))
 }

@@ -18,6 +18,8 @@ func (f osFile) reserve(pos, n int64) error {
 
 func (f osFile) zero(pos, n int64) error { return pathError("zero", f.Name(), errors.ErrUnsupported) }
 
+func (f osFile) writeBack(int64, int64) {}
+
 // flush: os.File.Sync is fsync, on darwin F_FULLFSYNC, on Windows FlushFileBuffers.
 func (f osFile) flush() error { return f.Sync() }
 

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sort"
 	"sync/atomic"
@@ -64,13 +65,17 @@ func (t *table) grow(size int64) []byte {
 // indexes is both indexes of a segment, in memory or mapped.
 type indexes struct {
 	offsets, times *table
-	release        func() // unmaps; nil if there is nothing to
+	mapped         []*mapping
 }
 
-func (x *indexes) close() {
-	if x != nil && x.release != nil {
-		x.release()
+func (x *indexes) close() error {
+	var err error
+	if x != nil {
+		for _, m := range x.mapped {
+			err = errors.Join(err, m.unmap())
+		}
 	}
+	return err
 }
 
 // indexBuilder makes the indexes of a segment batch by batch.

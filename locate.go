@@ -239,32 +239,49 @@ func (s *segment) guardedLookUp(h *handle, lookUp func(*indexes) (found, bool, e
 	return lookUp(h.x.Load())
 }
 
+// readIndexes looks into the indexes of h where that is no look-up.
+func (h *handle) readIndexes(look func(*indexes)) (err error) {
+	defer h.catch(debug.SetPanicOnFault(true), &err)
+	look(h.x.Load())
+	return nil
+}
+
 // loadIndexes gives a sealed segment's handle its indexes: from their files if these are plausible, else rebuilt.
 func (s *segment) loadIndexes(e *env, h *handle) error {
-	offsets, why, err := readIndex(e, s.base, indexSuffix)
+	x := new(indexes)
+	h.x.Store(x) // the handle releases what is mapped, whatever comes
+	offsets, why, err := loadIndex(e, s.base, indexSuffix, x)
 	if err != nil {
 		return err
 	}
 	var times []byte
 	if why == "" {
-		if times, why, err = readIndex(e, s.base, timeSuffix); err != nil {
+		if times, why, err = loadIndex(e, s.base, timeSuffix, x); err != nil {
 			return err
 		}
 	}
-	if why == "" {
-		why = s.checkIndexes(e, h, offsets, times)
+	x.offsets, x.times = newTable(offsets), newTable(times)
+	sizes := uint64(len(offsets))<<32 | uint64(len(times))<<1 | 1
+	if why == "" && s.checked.Load() != sizes {
+		if why = s.checkIndexes(e, h); why == "" {
+			s.checked.Store(sizes)
+		}
 	}
 	if why != "" {
 		return s.rebuildLocked(e, h, why)
 	}
-	h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
 	return nil
 }
 
-// readIndex reads an index file whole: it is 1/500 of its segment. why says that it is missing or too large.
-func readIndex(e *env, base int64, suffix string) (b []byte, why string, err error) {
+// mapIndexFrom: below, a read costs less than a mapping; from there on the indexes of thousands of segments are better left to
+// the page cache.
+const mapIndexFrom = 16 << 10
+
+// loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
+// says that it is missing or too large.
+func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
-	f, err := e.fs.open(path, openRead)
+	f, err := e.openRead(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, suffix + " file is missing", nil
 	}
@@ -279,6 +296,13 @@ func readIndex(e *env, base int64, suffix string) (b []byte, why string, err err
 	if size > maxIndexBytes+timeEntryLen {
 		return nil, fmt.Sprintf("%s file has %d bytes", suffix, size), nil
 	}
+	if x != nil && size >= mapIndexFrom {
+		if m, err := f.mmap(size, false); err == nil {
+			m.load(0, size)
+			x.mapped = append(x.mapped, m)
+			return m.b, "", nil
+		}
+	}
 	b = make([]byte, size)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
@@ -287,14 +311,26 @@ func readIndex(e *env, base int64, suffix string) (b []byte, why string, err err
 	return b[:n], "", nil
 }
 
-// checkIndexes says why indexes read from files are not to be used, or "". Besides the entries themselves it looks at
-// the batch the last entry of each points to, and at all batches behind the last offset entry.
-func (s *segment) checkIndexes(e *env, h *handle, offsets, times []byte) (why string) {
+// readIndex reads an index file whole: it is 1/500 of its segment.
+func readIndex(e *env, base int64, suffix string) (b []byte, why string, err error) {
+	return loadIndex(e, base, suffix, nil)
+}
+
+// checkIndexes says why the indexes that h got from files are not to be used, or "". Besides the entries themselves it
+// looks at the batch the last entry of each points to, and at all batches behind the last offset entry.
+func (s *segment) checkIndexes(e *env, h *handle) (why string) {
+	err := h.readIndexes(func(x *indexes) { why = s.checkIndexesOf(e, h, x.offsets.bytes(), x.times.bytes()) })
+	if err != nil {
+		return "an index file is shorter than it was"
+	}
+	return why
+}
+
+func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why string) {
 	limit := s.stored.load()
 	if why := checkEntries(offsets, times, limit.pos(), limit.rel()); why != "" {
 		return why
 	}
-	h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
 	var w window
 	w.reset(h, limit.pos())
 	lastTime := int64(noTimestamp)
@@ -360,7 +396,11 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 		return err
 	}
 	offsets, times := x.files()
-	h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
+	rebuilt := &indexes{offsets: newTable(offsets), times: newTable(times)}
+	if old := h.x.Load(); old != nil {
+		rebuilt.mapped = old.mapped // others may look into them still
+	}
+	h.x.Store(rebuilt)
 	e.stats.indexRebuilds.Add(1)
 	if e.o.ReadOnly || s.gone.Load() {
 		return nil

@@ -148,3 +148,53 @@ func TestRemovedFromOutside(t *testing.T) {
 	require.Contains(t, err.Error(), segments[0], "the neighbours are named")
 	require.Contains(t, err.Error(), filepath.Base(segments[2]))
 }
+
+// Large indexes are mapped. One that somebody cut off is made anew, and nobody notices but the operator.
+func TestMapFaultInIndex(t *testing.T) {
+	if strconv.IntSize == 32 {
+		t.Skip("nothing is mapped where int has 32 bits")
+	}
+	dir := t.TempDir()
+	o := &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20, IndexBytes: 128}
+	l := open(t, dir, o)
+	appendN(t, l, 0, 40_000)
+	require.NoError(t, l.Close())
+	l = open(t, dir, o)
+	segs, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(segs), 3)
+	times := make([]int64, 0, 3)
+	for i, seg := range segs[:3] {
+		offset, err := l.OffsetForTime(seg.MaxTime)
+		require.NoError(t, err)
+		times = append(times, offset)
+		require.Greater(t, l.Stats().OpenSegments, i, "it is open, its indexes are mapped")
+	}
+	for _, pattern := range []string{"*.index", "*.timeindex"} {
+		for _, path := range files(t, dir, pattern)[:3] {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			if pattern == "*.index" {
+				require.Greater(t, info.Size(), int64(16<<10), path)
+			}
+			require.NoError(t, os.Truncate(path, 0))
+		}
+	}
+	for i, seg := range segs[:3] {
+		if i == 0 { // by a time first, by an offset the others
+			offset, err := l.OffsetForTime(seg.MaxTime)
+			require.NoError(t, err)
+			require.Equal(t, times[i], offset)
+		}
+		for offset := seg.Base; offset < seg.Next; offset += 97 {
+			r, err := l.Read(offset)
+			require.NoError(t, err)
+			require.Equal(t, string(value(int(offset))), string(r.Value))
+		}
+		offset, err := l.OffsetForTime(seg.MaxTime)
+		require.NoError(t, err)
+		require.Equal(t, times[i], offset)
+	}
+	require.GreaterOrEqual(t, l.Stats().IndexRebuilds, int64(3))
+	require.NoError(t, l.Close())
+}

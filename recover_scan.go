@@ -47,7 +47,8 @@ func (c *segmentScan) trust() error {
 		return err
 	}
 	if why == "" {
-		why = s.checkIndexes(&l.env, h, offsets, times)
+		h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
+		why = s.checkIndexes(&l.env, h)
 	}
 	c.x = newIndexBuilder(l.o.IndexBytes)
 	if why == "" {

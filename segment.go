@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 )
 
@@ -89,6 +90,7 @@ type segment struct {
 	h               atomic.Pointer[handle] // nil: not open
 	maxTime         atomic.Int64           // greatest timestamp; unknownTime
 	gather          *gather                // of an active segment under FlushSync: what is stored and not flushed
+	checked         atomic.Uint64          // sizes of the index files, once they were found to fit
 	active          atomic.Bool            // the writer still adds to its indexes
 	touched         atomic.Bool            // since the last sweep of openSegments
 	gone            atomic.Bool            // deleted or cut: not to be opened again
@@ -163,12 +165,12 @@ func (h *handle) unref() error {
 	if h.m != nil {
 		err = h.m.unmap()
 	}
-	h.x.Load().close()
-	return errors.Join(err, h.f.Close())
+	return errors.Join(err, h.x.Load().close(), h.f.Close())
 }
 
-// catch ends a function that touches the mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the
-// mapping, which without it kills the process by SIGBUS, becomes an error; any other panic goes on.
+// catch ends a function that touches a mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the mapping
+// of the log, which without it kills the process by SIGBUS, becomes an error, one in an index errIndex; any other panic
+// goes on.
 func (h *handle) catch(old bool, err *error) {
 	debug.SetPanicOnFault(old)
 	r := recover()
@@ -179,14 +181,31 @@ func (h *handle) catch(old bool, err *error) {
 		error
 		Addr() uintptr
 	})
-	if !ok || h.m == nil {
+	if !ok {
 		panic(r)
 	}
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(h.m.b)))
-	if fault.Addr() < start || fault.Addr() >= start+uintptr(len(h.m.b)) {
-		panic(r)
+	if pos, ok := h.m.position(fault.Addr()); ok {
+		*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", pos, fault)}
+		return
 	}
-	*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", fault.Addr()-start, fault)}
+	if x := h.x.Load(); x != nil {
+		for _, m := range x.mapped {
+			if _, ok := m.position(fault.Addr()); ok {
+				*err = errIndex
+				return
+			}
+		}
+	}
+	panic(r)
+}
+
+// position is where in m an address lies.
+func (m *mapping) position(addr uintptr) (pos int64, ok bool) {
+	if m == nil {
+		return 0, false
+	}
+	start := uintptr(unsafe.Pointer(unsafe.SliceData(m.b)))
+	return int64(addr - start), addr >= start && addr < start+uintptr(len(m.b))
 }
 
 // pin returns the handle with a reference that the caller gives back by unref, opening the segment if need be.
@@ -200,6 +219,16 @@ func (s *segment) pin(e *env) (*handle, error) {
 	return s.openSealed(e)
 }
 
+// openRead opens a file of a sealed segment. Where MaxOpenSegments is more than there are descriptors for, others go.
+func (e *env) openRead(path string) (file, error) {
+	f, err := e.fs.open(path, openRead)
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		e.opened.closeHalf()
+		f, err = e.fs.open(path, openRead)
+	}
+	return f, err
+}
+
 func (s *segment) openSealed(e *env) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +239,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 		return nil, errGone
 	}
 	path := e.path(s.base, logSuffix)
-	f, err := e.fs.open(path, openRead)
+	f, err := e.openRead(path)
 	if err != nil {
 		if s.gone.Load() {
 			return nil, errGone
@@ -300,6 +329,18 @@ func (o *openSegments) add(s *segment, limit int) {
 		o.ring[o.hand] = o.ring[len(o.ring)-1]
 		o.ring = o.ring[:len(o.ring)-1]
 	}
+}
+
+// closeHalf closes the half that comes next.
+func (o *openSegments) closeHalf() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	keep := len(o.ring) / 2
+	for _, s := range o.ring[keep:] {
+		_ = s.close() // as above
+	}
+	clear(o.ring[keep:])
+	o.ring = o.ring[:keep]
 }
 
 // drop forgets a segment that was retired.

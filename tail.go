@@ -22,6 +22,8 @@ const (
 	maxReserve = 32 << 20
 	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
+	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a time.
+	zeroPiece = 256 << 10
 )
 
 // tail is the writer's side of the active segment. Log.mu guards it, but for what prepare may do beside appends.
@@ -294,8 +296,18 @@ func (t *tail) zeroAhead(want int64) (more bool, err error) {
 	if err := t.h.f.reserve(from, n); err != nil {
 		return false, err
 	}
-	if err := t.h.f.zero(from, n); err != nil {
-		return false, err
+	piece := n
+	if t.seg.gather != nil {
+		piece = zeroPiece
+	}
+	for at := from; at < from+n; at += piece {
+		k := min(piece, from+n-at)
+		if err := t.h.f.zero(at, k); err != nil {
+			return false, err
+		}
+		if t.seg.gather != nil {
+			t.h.f.writeBack(at, k)
+		}
 	}
 	if t.seg.gather != nil {
 		if err := t.h.f.flush(); err != nil { // so that no append pays for the journal

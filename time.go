@@ -76,16 +76,15 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	}
 	defer h.unref()
 	ms, from := int64(noTimestamp), hint{rel: -1}
-	x := h.x.Load()
-	if times := x.times.bytes(); len(times) > 0 {
-		var rel uint32
-		ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
-		from = seekOffset(x.offsets.bytes(), rel)
-	}
 	var w window
 	limit := s.stored.load()
 	w.reset(h, limit.pos())
-	_, greater, err := s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+	_, greater, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
+		if times := x.times.bytes(); len(times) > 0 {
+			var rel uint32
+			ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
+			from = seekOffset(x.offsets.bytes(), rel)
+		}
 		return s.walk(&l.env, &w, from, limit, func(f found) bool {
 			p, err := w.at(f.pos, headerLen)
 			return err == nil && batch(p).maxTimestamp() > ms
@@ -114,8 +113,15 @@ func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, e
 	r.seg = s
 	limit := l.limit(s)
 	from := max(s.base, l.start.Load())
-	if entryMS, rel, ok := seekTime(r.h.x.Load().times.bytes(), ms); ok && int64(rel) < limit.rel() {
-		got, err := s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), limit)
+	var entryMS int64
+	var rel uint32
+	var entry bool
+	err = r.h.readIndexes(func(x *indexes) { entryMS, rel, entry = seekTime(x.times.bytes(), ms) })
+	if err != nil || entry && int64(rel) < limit.rel() {
+		var got int64
+		if err == nil {
+			got, err = s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), limit)
+		}
 		if err == nil && got != entryMS {
 			err = errIndex
 		}

@@ -51,6 +51,8 @@ type file interface {
 	// zero writes zeros to [pos, pos+n), which are reserved: what is stored there later meets pages that are in memory,
 	// and once they are flushed, no block allocation is left to journal.
 	zero(pos, n int64) error
+	// writeBack returns once [pos, pos+n) is on its way to the disk, if that can be done without a flush.
+	writeBack(pos, n int64)
 	// flush returns once all that was written is on stable storage (fdatasync).
 	flush() error
 	// mmap maps [0, n), which may reach past the end of the file: the caller touches no byte that is not reserved.

@@ -21,6 +21,7 @@ type stage struct {
 	x        float64
 	sparse   int64 // bytes below the hot records
 	segments int   // the hot records' segments; 0 leaves the default size
+	open     int   // Options.MaxOpenSegments
 	hot      int64 // bytes of real records, over which the reads go
 }
 
@@ -39,7 +40,9 @@ func growthStages(e *Env) []stage {
 	stages = append(stages, stage{name: "1 segment", group: "segments", x: 1, segments: 1, hot: hot},
 		stage{name: "500 segments", group: "segments", x: 500, segments: 500, hot: hot})
 	if !e.Quick {
-		stages = append(stages, stage{name: "10,000 segments", group: "segments", x: 10_000, segments: 10_000, hot: hot})
+		stages = append(stages,
+			stage{name: "10,000 segments", group: "segments", x: 10_000, segments: 10_000, open: 10_100, hot: hot},
+			stage{name: "10,000 segments, 4,096 open", group: "segments", x: 10_000, segments: 10_000, open: 4096, hot: hot})
 	}
 	return stages
 }
@@ -119,7 +122,7 @@ func (s stage) build(dir string) (*grown, error) {
 	if have, err := countLogs(dir); err != nil || have < s.segments {
 		return nil, fmt.Errorf("%d segments, want %d: %w", have, s.segments, err)
 	}
-	opts.SegmentBytes = 0 // appends as everywhere else
+	opts.SegmentBytes, opts.MaxOpenSegments = 0, s.open // appends as everywhere else
 	began := time.Now()
 	g.log, err = seglog.Open(dir, &opts)
 	g.opened = time.Since(began)

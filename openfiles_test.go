@@ -1,0 +1,67 @@
+package seglog
+
+import (
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fewFiles has descriptors for so many files at once.
+type fewFiles struct {
+	osFS
+	limit int64
+	count atomic.Int64
+}
+
+type fewFilesFile struct {
+	file
+	fs *fewFiles
+}
+
+func (f fewFilesFile) Close() error {
+	f.fs.count.Add(-1)
+	return f.file.Close()
+}
+
+func (f *fewFiles) open(path string, mode openMode) (file, error) {
+	if f.count.Add(1) > f.limit {
+		f.count.Add(-1)
+		return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EMFILE}
+	}
+	g, err := f.osFS.open(path, mode)
+	if err != nil {
+		f.count.Add(-1)
+		return nil, err
+	}
+	return fewFilesFile{g, f}, nil
+}
+
+// Fewer descriptors than MaxOpenSegments asks for: segments are closed for others, and reads go on.
+func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
+	fsys := &fewFiles{limit: 10_000}
+	dir := t.TempDir()
+	o := &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
+	l, err := openFS(fsys, dir, o)
+	require.NoError(t, err)
+	for l.Stats().Segments < 100 {
+		appendNumbered(t, l)
+	}
+	require.NoError(t, l.Close())
+	require.Zero(t, fsys.count.Load())
+	l, err = openFS(fsys, dir, o)
+	require.NoError(t, err)
+	fsys.limit = 40
+	n := l.Offsets().End
+	for i := range 3 * n {
+		offset := i * 7919 % n
+		r, err := l.Read(offset)
+		require.NoError(t, err)
+		require.Equal(t, string(numbered(offset)), string(r.Value))
+	}
+	requireNumbered(t, l, n)
+	require.NoError(t, l.Close())
+	require.Zero(t, fsys.count.Load())
+}
