@@ -228,6 +228,11 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	if err := l.writeAgain(s, h); err != nil {
 		return m, err
 	}
+	if s.gather == nil && h.m != nil {
+		// Else the system takes the right to write from each page by itself, and stops every processor for it.
+		from := s.flushed.load().pos()
+		h.m.unmapPages(from, m.pos()-from)
+	}
 	if s.gather != nil {
 		if m, err = s.gather.write(s, h.f); err != nil {
 			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, h.named(err))

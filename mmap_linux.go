@@ -15,6 +15,10 @@ func (m *mapping) populate(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_W
 // scheduler does not see a goroutine wait in one: it would hold up the others on its processor while the disk reads.
 func (m *mapping) load(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_READ) }
 
+// unmapPages takes the pages of [pos, pos+n) out of this process's page tables. They stay in the page cache, and come back
+// when they are touched. (MADV_DONTNEED of a shared mapping.)
+func (m *mapping) unmapPages(pos, n int64) { m.advise(pos, n, unix.MADV_DONTNEED) }
+
 func (m *mapping) advise(pos, n int64, advice int) {
 	if !m.real {
 		return

@@ -114,6 +114,7 @@ func All() []Row {
 		{"15", "growth", growth},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
+		{"crowd", "1 to 4,096 readers and appenders", crowd},
 		{"cold", "a transfer from the start beside reads of the tail", coldReader},
 	}
 }
@@ -179,6 +180,9 @@ const maxRoundBytes = 1 << 30
 func (e *Env) round(c candidate, w work) (measure.Sample, error) {
 	dir, remove, err := measure.Fresh(e.Dir)
 	if err != nil {
+		return measure.Sample{}, err
+	}
+	if err := measure.TouchMemory(pick(e, int64(256<<20), int64(3<<29))); err != nil {
 		return measure.Sample{}, err
 	}
 	log, err := c.open(dir)

@@ -227,9 +227,21 @@ func (e *Env) scanShape(r *Result, size int64, value, perBatch int) error {
 		}
 		return n, err
 	}
-	scans := []func() (int64, error){count(log.Scan), pieces(store.ScanPread), walk, pieces(store.ScanMapped), count(prom.(peers.Scanner).Scan)}
+	// What a core does with bytes in its caches, as often as the log has them.
+	hot, spare := make([]byte, 256<<10), make([]byte, 256<<10)
+	inCache := func(step func()) func() (int64, error) {
+		return func() (int64, error) {
+			for done := int64(0); done < store.Size(); done += int64(len(hot)) {
+				step()
+			}
+			return n, nil
+		}
+	}
+	scans := []func() (int64, error){count(log.Scan), pieces(store.ScanPread), walk, pieces(store.ScanMapped), count(prom.(peers.Scanner).Scan),
+		inCache(func() { raw.Copy(spare, hot) }), inCache(func() { raw.CRC(hot) })}
 	shape := fmt.Sprintf(", %d x %d B per batch", perBatch, value)
-	lines := []Line{lineOf(peers.Seglog), {Name: "raw pread 1 MiB + CRC"}, {Name: "raw pread 1 MiB + CRC + walk of the records"}, {Name: "raw mapped + CRC"}, lineOf(peers.Prometheus)}
+	lines := []Line{lineOf(peers.Seglog), {Name: "raw pread 1 MiB + CRC"}, {Name: "raw pread 1 MiB + CRC + walk of the records"}, {Name: "raw mapped + CRC"}, lineOf(peers.Prometheus),
+		{Name: "raw memcpy in cache"}, {Name: "raw CRC-32C in cache"}}
 	subjects := make([]measure.Subject, len(scans))
 	for i, scan := range scans {
 		subjects[i] = measure.Subject{Round: func() (measure.Sample, error) {
