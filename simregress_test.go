@@ -305,3 +305,34 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 		}
 	}
 }
+
+// A seal whose note in the state file failed was not counted by the notes that followed: killed then, the log had one
+// segment more than it asked for.
+func TestSealAfterAFailedNote(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
+	require.NoError(t, u.open())
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simWrite && filepath.Base(path) == stateName {
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	sealed := func(n int64) {
+		for n += u.log.Stats().Seals; u.log.Stats().Seals < n; {
+			require.NoError(t, u.append(2))
+		}
+	}
+	sealed(2)
+	s.setFault(nil)
+	sealed(2)
+	require.NoError(t, u.sync())
+	w := s.kill()
+	ignore(u.log.Close())
+	l, err := openFS(newSimFS(w, true), simDir, &u.opts)
+	require.NoError(t, err)
+	got, err := readLog(l)
+	require.NoError(t, err)
+	require.Equal(t, u.end(), got.end)
+	require.NoError(t, l.Close())
+}

@@ -32,7 +32,7 @@ func (l Layout) String() string {
 // them: written over a second time they are what they were, blocks that need no journal. The other layouts must not come
 // round within a round, for they would be that too.
 const (
-	zeroFilledBytes = 256 << 20
+	zeroFilledBytes = 128 << 20
 	otherBytes      = 2 << 30
 )
 
