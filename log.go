@@ -153,7 +153,7 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 	}
 	l.mu.Lock()
 	base = l.end.Load()
-	dst, err := l.begin(base, size, int64(len(records)), maxTime)
+	dst, err := l.begin(base, size, largeBatch, int64(len(records)), maxTime)
 	if err == nil {
 		err = l.commit(dst, l.tail.encode(dst, base, l.epoch, records, now), int64(len(records)))
 	}
@@ -202,15 +202,16 @@ func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 
 // place stores a checked batch at base with that leader epoch. l.mu is held.
 func (l *Log) place(b batch, base int64, epoch int32) (int64, error) {
-	dst, err := l.begin(base, int64(len(b)), b.lastDelta()+1, b.maxTimestamp())
+	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, b.maxTimestamp())
 	if err != nil {
 		return 0, err
 	}
 	return base, l.commit(dst, l.tail.place(dst, b, base, epoch), b.count())
 }
 
-// begin returns room for a batch of size bytes and count offsets from base on, rolling if need be. l.mu is held.
-func (l *Log) begin(base, size, count, maxTime int64) (dst []byte, err error) {
+// begin returns room for a batch of size bytes, to be written from large on, and count offsets from base on, rolling if
+// need be. l.mu is held.
+func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
 	if err := l.writable(); err != nil {
 		return nil, err
 	}
@@ -229,7 +230,7 @@ func (l *Log) begin(base, size, count, maxTime int64) (dst []byte, err error) {
 		l.prepareAt = math.MaxInt64
 		l.preparer.kick()
 	}
-	if dst, err = t.begin(size); err != nil {
+	if dst, err = t.begin(size, large); err != nil {
 		err = t.h.named(err)
 		if !isDiskFull(err) {
 			l.fail(err)

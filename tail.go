@@ -43,14 +43,19 @@ type tail struct {
 
 	// Written by pwrite, where mapping is not safe and for large batches: the batch being encoded, and whether bytes of a
 	// failed write may lie behind the end.
-	buf  []byte
-	torn bool
-	bulk atomic.Bool // the last batch was large: pages need not be made ready
+	buf   []byte
+	write bool // the batch is in buf
+	torn  bool
+	bulk  atomic.Bool // the last batch was large: pages need not be made ready
 }
 
 // largeBatch: from here on a write costs less than stores into fresh pages, at 1 MiB a fifth (docs/performance.md). The
-// two are coherent, there is one page cache.
-const largeBatch = 64 << 10
+// two are coherent, there is one page cache. Batches that come encoded are part of a stream, as a rule, and what counts
+// there is the CPU, which zeros ahead cost too: they are written from largePlaced on.
+const (
+	largeBatch  = 64 << 10
+	largePlaced = 8 << 10
+)
 
 // newTail makes an empty segment file at path, with blocks reserved and mapped where that is safe.
 //
@@ -130,8 +135,8 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	return m, nil
 }
 
-// begin returns the n bytes that the next batch is encoded into: of the mapping, or a buffer. The segment has room.
-func (t *tail) begin(n int64) ([]byte, error) {
+// begin returns the n bytes that the next batch goes to: of the mapping or, from large on, a buffer. The segment has room.
+func (t *tail) begin(n, large int64) ([]byte, error) {
 	pos := t.seg.stored.load().pos()
 	if t.torn {
 		if err := t.cutTorn(pos); err != nil {
@@ -147,10 +152,11 @@ func (t *tail) begin(n int64) ([]byte, error) {
 		if t.seg.gather != nil {
 			return t.seg.gather.begin(n), nil
 		}
-		if bulk := n >= largeBatch; bulk != t.bulk.Load() {
-			t.bulk.Store(bulk)
+		t.write = n >= large
+		if t.write != t.bulk.Load() {
+			t.bulk.Store(t.write)
 		}
-		if n < largeBatch {
+		if !t.write {
 			return t.h.m.b[pos : pos+n : pos+n], nil
 		}
 	}
@@ -218,7 +224,7 @@ func (t *tail) commit(dst []byte) (err error) {
 		err = t.publish(old, dst)
 		t.seg.gather.end(len(dst))
 		return err
-	case t.h.m == nil || len(dst) >= largeBatch:
+	case t.h.m == nil || t.write:
 		if _, err := t.h.f.WriteAt(dst, old.pos()); err != nil {
 			t.torn = true
 			return err

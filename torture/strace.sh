@@ -11,11 +11,11 @@
 set -u -o pipefail
 cd "$(dirname "$0")/.."
 
-calls="fdatasync fsync fallocate mmap pwrite64 ftruncate openat unlinkat renameat sendfile"
+calls="fdatasync fsync fallocate mmap pwrite64 ftruncate openat unlinkat renameat sendfile splice"
 # What each of them can really answer.
 errors_of() {
   case $1 in
-    fsync | unlinkat | sendfile) echo EIO ;;
+    fsync | unlinkat | sendfile | splice) echo EIO ;;
     mmap) echo ENOMEM ;;
     openat) echo EMFILE EIO ENOSPC ;;
     *) echo EIO ENOSPC ;;

@@ -19,6 +19,7 @@ var roles = map[string]func(args []string) error{
 	"receive": receive,
 	"fetch":   fetch,
 	"crash":   crash,
+	"send":    send,
 	"cold":    cold,
 }
 

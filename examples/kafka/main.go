@@ -1,5 +1,5 @@
 // Command kafka is a Kafka broker of one node whose partitions are seglogs. It exists to show the library at work: what
-// a producer sends is stored as it came, and what a consumer fetches leaves the file by sendfile.
+// a producer sends is stored as it came, and what a consumer fetches leaves the file by sendfile or splice.
 //
 //	go run . -dir /var/lib/demo -listen 127.0.0.1:9092
 //	echo hello | kcat -b 127.0.0.1:9092 -t greetings -P
