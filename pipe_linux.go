@@ -82,7 +82,7 @@ func (p *pipe) send(dst, src int, pos, end int64) (int64, error) {
 		if n <= 0 {
 			return 0, err
 		}
-		p.held = n
+		p.held = int64(n) // an int where that has 32 bits
 	}
 	if pos+p.held < end {
 		flags |= unix.SPLICE_F_MORE
@@ -91,6 +91,6 @@ func (p *pipe) send(dst, src int, pos, end int64) (int64, error) {
 	if n <= 0 {
 		return 0, err
 	}
-	p.held -= n
-	return n, nil
+	p.held -= int64(n)
+	return int64(n), nil
 }

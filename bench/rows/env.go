@@ -115,6 +115,7 @@ func All() []Row {
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
 		{"crowd", "1 to 4,096 readers and appenders", crowd},
+		{"steps", "transfer in pieces of 16 KiB to 1 GiB", sendSteps},
 		{"receive", "a follower stores what its leader sends", receive},
 		{"cold", "a transfer from the start beside reads of the tail", coldReader},
 	}

@@ -1,0 +1,213 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"runtime/debug"
+)
+
+// readIndexes looks into the indexes of h where that is no look-up.
+func (h *handle) readIndexes(look func(*indexes)) (err error) {
+	defer h.catch(debug.SetPanicOnFault(true), &err)
+	look(h.x.Load())
+	return nil
+}
+
+// loadIndexes gives a sealed segment's handle its indexes: from their files if these are plausible, else rebuilt.
+func (s *segment) loadIndexes(e *env, h *handle) error {
+	x := new(indexes)
+	h.x.Store(x) // the handle releases what is mapped, whatever comes
+	offsets, why, err := loadIndex(e, s.base, indexSuffix, x)
+	if err != nil {
+		return err
+	}
+	var times []byte
+	if why == "" {
+		if times, why, err = loadIndex(e, s.base, timeSuffix, x); err != nil {
+			return err
+		}
+	}
+	x.offsets, x.times = newTable(offsets), newTable(times)
+	sizes := uint64(len(offsets))<<32 | uint64(len(times))<<1 | 1
+	if why == "" && s.checked.Load() != sizes {
+		if why = s.checkIndexes(e, h); why == "" {
+			s.checked.Store(sizes)
+		}
+	}
+	if why != "" {
+		return s.rebuildLocked(e, h, why)
+	}
+	return nil
+}
+
+// mapIndexFrom: below, a read costs less than a mapping; from there on the indexes of thousands of segments are better left to
+// the page cache.
+const mapIndexFrom = 16 << 10
+
+// loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
+// says that it is missing or too large.
+func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
+	path := e.path(base, suffix)
+	f, err := e.openRead(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, suffix + " file is missing", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
+	}
+	defer f.Close()
+	size, err := f.size()
+	if err != nil {
+		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
+	}
+	if size > maxIndexBytes+timeEntryLen {
+		return nil, fmt.Sprintf("%s file has %d bytes", suffix, size), nil
+	}
+	if x != nil && size >= mapIndexFrom {
+		if m, err := f.mmap(size, false); err == nil {
+			m.load(0, size)
+			x.mapped = append(x.mapped, m)
+			return m.b, "", nil
+		}
+	}
+	b = make([]byte, size)
+	n, err := f.ReadAt(b, 0)
+	if err != nil && err != io.EOF {
+		return nil, "", fmt.Errorf("seglog: read %s: %w", path, err)
+	}
+	return b[:n], "", nil
+}
+
+// readIndex reads an index file whole: it is 1/500 of its segment.
+func readIndex(e *env, base int64, suffix string) (b []byte, why string, err error) {
+	return loadIndex(e, base, suffix, nil)
+}
+
+// checkIndexes says why the indexes that h got from files are not to be used, or "". Besides the entries themselves it
+// looks at the batch the last entry of each points to, and at all batches behind the last offset entry.
+func (s *segment) checkIndexes(e *env, h *handle) (why string) {
+	err := h.readIndexes(func(x *indexes) { why = s.checkIndexesOf(e, h, x.offsets.bytes(), x.times.bytes()) })
+	if err != nil {
+		return "an index file is shorter than it was"
+	}
+	return why
+}
+
+func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why string) {
+	limit := s.stored.load()
+	if why := checkEntries(offsets, times, limit.pos(), limit.rel()); why != "" {
+		return why
+	}
+	var w window
+	w.reset(h, limit.pos())
+	lastTime := int64(noTimestamp)
+	if n := len(times) / timeEntryLen; n > 0 {
+		var rel uint32
+		lastTime, rel = timeEntry(times, n-1)
+		if ms, err := s.maxTimeAt(e, h, &w, s.base+int64(rel), limit); err != nil || ms != lastTime {
+			return "last time entry points to a batch that it does not fit"
+		}
+	}
+	from := hintAt(offsets, len(offsets)/offsetEntryLen-1)
+	late := ""
+	_, _, err := s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+		return s.walk(e, &w, from, limit, func(f found) bool {
+			p, err := w.at(f.pos, headerLen)
+			switch {
+			case err != nil:
+				late = err.Error()
+			case f.pos-from.pos > int64(e.o.IndexBytes):
+				late = "offset index ends early"
+			case batch(p).maxTimestamp() > lastTime:
+				late = "time index ends early"
+			}
+			return late != ""
+		})
+	})
+	if err == errIndex {
+		return "last offset entry points to a batch that it does not fit"
+	}
+	return late // other damage of the log is for its readers to report
+}
+
+// maxTimeAt is the greatest timestamp of the batch with that last offset.
+func (s *segment) maxTimeAt(e *env, h *handle, w *window, last int64, limit mark) (ms int64, err error) {
+	w.reset(h, limit.pos())
+	_, ok, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
+		f, ok, err := s.walk(e, w, seekOffset(x.offsets.bytes(), uint32(last-s.base)), limit, func(f found) bool { return f.last >= last })
+		if err != nil || !ok || f.last != last {
+			return f, false, err
+		}
+		p, err := w.at(f.pos, headerLen)
+		if err == nil {
+			ms = batch(p).maxTimestamp()
+		}
+		return f, true, err
+	})
+	if err == nil && !ok {
+		err = errIndex
+	}
+	return ms, err
+}
+
+// rebuild makes the indexes of a sealed segment anew and, unless the log is read-only, writes them.
+func (s *segment) rebuild(e *env, h *handle, why string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rebuildLocked(e, h, why)
+}
+
+func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
+	x, err := s.buildIndexes(e, h)
+	if err != nil {
+		return err
+	}
+	offsets, times := x.files()
+	rebuilt := &indexes{offsets: newTable(offsets), times: newTable(times)}
+	if old := h.x.Load(); old != nil {
+		rebuilt.mapped = old.mapped // others may look into them still
+	}
+	h.x.Store(rebuilt)
+	e.stats.indexRebuilds.Add(1)
+	if e.o.ReadOnly || s.gone.Load() {
+		return nil
+	}
+	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why)
+	if err := writeIndexes(e, s.base, x); err != nil {
+		// The log is whole and the indexes are in memory; the next Open finds the same and tries again.
+		e.stats.errors.Add(1)
+		e.o.Logger.Error("seglog: rebuilt index not written", "dir", e.dir, "segment", s.base, "err", err)
+	}
+	return nil
+}
+
+// buildIndexes reads the segment through and checks every batch.
+func (s *segment) buildIndexes(e *env, h *handle) (*indexBuilder, error) {
+	limit := s.stored.load()
+	x := newIndexBuilder(e.o.IndexBytes)
+	var c scanner
+	c.init(&fileRange{h.f, 0, limit.pos()}, h.path, 0, s.base, s.base+limit.rel())
+	c.gaps = e.gaps.Load()
+	for {
+		pos := c.pos
+		b, err := c.scan()
+		if err == io.EOF {
+			return x, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
+	}
+}
+
+// writeIndexes puts both files in place whole, so that no crash leaves a half of one under its name.
+func writeIndexes(e *env, base int64, x *indexBuilder) error {
+	offsets, times := x.files()
+	if err := replaceFile(e, e.path(base, indexSuffix), offsets); err != nil {
+		return err
+	}
+	return replaceFile(e, e.path(base, timeSuffix), times)
+}
