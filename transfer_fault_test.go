@@ -180,6 +180,23 @@ func TestTransferOfCutFile(t *testing.T) {
 	}
 }
 
+// A header and a small section leave from the mapping by one write: of a file that was cut from outside it is an error, too.
+func TestTransferOfCutFileWithHeader(t *testing.T) {
+	l, _, all := bigLog(t)
+	small, err := l.Append(seglog.Record{Value: []byte("small")})
+	require.NoError(t, err)
+	here, there := connected(t, "tcp")
+	go io.Copy(io.Discard, there)
+	s, err := l.Section(small, 1)
+	require.NoError(t, err)
+	defer s.Close()
+	s.SetHeader([]byte("header"))
+	require.NoError(t, os.Truncate(all[len(all)-1].segment, 0))
+	sent, err := s.WriteTo(here)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.LessOrEqual(t, sent, int64(len("header")))
+}
+
 // What costs 2,000 followers that have nothing to do: their goroutines.
 func TestIdleFollowers(t *testing.T) {
 	dir := t.TempDir()
