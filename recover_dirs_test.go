@@ -84,7 +84,7 @@ func closedLog(t testing.TB, n int) string {
 }
 
 // killedLog is a directory whose last behind records are above the recovery point, in several segments: what a power
-// cut leaves if it spares the files and takes the newest state.
+// cut leaves if it spares the files and takes the newest state. Each segment has its name (TestUnnamedSegment has the others).
 func killedLog(t testing.TB, durable, behind int) string {
 	t.Helper()
 	o, _ := recoverOptions()
@@ -95,6 +95,7 @@ func killedLog(t testing.TB, durable, behind int) string {
 	state, err := os.ReadFile(filepath.Join(dir, "seglog.state"))
 	require.NoError(t, err)
 	appendN(t, l, durable, behind)
+	eventually(t, "each segment has its name", func() bool { return len(files(t, dir, "*.log")) == l.Stats().Segments })
 	killed := copyDir(t, dir)
 	require.NoError(t, l.Close())
 	require.NoError(t, os.WriteFile(filepath.Join(killed, "seglog.state"), state, 0o644))

@@ -154,6 +154,7 @@ func TestPinnedReadersKeepTheirData(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
 	appendN(t, l, 0, 600)
+	require.NoError(t, l.Sync()) // and so each segment has its name
 	all := storedBatches(t, dir)
 	s, err := l.Section(10, math.MaxInt64)
 	require.NoError(t, err)

@@ -29,6 +29,7 @@ func bigLog(t testing.TB) (l *seglog.Log, dir string, all []stored) {
 		_, err := l.Append(seglog.Record{Value: bytes.Repeat([]byte{byte(i)}, 1<<20)})
 		require.NoError(t, err)
 	}
+	require.NoError(t, l.Sync()) // and so each segment has its name
 	return l, dir, storedBatches(t, dir)
 }
 
