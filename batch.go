@@ -244,7 +244,6 @@ func cutBatch(b batch, offset int64) (batch, error) {
 	if err := d.reset(b); err != nil {
 		return nil, err
 	}
-	body := d.body
 	var kept, count int
 	greatest := int64(noTimestamp)
 	for {
@@ -256,12 +255,12 @@ func cutBatch(b batch, offset int64) (batch, error) {
 		if !ok || r.Offset >= offset {
 			break
 		}
-		kept, count = len(body)-len(d.body), count+1
+		kept, count = d.at, count+1
 		greatest = max(greatest, d.millis)
 	}
 	cut := make(batch, headerLen+kept)
 	copy(cut, b[:headerLen])
-	copy(cut[headerLen:], body[:kept])
+	copy(cut[headerLen:], d.body[:kept])
 	be := binary.BigEndian
 	be.PutUint16(cut[atAttributes:], uint16(b.attributes()&^attrCodec))
 	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))

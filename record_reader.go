@@ -9,7 +9,8 @@ import (
 // recordReader decodes the records of one batch after another. What it puts into a Record aliases the batch and the
 // reader's own slice of headers, until the next call.
 type recordReader struct {
-	body      []byte // encoded records not read yet
+	body      []byte // encoded records
+	at        int    // those from here on are not read yet
 	left      int64  // how many
 	count     int64  // of the batch, as are:
 	base      int64
@@ -39,7 +40,7 @@ func (d *recordReader) reset(b batch) error {
 }
 
 func (d *recordReader) resetTo(b batch, body []byte) {
-	d.body, d.count, d.left, d.base, d.most = body, b.count(), b.count(), b.base(), b.lastDelta()
+	d.body, d.at, d.count, d.left, d.base, d.most = body, 0, b.count(), b.count(), b.base(), b.lastDelta()
 	d.baseTime, d.appended, d.lastDelta, d.why = b.baseTimestamp(), noTimestamp, -1, ""
 	if b.attributes()&attrLogAppendTime != 0 {
 		d.appended = b.maxTimestamp()
@@ -49,27 +50,46 @@ func (d *recordReader) resetTo(b batch, body []byte) {
 // next decodes one record. It returns false at the end of the batch, and if something is wrong, which why says then.
 func (d *recordReader) next(r *Record) bool {
 	if d.left == 0 {
-		if len(d.body) != 0 {
-			d.why = fmt.Sprintf("%d bytes behind the last record", len(d.body))
+		if n := len(d.body) - d.at; n != 0 {
+			d.why = fmt.Sprintf("%d bytes behind the last record", n)
 		}
 		return false
 	}
-	length, i := varintAt(d.body, 0)
+	var length int64
+	i := d.at
+	if i+1 < len(d.body) && d.body[i]&d.body[i+1] < 0x80 { // here and below: as varintAt and bytesAt, without the call
+		length, i = shortVarint(d.body[i], d.body[i+1], i)
+	} else {
+		length, i = varintAt(d.body, i)
+	}
 	if length < 1 || length > int64(len(d.body)-i) {
 		return d.wrong("its length does not fit the batch")
 	}
 	p := d.body[i : i+int(length)]
-	d.body = d.body[i+int(length):]
+	d.at = i + int(length)
 	// p[0] is the attributes, of which none are defined.
 	var timeDelta, delta int64
-	if len(p) > 2 && (p[1]|p[2]) < 0x80 { // as in most records
+	if len(p) > 3 && (p[1]|p[2]) < 0x80 { // as in most records
 		timeDelta, delta, i = unzigzag(p[1]), unzigzag(p[2]), 3
 	} else {
 		timeDelta, i = varintAt(p, 1)
 		delta, i = varintAt(p, i)
 	}
-	r.Key, i = bytesAt(p, i)
-	r.Value, i = bytesAt(p, i)
+	if i < len(p) && p[i] == 1 { // no key
+		r.Key, i = nil, i+1
+	} else {
+		r.Key, i = bytesAt(p, i)
+	}
+	if i+1 < len(p) && p[i]&p[i+1] < 0x80 && p[i]&1 == 0 { // a value
+		var n int64
+		n, i = shortVarint(p[i], p[i+1], i)
+		if n > int64(len(p)-i) {
+			return d.wrong(d.misfit(len(p)+1, len(p), delta))
+		}
+		r.Value, i = p[i:i+int(n):i+int(n)], i+int(n)
+	} else {
+		r.Value, i = bytesAt(p, i)
+	}
 	r.Headers = nil
 	if i < len(p) && p[i] == 0 {
 		i++
@@ -141,17 +161,20 @@ func (d *recordReader) readHeaders(p []byte, i int, count int64) int {
 // unzigzag is the value of a varint of one byte.
 func unzigzag(c byte) int64 { return int64(c>>1) ^ -int64(c&1) }
 
+// shortVarint is varintAt for b0 at i and b1 behind it, one of which ends the varint.
+func shortVarint(b0, b1 byte, i int) (int64, int) {
+	u, n := uint64(b0), i+1
+	if b0 >= 0x80 {
+		u, n = u&0x7f|uint64(b1)<<7, i+2
+	}
+	return int64(u>>1) ^ -int64(u&1), n
+}
+
 // varintAt decodes the varint at p[i] and returns the index behind it; one beyond len(p), which every later call keeps,
 // if there is none.
 func varintAt(p []byte, i int) (int64, int) {
-	if i+1 < len(p) {
-		if p[i] < 0x80 {
-			return unzigzag(p[i]), i + 1
-		}
-		if p[i+1] < 0x80 {
-			u := uint64(p[i]&0x7f) | uint64(p[i+1])<<7
-			return int64(u>>1) ^ -int64(u&1), i + 2
-		}
+	if i+1 < len(p) && p[i]&p[i+1] < 0x80 {
+		return shortVarint(p[i], p[i+1], i)
 	}
 	if i < len(p) {
 		if v, k := binary.Varint(p[i:]); k > 0 {

@@ -206,3 +206,16 @@ func FuzzScan(f *testing.F) {
 		}
 	})
 }
+
+func TestIsZero(t *testing.T) {
+	for n := range 100 {
+		b := make([]byte, n)
+		require.True(t, isZero(b))
+		for i := range b {
+			b[i] = 1 << (i % 8)
+			require.False(t, isZero(b), "%d of %d", i, n)
+			b[i] = 0
+		}
+	}
+	require.False(t, isZero(bytes.Repeat([]byte{7}, 64)))
+}
