@@ -131,9 +131,27 @@ func (b batch) checkRecords() string {
 	return d.why
 }
 
-// varintLen is the size of v as binary.AppendVarint writes it: zigzag, then LEB128.
+// varintLen is the size of v as putVarint writes it: zigzag, then LEB128.
 func varintLen(v int64) int {
-	return (bits.Len64(uint64(v)<<1^uint64(v>>63)|1) + 6) / 7
+	u := uint64(v)<<1 ^ uint64(v>>63)
+	switch {
+	case u < 1<<7:
+		return 1
+	case u < 1<<14:
+		return 2
+	}
+	return (bits.Len64(u) + 6) / 7
+}
+
+// putVarint writes v to b[i:] and returns the index behind it.
+func putVarint(b []byte, i int, v int64) int {
+	u := uint64(v)<<1 ^ uint64(v>>63)
+	for ; u >= 0x80; u >>= 7 {
+		b[i] = byte(u) | 0x80
+		i++
+	}
+	b[i] = byte(u)
+	return i + 1
 }
 
 // bytesLen is the size of a length-prefixed field; nil has length -1.
@@ -144,12 +162,13 @@ func bytesLen(b []byte) int {
 	return varintLen(int64(len(b))) + len(b)
 }
 
-func appendBytes(dst, b []byte) []byte {
-	if b == nil {
-		return append(dst, 1) // varint -1
+func putBytes(b []byte, i int, field []byte) int {
+	if field == nil {
+		b[i] = 1 // varint -1
+		return i + 1
 	}
-	dst = binary.AppendVarint(dst, int64(len(b)))
-	return append(dst, b...)
+	i = putVarint(b, i, int64(len(field)))
+	return i + copy(b[i:], field)
 }
 
 // bodyLen is the size of a record behind its length field.
@@ -197,23 +216,23 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	first := records[0].millis(now)
 	greatest := first
-	b := dst[headerLen:headerLen]
+	b, at := dst, headerLen
 	for i := range records {
 		r := &records[i]
 		ms := r.millis(now)
 		greatest = max(greatest, ms)
-		b = binary.AppendVarint(b, int64(r.bodyLen(ms-first, int64(i))))
-		b = append(b, 0) // attributes: none are defined
-		b = binary.AppendVarint(b, ms-first)
-		b = binary.AppendVarint(b, int64(i))
-		b = appendBytes(b, r.Key)
-		b = appendBytes(b, r.Value)
-		b = binary.AppendVarint(b, int64(len(r.Headers)))
+		at = putVarint(b, at, int64(r.bodyLen(ms-first, int64(i))))
+		b[at] = 0 // attributes: none are defined
+		at = putVarint(b, at+1, ms-first)
+		at = putVarint(b, at, int64(i))
+		at = putBytes(b, at, r.Key)
+		at = putBytes(b, at, r.Value)
+		at = putVarint(b, at, int64(len(r.Headers)))
 		for j := range r.Headers {
 			h := &r.Headers[j]
-			b = binary.AppendVarint(b, int64(len(h.Key)))
-			b = append(b, h.Key...)
-			b = appendBytes(b, h.Value)
+			at = putVarint(b, at, int64(len(h.Key)))
+			at += copy(b[at:], h.Key)
+			at = putBytes(b, at, h.Value)
 		}
 	}
 	h := batch(dst)
