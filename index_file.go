@@ -50,7 +50,7 @@ const mapIndexFrom = 16 << 10
 // says that it is missing or too large.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
-	f, err := e.openRead(path)
+	f, err := e.acquire(path, openRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, suffix + " file is missing", nil
 	}

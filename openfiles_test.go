@@ -62,6 +62,14 @@ func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
 		require.Equal(t, string(numbered(offset)), string(r.Value))
 	}
 	requireNumbered(t, l, n)
+	for l.Stats().Rolls < 20 { // which takes a descriptor as well, and each seal another
+		appendNumbered(t, l)
+		_, err := l.Read(l.Offsets().End * 7919 % n)
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Sync())
+	requireNumbered(t, l, l.Offsets().End)
+	require.Zero(t, l.Stats().Errors)
 	require.NoError(t, l.Close())
 	require.Zero(t, fsys.count.Load())
 }

@@ -219,12 +219,12 @@ func (s *segment) pin(e *env) (*handle, error) {
 	return s.openSealed(e)
 }
 
-// openRead opens a file of a sealed segment. Where MaxOpenSegments is more than there are descriptors for, others go.
-func (e *env) openRead(path string) (file, error) {
-	f, err := e.fs.open(path, openRead)
+// acquire opens a file. Where MaxOpenSegments is more than there are descriptors for, sealed segments are closed for it.
+func (e *env) acquire(path string, mode openMode) (file, error) {
+	f, err := e.fs.open(path, mode)
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		e.opened.closeHalf()
-		f, err = e.fs.open(path, openRead)
+		f, err = e.fs.open(path, mode)
 	}
 	return f, err
 }
@@ -239,7 +239,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 		return nil, errGone
 	}
 	path := e.path(s.base, logSuffix)
-	f, err := e.openRead(path)
+	f, err := e.acquire(path, openRead)
 	if err != nil {
 		if s.gone.Load() {
 			return nil, errGone

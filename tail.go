@@ -62,7 +62,7 @@ const (
 // With before, the segment that it is to follow, the caller is in the background, and the new one is made as ready as that
 // one is.
 func newTail(e *env, path string, base int64, before *tail) (*tail, error) {
-	f, err := e.fs.open(path, openCreate)
+	f, err := e.acquire(path, openCreate)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +347,7 @@ func (t *tail) trim() error {
 // replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.
 func replaceFile(e *env, path string, content []byte) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
-	f, err := e.fs.open(tmp, openCreate)
+	f, err := e.acquire(tmp, openCreate)
 	if err != nil {
 		return err
 	}
