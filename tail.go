@@ -19,6 +19,8 @@ const (
 
 	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20
+	// A flush into blocks without zeros has to journal, so only these of a new durable log are reserved and not zeroed.
+	firstReserve = 64 << 10
 	maxReserve = 32 << 20
 	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
@@ -113,8 +115,11 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 // reserveAndMap returns nil where the file system or platform makes mapping unsafe.
 func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	step := int64(minReserve)
-	if t.ahead > 0 {
-		step = minSegmentBytes // the rest is zeroed by prepare
+	switch { // the rest is zeroed by prepare
+	case t.ahead > 0:
+		step = minSegmentBytes
+	case t.e.o.Flush == FlushSync:
+		step = firstReserve
 	}
 	first := max(size, min(t.e.o.SegmentBytes, size+step))
 	// Of a file that is full already, which rolls at the next append, the last byte: to see whether it can be done.
