@@ -1,6 +1,9 @@
 package seglog
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // gather is where batches wait for their flush under FlushSync. One write of all of them and one fdatasync cost a quarter
 // of what storing each through the mapping does: a flush write-protects every page, so that each store after it faults,
@@ -12,7 +15,13 @@ type gather struct {
 	buf   []byte // batches from position at up to the end of what is stored
 	spare []byte // the buffer written last
 	at    int64
+
+	large atomic.Bool // the last write was
 }
+
+// largeFlush: from here on, what a flush pays for blocks without zeros is less than what laying the zeros would take of
+// the disk.
+const largeFlush = 256 << 10
 
 // maxSpare is the largest buffer that is kept for the next flush.
 const maxSpare = 4 << 20
@@ -42,6 +51,9 @@ func (g *gather) write(s *segment, f file) (mark, error) {
 	b, at, m := g.buf, g.at, s.stored.load()
 	g.buf, g.spare, g.at = g.spare[:0], nil, m.pos()
 	g.mu.Unlock()
+	if large := len(b) >= largeFlush; large != g.large.Load() {
+		g.large.Store(large)
+	}
 	if len(b) > 0 {
 		if _, err := f.WriteAt(b, at); err != nil {
 			return 0, err

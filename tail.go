@@ -48,7 +48,7 @@ type tail struct {
 	buf   []byte
 	write bool // the batch is in buf
 	torn  bool
-	bulk  atomic.Bool // the last batch was large: pages need not be made ready
+	bulk  atomic.Bool // the last batch, or the last flush of many, was large: pages need not be made ready
 }
 
 // largeBatch: from here on a write costs less than stores into fresh pages, at 1 MiB a fifth (docs/performance.md). The
@@ -154,8 +154,11 @@ func (t *tail) begin(n, large int64) ([]byte, error) {
 				return nil, err
 			}
 		}
-		if t.seg.gather != nil {
-			return t.seg.gather.begin(n), nil
+		if g := t.seg.gather; g != nil {
+			if large := g.large.Load(); large != t.bulk.Load() {
+				t.bulk.Store(large)
+			}
+			return g.begin(n), nil
 		}
 		t.write = n >= large
 		if t.write != t.bulk.Load() {
@@ -283,6 +286,9 @@ func (t *tail) prepare() error {
 		}
 		if !more {
 			break
+		}
+		if t.bulk.Load() {
+			return t.reserve(want)
 		}
 	}
 	if from := max(t.populated, pos); t.seg.gather == nil && from < want {
