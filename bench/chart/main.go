@@ -45,9 +45,9 @@ var charts = []chart{
 }
 
 const (
-	width       = 25 * vg.Centimeter
+	width       = 26 * vg.Centimeter
 	height      = 12 * vg.Centimeter
-	legendWidth = 7 * vg.Centimeter // on the right, where no curve can run through it
+	legendWidth = 8 * vg.Centimeter // on the right, where no curve can run through it
 )
 
 func run(in, out string) error {
