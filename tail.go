@@ -21,7 +21,7 @@ const (
 	minReserve = 1 << 20
 	// A flush into blocks without zeros has to journal, so only these of a new durable log are reserved and not zeroed.
 	firstReserve = 64 << 10
-	maxReserve = 32 << 20
+	maxReserve   = 32 << 20
 	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
 	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a time.
