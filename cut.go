@@ -204,7 +204,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 // keepBelow copies what stays of a segment, of which size bytes may be batches, to a file of its own, flushed, and
 // returns that one's size.
 func (e *env) keepBelow(f file, path string, base, size, offset int64) (kept int64, err error) {
-	out, err := e.fs.open(filepath.Join(e.dir, cutName), openCreate)
+	out, err := e.acquire(filepath.Join(e.dir, cutName), openCreate)
 	if err != nil {
 		return 0, err
 	}
@@ -248,7 +248,7 @@ func (l *Log) placeCut(base int64, reset bool, renamed *bool) (*tail, error) {
 	if reset {
 		mode = openCreate
 	}
-	f, err := l.fs.open(tmp, mode)
+	f, err := l.acquire(tmp, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +344,7 @@ func (r *recovery) finishCut(base int64) error {
 	if err != nil {
 		return err
 	}
-	f, err := l.fs.open(path, openRead)
+	f, err := l.acquire(path, openRead)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ type gather struct {
 	spare []byte // the buffer written last
 	at    int64
 
-	large atomic.Bool // the last write was
+	large atomic.Bool // the last flush wrote largeFlush or more
 }
 
 // largeFlush: from here on, what a flush pays for blocks without zeros is less than what laying the zeros would take of

@@ -71,12 +71,12 @@ func firstBase(f file) (base int64, ok bool, err error) {
 // between the two looks, and another file be seglog.next at the second.
 func (e *env) openLog(base int64, mode openMode) (f file, path string, err error) {
 	path = e.path(base, logSuffix)
-	f, err = e.fs.open(path, mode)
+	f, err = e.acquire(path, mode)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, path, err
 	}
 	next := filepath.Join(e.dir, nextName)
-	g, nextErr := e.fs.open(next, mode)
+	g, nextErr := e.acquire(next, mode)
 	if nextErr == nil {
 		at, ok, err := firstBase(g)
 		if err == nil && ok && at == base {
@@ -86,6 +86,6 @@ func (e *env) openLog(base int64, mode openMode) (f file, path string, err error
 			return nil, path, err
 		}
 	}
-	f, err = e.fs.open(path, mode)
+	f, err = e.acquire(path, mode)
 	return f, path, err
 }

@@ -12,7 +12,7 @@ import (
 // fewFiles has descriptors for so many files at once.
 type fewFiles struct {
 	osFS
-	limit int64
+	limit atomic.Int64
 	count atomic.Int64
 }
 
@@ -27,7 +27,7 @@ func (f fewFilesFile) Close() error {
 }
 
 func (f *fewFiles) open(path string, mode openMode) (file, error) {
-	if f.count.Add(1) > f.limit {
+	if f.count.Add(1) > f.limit.Load() {
 		f.count.Add(-1)
 		return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EMFILE}
 	}
@@ -41,7 +41,8 @@ func (f *fewFiles) open(path string, mode openMode) (file, error) {
 
 // Fewer descriptors than MaxOpenSegments asks for: segments are closed for others, and reads go on.
 func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
-	fsys := &fewFiles{limit: 10_000}
+	fsys := new(fewFiles)
+	fsys.limit.Store(10_000)
 	dir := t.TempDir()
 	o := &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
 	l, err := openFS(fsys, dir, o)
@@ -53,7 +54,7 @@ func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
 	require.Zero(t, fsys.count.Load())
 	l, err = openFS(fsys, dir, o)
 	require.NoError(t, err)
-	fsys.limit = 40
+	fsys.limit.Store(40)
 	n := l.Offsets().End
 	for i := range 3 * n {
 		offset := i * 7919 % n
@@ -69,6 +70,10 @@ func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
 	}
 	require.NoError(t, l.Sync())
 	requireNumbered(t, l, l.Offsets().End)
+	fsys.limit.Store(fsys.count.Load()) // not one is left
+	require.NoError(t, l.TruncateTo(l.Offsets().End-1))
+	requireNumbered(t, l, l.Offsets().End)
+	appendNumbered(t, l)
 	require.Zero(t, l.Stats().Errors)
 	require.NoError(t, l.Close())
 	require.Zero(t, fsys.count.Load())

@@ -143,7 +143,7 @@ func (s *scanner) readError(err error) error {
 	return fmt.Errorf("seglog: read %s at position %d, offset %d: %w", s.path, s.pos+int64(s.w-s.r), s.next, err)
 }
 
-// isZero compares b with itself, one byte on: 20 times as fast as a loop.
+// isZero compares b with itself, one byte on: a loop over the reserved end of a segment took a third of an Open.
 func isZero(b []byte) bool {
 	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }

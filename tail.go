@@ -19,9 +19,9 @@ const (
 
 	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20
+	maxReserve = 32 << 20
 	// A flush into blocks without zeros has to journal, so only these of a new durable log are reserved and not zeroed.
 	firstReserve = 64 << 10
-	maxReserve   = 32 << 20
 	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
 	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a time.
@@ -155,8 +155,8 @@ func (t *tail) begin(n, large int64) ([]byte, error) {
 			}
 		}
 		if g := t.seg.gather; g != nil {
-			if large := g.large.Load(); large != t.bulk.Load() {
-				t.bulk.Store(large)
+			if bulk := g.large.Load(); bulk != t.bulk.Load() {
+				t.bulk.Store(bulk)
 			}
 			return g.begin(n), nil
 		}
