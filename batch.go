@@ -34,6 +34,7 @@ const (
 
 	attrCodec         = 0x07
 	attrLogAppendTime = 0x08
+	attrTransactional = 0x10
 	attrControl       = 0x20
 
 	// maxBatchSize bounds every batch of every writer: a file ends below 2 GiB.
@@ -114,21 +115,63 @@ func (b batch) checkCRC() string {
 	return ""
 }
 
-// checkRecords says what is wrong with the records of a batch of a producer, who writes one record an offset, or "".
-// Compressed ones are taken as they are.
-func (b batch) checkRecords() string {
-	if b.count() != b.lastDelta()+1 {
+// checkProducer says what Kafka's leader refuses about the header of a batch, or "". Producers write one record an offset;
+// the end of a transaction is one control record.
+func (b batch) checkProducer() string {
+	be := binary.BigEndian
+	producer, producerEpoch := int64(be.Uint64(b[atProducerID:])), int16(be.Uint16(b[atProducerEpoch:]))
+	sequence := int32(be.Uint32(b[atBaseSequence:]))
+	switch {
+	case b.count() == 0 || b.count() != b.lastDelta()+1:
 		return fmt.Sprintf("records count is %d with last offset delta %d", b.count(), b.lastDelta())
+	case b.codec() > CodecZstd:
+		return b.codec().String() + " is not known"
+	case b.control() && b.count() != 1:
+		return fmt.Sprintf("control batch of %d records", b.count())
+	case producer >= 0 && producerEpoch < 0:
+		return fmt.Sprintf("producer id is %d with epoch %d", producer, producerEpoch)
+	case producer >= 0 && sequence < 0 && !b.control():
+		return fmt.Sprintf("producer id is %d with base sequence %d", producer, sequence)
+	case producer < 0 && b.attributes()&attrTransactional != 0:
+		return fmt.Sprintf("transactional batch with producer id %d", producer)
 	}
-	if b.codec() != CodecNone {
-		return ""
+	return ""
+}
+
+// checkRecords decodes the records of a producer's batch, to see whether they are what its header says. It returns the
+// greatest of their timestamps, which Kafka's leader does not believe the producer. Where no decompressor is registered,
+// it can only look whether so many records may be in so few bytes.
+func (b batch) checkRecords(d *recordReader) (maxTimestamp int64, err error) {
+	if err := d.reset(b); errors.Is(err, ErrCodec) {
+		if most := mostRecords(b.codec(), b.size(), d.limit); b.count() > most {
+			return 0, fmt.Errorf("records count is %d, where %d bytes of %v can't hold more than %d", b.count(), b.size()-headerLen, b.codec(), most)
+		}
+		return b.maxTimestamp(), nil
+	} else if err != nil {
+		return 0, err
 	}
-	var d recordReader
+	maxTimestamp = noTimestamp
 	var r Record
-	d.resetTo(b, b[headerLen:])
 	for d.next(&r) {
+		maxTimestamp = max(maxTimestamp, d.millis)
+		if b.control() && len(r.Key) < minControlKey {
+			return 0, fmt.Errorf("control record with a key of %d bytes", len(r.Key))
+		}
 	}
-	return d.why
+	if b.attributes()&attrLogAppendTime != 0 {
+		maxTimestamp = b.maxTimestamp()
+	}
+	return maxTimestamp, d.err()
+}
+
+// minControlKey: the key of a control record is a version and a type, int16 each (ControlRecordType.java).
+const minControlKey = 4
+
+// setMaxTimestamp changes a header that is a copy of b's, the CRC included.
+func (b batch) setMaxTimestamp(head batch, ms int64) {
+	binary.BigEndian.PutUint64(head[atMaxTimestamp:], uint64(ms))
+	crc := crc32.Update(crc32.Checksum(head[atAttributes:headerLen], castagnoli), castagnoli, b[headerLen:])
+	binary.BigEndian.PutUint32(head[atCRC:], crc)
 }
 
 // varintLen is the size of v as putVarint writes it: zigzag, then LEB128.
@@ -256,32 +299,41 @@ func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimest
 	be.PutUint32(h[atRecordsCount:], uint32(count))
 }
 
-// cutBatch returns a batch with the records of b that are below offset, uncompressed: what TruncateTo leaves of a batch
-// it goes through. At least one offset of b is below it.
-func cutBatch(b batch, offset int64) (batch, error) {
-	var d recordReader
+// cutBatch returns a batch with the records of b that are below offset: what TruncateTo leaves of a batch it goes through.
+// They are compressed as they were if a compressor is registered, so that the batch does not become larger than followers
+// accept. At least one offset of b is below offset. limit is Options.MaxInflatedBytes.
+func cutBatch(b batch, offset, limit int64) (batch, error) {
+	d := recordReader{limit: limit, checkOnly: true}
 	if err := d.reset(b); err != nil {
 		return nil, err
 	}
 	var kept, count int
 	greatest := int64(noTimestamp)
-	for {
-		var r Record
-		ok := d.next(&r)
-		if d.why != "" {
-			return nil, errors.New(d.why)
-		}
-		if !ok || r.Offset >= offset {
-			break
-		}
+	var r Record
+	for d.next(&r) && r.Offset < offset {
 		kept, count = d.at, count+1
 		greatest = max(greatest, d.millis)
 	}
-	cut := make(batch, headerLen+kept)
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	body, attributes := d.body[:kept], b.attributes()
+	if b.codec() != CodecNone {
+		out, ok, err := deflate(b.codec(), body)
+		if err != nil {
+			return nil, err
+		}
+		if ok && count > 0 {
+			body = out
+		} else {
+			attributes &^= attrCodec
+		}
+	}
+	cut := make(batch, headerLen+len(body))
 	copy(cut, b[:headerLen])
-	copy(cut[headerLen:], d.body[:kept])
+	copy(cut[headerLen:], body)
 	be := binary.BigEndian
-	be.PutUint16(cut[atAttributes:], uint16(b.attributes()&^attrCodec))
+	be.PutUint16(cut[atAttributes:], uint16(attributes))
 	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))
 	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
 	be.PutUint32(cut[atRecordsCount:], uint32(count))

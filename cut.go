@@ -10,7 +10,8 @@ import (
 )
 
 // TruncateTo makes offset the end of the log: the records at and above it are gone, and their offsets are given out
-// again. It is exact also inside a batch, whose first records are then stored anew, uncompressed. Everything below is
+// again. It is exact also inside a batch, whose first records are then stored anew, compressed as they were if a
+// compressor is registered (RegisterCompressor). Everything below is
 // flushed first, and when TruncateTo returns the cut is durable. Killed in the middle, the next Open finishes it.
 //
 // Sections that hold bytes from above keep them until they are closed; iterators that were past offset end with an
@@ -229,7 +230,7 @@ func (e *env) keepBelow(f file, path string, base, size, offset int64) (kept int
 			break
 		}
 		if b.last() >= offset {
-			if b, err = cutBatch(b, offset); err != nil {
+			if b, err = cutBatch(b, offset, e.o.MaxInflatedBytes); err != nil {
 				return 0, wrapBatchError(err, path, c.pos, offset)
 			}
 		}

@@ -16,7 +16,8 @@ var (
 	ErrReadOnly = errors.New("seglog: log is read-only")
 	// ErrTooLarge: a batch is larger than Options.MaxBatchBytes, or a log has used up all offsets.
 	ErrTooLarge = errors.New("seglog: too large")
-	// ErrInvalid: an argument, an option or an encoded batch handed in by the caller is malformed. Nothing was stored.
+	// ErrInvalid: an argument, an option or an encoded batch handed in by the caller is malformed, or a Reader or Writer
+	// of the caller breaks its contract. Nothing was stored of it.
 	ErrInvalid = errors.New("seglog: invalid")
 	// ErrFailed: an earlier write or flush failed, and the log takes no more appends. What is below
 	// Offsets().RecoveryPoint is on stable storage, what is between it and End is in doubt. Reads go on. The way back
@@ -29,6 +30,10 @@ var (
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")
+	// ErrInflated: a compressed batch inflates to more than Options.MaxInflatedBytes, or its headers take more memory than
+	// that. AppendBatch does not store it. One that is stored, by an earlier limit or by TransferFrom, is not damaged:
+	// it can be transferred, and read where the limit is higher.
+	ErrInflated = errors.New("seglog: compressed batch exceeds Options.MaxInflatedBytes")
 )
 
 // OffsetError is the error for an offset that the log does not hold. errors.Is(err, ErrOutOfRange) is true.
@@ -75,6 +80,9 @@ func (e *failedError) Error() string {
 }
 
 func (e *failedError) Unwrap() []error { return []error{ErrFailed, e.cause} }
+
+// errCount: a Reader that the caller handed in broke its contract.
+var errCount = fmt.Errorf("%w: Read returned a negative count or more bytes than there was room for", ErrInvalid)
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))

@@ -130,5 +130,3 @@ func batchInfo(b batch, path string, pos int64) BatchInfo {
 		ProducerEpoch: int16(be.Uint16(b[atProducerEpoch:])), BaseSequence: int32(be.Uint32(b[atBaseSequence:])), CRC: b.crc(),
 	}
 }
-
-const attrTransactional = 0x10

@@ -165,9 +165,11 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 }
 
 // AppendBatch stores one batch that is encoded already, as a Kafka producer sends it: compressed or not, with its own
-// attributes and times. It is checked (form, CRC and, if not compressed, records), given offsets and the log's leader
-// epoch, as a Kafka leader does, and else stored as it is; the caller's bytes are not changed. The returned base is the offset of its first record. A malformed batch is
-// ErrInvalid; else as Append.
+// attributes and times. As a Kafka leader does, the log checks it (form, CRC, producer fields and records), gives it
+// offsets and its own leader epoch, and corrects a greatest timestamp that is not that of its records; apart from that it
+// is stored as it is. The caller's bytes are not changed. The records of a compressed batch can only be checked if a
+// decompressor is registered for its codec. The returned base is the offset of its first record. Errors: ErrInvalid for a
+// malformed batch; ErrInflated; else as Append.
 func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	if len(b) < headerLen {
 		return 0, invalid("batch of %d bytes", len(b))
@@ -181,32 +183,49 @@ func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	case why != "":
 	case in.size() != int64(len(b)):
 		why = fmt.Sprintf("its length field says %d bytes, there are %d", in.size(), len(b))
-	case in.codec() > CodecZstd:
-		why = in.codec().String() + " is not known"
 	default:
 		if why = in.checkCRC(); why == "" {
-			why = in.checkRecords()
+			why = in.checkProducer()
 		}
 	}
 	if why != "" {
 		return 0, invalid("batch: %s", why)
 	}
-	l.mu.Lock()
-	base, err = l.place(in, l.end.Load(), l.epoch)
-	l.mu.Unlock()
-	if err != nil {
+	if base, err = l.produce(in); err != nil {
 		return 0, err
 	}
 	return base, l.acknowledge(base + in.lastDelta() + 1)
 }
 
-// place stores a checked batch at base with that leader epoch. l.mu is held.
-func (l *Log) place(b batch, base int64, epoch int32) (int64, error) {
-	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, b.maxTimestamp())
+// produce stores a batch of a producer, of which only the records are not checked yet.
+func (l *Log) produce(b batch) (base int64, err error) {
+	rd := readers.Get().(*reader)
+	defer rd.release()
+	head := batch(rd.head[:])
+	copy(head, b)
+	rd.d.limit, rd.d.checkOnly = l.o.MaxInflatedBytes, true
+	maxTimestamp, err := b.checkRecords(&rd.d)
+	rd.d.checkOnly = false
+	switch {
+	case errors.Is(err, ErrInflated):
+		return 0, err
+	case err != nil:
+		return 0, invalid("batch: %v", err)
+	case maxTimestamp != b.maxTimestamp():
+		b.setMaxTimestamp(head, maxTimestamp)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.place(head, b, l.end.Load(), l.epoch)
+}
+
+// place stores a checked batch, its header from head, at base with that leader epoch. l.mu is held.
+func (l *Log) place(head, b batch, base int64, epoch int32) (int64, error) {
+	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, head.maxTimestamp())
 	if err != nil {
 		return 0, err
 	}
-	return base, l.commit(dst, l.tail.place(dst, b, base, epoch), b.count())
+	return base, l.commit(dst, l.tail.place(dst, head, b, base, epoch), b.count())
 }
 
 // begin returns room for a batch of size bytes, to be written from large on, and count offsets from base on, rolling if

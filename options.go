@@ -54,6 +54,10 @@ type Options struct {
 	// where that is less.
 	MaxBatchBytes int
 
+	// MaxInflatedBytes bounds what a compressed batch may inflate to when its records are read or checked; more is
+	// ErrInflated. A read of a compressed batch takes at most twice as much memory. Default: 256 MiB.
+	MaxInflatedBytes int64
+
 	// RetentionBytes is the size of the log above which the oldest segments are deleted. Default: 0, keep all.
 	RetentionBytes int64
 	// RetentionAge is the age of a segment's newest record above which it is deleted. Default: 0, keep all.
@@ -118,6 +122,8 @@ func (o *Options) withDefaults() (Options, error) {
 		return c, invalid("Options.SegmentBytes is %d: less than %d", c.SegmentBytes, minSegmentBytes)
 	case c.SegmentAge < 0 || c.RetentionAge < 0 || c.RetentionBytes < 0:
 		return c, invalid("Options.SegmentAge %v, RetentionAge %v, RetentionBytes %d: negative", c.SegmentAge, c.RetentionAge, c.RetentionBytes)
+	case c.MaxInflatedBytes < 0:
+		return c, invalid("Options.MaxInflatedBytes is %d: negative", c.MaxInflatedBytes)
 	case c.IndexBytes < 0 || c.MaxBatchBytes < 0 || c.MaxOpenSegments < 0:
 		return c, invalid("Options.IndexBytes %d, MaxBatchBytes %d, MaxOpenSegments %d: negative", c.IndexBytes, c.MaxBatchBytes, c.MaxOpenSegments)
 	case c.MaxBatchBytes != 0 && c.MaxBatchBytes < headerLen:
@@ -131,6 +137,9 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	if c.MaxBatchBytes == 0 {
 		c.MaxBatchBytes = int(min(defaultMaxBatchBytes, c.SegmentBytes))
+	}
+	if c.MaxInflatedBytes == 0 {
+		c.MaxInflatedBytes = defaultMaxInflated
 	}
 	if c.IndexBytes == 0 {
 		c.IndexBytes = defaultIndexBytes

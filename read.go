@@ -18,8 +18,10 @@ type reader struct {
 	d   recordReader
 	s   scanner
 	src fileRange
-	seg *segment
-	h   *handle // pinned, nil if none
+	// head is the header that AppendBatch stores.
+	head [headerLen]byte
+	seg  *segment
+	h    *handle // pinned, nil if none
 	// cuts is Log.cuts at the start, to notice a TruncateTo or Reset beside the walk.
 	cuts int64
 }
@@ -31,7 +33,10 @@ const maxPooled = 4 << 20
 
 func (r *reader) release() {
 	r.unpin()
-	r.d.body = nil
+	r.d.trim(maxPooled)
+	if cap(r.w.buf) > maxPooled {
+		r.w.buf = nil
+	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
 	if len(r.s.buf) <= maxPooled {
 		readers.Put(r)
@@ -65,6 +70,7 @@ func (l *Log) pin(r *reader, offset int64) error {
 			if err == nil {
 				r.unpin()
 				r.seg, r.h = v.segs[i], h
+				r.d.limit = l.o.MaxInflatedBytes
 				return nil
 			}
 			if err != errGone {
@@ -149,7 +155,7 @@ func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) 
 	for {
 		ok := r.d.next(&rec)
 		if r.d.why != "" {
-			return Record{}, false, wrapBatchError(errors.New(r.d.why), r.h.path, f.pos, f.base)
+			return Record{}, false, wrapBatchError(r.d.err(), r.h.path, f.pos, f.base)
 		}
 		if !ok || rec.Offset > offset {
 			return Record{}, false, nil
@@ -323,7 +329,7 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 		for {
 			ok := r.d.next(&rec)
 			if r.d.why != "" {
-				return next, false, wrapBatchError(errors.New(r.d.why), r.h.path, pos, b.base())
+				return next, false, wrapBatchError(r.d.err(), r.h.path, pos, b.base())
 			}
 			if !ok {
 				break

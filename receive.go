@@ -117,7 +117,7 @@ func (l *Log) receive(b batch, first bool) error {
 			l.gaps.Store(true)
 		}
 	}
-	if _, err := l.place(b, base, b.epoch()); err != nil {
+	if _, err := l.place(b[:headerLen], b, base, b.epoch()); err != nil {
 		return err
 	}
 	l.epoch = max(l.epoch, b.epoch())

@@ -2,8 +2,10 @@ package seglog
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 )
 
 // recordReader decodes the records of one batch after another. What it puts into a Record aliases the batch and the
@@ -24,24 +26,57 @@ type recordReader struct {
 	why       string
 	headers   []Header
 	names     map[string]string // header keys seen, so that a repeated one is allocated once
+
+	limit     int64  // of what a compressed batch may inflate to; 0: defaultMaxInflated
+	checkOnly bool   // headers are checked and not returned
+	inflated  []byte // room for the records of a compressed batch
+	room      int64  // what is left of limit for headers; -1 for a batch that is not compressed
+	over      bool   // why is that a limit is exceeded: the batch is not damaged
 }
 
-// maxNames bounds recordReader.names: real topics have a handful of header keys.
-const maxNames = 64
+const (
+	// maxNames and maxNameLen bound recordReader.names: real topics have a handful of short header keys.
+	maxNames   = 64
+	maxNameLen = 128
+	// headerSize is what a Header takes in memory. In the format it takes two bytes or more.
+	headerSize = int64(unsafe.Sizeof(Header{}))
+	// maxPooledHeaders: more than a record ever has, if nobody means harm.
+	maxPooledHeaders = 4 << 10
+)
+
+// trim lets go of the last batch, and of buffers that only a rare one needs.
+func (d *recordReader) trim(most int) {
+	d.body = nil
+	if cap(d.inflated) > most {
+		d.inflated = nil
+	}
+	if cap(d.headers) > maxPooledHeaders {
+		d.headers = nil
+	}
+}
 
 // reset starts on a whole batch. The error does not name the batch.
 func (d *recordReader) reset(b batch) error {
-	body, err := b.body()
+	limit := d.limit
+	if limit == 0 {
+		limit = defaultMaxInflated
+	}
+	body, inflated, err := b.inflate(d.inflated, limit)
+	d.inflated = inflated
 	if err != nil {
 		return err
 	}
 	d.resetTo(b, body)
+	if b.codec() != CodecNone {
+		d.room = limit - int64(len(body))
+	}
 	return nil
 }
 
 func (d *recordReader) resetTo(b batch, body []byte) {
 	d.body, d.at, d.count, d.left, d.base, d.most = body, 0, b.count(), b.count(), b.base(), b.lastDelta()
 	d.baseTime, d.appended, d.lastDelta, d.why = b.baseTimestamp(), noTimestamp, -1, ""
+	d.room, d.over = -1, false
 	if b.attributes()&attrLogAppendTime != 0 {
 		d.appended = b.maxTimestamp()
 	}
@@ -99,6 +134,10 @@ func (d *recordReader) next(r *Record) bool {
 		if headers < 0 || headers > int64(len(p)-i) { // a header takes two bytes at least
 			return d.wrong("its headers count does not fit")
 		}
+		if d.room >= 0 && headers > d.room/headerSize {
+			d.over = true
+			return d.wrong(fmt.Sprintf("its %d headers take more memory than is left", headers))
+		}
 		i = d.readHeaders(p, i, headers)
 		r.Headers = d.headers
 	}
@@ -136,6 +175,13 @@ func (d *recordReader) wrong(what string) bool {
 
 func (d *recordReader) readHeaders(p []byte, i int, count int64) int {
 	d.headers = d.headers[:0]
+	if count > int64(cap(d.headers)) || d.checkOnly {
+		// A header takes up to 20 times as much memory as bytes in the record: make room only for what is there.
+		if end := skipHeaders(p, i, count); end > len(p) || d.checkOnly {
+			return end
+		}
+		d.headers = make([]Header, 0, max(count, 8))
+	}
 	for range count {
 		var key, value []byte
 		key, i = bytesAt(p, i)
@@ -149,13 +195,37 @@ func (d *recordReader) readHeaders(p []byte, i int, count int64) int {
 			if d.names == nil {
 				d.names = make(map[string]string)
 			}
-			if len(d.names) < maxNames {
+			if len(d.names) < maxNames && len(name) <= maxNameLen {
 				d.names[name] = name
 			}
 		}
 		d.headers = append(d.headers, Header{Key: name, Value: value})
 	}
 	return i
+}
+
+// skipHeaders returns the index behind count headers; one beyond len(p) if they do not fit.
+func skipHeaders(p []byte, i int, count int64) int {
+	for range count {
+		var key []byte
+		key, i = bytesAt(p, i)
+		_, i = bytesAt(p, i)
+		if key == nil || i > len(p) {
+			return len(p) + 1
+		}
+	}
+	return i
+}
+
+// err is why next stopped, as an error that does not name the batch; nil at the end of a good batch.
+func (d *recordReader) err() error {
+	switch {
+	case d.why == "":
+		return nil
+	case d.over:
+		return fmt.Errorf("%w: %s", ErrInflated, d.why)
+	}
+	return errors.New(d.why)
 }
 
 // unzigzag is the value of a varint of one byte.

@@ -272,22 +272,18 @@ type recordCheck struct {
 	// Of the batch checked last:
 	records          int64
 	minTime, maxTime int64
-	undecoded        bool // no decompressor is registered for its codec
+	undecoded        bool // no decompressor is registered for its codec, or it inflates to more than the limit
 }
 
 // check says what is wrong with the records of a good batch, or "".
 func (c *recordCheck) check(b batch) string {
-	c.records, c.undecoded = b.count(), false
+	c.records, c.undecoded, c.d.checkOnly = b.count(), false, true
 	c.minTime, c.maxTime = b.baseTimestamp(), b.maxTimestamp()
 	if c.minTime < 0 || c.minTime > c.maxTime { // none, or a delete horizon
 		c.minTime = c.maxTime
 	}
 	if err := c.d.reset(b); err != nil {
-		if errors.Is(err, ErrCodec) {
-			c.undecoded = true
-			return ""
-		}
-		return err.Error()
+		return c.unless(err)
 	}
 	var r Record
 	low := int64(math.MaxInt64)
@@ -297,5 +293,16 @@ func (c *recordCheck) check(b batch) string {
 	if low != math.MaxInt64 {
 		c.minTime = low
 	}
-	return c.d.why
+	if err := c.d.err(); err != nil {
+		return c.unless(err)
+	}
+	return ""
+}
+
+// unless says what is wrong by an error about the inside of a batch, unless only this process can't look there.
+func (c *recordCheck) unless(err error) string {
+	if c.undecoded = errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated); c.undecoded {
+		return ""
+	}
+	return err.Error()
 }

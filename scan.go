@@ -150,8 +150,11 @@ func isZero(b []byte) bool {
 
 // wrapBatchError turns an error about the inside of a batch into one that says where the batch is.
 func wrapBatchError(err error, path string, pos, offset int64) error {
-	if errors.Is(err, ErrCodec) {
-		return fmt.Errorf("%w: batch at offset %d", err, offset)
+	if errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated) {
+		if path == "" {
+			path = "stream"
+		}
+		return fmt.Errorf("%w: %s at position %d, offset %d", err, path, pos, offset)
 	}
 	return &CorruptError{Path: path, Pos: pos, Offset: offset, Reason: err.Error(), cause: err}
 }
@@ -197,7 +200,7 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 	for {
 		ok := d.next(&r)
 		if d.why != "" {
-			yield(Record{}, wrapBatchError(errors.New(d.why), path, pos, b.base()))
+			yield(Record{}, wrapBatchError(d.err(), path, pos, b.base()))
 			return false, true
 		}
 		if !ok {

@@ -215,10 +215,11 @@ func (t *tail) encode(dst []byte, base int64, epoch int32, records []Record, now
 	return nil
 }
 
-// place puts an encoded batch into dst, which begin returned.
-func (t *tail) place(dst []byte, b batch, base int64, epoch int32) (err error) {
+// place puts an encoded batch, its header from head, into dst, which begin returned.
+func (t *tail) place(dst []byte, head, b batch, base int64, epoch int32) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
-	copy(dst, b)
+	copy(dst, head)
+	copy(dst[len(head):], b[len(head):])
 	batch(dst).setBase(base)
 	batch(dst).setEpoch(epoch)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/crc32"
 	"os"
 	"strings"
 	"testing"
@@ -159,9 +160,11 @@ func TestVectorsAreWrittenAsKafkaDoes(t *testing.T) {
 	}
 }
 
-// AppendBatch gives a producer's batch its offset and changes nothing else.
+// AppendBatch gives a producer's batch its offset, sets the greatest timestamp right, and changes nothing else.
 func TestVectorsByAppendBatch(t *testing.T) {
 	all := readVectors(t)
+	// sarama's tests leave the greatest timestamp 0, and no decompressor of this module tells better.
+	noMaxTime := map[string]int64{"sarama-none": 1479847795005, "sarama-gzip": 1479847795005}
 	refused := map[string]bool{"sarama-empty": true, "k-empty-retained": true} // a producer sends a record an offset
 	l := open(t, t.TempDir(), nil)
 	require.NoError(t, l.Reset(1000))
@@ -184,6 +187,11 @@ func TestVectorsByAppendBatch(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Close())
 		require.Equal(t, uint64(base), binary.BigEndian.Uint64(got.Bytes()))
+		if want, ok := noMaxTime[name]; ok {
+			b = bytes.Clone(b)
+			binary.BigEndian.PutUint64(b[35:], uint64(want))
+			binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
+		}
 		require.Equal(t, b[16:], got.Bytes()[16:], name)
 	}
 }

@@ -88,7 +88,7 @@ type SegmentReport struct {
 	Batches        int64            `json:"batches"`
 	Records        int64            `json:"records"`
 	ControlBatches int64            `json:"controlBatches,omitempty"` // of transactions; readers skip them
-	Undecoded      int64            `json:"undecoded,omitempty"`      // batches whose codec has no decompressor: only their CRC was checked
+	Undecoded      int64            `json:"undecoded,omitempty"`      // only their CRC was checked: no decompressor, or more than 256 MiB inside
 	MinTime        time.Time        `json:"minTime,omitzero"`
 	MaxTime        time.Time        `json:"maxTime,omitzero"`
 	Codecs         map[string]int64 `json:"codecs"` // batches by codec

@@ -269,6 +269,9 @@ func TestClaimsAreNotBelieved(t *testing.T) {
 		{"snappy xerial: version 2", seglog.CodecSnappy, append([]byte("\x82SNAPPY\x00"), 0, 0, 0, 2, 0, 0, 0, 2)},
 		{"snappy xerial: header cut", seglog.CodecSnappy, []byte("\x82SNAPPY\x00\x00")},
 		{"zstd: frame of 200 MiB in 14 bytes", seglog.CodecZstd, []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0x80, 0x0c, 1, 0, 0, 0, 0}},
+		{"zstd: a second frame of 127 MiB in 20 bytes", seglog.CodecZstd, append(zstdEmpty(t), 0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0xf0, 0x07, 0x02, 0, 0x10, 'x', 'x', 'x', 'x', 'x', 'x', 'x', 'x')},
+		{"zstd: block header cut", seglog.CodecZstd, append(zstdEmpty(t), 0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0xf0, 0x07, 0x02)},
+		{"zstd: skippable frame of 4 GiB", seglog.CodecZstd, append(zstdEmpty(t), 0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff)},
 		{"zstd: window of 1 TiB", seglog.CodecZstd, []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf0, 1, 0, 0}},
 		{"zstd: window of 128 MiB, block cut", seglog.CodecZstd, []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x88, 0x05, 0, 2}},
 		{"lz4: 4 MiB block that is not there", seglog.CodecLZ4, []byte{0x04, 0x22, 0x4d, 0x18, 0x60, 0x70, 0x73, 0, 0, 0x40, 0}},
@@ -278,8 +281,8 @@ func TestClaimsAreNotBelieved(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			batch := withBody(template, test.codec, 1, test.body)
 			var err error
-			require.Less(t, allocated(func() { _, err = decode(batch) }), uint64(24<<20))
-			require.Error(t, err)
+			require.Less(t, allocated(func() { _, err = decode(batch) }), uint64(12<<20))
+			require.ErrorIs(t, err, seglog.ErrCorrupt)
 		})
 	}
 }
@@ -292,7 +295,82 @@ func TestBomb(t *testing.T) {
 	batch := withBody(vectors(t)["k-none"], seglog.CodecZstd, 1, zstdStream(t, make([]byte, 300<<20)))
 	require.Less(t, len(batch), 1<<20)
 	_, err := decode(batch)
-	require.Error(t, err)
+	require.ErrorIs(t, err, seglog.ErrInflated)
+	require.NotErrorIs(t, err, seglog.ErrCorrupt)
+}
+
+func zstdEmpty(t testing.TB) []byte {
+	e, err := zstd.NewWriter(nil, zstd.WithZeroFrames(true))
+	require.NoError(t, err)
+	return e.EncodeAll(nil, nil)
+}
+
+// A batch that inflates to more than Options.MaxInflatedBytes is refused at the door and, once stored, is no damage; the
+// decoders stop at the limit of the log.
+func TestInflationLimit(t *testing.T) {
+	template := vectors(t)["k-none"]
+	plain, want := plainRecords(4, 1_000_000)
+	const limit = 3 << 20
+	for _, c := range compressors {
+		t.Run(c.name, func(t *testing.T) {
+			batch := withBody(template, c.codec, 4, c.compress(t, plain))
+			l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, MaxInflatedBytes: limit})
+			require.NoError(t, err)
+			defer l.Close()
+			spent := allocated(func() { _, err = l.AppendBatch(batch) })
+			require.ErrorIs(t, err, seglog.ErrInflated)
+			require.Less(t, spent, uint64(12<<20+4*limit))
+			require.Zero(t, l.Offsets().End)
+			_, err = l.TransferFrom(bytes.NewReader(batch), -1)
+			require.NoError(t, err)
+			_, err = l.Read(42)
+			require.ErrorIs(t, err, seglog.ErrInflated)
+			require.NotErrorIs(t, err, seglog.ErrCorrupt)
+			require.Contains(t, err.Error(), "00000000000000000042.log at position 0, offset 42")
+			requireRecords(t, want, batch)
+		})
+	}
+}
+
+// Many frames cost what one does.
+func TestZstdFrames(t *testing.T) {
+	template := vectors(t)["k-none"]
+	plain, want := plainRecords(300, 1000)
+	e, err := zstd.NewWriter(nil)
+	require.NoError(t, err)
+	var body []byte
+	for p := plain; len(p) > 0; p = p[min(len(p), 77):] {
+		body = e.EncodeAll(p[:min(len(p), 77)], body)
+		body = append(body, 0x5f, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c') // skipped
+	}
+	batch := withBody(template, seglog.CodecZstd, 300, body)
+	require.Less(t, allocated(func() { requireRecords(t, want, batch) }), uint64(24*len(plain)+12<<20))
+}
+
+// TruncateTo inside a batch leaves one of the same codec that is no larger than it was.
+func TestTruncateInsideBatch(t *testing.T) {
+	template := vectors(t)["k-none"]
+	plain, want := plainRecords(100, 10_000)
+	for _, c := range compressors {
+		t.Run(c.name, func(t *testing.T) {
+			batch := withBody(template, c.codec, 100, c.compress(t, plain))
+			l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
+			require.NoError(t, err)
+			defer l.Close()
+			_, err = l.TransferFrom(bytes.NewReader(batch), -1)
+			require.NoError(t, err)
+			require.NoError(t, l.TruncateTo(141))
+			s, err := l.Section(42, 1)
+			require.NoError(t, err)
+			defer s.Close()
+			var cut bytes.Buffer
+			_, err = s.WriteTo(&cut)
+			require.NoError(t, err)
+			require.Equal(t, byte(c.codec), cut.Bytes()[22]&7)
+			require.Less(t, cut.Len(), len(batch)+len(batch)/10)
+			requireRecords(t, want[:99], cut.Bytes())
+		})
+	}
 }
 
 func allocated(f func()) uint64 {

@@ -16,6 +16,12 @@ func newLZ4(r io.Reader) (io.ReadCloser, error) {
 	return &lz4Reader{z}, nil
 }
 
+// newLZ4Writer writes frames as Kafka's own clients do: independent blocks of 64 KiB, without checksums.
+func newLZ4Writer(w io.Writer) (io.WriteCloser, error) {
+	z := lz4.NewWriter(w)
+	return z, z.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false))
+}
+
 type lz4Reader struct{ *lz4.Reader }
 
 // Close gives the reader back; a second Close does nothing.

@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/snappy"
+
+	"github.com/seglog/seglog"
 )
 
 // The framing of snappy-java, which Kafka's own clients write: this magic, two int32 versions, then blocks, each an
@@ -22,9 +24,9 @@ const snappyMaxRatio = 22
 
 func newSnappy(r io.Reader) (io.ReadCloser, error) { return inflated(r, decodeSnappy) }
 
-func decodeSnappy(src []byte) ([]byte, error) {
+func decodeSnappy(src []byte, limit int64) ([]byte, error) {
 	if !bytes.HasPrefix(src, []byte(xerialMagic)) {
-		return appendSnappyBlock(nil, src)
+		return appendSnappyBlock(nil, src, limit)
 	}
 	var dst []byte
 	for len(src) > 0 {
@@ -48,7 +50,7 @@ func decodeSnappy(src []byte) ([]byte, error) {
 			return nil, fmt.Errorf("xerial block of %d bytes, %d are left: %w", n, len(src), io.ErrUnexpectedEOF)
 		}
 		var err error
-		if dst, err = appendSnappyBlock(dst, src[:n]); err != nil {
+		if dst, err = appendSnappyBlock(dst, src[:n], limit); err != nil {
 			return nil, err
 		}
 		src = src[n:]
@@ -57,19 +59,34 @@ func decodeSnappy(src []byte) ([]byte, error) {
 }
 
 // appendSnappyBlock checks the length that the block claims before it makes room for it.
-func appendSnappyBlock(dst, block []byte) ([]byte, error) {
+func appendSnappyBlock(dst, block []byte, limit int64) ([]byte, error) {
 	n, err := snappy.DecodedLen(block)
 	if err != nil {
 		return nil, err
 	}
-	if n > snappyMaxRatio*len(block) || n > maxInflated-len(dst) {
+	if n > snappyMaxRatio*len(block) {
 		return nil, fmt.Errorf("snappy block of %d bytes claims to hold %d", len(block), n)
 	}
-	if cap(dst)-len(dst) < n {
-		dst = append(make([]byte, 0, max(2*cap(dst), len(dst)+n)), dst...)
+	if int64(n) > limit-int64(len(dst)) {
+		return nil, fmt.Errorf("%w: snappy block holds %d bytes", seglog.ErrInflated, n)
 	}
+	dst = grow(dst, n)
 	if _, err := snappy.Decode(dst[len(dst):len(dst)+n], block); err != nil {
 		return nil, err
 	}
 	return dst[:len(dst)+n], nil
+}
+
+// snappyBlock is the size of the blocks that snappy-java makes.
+const snappyBlock = 32 << 10
+
+// encodeSnappy writes what Kafka's own clients do.
+func encodeSnappy(src []byte) []byte {
+	dst := append([]byte(xerialMagic), 0, 0, 0, xerialVersion, 0, 0, 0, xerialVersion)
+	for len(src) > 0 {
+		block := snappy.Encode(nil, src[:min(snappyBlock, len(src))])
+		dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(block))), block...)
+		src = src[min(snappyBlock, len(src)):]
+	}
+	return dst
 }
