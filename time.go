@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -152,18 +151,32 @@ func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, e
 	return 0, false, err
 }
 
-// nextBatchAt is the first batch behind f with a timestamp of ms or later.
+// nextBatchAt is the first batch behind f with a timestamp of ms or later. A batch is only passed over if its CRC says
+// that its timestamps are good.
 func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool, error) {
 	s := r.seg
 	after := f.last
 	return s.throughIndex(&l.env, r.h, func(x *indexes) (found, bool, error) {
-		return s.walk(&l.env, &r.w, seekOffset(x.offsets.bytes(), uint32(after-s.base)), limit, func(f found) bool {
+		var bad error
+		f, ok, err := s.walk(&l.env, &r.w, seekOffset(x.offsets.bytes(), uint32(after-s.base)), limit, func(f found) bool {
 			if f.last <= after {
 				return false
 			}
 			p, err := r.w.at(f.pos, headerLen)
-			return err != nil || batch(p).maxTimestamp() >= ms
+			if err != nil || batch(p).maxTimestamp() >= ms {
+				return true // the caller reads it whole
+			}
+			if p, bad = r.w.at(f.pos, f.size); bad == nil {
+				if why := batch(p).checkCRC(); why != "" {
+					bad = &CorruptError{Path: r.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+				}
+			}
+			return bad != nil
 		})
+		if bad != nil {
+			err = bad
+		}
+		return f, ok && err == nil, err
 	})
 }
 
@@ -185,7 +198,7 @@ func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
 	for {
 		ok := r.d.next(&rec)
 		if r.d.why != "" {
-			return -1, wrapBatchError(errors.New(r.d.why), r.h.path, f.pos, f.base)
+			return -1, wrapBatchError(r.d.err(), r.h.path, f.pos, f.base)
 		}
 		if !ok {
 			return -1, nil
