@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -234,4 +235,34 @@ func TestTruncateInsideBatch(t *testing.T) {
 			require.NoError(t, l.Close())
 		}
 	}
+}
+
+// What TruncateTo leaves of a compressed batch is no larger than the batch was: its followers accept it.
+func TestTruncateInsideBatchCompresses(t *testing.T) {
+	const n, size = 20, 1 << 20
+	var body []byte
+	for i := range n {
+		body = append(body, rawRecord(int64(i), 0, bytes.Repeat([]byte{byte('a' + i)}, size))...)
+	}
+	b := rawBatch{attributes: 1, count: n, lastDelta: n - 1, body: gzipped(body)}.bytes()
+	l := open(t, t.TempDir(), nil)
+	_, err := l.AppendBatch(b)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(n-1))
+	require.Less(t, l.Stats().Bytes, int64(len(b)))
+	follower := open(t, t.TempDir(), nil)
+	s, err := l.Section(0, math.MaxInt64)
+	require.NoError(t, err)
+	var stream bytes.Buffer
+	_, err = s.WriteTo(&stream)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	_, err = follower.TransferFrom(&stream, -1)
+	require.NoError(t, err)
+	for i := range int64(n - 1) {
+		r, err := follower.Read(i)
+		require.NoError(t, err)
+		require.Equal(t, bytes.Repeat([]byte{byte('a' + i)}, size), r.Value)
+	}
+	require.EqualValues(t, n-1, follower.Offsets().End)
 }

@@ -27,6 +27,8 @@ var (
 	ErrOutOfRange = errors.New("seglog: offset out of range")
 	// ErrCorrupt: bytes that should be good fail their check. The error is a *CorruptError.
 	ErrCorrupt = errors.New("seglog: corrupt")
+	// ErrNotJoined: a batch handed to TransferFrom does not continue the log.
+	ErrNotJoined = errors.New("seglog: batches do not join the log")
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")
@@ -83,6 +85,9 @@ func (e *failedError) Unwrap() []error { return []error{ErrFailed, e.cause} }
 
 // errCount: a Reader that the caller handed in broke its contract.
 var errCount = fmt.Errorf("%w: Read returned a negative count or more bytes than there was room for", ErrInvalid)
+
+// errWritten: a Writer that the caller handed in broke its contract.
+var errWritten = fmt.Errorf("%w: Write returned a negative count or more bytes than it was given", ErrInvalid)
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))

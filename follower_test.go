@@ -38,7 +38,7 @@ func leaderStream(n int) (stream []byte, next int64) {
 	next = 100
 	for i := range n {
 		ms := 1700000000000 + int64(i*10-rng.IntN(50))
-		b := rawBatch{base: next, epoch: int32(i % 3), baseTime: ms, maxTime: ms + 5}
+		b := rawBatch{base: next, epoch: int32(i / 100), baseTime: ms, maxTime: ms + 5}
 		for k := range 1 + rng.IntN(4) {
 			b.body = append(b.body, rawRecord(int64(k), int64(k%6), fmt.Appendf(nil, "%d %d %s", i, k, bytes.Repeat([]byte{'z'}, rng.IntN(300))))...)
 			b.count, b.lastDelta = k+1, k

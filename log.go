@@ -45,6 +45,7 @@ type Log struct {
 	appended  struct{ batches, records, bytes int64 }
 	clock     coarseClock
 	epoch     int32 // leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log
+	received  receivedLast
 
 	flush       flusher
 	rewrites    []rewrite    // owned with flush.busy
@@ -234,8 +235,8 @@ func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err er
 	if err := l.writable(); err != nil {
 		return nil, err
 	}
-	if base > math.MaxInt64-math.MaxInt32-count {
-		return nil, fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
+	if err := usedUp(base, count); err != nil {
+		return nil, err
 	}
 	t := l.tail
 	at := t.seg.stored.load()
@@ -257,6 +258,14 @@ func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err er
 		return nil, fmt.Errorf("seglog: append at offset %d, position %d: %w", base, at.pos(), err)
 	}
 	return dst, nil
+}
+
+// usedUp says that there are not count offsets from base on, or nil.
+func usedUp(base, count int64) error {
+	if base > math.MaxInt64-math.MaxInt32-count {
+		return fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
+	}
+	return nil
 }
 
 // mustRoll is Kafka's LogSegment.shouldRoll.

@@ -220,7 +220,7 @@ func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 			}
 			r.cuts = cuts
 			var ok bool
-			next, ok = l.walk(r, next, yield)
+			next, ok = l.walk(r, next, func(rec Record, err error) bool { return ctx.Err() == nil && yield(rec, err) })
 			cuts = r.cuts
 			r.release() // an idle follower keeps no buffer
 			if !ok {

@@ -5,31 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"runtime/debug"
+	"sync"
+	"time"
 )
 
-// ErrNotJoined: a batch handed to TransferFrom does not continue the log.
-var ErrNotJoined = errors.New("seglog: batches do not join the log")
-
 // TransferFrom stores the batches that arrive from r, n bytes of them or, with n < 0, all up to EOF: what a TransferTo or
-// Section.WriteTo of another log sent. Each is checked (form, CRC, order of offsets) and stored as it is, offset
-// included, so that a follower's files equal its leader's. read is the size of the batches that were taken, and when
-// TransferFrom returns they are as durable as Options.Flush promises. After any error the follower asks its leader for
-// Offsets().End and goes on.
+// Section.WriteTo of another log sent. Each is checked (form, CRC, order of offsets and leader epochs) and stored as it
+// is, offset included, so that a follower's files equal its leader's. read is the size of the batches that were taken, and
+// when TransferFrom returns they are as durable as Options.Flush promises. A batch that arrived whole is not held back while
+// r has no more: it is stored, flushed as Options.Flush promises, and readable. After any error the follower asks its leader
+// for Offsets().End and goes on.
 //
-// The first batch must start at End; an empty log takes it at whatever offset it has. Batches below End are compared
+// The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
 // with those that are there and skipped, so that a leader whose offsets have a gap right at the follower's End can be
-// asked for End-1; gaps inside the stream are kept. Errors: ErrNotJoined, naming both offsets; a *CorruptError for bytes
-// that are no batch, wrapping io.ErrUnexpectedEOF if they end in the middle of one; ErrTooLarge; r's; and those of
-// Append.
+// asked for End-1; gaps inside the stream are kept. A leader epoch must not be lower than that of the batch before it, unless
+// it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, naming both offsets; a *CorruptError for
+// bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end in the middle of one; io.ErrUnexpectedEOF if r ends
+// between two batches and before n bytes; ErrTooLarge; r's; and those of Append.
+//
+// Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn does; TransferFrom then returns ErrClosed. Any other
+// reader, a bufio.Reader around a connection for one, can't be interrupted from here: TransferFrom returns once its Read
+// does, and stores nothing more. A struct that embeds the bufio.Reader and forwards SetReadDeadline to its connection
+// closes that gap.
 func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
 	}
-	if conn, ok := r.(net.Conn); ok {
-		t := &transfer{conn: conn}
+	if conn, ok := r.(readDeadliner); ok {
+		t := &transfer{conn: readDeadline{conn}}
 		l.transfers.add(t)
 		defer func() {
 			l.transfers.drop(t)
@@ -37,14 +42,17 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 				err = ErrClosed
 			}
 		}()
-	}
-	if n >= 0 {
-		r = io.LimitReader(r, n)
+		if l.closed.Load() { // Close may have looked for transfers to interrupt before this one was there
+			return 0, ErrClosed
+		}
 	}
 	rd := readers.Get().(*reader)
 	defer rd.release()
+	in := receiver{l: l, src: r, left: n}
+	defer in.flushes.Wait()
 	s := &rd.s
-	s.init(r, "", 0, -1, -1)
+	s.init(&in, "", 0, -1, -1)
+	defer func() { s.src = nil }()
 	s.most, s.gaps = l.o.MaxBatchBytes, true
 	acked := int64(0)
 	acknowledge := func(err error) (int64, error) {
@@ -53,13 +61,16 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 				return acked, e
 			}
 		}
-		acked = s.pos
+		acked, in.stored = s.pos, false
 		return acked, err
 	}
 	for first := true; ; first = false {
 		pos := s.pos
 		b, err := s.scan()
 		if err == io.EOF {
+			if in.left > 0 {
+				return acknowledge(fmt.Errorf("seglog: stream ends %d bytes early, after %d: %w", in.left, s.pos, io.ErrUnexpectedEOF))
+			}
 			return acknowledge(nil)
 		}
 		if err != nil {
@@ -69,6 +80,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 			s.pos = pos
 			return acknowledge(err)
 		}
+		in.stored = true
 		l.stats.received.Add(int64(len(b)))
 		if s.w == s.r || s.pos-acked >= ackBytes {
 			if _, err := acknowledge(nil); err != nil {
@@ -76,6 +88,72 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 			}
 		}
 	}
+}
+
+type readDeadliner interface{ SetReadDeadline(time.Time) error }
+
+// readDeadline is a connection that is only read from.
+type readDeadline struct{ readDeadliner }
+
+func (r readDeadline) SetDeadline(at time.Time) error { return r.SetReadDeadline(at) }
+
+// receiver reads the stream for TransferFrom. While it waits for more, the batches that are stored and not acknowledged
+// yet are shown and flushed.
+type receiver struct {
+	l      *Log
+	src    io.Reader
+	left   int64 // of n; negative: up to EOF
+	stored bool  // batches are stored and not acknowledged
+
+	stall   *time.Timer // flushes, unless the read returns before
+	flushes sync.WaitGroup
+}
+
+// stallAfter: a stream that flows has its next bytes by then, and shares a flush among many batches.
+const stallAfter = 2 * time.Millisecond
+
+func (r *receiver) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	if r.l.closed.Load() {
+		return 0, ErrClosed
+	}
+	if r.left > 0 && int64(len(p)) > r.left {
+		p = p[:r.left]
+	}
+	if r.stored && r.l.o.Flush != FlushSync { // costs nothing, unless the disk can't keep up
+		if err := r.l.acknowledge(r.l.end.Load()); err != nil {
+			return 0, err
+		}
+		r.stored = false
+	}
+	if r.stored {
+		r.startStall()
+	}
+	n, err := r.src.Read(p)
+	if r.stored && r.stall.Stop() {
+		r.flushes.Done()
+	}
+	if n < 0 || n > len(p) {
+		return 0, errCount
+	}
+	if r.left > 0 {
+		r.left -= int64(n)
+	}
+	return n, err
+}
+
+func (r *receiver) startStall() {
+	r.flushes.Add(1)
+	if r.stall != nil {
+		r.stall.Reset(stallAfter)
+		return
+	}
+	r.stall = time.AfterFunc(stallAfter, func() {
+		defer r.flushes.Done()
+		_ = r.l.acknowledge(r.l.end.Load()) // TransferFrom meets the same error when it acknowledges
+	})
 }
 
 // ackBytes: how much TransferFrom takes before it waits for durability; several batches share a flush.
@@ -91,7 +169,7 @@ func tooLarge(err error, s *scanner) error {
 	return err
 }
 
-// receive stores one batch at its own offset.
+// receive stores one batch at its own offset. Nothing changes before all checks are done.
 func (l *Log) receive(b batch, first bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,16 +177,25 @@ func (l *Log) receive(b batch, first bool) error {
 		return err
 	}
 	end, base := l.end.Load(), b.base()
+	empty := l.start.Load() == end
+	switch {
+	case b.last() < end:
+		return l.compare(b)
+	case base < end || base > end && first && !empty:
+		return fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
+	}
+	if err := usedUp(base, b.lastDelta()+1); err != nil {
+		return err
+	}
+	if err := l.checkEpoch(b); err != nil {
+		return err
+	}
 	switch {
 	case base == end:
-	case l.start.Load() == end:
+	case empty:
 		if err := l.cut(base, true); err != nil {
 			return err
 		}
-	case b.last() < end:
-		return l.compare(b)
-	case base < end || first:
-		return fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
 	default:
 		if !l.gaps.Load() {
 			if err := l.state.commit(func(s *state) { s.gaps = true }); err != nil {
@@ -121,7 +208,76 @@ func (l *Log) receive(b batch, first bool) error {
 		return err
 	}
 	l.epoch = max(l.epoch, b.epoch())
+	l.received = receivedLast{next: b.last() + 1, epoch: b.epoch()}
 	return nil
+}
+
+// receivedLast is the last batch that TransferFrom stored: the offset after it, and its leader epoch.
+type receivedLast struct {
+	next  int64
+	epoch int32
+}
+
+// checkEpoch refuses a batch from an older leader than that of the last batch.
+func (l *Log) checkEpoch(b batch) error {
+	end := l.end.Load()
+	if b.epoch() < 0 || end == l.start.Load() {
+		return nil
+	}
+	last := l.received.epoch
+	if l.received.next != end {
+		var err error
+		if last, err = l.lastEpoch(); err != nil {
+			return err
+		}
+		l.received = receivedLast{next: end, epoch: last}
+	}
+	if b.epoch() < last {
+		return fmt.Errorf("%w: batch with offsets %d to %d has leader epoch %d, the batch before offset %d has %d",
+			ErrNotJoined, b.base(), b.last(), b.epoch(), end, last)
+	}
+	return nil
+}
+
+// lastEpoch is the leader epoch of the last batch; -1 if there is none. l.mu is held.
+func (l *Log) lastEpoch() (epoch int32, err error) {
+	if err := l.flushTo(l.end.Load()); err != nil { // it may be gathered and not in the file yet
+		return 0, err
+	}
+	segs := l.view.Load().segs
+	for i := len(segs) - 1; i >= 0; i-- {
+		if pos := segs[i].stored.load().pos(); pos == 0 {
+			continue
+		}
+		epoch, ok, err := segs[i].lastEpoch(&l.env)
+		if err == errGone {
+			break // deleted by now, and so are those before it
+		}
+		if ok || err != nil {
+			return epoch, err
+		}
+	}
+	return -1, nil
+}
+
+func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
+	h, err := s.pin(e)
+	if err != nil {
+		return 0, false, err
+	}
+	defer h.unref()
+	var w window
+	limit := s.stored.load()
+	f, ok, err := s.boundary(e, h, &w, limit.pos(), limit)
+	if err != nil || !ok {
+		return 0, false, err
+	}
+	defer h.catch(debug.SetPanicOnFault(true), &err)
+	p, err := w.at(f.pos, headerLen)
+	if err != nil {
+		return 0, false, err
+	}
+	return batch(p).epoch(), true, nil
 }
 
 // compare says whether a batch from another log is the one that is here.
@@ -136,6 +292,9 @@ func (l *Log) compare(b batch) (err error) {
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(base)]
 	h, err := s.pin(&l.env)
+	if err == errGone {
+		return fmt.Errorf("%w: batch has offsets %d to %d, which were deleted just now", ErrNotJoined, base, b.last())
+	}
 	if err != nil {
 		return err
 	}

@@ -82,6 +82,9 @@ func (s *scanner) scan() (batch, error) {
 // confirmGap looks at the batch behind one that leaves out offsets. The format allows gaps (compaction makes them), but
 // the CRC does not cover the base offset: one that a bit flip raised collides with its successor.
 func (s *scanner) confirmGap(size int, last int64) error {
+	if s.path == "" && s.w-s.r < size+headerLen {
+		return nil // the next batch of a stream may be long in coming
+	}
 	err := s.fill(size + headerLen)
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
 		return nil // nothing follows that could tell
@@ -95,11 +98,14 @@ func (s *scanner) confirmGap(size int, last int64) error {
 
 // fill makes n unread bytes available. io.EOF: there is not one.
 func (s *scanner) fill(n int) error {
-	for s.w-s.r < n {
+	for idle := 0; s.w-s.r < n; {
 		if s.w == len(s.buf) || len(s.buf)-s.r < n {
 			s.makeRoom()
 		}
 		k, err := s.src.Read(s.buf[s.w:])
+		if k < 0 || k > len(s.buf)-s.w {
+			return s.readError(errCount)
+		}
 		s.w += k
 		if s.w-s.r >= n {
 			return nil
@@ -109,6 +115,11 @@ func (s *scanner) fill(n int) error {
 				return io.EOF
 			}
 			return s.torn(n)
+		}
+		if k > 0 {
+			idle = 0
+		} else if idle++; err == nil && idle == maxIdleReads {
+			err = io.ErrNoProgress
 		}
 		if err != nil {
 			return s.readError(err)

@@ -38,6 +38,7 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	}
 	r := readers.Get().(*reader)
 	defer r.release()
+	r.d.limit = l.o.MaxInflatedBytes
 	if err := l.catchUp(); err != nil {
 		return 0, err
 	}

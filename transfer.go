@@ -180,7 +180,7 @@ func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err err
 type transfer struct {
 	s    *Section
 	own  Section // TransferTo's
-	conn net.Conn
+	conn interface{ SetDeadline(time.Time) error }
 	// Where the set of transfers keeps it.
 	previous, next *transfer
 	// Of direct, on Linux:
@@ -291,10 +291,16 @@ func (t *transfer) copy(w io.Writer) error {
 			}
 			n += k
 		}
-		n, err := w.Write(t.buf[:n])
-		h = min(n, h)
+		sent, err := w.Write(t.buf[:n])
+		if sent < 0 || sent > n {
+			return errWritten
+		}
+		if sent < n && err == nil {
+			err = io.ErrShortWrite
+		}
+		h = min(sent, h)
 		s.header = s.header[h:]
-		s.sent(int64(n - h))
+		s.sent(int64(sent - h))
 		if err != nil {
 			return err
 		}

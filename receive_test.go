@@ -1,0 +1,315 @@
+package seglog_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog"
+)
+
+// An emptied log keeps its start: what its leader has below is not what comes next.
+func TestTransferFromKeepsStart(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	appendN(t, l, 0, 10)
+	require.NoError(t, l.DeleteBefore(10))
+	want := l.Offsets()
+	for _, base := range []int64{0, 5, 9} {
+		_, err := l.TransferFrom(bytes.NewReader(plainBatch(base, "a", "b")), -1)
+		require.ErrorIs(t, err, seglog.ErrNotJoined)
+		require.Contains(t, err.Error(), "10")
+		require.Equal(t, want, l.Offsets())
+	}
+	_, err := l.TransferFrom(bytes.NewReader(plainBatch(15, "a", "b")), -1)
+	require.NoError(t, err)
+	require.Equal(t, seglog.Offsets{Start: 15, RecoveryPoint: 17, HighWatermark: 17, End: 17}, l.Offsets())
+}
+
+// A batch that is refused has not moved the log, nor made it one with gaps.
+func TestTransferFromRefusesBeforeItMoves(t *testing.T) {
+	const last = math.MaxInt64 - math.MaxInt32 // the greatest base offset that the format's checks let through
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	_, err := l.TransferFrom(bytes.NewReader(plainBatch(last, "x")), -1)
+	require.ErrorIs(t, err, seglog.ErrTooLarge)
+	require.Equal(t, seglog.Offsets{}, l.Offsets())
+	appendN(t, l, 0, 2)
+	_, err = l.TransferFrom(bytes.NewReader(append(plainBatch(2, "v"), plainBatch(last, "x")...)), -1)
+	require.ErrorIs(t, err, seglog.ErrTooLarge)
+	require.EqualValues(t, 3, l.Offsets().End)
+	require.NoError(t, l.Close())
+	report, err := seglog.Repair(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.Sound())
+	require.False(t, report.Gaps)
+}
+
+func inEpoch(base int64, epoch int32, values ...string) []byte {
+	b := plainBatch(base, values...)
+	binary.BigEndian.PutUint32(b[12:], uint32(epoch))
+	return b
+}
+
+// Leader epochs never go back in a log, whoever wrote the last batch.
+func TestTransferFromEpochs(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	from := func(b []byte) error {
+		_, err := l.TransferFrom(bytes.NewReader(b), -1)
+		return err
+	}
+	require.NoError(t, from(append(inEpoch(0, 3, "a"), inEpoch(1, 5, "b")...)))
+	check := func() {
+		t.Helper()
+		end := l.Offsets().End
+		err := from(inEpoch(end, 4, "x"))
+		require.ErrorIs(t, err, seglog.ErrNotJoined)
+		require.Contains(t, err.Error(), "epoch 4")
+		require.Equal(t, end, l.Offsets().End)
+	}
+	check()
+	require.NoError(t, l.Close())
+	l = open(t, dir, nil)
+	check()
+	_, err := l.Append(seglog.Record{Value: []byte("own")})
+	require.NoError(t, err)
+	check()
+	require.ErrorIs(t, from(append(inEpoch(3, 7, "c"), inEpoch(4, 6, "x")...)), seglog.ErrNotJoined)
+	require.EqualValues(t, 4, l.Offsets().End, "the batch before is taken")
+	require.NoError(t, from(inEpoch(4, -1, "no epoch")))
+	require.NoError(t, from(inEpoch(5, 0, "behind none")))
+	require.NoError(t, l.TruncateTo(1))
+	require.NoError(t, from(inEpoch(1, 3, "as the one at 0")))
+	require.NoError(t, l.Reset(50))
+	require.NoError(t, from(inEpoch(50, 0, "another history")))
+}
+
+func TestTransferFromShortStream(t *testing.T) {
+	l := open(t, t.TempDir(), nil)
+	b := append(plainBatch(0, "a"), plainBatch(1, "b")...)
+	read, err := l.TransferFrom(bytes.NewReader(b), int64(len(b))+1)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.NotErrorIs(t, err, seglog.ErrCorrupt)
+	require.EqualValues(t, len(b), read, "what came is taken")
+	require.EqualValues(t, 2, l.Offsets().End)
+	_, err = l.TransferFrom(bytes.NewReader(nil), 1)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	_, err = l.TransferFrom(bytes.NewReader(nil), 0)
+	require.NoError(t, err)
+}
+
+// What came whole is stored, shown and flushed while the peer stalls: inside the next batch, or behind a gap.
+func TestTransferFromStalls(t *testing.T) {
+	next := plainBatch(11, "next")
+	for _, p := range policies {
+		t.Run(p.String(), func(t *testing.T) {
+			for name, part := range map[string]int{"at the border": 0, "in a header": 20, "in a record": 70} {
+				l := open(t, t.TempDir(), &seglog.Options{Flush: p})
+				here, there := net.Pipe()
+				done := make(chan error)
+				go func() {
+					_, err := l.TransferFrom(here, -1)
+					done <- err
+				}()
+				stream := append(plainBatch(0, "a"), plainBatch(10, "behind a gap")...)
+				_, err := there.Write(append(stream, next[:part]...))
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				require.NoError(t, l.Wait(ctx, 10), name)
+				r, err := l.Read(10)
+				require.NoError(t, err)
+				require.Equal(t, "behind a gap", string(r.Value))
+				if p == seglog.FlushSync {
+					require.EqualValues(t, 11, l.Offsets().RecoveryPoint)
+				}
+				_, err = there.Write(next[part:])
+				require.NoError(t, err)
+				require.NoError(t, l.Wait(ctx, 11), name)
+				cancel()
+				require.NoError(t, there.Close())
+				require.NoError(t, <-done)
+			}
+		})
+	}
+}
+
+func TestDecodeDoesNotWaitBehindGap(t *testing.T) {
+	here, there := net.Pipe()
+	got := make(chan int64, 2)
+	done := make(chan error, 1)
+	go func() {
+		for r, err := range seglog.Decode(here) {
+			if err != nil {
+				done <- err
+				return
+			}
+			got <- r.Offset
+		}
+		done <- nil
+	}()
+	_, err := there.Write(append(plainBatch(0, "a"), plainBatch(10, "b")...))
+	require.NoError(t, err)
+	require.EqualValues(t, 0, <-got)
+	select {
+	case offset := <-got:
+		require.EqualValues(t, 10, offset)
+	case <-time.After(time.Minute):
+		require.Fail(t, "the batch behind the gap is held back")
+	}
+	require.NoError(t, there.Close())
+	require.NoError(t, <-done)
+}
+
+// throughBuffer reads a connection through a buffer, and stays interruptible.
+type throughBuffer struct {
+	*bufio.Reader
+	conn net.Conn
+}
+
+func (r throughBuffer) SetReadDeadline(at time.Time) error { return r.conn.SetReadDeadline(at) }
+
+func TestTransferFromEndsWithClose(t *testing.T) {
+	for name, wrap := range map[string]func(net.Conn) io.Reader{
+		"connection": func(c net.Conn) io.Reader { return c },
+		"buffered":   func(c net.Conn) io.Reader { return throughBuffer{bufio.NewReader(c), c} },
+	} {
+		l := open(t, t.TempDir(), nil)
+		here, there := net.Pipe()
+		done := make(chan error)
+		go func() {
+			_, err := l.TransferFrom(wrap(here), -1)
+			done <- err
+		}()
+		_, err := there.Write(append(plainBatch(0, "a"), plainBatch(1, "b")[:30]...))
+		require.NoError(t, err)
+		require.NoError(t, l.Wait(context.Background(), 0))
+		require.NoError(t, l.Close())
+		require.ErrorIs(t, <-done, seglog.ErrClosed, name)
+	}
+	// One that can't be interrupted: nothing more is stored once its Read returns.
+	l := open(t, t.TempDir(), nil)
+	here, there := io.Pipe()
+	done := make(chan error)
+	go func() {
+		_, err := l.TransferFrom(here, -1)
+		done <- err
+	}()
+	_, err := there.Write(plainBatch(0, "a"))
+	require.NoError(t, err)
+	require.NoError(t, l.Wait(context.Background(), 0))
+	require.NoError(t, l.Close())
+	_, err = there.Write(plainBatch(1, "b"))
+	require.NoError(t, err)
+	require.ErrorIs(t, <-done, seglog.ErrClosed)
+	require.EqualValues(t, 1, l.Offsets().End)
+}
+
+// brokenReader gives some bytes and then counts that no Reader may return.
+type brokenReader struct {
+	good []byte
+	n    func(p []byte) int
+}
+
+func (r *brokenReader) Read(p []byte) (int, error) {
+	if len(r.good) > 0 {
+		n := copy(p, r.good)
+		r.good = r.good[n:]
+		return n, nil
+	}
+	return r.n(p), nil
+}
+
+func TestReadersThatBreakTheirContract(t *testing.T) {
+	for name, c := range map[string]struct {
+		n    func(p []byte) int
+		want error
+	}{
+		"negative": {func([]byte) int { return -1 }, seglog.ErrInvalid},
+		"too many": {func(p []byte) int { return len(p) + 1 }, seglog.ErrInvalid},
+		"nothing":  {func([]byte) int { return 0 }, io.ErrNoProgress},
+	} {
+		for _, n := range []int64{-1, 1 << 20} {
+			l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
+			read, err := l.TransferFrom(&brokenReader{good: plainBatch(0, "a"), n: c.n}, n)
+			require.ErrorIs(t, err, c.want, name)
+			require.EqualValues(t, len(plainBatch(0, "a")), read)
+			require.EqualValues(t, 1, l.Offsets().End)
+		}
+		var got []string
+		var err error
+		for r, e := range seglog.Decode(&brokenReader{good: plainBatch(0, "a"), n: c.n}) {
+			if err = e; e == nil {
+				got = append(got, string(r.Value))
+			}
+		}
+		require.ErrorIs(t, err, c.want, name)
+		require.Equal(t, []string{"a"}, got)
+		seglog.RegisterDecompressor(7, func(r io.Reader) (io.ReadCloser, error) {
+			return io.NopCloser(&brokenReader{good: rawRecord(0, 0, nil), n: c.n}), nil
+		})
+		_, err = decoded(rawBatch{attributes: 7, count: 1, body: []byte("x")}.bytes())
+		require.ErrorIs(t, err, c.want, name)
+	}
+}
+
+type brokenWriter func(p []byte) (int, error)
+
+func (w brokenWriter) Write(p []byte) (int, error) { return w(p) }
+
+func TestWritersThatBreakTheirContract(t *testing.T) {
+	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
+	appendN(t, l, 0, 100)
+	failed := errors.New("failed")
+	for name, c := range map[string]struct {
+		write brokenWriter
+		want  error
+		sent  int64
+	}{
+		"negative":  {func([]byte) (int, error) { return -1, nil }, seglog.ErrInvalid, 0},
+		"too many":  {func(p []byte) (int, error) { return len(p) + 1, nil }, seglog.ErrInvalid, 0},
+		"nothing":   {func([]byte) (int, error) { return 0, nil }, io.ErrShortWrite, 0},
+		"too few":   {func(p []byte) (int, error) { return 20, nil }, io.ErrShortWrite, 20},
+		"and fails": {func(p []byte) (int, error) { return 20, failed }, failed, 20},
+	} {
+		for _, header := range []string{"", "header"} {
+			s, err := l.Section(0, math.MaxInt64)
+			require.NoError(t, err)
+			s.SetHeader([]byte(header))
+			sent, err := s.WriteTo(c.write)
+			require.ErrorIs(t, err, c.want, name)
+			require.Equal(t, c.sent, sent, name)
+			// And on behind what was taken.
+			var rest bytes.Buffer
+			n, err := s.WriteTo(&rest)
+			require.NoError(t, err)
+			require.Equal(t, s.Len()+int64(len(header)), sent+n)
+			require.NoError(t, s.Close())
+		}
+	}
+}
+
+// Follow looks at its context before each record, also while it has not caught up.
+func TestFollowEndsOnTheWay(t *testing.T) {
+	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
+	appendN(t, l, 0, 1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	n := 0
+	for _, err := range l.Follow(ctx, 0) {
+		require.NoError(t, err)
+		if n++; n == 5 {
+			cancel()
+		}
+	}
+	require.Equal(t, 5, n)
+}
