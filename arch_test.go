@@ -41,7 +41,7 @@ var layers = [][]string{
 	},
 	{ // 5: a log looked at from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",
-		"repair.go", "repair_plan.go", "repair_apply.go",
+		"repair.go", "repair_plan.go", "repair_apply.go", "json.go",
 	},
 }
 

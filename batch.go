@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"math"
 	"math/bits"
+	"time"
 	"unicode/utf8"
 )
 
@@ -229,7 +230,24 @@ func (r *Record) millis(now int64) int64 {
 	if r.Time.IsZero() {
 		return now
 	}
-	return r.Time.UnixMilli()
+	return unixMilli(r.Time)
+}
+
+// lastTime is the end of what a timestamp can hold, in the year 292278994.
+var lastTime = time.UnixMilli(math.MaxInt64).Add(time.Millisecond - 1)
+
+// unixMilli is t.UnixMilli() that does not wrap around: times out of the range of a timestamp give its ends.
+func unixMilli(t time.Time) int64 {
+	const last = math.MaxInt64 / 1000
+	sec := t.Unix()
+	switch ms := sec*1000 + int64(t.Nanosecond())/1e6; {
+	case sec > last || sec == last && ms < 0:
+		return math.MaxInt64
+	case sec < -last:
+		return math.MinInt64
+	default:
+		return ms
+	}
 }
 
 // encodedSize is the size of a batch of records, which are checked on the way, and their greatest timestamp. now is in ms
@@ -242,6 +260,9 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 		ms := r.millis(now)
 		if ms < 0 {
 			return 0, 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
+		}
+		if ms == math.MaxInt64 && r.Time.After(lastTime) {
+			return 0, 0, invalid("record %d: time %v is after %v, the last one that the format can hold", i, r.Time, lastTime.UTC())
 		}
 		for j := range r.Headers {
 			if !utf8.ValidString(r.Headers[j].Key) {

@@ -274,7 +274,7 @@ func (l *Log) mustRoll(t *tail, at mark, size, last, maxTime int64) bool {
 		return last-t.seg.base > math.MaxInt32
 	}
 	return at.pos()+size > l.o.SegmentBytes ||
-		l.o.SegmentAge > 0 && t.firstTime >= 0 && maxTime-t.firstTime > l.o.SegmentAge.Milliseconds() ||
+		l.o.SegmentAge > 0 && t.firstTime >= 0 && maxTime > t.firstTime && maxTime-t.firstTime > l.o.SegmentAge.Milliseconds() ||
 		last-t.seg.base > math.MaxInt32 || t.x.full()
 }
 

@@ -45,7 +45,8 @@ type Options struct {
 	// SegmentBytes is the size at which a segment is rolled. Larger ones mean fewer files, smaller ones finer
 	// retention. Default: 128 MiB; at most 2 GiB - 1, at least 4 KiB.
 	SegmentBytes int64
-	// SegmentAge rolls a segment when a record's time is that much later than its first one's. Default: 0, never.
+	// SegmentAge rolls a segment when a record's time is that much later than its first one's. Default: 0, never; at least
+	// 1ms, the precision of a record's time.
 	SegmentAge time.Duration
 	// IndexBytes is how many bytes of log share one index entry. Smaller makes Read faster and the indexes larger.
 	// Default: 4096.
@@ -60,7 +61,7 @@ type Options struct {
 
 	// RetentionBytes is the size of the log above which the oldest segments are deleted. Default: 0, keep all.
 	RetentionBytes int64
-	// RetentionAge is the age of a segment's newest record above which it is deleted. Default: 0, keep all.
+	// RetentionAge is the age of a segment's newest record above which it is deleted. Default: 0, keep all; at least 1ms.
 	RetentionAge time.Duration
 	// MayDelete, if not nil, is asked before retention deletes a segment; false keeps it, and those after it, until
 	// retention runs again. It is called from the log's own goroutine and must not call the log's methods that write.
@@ -120,6 +121,8 @@ func (o *Options) withDefaults() (Options, error) {
 		return c, invalid("Options.SegmentBytes is %d: more than 2 GiB - 1 = %d", c.SegmentBytes, int64(maxSegmentBytes))
 	case c.SegmentBytes != 0 && c.SegmentBytes < minSegmentBytes:
 		return c, invalid("Options.SegmentBytes is %d: less than %d", c.SegmentBytes, minSegmentBytes)
+	case c.SegmentAge > 0 && c.SegmentAge < time.Millisecond || c.RetentionAge > 0 && c.RetentionAge < time.Millisecond:
+		return c, invalid("Options.SegmentAge %v, RetentionAge %v: less than 1ms, the precision of a record's time", c.SegmentAge, c.RetentionAge)
 	case c.SegmentAge < 0 || c.RetentionAge < 0 || c.RetentionBytes < 0:
 		return c, invalid("Options.SegmentAge %v, RetentionAge %v, RetentionBytes %d: negative", c.SegmentAge, c.RetentionAge, c.RetentionBytes)
 	case c.MaxInflatedBytes < 0:
@@ -141,12 +144,14 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.MaxInflatedBytes == 0 {
 		c.MaxInflatedBytes = defaultMaxInflated
 	}
+	c.MaxInflatedBytes = min(c.MaxInflatedBytes, math.MaxInt-inflateChunk) // buffers are a little larger
 	if c.IndexBytes == 0 {
 		c.IndexBytes = defaultIndexBytes
 	}
 	if c.FlushBytes == 0 {
 		c.FlushBytes = defaultFlushBytes
 	}
+	c.FlushBytes = min(c.FlushBytes, math.MaxInt64/2) // appends wait at twice as many
 	if c.FlushInterval == 0 {
 		c.FlushInterval = defaultFlushInterval
 	}

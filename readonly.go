@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"time"
 )
@@ -297,6 +298,9 @@ func (l *Log) extendLast(st state) error {
 				return err
 			}
 			break // not written yet, or not whole yet
+		}
+		if b.last()-s.base > math.MaxInt32 {
+			return &CorruptError{Path: path, Pos: pos, Offset: s.base + s.stored.load().rel(), Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}
 		}
 		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
 		s.maxTime.Store(ro.x.maxTime)

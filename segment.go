@@ -34,11 +34,11 @@ func fileName(base int64, suffix string) string {
 // parseFileName is the inverse of fileName.
 func parseFileName(name, suffix string) (base int64, ok bool) {
 	digits, ok := strings.CutSuffix(name, suffix)
-	if !ok || len(digits) != 20 {
+	if !ok || len(digits) != 20 || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}
 	base, err := strconv.ParseInt(digits, 10, 64)
-	return base, err == nil && base >= 0 && digits[0] != '+'
+	return base, err == nil
 }
 
 // mark is a point between two batches of a segment: offset relative to the segment's base, and position. Both fit 32

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -32,8 +33,8 @@ func (c *coarseClock) millis() int64 {
 // be in order. It returns the high watermark if there is none, which is End once all is flushed. The precision is a
 // millisecond. Errors: those of Read.
 func (l *Log) OffsetForTime(t time.Time) (int64, error) {
-	ms := t.UnixMilli()
-	if t.Sub(t.Truncate(time.Millisecond)) > 0 {
+	ms := unixMilli(t)
+	if t.Nanosecond()%1e6 > 0 && ms < math.MaxInt64 {
 		ms++ // a record at t's own millisecond is earlier than t
 	}
 	r := readers.Get().(*reader)
@@ -41,6 +42,9 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	r.d.limit = l.o.MaxInflatedBytes
 	if err := l.catchUp(); err != nil {
 		return 0, err
+	}
+	if ms == math.MaxInt64 && t.After(time.UnixMilli(ms)) {
+		return l.highWatermark(), nil
 	}
 	for _, s := range l.view.Load().segs {
 		greatest, err := l.maxTime(s)

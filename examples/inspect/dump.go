@@ -196,11 +196,11 @@ func recordJSON(r seglog.Record) any {
 	}
 	return struct {
 		Offset  int64        `json:"offset"`
-		Time    time.Time    `json:"time,omitzero"`
+		Time    string       `json:"time,omitempty"`
 		Key     any          `json:"key"`
 		Value   any          `json:"value"`
 		Headers []jsonHeader `json:"headers,omitempty"`
-	}{r.Offset, r.Time, bytesJSON(r.Key), bytesJSON(r.Value), headers}
+	}{r.Offset, timeJSON(r.Time), bytesJSON(r.Key), bytesJSON(r.Value), headers}
 }
 
 func bytesJSON(b []byte) any {
@@ -242,23 +242,23 @@ func (d *dumper) batches() error {
 
 func batchJSON(b seglog.BatchInfo) any {
 	return struct {
-		Base          int64     `json:"base"`
-		Next          int64     `json:"next"`
-		Records       int64     `json:"records"`
-		File          string    `json:"file"`
-		Pos           int64     `json:"pos"`
-		Bytes         int64     `json:"bytes"`
-		Codec         string    `json:"codec"`
-		BaseTime      time.Time `json:"baseTime,omitzero"`
-		MaxTime       time.Time `json:"maxTime,omitzero"`
-		LogAppendTime bool      `json:"logAppendTime,omitempty"`
-		Transactional bool      `json:"transactional,omitempty"`
-		Control       bool      `json:"control,omitempty"`
-		LeaderEpoch   int32     `json:"leaderEpoch"`
-		ProducerID    int64     `json:"producerId"`
-		ProducerEpoch int16     `json:"producerEpoch"`
-		BaseSequence  int32     `json:"baseSequence"`
-		CRC           uint32    `json:"crc"`
-	}{b.Base, b.Next, b.Records, filepath.Base(b.Path), b.Pos, b.Bytes, b.Codec.String(), b.BaseTime, b.MaxTime,
+		Base          int64  `json:"base"`
+		Next          int64  `json:"next"`
+		Records       int64  `json:"records"`
+		File          string `json:"file"`
+		Pos           int64  `json:"pos"`
+		Bytes         int64  `json:"bytes"`
+		Codec         string `json:"codec"`
+		BaseTime      string `json:"baseTime,omitempty"`
+		MaxTime       string `json:"maxTime,omitempty"`
+		LogAppendTime bool   `json:"logAppendTime,omitempty"`
+		Transactional bool   `json:"transactional,omitempty"`
+		Control       bool   `json:"control,omitempty"`
+		LeaderEpoch   int32  `json:"leaderEpoch"`
+		ProducerID    int64  `json:"producerId"`
+		ProducerEpoch int16  `json:"producerEpoch"`
+		BaseSequence  int32  `json:"baseSequence"`
+		CRC           uint32 `json:"crc"`
+	}{b.Base, b.Next, b.Records, filepath.Base(b.Path), b.Pos, b.Bytes, b.Codec.String(), timeJSON(b.BaseTime), timeJSON(b.MaxTime),
 		b.LogAppendTime, b.Transactional, b.Control, b.LeaderEpoch, b.ProducerID, b.ProducerEpoch, b.BaseSequence, b.CRC}
 }

@@ -77,6 +77,18 @@ func when(t time.Time) string {
 	return t.Local().Format(timeLayout)
 }
 
+// timeJSON is a time as package json writes it, and "" for none. That package has no years after 9999, which a producer that
+// takes microseconds for milliseconds reaches; they get a sign, as in ISO 8601.
+func timeJSON(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return ""
+	case t.Year() > 9999:
+		return "+" + t.Format(time.RFC3339Nano)
+	}
+	return t.Format(time.RFC3339Nano)
+}
+
 // parseTime takes a time as people write it: with or without its day, or how long ago.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	if d, err := time.ParseDuration(s); err == nil {

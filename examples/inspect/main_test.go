@@ -221,3 +221,31 @@ func TestShow(t *testing.T) {
 	require.Equal(t, "-1,234,567", number(-1234567))
 	require.Equal(t, "100", number(100))
 }
+
+// Offsets near the top of their range behind a gap, and times of a producer that takes microseconds for milliseconds.
+func TestFarOffsetsAndTimes(t *testing.T) {
+	var stream bytes.Buffer
+	for _, base := range []int64{0, 1 << 60} {
+		l, err := seglog.Open(t.TempDir(), nil)
+		require.NoError(t, err)
+		require.NoError(t, l.Reset(base))
+		_, err = l.Append(seglog.Record{Time: time.UnixMilli(1700000000000000), Value: []byte("v")})
+		require.NoError(t, err)
+		s, err := l.Section(base, 1)
+		require.NoError(t, err)
+		_, err = s.WriteTo(&stream)
+		require.NoError(t, err)
+		require.NoError(t, s.Close())
+		require.NoError(t, l.Close())
+	}
+	dir := t.TempDir()
+	l, err := seglog.Open(dir, nil)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(&stream, -1)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.Contains(t, requireInspect(t, "stat", dir), "records   2 in 2 batches")
+	require.Contains(t, requireInspect(t, "dump", "-json", "-n", "1", dir), `"time":"+55840-11-08T22:13:20Z"`)
+	require.Contains(t, requireInspect(t, "dump", "-batches", "-json", "-n", "1", dir), `"maxTime":"+55840-11-08T22:13:20Z"`)
+	requireInspect(t, "verify", "-json", dir)
+}

@@ -72,7 +72,7 @@ func (s *statistics) add(b seglog.BatchInfo) {
 	if b.Bytes > s.largest.Bytes {
 		s.largest = b
 	}
-	row := int(float64(max(b.Base, s.start)-s.start) / float64(s.end-s.start) * pictureRows)
+	row := min(pictureRows-1, int(float64(max(b.Base, s.start)-s.start)/float64(s.end-s.start)*pictureRows))
 	s.byOffset[row] += b.Bytes
 	if b.MaxTime.IsZero() {
 		return
