@@ -51,12 +51,38 @@ func (l *Log) dropRest(s *segment) {
 	}
 }
 
-// farBehind reports whether there is more behind an open segment than memory is expected to hold, if the rest is like it.
+// farBehind reports whether there is more behind an open segment than memory is expected to hold.
 func (l *Log) farBehind(s *segment) bool {
-	m := s.stored.load()
-	if m.rel() == 0 || s.active.Load() {
+	if s.active.Load() {
 		return false
 	}
-	offsets := l.end.Load() - s.base - m.rel()
-	return float64(offsets)/float64(m.rel())*float64(m.pos()) > float64(l.cachedEnd)
+	v := l.view.Load()
+	i := v.find(s.base)
+	if i < 0 || v.segs[i] != s {
+		return false
+	}
+	last := len(v.segs) - 1
+	end := l.startPos(v, last) + l.knownSize(v.segs[last])
+	return end-l.startPos(v, i)-l.knownSize(s) > l.cachedEnd
+}
+
+// startPos is where segment i of a view begins in the stream of all segments' bytes. It is worked out once for each.
+func (l *Log) startPos(v *view, i int) int64 {
+	k := i
+	for k > 0 && v.segs[k].startPos.Load() == 0 {
+		k--
+	}
+	v.segs[k].startPos.CompareAndSwap(0, 1) // of the oldest; 0 stands for not known
+	for ; k < i; k++ {
+		v.segs[k+1].startPos.Store(v.segs[k].startPos.Load() + l.knownSize(v.segs[k]))
+	}
+	return v.segs[i].startPos.Load()
+}
+
+func (l *Log) knownSize(s *segment) int64 {
+	size, err := l.size(s)
+	if err != nil {
+		return 0 // its readers are told
+	}
+	return size
 }

@@ -11,8 +11,8 @@ import (
 
 // TruncateTo makes offset the end of the log: the records at and above it are gone, and their offsets are given out
 // again. It is exact also inside a batch, whose first records are then stored anew, compressed as they were if a
-// compressor is registered (RegisterCompressor). Everything below is
-// flushed first, and when TruncateTo returns the cut is durable. Killed in the middle, the next Open finishes it.
+// compressor is registered (RegisterCompressor). Everything below is flushed first, and when TruncateTo returns the cut
+// is durable. Killed in the middle, the next Open finishes it.
 //
 // Sections that hold bytes from above keep them until they are closed; iterators that were past offset end with an
 // *OffsetError, others go on below. The segment that holds offset is copied up to there, so the cost is that of writing
@@ -257,7 +257,7 @@ func (l *Log) placeCut(base int64, reset bool, renamed *bool) (*tail, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	for _, suffix := range []string{timeSuffix, indexSuffix} {
+	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
 		if err := l.removeFile(base, suffix); err != nil {
 			return nil, errors.Join(err, t.seg.retire())
 		}
@@ -353,7 +353,7 @@ func (r *recovery) finishCut(base int64) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	for _, suffix := range []string{timeSuffix, indexSuffix} {
+	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
 		if err := l.removeFile(base, suffix); err != nil {
 			return err
 		}

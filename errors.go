@@ -5,10 +5,11 @@ import (
 	"fmt"
 )
 
-// Every error of this package wraps one of these, or an *OffsetError, a *CorruptError or the error of the operating
-// system that caused it (an *fs.PathError, which names operation and path).
+// Every error of this package wraps one of these, or an *OffsetError, a *CorruptError, the error of the operating
+// system that caused it (an *fs.PathError, which names operation and path), or one of package io where a stream or file
+// breaks off. Errors of a Reader, Writer, Context or hook of the caller are wrapped as they are.
 var (
-	// ErrClosed: the log was closed before or during the call.
+	// ErrClosed: the log or the section was closed before or during the call.
 	ErrClosed = errors.New("seglog: log is closed")
 	// ErrLocked: another process, or another Log in this one, has the directory open for writing.
 	ErrLocked = errors.New("seglog: directory is locked by another writer")
@@ -29,6 +30,9 @@ var (
 	ErrCorrupt = errors.New("seglog: corrupt")
 	// ErrNotJoined: a batch handed to TransferFrom does not continue the log.
 	ErrNotJoined = errors.New("seglog: batches do not join the log")
+	// ErrBusy: the writer in another process changes the log faster than a read-only log can follow. A later call may
+	// succeed.
+	ErrBusy = errors.New("seglog: log changes too fast")
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")
@@ -38,13 +42,17 @@ var (
 	ErrInflated = errors.New("seglog: compressed batch exceeds Options.MaxInflatedBytes")
 )
 
-// OffsetError is the error for an offset that the log does not hold. errors.Is(err, ErrOutOfRange) is true.
+// OffsetError is the error for an offset that the log does not hold: it lies outside of what is readable, or within where
+// a compaction, a control batch or TruncateTo took the record. errors.Is(err, ErrOutOfRange) is true.
 type OffsetError struct {
 	Offset  int64   // what was asked for
 	Offsets Offsets // what there was at that moment
 }
 
 func (e *OffsetError) Error() string {
+	if e.Offset >= e.Offsets.Start && e.Offset < e.Offsets.HighWatermark {
+		return fmt.Sprintf("seglog: offset %d is missing: no record in [%d, %d) has it", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
+	}
 	return fmt.Sprintf("seglog: offset %d out of range: readable are [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 }
 
@@ -73,6 +81,16 @@ func (e *CorruptError) Error() string {
 
 // Is reports whether target is ErrCorrupt.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
+
+// closedError is ErrClosed in words that name what was closed.
+type closedError string
+
+func (e closedError) Error() string { return string(e) }
+
+// Is reports whether target is ErrClosed.
+func (e closedError) Is(target error) bool { return target == ErrClosed }
+
+const errSectionClosed = closedError("seglog: section is closed")
 
 // failedError is what a latched log answers: ErrFailed and the failure that latched it.
 type failedError struct{ cause error }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 )
 
 // A roll takes the segment that was made ready as seglog.next. It gets its name a moment later, in the background: on
@@ -30,6 +31,25 @@ func (l *Log) nameLast() error {
 	l.names.Add(1)
 	l.unnamed.Store(nil)
 	return nil
+}
+
+// isTemporary reports whether a file of that name is one of the log's own on its way to its place, which an Open after a kill
+// removes. Any other name, whatever it begins with, is somebody else's.
+func isTemporary(name string) bool {
+	switch name {
+	case nextName, cutName, repairTemp:
+		return true
+	}
+	rest, ok := strings.CutPrefix(name, tmpPrefix)
+	if ok {
+		_, ok = indexBase(rest)
+	}
+	return ok
+}
+
+func (e *env) isDir(name string) bool {
+	info, err := e.fs.stat(filepath.Join(e.dir, name))
+	return err == nil && info.isDir
 }
 
 // unnamedBase is the base offset of the segment in seglog.next; ok is false if there is none, or no whole batch in it.

@@ -134,7 +134,7 @@ func (l *Log) refreshLocked(st state) error {
 			return err
 		}
 		if try > 1000 {
-			return errors.Join(err, fmt.Errorf("seglog: open %s: the writer changes it faster than it can be read", l.dir))
+			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
 		}
 		st = after
 		time.Sleep(time.Millisecond)

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -99,7 +98,7 @@ func (e *env) list() (directory, error) {
 			d.bases = append(d.bases, base)
 		} else if _, ok := indexBase(name); ok {
 			indexes = append(indexes, name)
-		} else if strings.HasPrefix(name, tmpPrefix) && name != stateName && !strings.HasPrefix(name, repairPrefix) {
+		} else if isTemporary(name) && !e.isDir(name) {
 			d.leftover = append(d.leftover, name)
 		}
 	}

@@ -352,8 +352,10 @@ func TestOpenCaseG(t *testing.T) {
 
 func TestOpenCaseH(t *testing.T) {
 	dir := closedLog(t, 300)
-	leftovers := []string{"00000000000000000007.index", "00000000000000099999.timeindex", "seglog.next", "seglog.cut", "seglog.index"}
-	others := []string{"partition.metadata", "leader-epoch-checkpoint", "7.log", "README", "00000000000000000007.snapshot"}
+	leftovers := []string{"00000000000000000007.index", "00000000000000099999.timeindex", "seglog.next", "seglog.cut",
+		"seglog.00000000000000000007.index", "seglog.00000000000000000000.timeindex", "seglog.repairing"}
+	others := []string{"partition.metadata", "leader-epoch-checkpoint", "7.log", "README", "00000000000000000007.snapshot",
+		"seglog.conf", "seglog.state.bak", "seglog.index", "seglog.", "seglog.7.index", "seglog.00000000000000000000.log", "seglog.next.old", "seglog.repair-1-2"}
 	for _, name := range append(leftovers, others...) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("what is this"), 0o644))
 	}

@@ -9,9 +9,6 @@ import (
 	"slices"
 )
 
-// repairTemp is a file of Repair's on its way to its place; the next Open removes one that is left.
-const repairTemp = "seglog.repairing"
-
 // apply carries the plan out, so that a crash after any step leaves a log that is refused as before or that is what the
 // plan wants, and a second run comes to the same end:
 //

@@ -99,9 +99,16 @@ func (l *Log) drop(segs []*segment) error {
 	return l.fs.syncDir(l.dir)
 }
 
+// Kafka keeps these beside a segment: the aborted transactions in it, and the producers' state at its start. They make no
+// sense without it, and less beside a new one of the same base.
+const (
+	transactionSuffix = ".txnindex"
+	producerSuffix    = ".snapshot"
+)
+
 // removeSegmentFiles removes the .log last, so that no crash leaves one whose indexes look lost.
 func (e *env) removeSegmentFiles(base int64) error {
-	for _, suffix := range []string{timeSuffix, indexSuffix, logSuffix} {
+	for _, suffix := range []string{transactionSuffix, producerSuffix, timeSuffix, indexSuffix, logSuffix} {
 		if err := e.removeFile(base, suffix); err != nil {
 			return err
 		}

@@ -90,6 +90,7 @@ type segment struct {
 	h               atomic.Pointer[handle] // nil: not open
 	maxTime         atomic.Int64           // greatest timestamp; unknownTime
 	gather          *gather                // of an active segment under FlushSync: what is stored and not flushed
+	startPos        atomic.Int64           // Log.startPos; 0: not known
 	checked         atomic.Uint64          // sizes of the index files, once they were found to fit
 	active          atomic.Bool            // the writer still adds to its indexes
 	touched         atomic.Bool            // since the last sweep of openSegments

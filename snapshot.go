@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 )
 
 const lockName = "LOCK"
@@ -74,7 +75,7 @@ func (s *snapshot) try(n int) error {
 		err = s.copy()
 	}
 	if errors.Is(err, errGone) && n == snapshotTries {
-		return errors.New("the log is cut faster than it can be copied")
+		return fmt.Errorf("%w: it is cut faster than it can be copied", ErrBusy)
 	}
 	return err
 }
@@ -106,6 +107,8 @@ func (s *snapshot) prepare() error {
 	if err != nil {
 		return err
 	}
+	// A fresh file system has a directory for what fsck finds.
+	names = slices.DeleteFunc(names, func(name string) bool { return name == "lost+found" && s.to.isDir(name) })
 	if len(names) > 0 {
 		return invalid("directory is not empty: it holds %s", names[0])
 	}

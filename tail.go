@@ -15,7 +15,8 @@ const (
 	cutName   = "seglog.cut"  // what TruncateTo keeps of a segment, on its way to its place
 	tmpPrefix = "seglog."     // of these, and of an index on its way to its place
 
-	repairPrefix = "seglog.repair-" // what Repair took out of the log; kept
+	repairTemp   = "seglog.repairing" // a file of Repair's on its way to its place
+	repairPrefix = "seglog.repair-"   // what Repair took out of the log; kept
 
 	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20

@@ -137,7 +137,7 @@ func (s *Section) Close() error {
 // ErrClosed once the log is closed; io.ErrUnexpectedEOF if the file became shorter than the log knows it.
 func (s *Section) WriteTo(w io.Writer) (int64, error) {
 	if s.h == nil {
-		return 0, ErrClosed
+		return 0, errSectionClosed
 	}
 	t := transferPool.Get().(*transfer)
 	defer transferPool.Put(t)

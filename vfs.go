@@ -147,7 +147,19 @@ func (osFS) mkdirAll(dir string) error {
 
 func (osFS) remove(path string) error     { return os.Remove(path) }
 func (osFS) rename(from, to string) error { return os.Rename(from, to) }
-func (osFS) link(from, to string) error   { return os.Link(from, to) }
+
+// link makes a hard link to the file itself where from is a symbolic link: one to the link would lead nowhere from another
+// directory.
+func (osFS) link(from, to string) error {
+	if st, err := os.Lstat(from); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		file, err := filepath.EvalSymlinks(from)
+		if err != nil {
+			return err
+		}
+		from = file
+	}
+	return os.Link(from, to)
+}
 
 // pathError gives the errors of raw system calls the form that package os gives its own.
 func pathError(op, path string, err error) error {

@@ -1,0 +1,133 @@
+package seglog_test
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog"
+)
+
+// A directory is nobody's temporary file, whatever its name.
+func TestOpenLeavesDirectoriesAlone(t *testing.T) {
+	dir := closedLog(t, 300)
+	for _, name := range []string{"seglog.next", "seglog.cut", "seglog.d", "seglog.00000000000000000000.index"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, name, "sub"), 0o755))
+	}
+	l := open(t, dir, nil)
+	requireN(t, l, 0, 300)
+	require.NoError(t, l.Close())
+	report, err := seglog.Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK())
+	for _, name := range []string{"seglog.next", "seglog.cut", "seglog.d", "seglog.00000000000000000000.index"} {
+		require.DirExists(t, filepath.Join(dir, name, "sub"))
+	}
+}
+
+// What Kafka keeps beside a segment goes with it.
+func TestFilesOfKafkaGoWithTheirSegment(t *testing.T) {
+	o := &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10}
+	dir := t.TempDir()
+	l := open(t, dir, o)
+	appendN(t, l, 0, 300)
+	require.NoError(t, l.Close())
+	l = open(t, dir, o) // all but the last are sealed
+	segments, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(segments), 4)
+	sides := func(s seglog.SegmentInfo) []string {
+		base := s.Path[:len(s.Path)-len(".log")]
+		return []string{base + ".txnindex", base + ".snapshot"}
+	}
+	for _, s := range segments {
+		for _, name := range sides(s) {
+			require.NoError(t, os.WriteFile(name, []byte("x"), 0o644))
+		}
+	}
+	gone := func(s seglog.SegmentInfo) {
+		t.Helper()
+		for _, name := range sides(s) {
+			require.NoFileExists(t, name)
+		}
+	}
+	require.NoError(t, l.DeleteBefore(segments[1].Base))
+	gone(segments[0])
+	n := len(segments)
+	require.NoError(t, l.TruncateTo(segments[n-2].Base+1))
+	gone(segments[n-1])
+	require.NoFileExists(t, sides(segments[n-2])[0], "it tells of what was cut, too")
+	require.FileExists(t, sides(segments[n-2])[1], "the state at its start")
+	require.FileExists(t, sides(segments[1])[0])
+	require.NoError(t, l.Reset(segments[1].Base))
+	for _, s := range segments {
+		gone(s)
+	}
+}
+
+// A file system that was just made has one directory.
+func TestSnapshotIntoFreshVolume(t *testing.T) {
+	l := open(t, t.TempDir(), nil)
+	appendN(t, l, 0, 10)
+	to := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(to, "lost+found"), 0o700))
+	require.NoError(t, l.Snapshot(to))
+	c := open(t, to, nil)
+	requireN(t, c, 0, 10)
+	require.DirExists(t, filepath.Join(to, "lost+found"))
+	other := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(other, "lost+found"), nil, 0o600))
+	require.ErrorIs(t, l.Snapshot(other), seglog.ErrInvalid, "a file of that name is somebody's")
+}
+
+// Segments that were moved to another disk and linked: the copy holds them, and not links that lead nowhere.
+func TestSnapshotOfLinkedSegments(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "log")
+	o := &seglog.Options{SegmentBytes: 4 << 10}
+	l := open(t, dir, o)
+	appendN(t, l, 0, 300)
+	require.NoError(t, l.Close())
+	require.NoError(t, os.Mkdir(filepath.Join(root, "cold"), 0o755))
+	for _, suffix := range []string{".log", ".index"} {
+		name := "00000000000000000000" + suffix
+		require.NoError(t, os.Rename(filepath.Join(dir, name), filepath.Join(root, "cold", name)))
+		require.NoError(t, os.Symlink(filepath.Join("..", "cold", name), filepath.Join(dir, name)))
+	}
+	l = open(t, dir, o)
+	requireN(t, l, 0, 300)
+	to := filepath.Join(t.TempDir(), "deep", "copy")
+	require.NoError(t, l.Snapshot(to))
+	c := open(t, to, o)
+	requireN(t, c, 0, 300)
+}
+
+// Words that say what is the matter.
+func TestWords(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
+	_, err := l.TransferFrom(bytes.NewReader(append(plainBatch(0, "a", "b"), plainBatch(10, "c")...)), -1)
+	require.NoError(t, err)
+	_, err = l.Read(5)
+	require.ErrorIs(t, err, seglog.ErrOutOfRange)
+	require.EqualError(t, err, "seglog: offset 5 is missing: no record in [0, 11) has it")
+	_, err = l.Read(11)
+	require.EqualError(t, err, "seglog: offset 11 out of range: readable are [0, 11)")
+	s, err := l.Section(0, 1)
+	require.NoError(t, err)
+	require.NoError(t, s.Close())
+	_, err = s.WriteTo(io.Discard)
+	require.ErrorIs(t, err, seglog.ErrClosed)
+	require.EqualError(t, err, "seglog: section is closed")
+	_, err = l.AppendBatch(rawBatch{attributes: 4, count: 1, maxTime: time.Now().UnixMilli(), body: make([]byte, 50)}.bytes())
+	require.NoError(t, err)
+	_, err = l.Read(11)
+	require.ErrorIs(t, err, seglog.ErrCodec)
+	require.Contains(t, err.Error(), "zstd: "+filepath.Join(dir, "00000000000000000000.log")+" at position ")
+	require.Contains(t, err.Error(), ", offset 11")
+}
