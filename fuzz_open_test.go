@@ -159,35 +159,3 @@ func fuzzRead(t *testing.T, l *Log) ([]Record, error) {
 	}
 	return recs, nil
 }
-
-// FuzzDecode: a stream of anything.
-func FuzzDecode(f *testing.F) {
-	for seed := range uint64(6) {
-		u := newSimUser(nil, Options{}, seed)
-		var b []byte
-		for range 1 + seed%3 {
-			b = append(b, encoded(u.batch(1+int(seed)%4, u.id), u.id)...)
-		}
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		before := allocated()
-		last := int64(-1)
-		for r, err := range Decode(bytes.NewReader(b)) {
-			if err != nil {
-				if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrCodec) {
-					t.Fatalf("unclassified: %v", err)
-				}
-				break
-			}
-			if r.Offset <= last {
-				t.Fatalf("record %d behind %d", r.Offset, last)
-			}
-			last = r.Offset
-		}
-		// One compressed batch may inflate to maxInflated; the runner's inputs are far too small for that.
-		if spent := allocated() - before; spent > maxDamagedAllocation+2000*uint64(len(b)) {
-			t.Fatalf("allocated %d bytes for %d", spent, len(b))
-		}
-	})
-}

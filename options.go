@@ -144,7 +144,6 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.MaxInflatedBytes == 0 {
 		c.MaxInflatedBytes = defaultMaxInflated
 	}
-	c.MaxInflatedBytes = min(c.MaxInflatedBytes, math.MaxInt-inflateChunk) // buffers are a little larger
 	if c.IndexBytes == 0 {
 		c.IndexBytes = defaultIndexBytes
 	}

@@ -164,33 +164,27 @@ func TestInflationLimit(t *testing.T) {
 	require.Len(t, r.Value, 300_000)
 }
 
-// The limit of Repair and Verify is the default one.
-func TestRepairLeavesLargeBatchesAlone(t *testing.T) {
-	if testing.Short() || underRace {
-		t.Skip("inflates 257 MiB")
-	}
-	piece := make([]byte, 1<<20)
-	value := 257 << 20
-	head := append([]byte{0, 0, 0, 1}, binary.AppendVarint(nil, int64(value))...)
-	body := append(binary.AppendVarint(nil, int64(len(head)+value+1)), head...)
-	packed := gzipped(body)
-	for range value >> 20 {
-		packed = append(packed, gzipped(piece)...)
-	}
-	packed = append(packed, gzipped([]byte{0})...)
+func TestVerifyAndRepairLeaveLargeBatchesAlone(t *testing.T) {
+	big := rawBatch{attributes: 1, count: 1, body: gzipped(rawRecord(0, 0, make([]byte, 300_000)))}.bytes()
+	bad := rawBatch{base: 3, attributes: 1, count: 1, body: gzipped(append(rawRecord(0, 0, make([]byte, 300_000)), 0))}.bytes()
 	dir := t.TempDir()
 	l := open(t, dir, nil)
-	_, err := l.TransferFrom(bytes.NewReader(append(rawBatch{attributes: 1, count: 1, body: packed}.bytes(), plainBatch(1, "a", "b")...)), -1)
+	_, err := l.TransferFrom(bytes.NewReader(bytes.Join([][]byte{big, plainBatch(1, "a", "b"), bad}, nil)), -1)
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	report, err := seglog.Repair(dir, &seglog.RepairOptions{})
-	require.NoError(t, err)
-	require.Empty(t, report.Removed)
-	require.True(t, report.Sound())
-	verified, err := seglog.Verify(dir, nil)
-	require.NoError(t, err)
-	require.True(t, verified.OK())
-	require.EqualValues(t, 1, verified.Segments[0].Undecoded)
+	for limit, undecoded := range map[int64]int64{200_000: 2, 0: 0, math.MaxInt64: 0} {
+		report, err := seglog.Repair(dir, &seglog.RepairOptions{MaxInflatedBytes: limit})
+		require.NoError(t, err)
+		require.Equal(t, undecoded == 2, report.Sound())
+		verified, err := seglog.Verify(dir, &seglog.VerifyOptions{MaxInflatedBytes: limit})
+		require.NoError(t, err)
+		require.Equal(t, undecoded, verified.Segments[0].Undecoded)
+		require.Equal(t, undecoded == 2, verified.OK())
+	}
+	_, err = seglog.Repair(dir, &seglog.RepairOptions{MaxInflatedBytes: -1})
+	require.ErrorIs(t, err, seglog.ErrInvalid)
+	_, err = seglog.Verify(dir, &seglog.VerifyOptions{MaxInflatedBytes: -1})
+	require.ErrorIs(t, err, seglog.ErrInvalid)
 }
 
 func spent(f func()) uint64 {

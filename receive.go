@@ -76,7 +76,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 		if err != nil {
 			return acknowledge(tooLarge(err, s))
 		}
-		if err := l.receive(b, first); err != nil {
+		if err := l.receive(&rd.w, b, first); err != nil {
 			s.pos = pos
 			return acknowledge(err)
 		}
@@ -169,8 +169,9 @@ func tooLarge(err error, s *scanner) error {
 	return err
 }
 
-// receive stores one batch at its own offset. Nothing changes before all checks are done.
-func (l *Log) receive(b batch, first bool) error {
+// receive stores one batch at its own offset. Nothing changes before all checks are done. It looks through w at batches that
+// are there.
+func (l *Log) receive(w *window, b batch, first bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
@@ -180,7 +181,7 @@ func (l *Log) receive(b batch, first bool) error {
 	empty := l.start.Load() == end
 	switch {
 	case b.last() < end:
-		return l.compare(b)
+		return l.compare(w, b)
 	case base < end || base > end && first && !empty:
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
 	}
@@ -281,7 +282,7 @@ func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
 }
 
 // compare says whether a batch from another log is the one that is here.
-func (l *Log) compare(b batch) (err error) {
+func (l *Log) compare(w *window, b batch) (err error) {
 	base := b.base()
 	if base < l.start.Load() {
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
@@ -299,8 +300,7 @@ func (l *Log) compare(b batch) (err error) {
 		return err
 	}
 	defer h.unref()
-	var w window
-	f, ok, err := s.locate(&l.env, h, &w, base, s.stored.load())
+	f, ok, err := s.locate(&l.env, h, w, base, s.stored.load())
 	if err != nil {
 		return err
 	}

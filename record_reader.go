@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 	"unsafe"
 )
@@ -61,6 +62,7 @@ func (d *recordReader) reset(b batch) error {
 	if limit == 0 {
 		limit = defaultMaxInflated
 	}
+	limit = min(limit, math.MaxInt-inflateChunk) // the buffer is a little larger
 	body, inflated, err := b.inflate(d.inflated, limit)
 	d.inflated = inflated
 	if err != nil {

@@ -14,6 +14,9 @@ type RepairOptions struct {
 	// KeepAfter keeps all good batches behind damage: readers then find offsets left out, which the format allows.
 	// Default: false, the log ends where the first damage begins.
 	KeepAfter bool
+	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is not looked into, and kept. Default:
+	// 256 MiB.
+	MaxInflatedBytes int64
 }
 
 // Removal is a part of a log that Repair takes out, or that is gone already.
@@ -68,6 +71,10 @@ func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairR
 	if opts != nil {
 		p.o = *opts
 	}
+	if p.o.MaxInflatedBytes < 0 {
+		return nil, invalid("RepairOptions.MaxInflatedBytes is %d", p.o.MaxInflatedBytes)
+	}
+	p.check.d.limit = p.o.MaxInflatedBytes
 	lock, err := fsys.lock(filepath.Join(abs, lockName))
 	if errors.Is(err, ErrLocked) {
 		return nil, err

@@ -32,6 +32,10 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 	if v.o.IndexBytes < 0 {
 		return nil, invalid("VerifyOptions.IndexBytes is %d", v.o.IndexBytes)
 	}
+	if v.o.MaxInflatedBytes < 0 {
+		return nil, invalid("VerifyOptions.MaxInflatedBytes is %d", v.o.MaxInflatedBytes)
+	}
+	v.check.d.limit = v.o.MaxInflatedBytes
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("seglog: verify %s: %w", dir, err)

@@ -17,6 +17,8 @@ type VerifyOptions struct {
 	// IndexBytes is the Options.IndexBytes that the indexes must have been written with. Default: 0, any: an index is
 	// good if its entries are right and dense enough.
 	IndexBytes int
+	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is not looked into. Default: 256 MiB.
+	MaxInflatedBytes int64
 }
 
 // Severity says what a Problem means for the log.
@@ -88,7 +90,7 @@ type SegmentReport struct {
 	Batches        int64            `json:"batches"`
 	Records        int64            `json:"records"`
 	ControlBatches int64            `json:"controlBatches,omitempty"` // of transactions; readers skip them
-	Undecoded      int64            `json:"undecoded,omitempty"`      // only their CRC was checked: no decompressor, or more than 256 MiB inside
+	Undecoded      int64            `json:"undecoded,omitempty"`      // only their CRC was checked: no decompressor, or too large inside
 	MinTime        time.Time        `json:"minTime,omitzero"`
 	MaxTime        time.Time        `json:"maxTime,omitzero"`
 	Codecs         map[string]int64 `json:"codecs"` // batches by codec
