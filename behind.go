@@ -54,7 +54,7 @@ func (l *Log) dropRest(s *segment) {
 // farBehind reports whether there is more behind an open segment than memory is expected to hold, if the rest is like it.
 func (l *Log) farBehind(s *segment) bool {
 	m := s.stored.load()
-	if m.rel() == 0 || s.active.Load() {
+	if m.rel() == 0 || s.written() {
 		return false
 	}
 	offsets := l.end.Load() - s.base - m.rel()

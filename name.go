@@ -8,29 +8,9 @@ import (
 	"path/filepath"
 )
 
-// A roll takes the segment that was made ready as seglog.next. It gets its name a moment later, in the background: on
-// ext4 a rename costs an append 60 us and more (docs/performance.md). Until then it is the unnamed segment: always the
-// last one, never counted as durable, and found by whoever opens the log after a kill, since the base offset of its
-// first batch says what it is.
-
-// nameLast gives the unnamed segment its name, if there is one.
-func (l *Log) nameLast() error {
-	if l.unnamed.Load() == nil {
-		return nil
-	}
-	l.naming.Lock()
-	defer l.naming.Unlock()
-	t := l.unnamed.Load()
-	if t == nil {
-		return nil
-	}
-	if err := l.fs.rename(filepath.Join(l.dir, nextName), t.h.path); err != nil {
-		return fmt.Errorf("seglog: name segment %d: %w", t.seg.base, err)
-	}
-	l.names.Add(1)
-	l.unnamed.Store(nil)
-	return nil
-}
+// Builds before version 2 of seglog.state gave a segment its name a moment after the roll. Until then it was the unnamed
+// segment: in seglog.next, always the last one, and found by whoever opens the log after a kill, since the base offset of
+// its first batch says what it is. Such a directory still opens.
 
 // unnamedBase is the base offset of the segment in seglog.next; ok is false if there is none, or no whole batch in it.
 func (e *env) unnamedBase() (base int64, ok bool, err error) {

@@ -49,7 +49,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 	acked := int64(0)
 	acknowledge := func(err error) (int64, error) {
 		if s.pos > acked {
-			if e := l.acknowledge(l.end.Load()); e != nil {
+			if e := l.acknowledge(l.moment()); e != nil {
 				return acked, e
 			}
 		}
@@ -93,34 +93,71 @@ func tooLarge(err error, s *scanner) error {
 
 // receive stores one batch at its own offset.
 func (l *Log) receive(b batch, first bool) error {
+	for {
+		// An empty log takes its first batch at any offset, which drops the empty segment there is.
+		empty := l.start.Load() == l.end.Load()
+		if empty {
+			l.changing.Lock()
+		}
+		again, err := l.receiveOne(b, first, empty)
+		if empty {
+			l.changing.Unlock()
+		}
+		if !again {
+			return err
+		}
+	}
+}
+
+// receiveOne asks to be called again if the log has become empty and mayReset, with l.changing held, is false.
+func (l *Log) receiveOne(b batch, first, mayReset bool) (again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
-		return err
+		return false, err
+	}
+	if err := l.makeRoom(b.size(), b.lastDelta()+1, b.maxTimestamp()); err != nil {
+		return false, err
 	}
 	end, base := l.end.Load(), b.base()
 	switch {
 	case base == end:
 	case l.start.Load() == end:
+		if !mayReset {
+			return true, nil
+		}
 		if err := l.cut(base, true); err != nil {
-			return err
+			return false, err
 		}
 	case b.last() < end:
-		return l.compare(b)
+		return false, l.compare(b)
 	case base < end || first:
-		return fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
+		return false, fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
 	default:
 		if !l.gaps.Load() {
 			if err := l.state.commit(func(s *state) { s.gaps = true }); err != nil {
-				return fmt.Errorf("seglog: note a gap at offset %d: %w", end, err)
+				return false, fmt.Errorf("seglog: note a gap at offset %d: %w", end, err)
 			}
 			l.gaps.Store(true)
 		}
 	}
-	if _, err := l.place(b, base, b.epoch()); err != nil {
-		return err
+	if err := l.liftFence(base, b.epoch()); err != nil {
+		return false, err
 	}
-	l.epoch = max(l.epoch, b.epoch())
+	return false, l.place(b, base, b.epoch())
+}
+
+// liftFence forgets the fence that a cut left, for a batch of a leader that gives out the offsets under an epoch of its
+// own: recovery must not take it for one that the cut removed. l.mu is held.
+func (l *Log) liftFence(base int64, epoch int32) error {
+	w := &l.writer
+	if w.fenceEpoch == 0 || base < w.fenceOffset || epoch >= w.fenceEpoch {
+		return nil
+	}
+	if err := l.state.commit(func(s *state) { s.fenceOffset, s.fenceEpoch = 0, 0 }); err != nil {
+		return fmt.Errorf("seglog: note the leader epoch at offset %d: %w", base, err)
+	}
+	w.fenceOffset, w.fenceEpoch = 0, 0
 	return nil
 }
 
@@ -130,7 +167,7 @@ func (l *Log) compare(b batch) (err error) {
 	if base < l.start.Load() {
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
 	}
-	if err := l.flushTo(l.end.Load()); err != nil { // it may be gathered and not in the file yet
+	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
 		return err
 	}
 	segs := l.view.Load().segs

@@ -9,9 +9,6 @@ import (
 	"slices"
 )
 
-// repairTemp is a file of Repair's on its way to its place; the next Open removes one that is left.
-const repairTemp = "seglog.repairing"
-
 // apply carries the plan out, so that a crash after any step leaves a log that is refused as before or that is what the
 // plan wants, and a second run comes to the same end:
 //
@@ -30,7 +27,7 @@ func (p *repair) apply() error {
 			return err
 		}
 	}
-	if err := p.e.fs.syncDir(p.e.dir); err != nil {
+	if err := p.e.syncDir(); err != nil {
 		return err
 	}
 	var st *stateFile
@@ -39,7 +36,7 @@ func (p *repair) apply() error {
 		if st, err = openState(p.e.fs, filepath.Join(p.e.dir, stateName), p.st); err != nil {
 			return err
 		}
-		defer func() { _ = st.f.Close() }() // all of it is flushed
+		defer func() { _ = st.close() }() // all of it is flushed
 		if p.gap && !p.st.gaps {
 			if err := st.commit(func(s *state) { s.gaps = true }); err != nil {
 				return err
@@ -51,7 +48,7 @@ func (p *repair) apply() error {
 			return err
 		}
 	}
-	if err := p.e.fs.syncDir(p.e.dir); err != nil {
+	if err := p.e.syncDir(); err != nil {
 		return err
 	}
 	if st == nil {
