@@ -53,7 +53,7 @@ func (l *Log) dropRest(s *segment) {
 
 // farBehind reports whether there is more behind an open segment than memory is expected to hold.
 func (l *Log) farBehind(s *segment) bool {
-	if s.active.Load() {
+	if s.written() {
 		return false
 	}
 	v := l.view.Load()

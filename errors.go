@@ -20,6 +20,8 @@ var (
 	// ErrInvalid: an argument, an option or an encoded batch handed in by the caller is malformed, or a Reader or Writer
 	// of the caller breaks its contract. Nothing was stored of it.
 	ErrInvalid = errors.New("seglog: invalid")
+	// ErrConflict: the log does not end at the offset that AppendAt was given. Nothing was stored.
+	ErrConflict = errors.New("seglog: offset is not the end of the log")
 	// ErrFailed: an earlier write or flush failed, and the log takes no more appends. What is below
 	// Offsets().RecoveryPoint is on stable storage, what is between it and End is in doubt. Reads go on. The way back
 	// is Close and Open. The error also wraps the failure that came first.

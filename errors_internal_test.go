@@ -21,6 +21,7 @@ var bare = map[string]string{
 	"(Log).openReadOnly":   "inside an fs.PathError",
 	"(verifier).run":       "inside an fs.PathError",
 	"(osFS).mkdirAll":      "inside an fs.PathError",
+	"sameFile":             "inside an fs.PathError",
 }
 
 // Every error wraps one of the sentinels of errors.go or what caused it: nothing else makes one out of a text alone.
@@ -108,7 +109,7 @@ func TestFarBehindCountsBytes(t *testing.T) {
 			size, err := l.size(s)
 			require.NoError(t, err)
 			at += size
-			if i+1 < len(segs) && s.active.Load() {
+			if i+1 < len(segs) && s.written() {
 				continue // rolled and not sealed yet
 			}
 			behind := total - at
@@ -135,13 +136,12 @@ func TestFarBehindCountsBytes(t *testing.T) {
 }
 
 // Every file name of the engine's own is known, and nothing else is.
-func TestIsTemporary(t *testing.T) {
+func TestTemporaryName(t *testing.T) {
 	for _, base := range []int64{0, 1, 1 << 62} {
 		for _, suffix := range []string{indexSuffix, timeSuffix} {
-			require.True(t, isTemporary(tmpPrefix+fileName(base, suffix)))
-			require.False(t, isTemporary(fileName(base, suffix)))
+			require.True(t, temporaryName(tmpPrefix+fileName(base, suffix)))
+			require.False(t, temporaryName(fileName(base, suffix)))
 		}
-		require.False(t, isTemporary(tmpPrefix+fileName(base, logSuffix)))
 	}
 	e := env{fs: osFS{}, dir: t.TempDir()}
 	require.NoError(t, replaceFile(&e, e.path(7, indexSuffix), bytes.Repeat([]byte{1}, 8)))

@@ -1,157 +1,73 @@
 package seglog
 
 import (
+	"context"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 )
 
-// flusher is group commit: while one flush runs, the appends that come gather, and the next flush serves them all.
-//
-// Whoever finds no flush running does one itself, so a lone appender pays one fdatasync and no change of goroutine. If
-// others gathered meanwhile, it hands over to the log's flush goroutine, which goes on until nobody waits: the disk is
-// kept busy, and no appender flushes for others for ever.
+// flusher is what flushes go by. It belongs to the owner of Log.flushes.
 type flusher struct {
-	mu sync.Mutex
-	// Guarded by mu:
-	busy    bool   // a flush runs, or is handed over
-	round   uint   // number of that flush
-	covers  int64  // it makes everything below durable
-	waiting [2]int // goroutines that wait for this round and for the next, by parity
-	// served[round%2] is signalled at the end of a round. Its Locker unlocks mu when the wait starts and does not lock
-	// it again: hundreds of goroutines that wake at once have nothing to do under it.
-	served [2]*sync.Cond
-
-	handOver chan struct{} // to the flush goroutine, which then owns busy
-	quit     chan struct{} // ends it
+	rewrites    []rewrite
+	namesSynced int64 // Log.names at the last flush of the directory
 }
 
-// oneWay is the Locker of flusher.served.
-type oneWay struct{ mu *sync.Mutex }
-
-func (o oneWay) Lock()   {}
-func (o oneWay) Unlock() { o.mu.Unlock() }
-
-func (f *flusher) init() {
-	for i := range f.served {
-		f.served[i] = sync.NewCond(oneWay{&f.mu})
+// Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, ErrClosed, ErrReadOnly; a full
+// disk where the name of a new segment needs a block, after which it may be called again.
+func (l *Log) Sync() error {
+	if err := l.writable(); err != nil {
+		return err
 	}
-	f.handOver, f.quit = make(chan struct{}, 1), make(chan struct{})
+	return l.flushTo(l.moment())
 }
 
-// flushTo returns once everything below target is on stable storage, or the log has failed.
-func (l *Log) flushTo(target int64) error { return l.flushUpTo(target, math.MaxInt64) }
-
-// flushUpTo is flushTo that, if it comes to flush itself, leaves segments alone that begin at or above limit.
-func (l *Log) flushUpTo(target, limit int64) error {
-	cuts := l.cuts.Load()
-	f := &l.flush
+// WaitDurable returns once the record at offset is on stable storage, starting a flush if none is due, which makes any
+// policy a durable one for the records that need it. It waits for a record that is not appended yet. Errors: those of
+// ctx and of Sync.
+func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 	for {
-		if l.durable.Load() >= target {
-			return nil
-		}
-		if l.cuts.Load() != cuts {
-			return nil // TruncateTo flushed it before it cut it away
-		}
-		if err := l.failed(); err != nil {
+		err := l.durableWaiters.wait(ctx, func() (bool, error) {
+			if err := l.writable(); err != nil {
+				return false, err
+			}
+			return l.durable.Load() > offset || l.end.Load() > offset, nil
+		})
+		if err != nil || l.durable.Load() > offset {
 			return err
 		}
-		if err := l.nameLast(); err != nil {
-			if !isDiskFull(err) {
-				l.fail(err)
+		if m := l.moment(); m.end > offset {
+			if err := l.flushTo(moment{m.cuts, offset + 1}); err != nil {
+				return err
 			}
-			return err
 		}
-		f.mu.Lock()
-		if !f.busy {
-			f.busy, f.covers = true, min(l.end.Load(), limit)
-			f.mu.Unlock()
-			if l.flushRound(limit) {
-				f.handOver <- struct{}{}
-			}
-			continue
-		}
-		round := f.round
-		if target > f.covers {
-			round++
-		}
-		f.waiting[round%2]++
-		f.served[round%2].Wait()
 	}
 }
 
-// flushRound does one flush for those who wait; the caller owns f.busy. It returns true if others wait already, and
-// then the caller still owns it.
-func (l *Log) flushRound(limit int64) (more bool) {
-	f := &l.flush
-	err := l.flushOnce(limit)
+// flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
+func (l *Log) flushTo(m moment) error {
+	return l.flushes.To(m.end, func() (bool, error) {
+		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
+			return true, nil
+		}
+		return false, l.failed()
+	})
+}
+
+// flushRound is one round of group commit: a flush and, still by its owner, the note of how far it came. A note that came
+// later could meet a cut, and promise what is not there any more.
+func (l *Log) flushRound() error {
+	err := l.flushOnce(math.MaxInt64)
 	if err != nil {
 		l.fail(err)
-	}
-	f.mu.Lock()
-	round := f.round % 2
-	f.waiting[round] = 0
-	f.round++
-	more = f.waiting[f.round%2] > 0 && err == nil
-	if more {
-		f.covers = l.end.Load()
-	} else {
-		f.busy = false
-		f.waiting[f.round%2] = 0
-	}
-	f.mu.Unlock()
-	f.served[round].Broadcast()
-	if !more {
-		f.served[1-round].Broadcast() // nobody, or those whom a failed log can't serve
+		return err
 	}
 	l.noteRecoveryPoint()
-	return more
-}
-
-// lockFlush waits until no flush runs and keeps others from starting, until unlockFlush.
-func (l *Log) lockFlush() {
-	f := &l.flush
-	for {
-		f.mu.Lock()
-		if !f.busy {
-			f.busy, f.covers = true, 0
-			f.mu.Unlock()
-			return
-		}
-		round := (f.round + 1) % 2
-		f.waiting[round]++ // a round of its own, so that the running one hands over at the latest after it
-		f.served[round].Wait()
-	}
-}
-
-func (l *Log) unlockFlush() {
-	f := &l.flush
-	f.mu.Lock()
-	round := f.round % 2
-	f.waiting = [2]int{}
-	f.round++
-	f.busy = false
-	f.mu.Unlock()
-	f.served[round].Broadcast()
-	f.served[1-round].Broadcast()
-}
-
-func (l *Log) runFlusher() {
-	defer l.flushing.Done()
-	for {
-		select {
-		case <-l.flush.handOver:
-			for l.flushRound(math.MaxInt64) {
-			}
-		case <-l.flush.quit:
-			return
-		}
-	}
+	return nil
 }
 
 // flushOnce makes durable what is stored when it starts: the data of each segment below limit that has some, oldest
-// first, and the names of new ones. Only then the recovery point moves. The caller owns f.busy.
+// first, and the names of new ones. Only then the recovery point moves. The caller owns l.flushes.
 func (l *Log) flushOnce(limit int64) error {
 	if err := l.failed(); err != nil {
 		return err
@@ -163,9 +79,7 @@ func (l *Log) flushOnce(limit int64) error {
 	for n := len(segs) - 1; n > 0 && segs[n].base >= limit; n-- {
 		segs = segs[:n]
 	}
-	if t := l.unnamed.Load(); t != nil && segs[len(segs)-1] == t.seg {
-		segs = segs[:len(segs)-1] // without a name it would not be durable
-	}
+	f := &l.flusher
 	names := l.names.Load() // after the view: covers the names of its segments
 	first := len(segs) - 1
 	for first > 0 && segs[first-1].flushed.load() != segs[first-1].stored.load() {
@@ -183,18 +97,18 @@ func (l *Log) flushOnce(limit int64) error {
 		}
 		marks = append(marks, m)
 	}
-	if names != l.namesSynced {
-		if err := l.fs.syncDir(l.dir); err != nil {
+	if names != f.namesSynced {
+		if err := l.syncDir(); err != nil {
 			return fmt.Errorf("seglog: flush directory: %w", err)
 		}
-		l.namesSynced = names
+		f.namesSynced = names
 	}
 	// Last, since readers go by the marks: a record is not durable before the name of its segment is.
 	for i, s := range segs[first:] {
 		l.stats.flushedBytes.Add(marks[i].pos() - s.flushed.load().pos())
 		s.flushed.store(marks[i])
 	}
-	l.durable.Store(segs[len(segs)-1].base + marks[len(marks)-1].rel())
+	raise(&l.durable, segs[len(segs)-1].base+marks[len(marks)-1].rel())
 	if l.o.Flush == FlushSync {
 		l.readers.wake()
 	}
@@ -239,7 +153,10 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		}
 	}
 	start := time.Now()
-	if err := h.f.flush(); err != nil {
+	flushCalls.enter()
+	err = h.f.flush()
+	flushCalls.leave()
+	if err != nil {
 		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, h.named(err))
 	}
 	took := time.Since(start)
@@ -262,8 +179,8 @@ type rewrite struct {
 }
 
 func (l *Log) writeAgain(s *segment, h *handle) error {
-	for i := range l.rewrites {
-		r := &l.rewrites[i]
+	for i := range l.flusher.rewrites {
+		r := &l.flusher.rewrites[i]
 		if r.seg != s {
 			continue
 		}
@@ -285,9 +202,6 @@ func (l *Log) writeAgain(s *segment, h *handle) error {
 // noteRecoveryPoint writes down how far the log is durable. It is a lower bound, so it needs no flush of its own at once,
 // and a failure to write it only makes the next recovery check more.
 func (l *Log) noteRecoveryPoint() {
-	if l.failed() != nil {
-		return
-	}
 	durable := l.durable.Load()
 	segs := l.view.Load().segs
 	last := segs[len(segs)-1]

@@ -44,7 +44,7 @@ func TestLargeFlushesGetNoZeros(t *testing.T) {
 		dir := t.TempDir()
 		l, err := openFS(fsys, dir, &Options{SegmentBytes: 32 << 20})
 		require.NoError(t, err)
-		if l.tail.h.m == nil {
+		if l.writer.tail.h.m == nil {
 			require.NoError(t, l.Close())
 			t.Skip("no blocks are reserved on this platform")
 		}

@@ -146,6 +146,26 @@ func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
 	}
 }
 
+// copyBelow starts x with the entries of have that stand for batches below pos. It returns the last of them, up to which x
+// then knows all batches: an offset entry and the time entries up to its offset were written together.
+func (x *indexBuilder) copyBelow(have *indexes, pos int64) hint {
+	offsets, times := have.offsets.bytes(), have.times.bytes()
+	n := seekPos(offsets, pos-1) + 1
+	last := hintAt(offsets, n-1)
+	k := 0
+	for ; k < len(times)/timeEntryLen; k++ {
+		ms, rel := timeEntry(times, k)
+		if int64(rel) > last.rel {
+			break
+		}
+		x.maxTime, x.maxRel, x.lastTime = ms, rel, ms
+	}
+	x.offsets = newTable(append([]byte(nil), offsets[:n*offsetEntryLen]...))
+	x.times = newTable(append([]byte(nil), times[:k*timeEntryLen]...))
+	x.lastPos = last.pos
+	return last
+}
+
 func (x *indexBuilder) finalTime() (e [timeEntryLen]byte) {
 	binary.BigEndian.PutUint64(e[:], uint64(x.maxTime))
 	binary.BigEndian.PutUint32(e[8:], x.maxRel)

@@ -171,7 +171,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	}
 	h.x.Store(rebuilt)
 	e.stats.indexRebuilds.Add(1)
-	if e.o.ReadOnly || s.gone.Load() {
+	if e.o.ReadOnly || s.is(phaseGone) {
 		return nil
 	}
 	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why)
@@ -185,10 +185,14 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 
 // buildIndexes reads the segment through and checks every batch.
 func (s *segment) buildIndexes(e *env, h *handle) (*indexBuilder, error) {
-	limit := s.stored.load()
+	return s.buildIndexesBelow(e, h, s.stored.load().pos())
+}
+
+// buildIndexesBelow is buildIndexes for the batches below pos.
+func (s *segment) buildIndexesBelow(e *env, h *handle, pos int64) (*indexBuilder, error) {
 	x := newIndexBuilder(e.o.IndexBytes)
 	var c scanner
-	c.init(&fileRange{h.f, 0, limit.pos()}, h.path, 0, s.base, s.base+limit.rel())
+	c.init(&fileRange{h.f, 0, pos}, h.path, 0, s.base, s.base+s.stored.load().rel())
 	c.gaps = e.gaps.Load()
 	for {
 		pos := c.pos

@@ -19,7 +19,6 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 			return nil, err
 		}
 	}
-	_ = l.nameLast() // so that its Path is there; who needs it to be durable is told of a failure
 	end := l.highWatermark()
 	segs := l.view.Load().segs
 	infos := make([]SegmentInfo, 0, len(segs))

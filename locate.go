@@ -221,7 +221,7 @@ func (s *segment) throughIndex(e *env, h *handle, lookUp func(*indexes) (found, 
 	if err != errIndex {
 		return f, ok, err
 	}
-	if s.active.Load() {
+	if s.written() {
 		// Its indexes are the writer's and in memory: it is the log that is damaged, and a walk from the start finds where.
 		return s.guardedLookUp(h, func(*indexes) (found, bool, error) {
 			return lookUp(&indexes{offsets: newTable(nil), times: newTable(nil)})

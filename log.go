@@ -1,72 +1,56 @@
 package seglog
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"github.com/seglog/seglog/internal/commit"
 )
 
 // Log is an append-only log of records in a directory. All methods are safe for any number of goroutines.
-//
-// Locks, in the order they are taken:
-//
-//	Log.mu        the writer: tail, next, sealing, and every change of the list of segments
-//	flusher.busy  owned rather than locked: flushing, rewrites, namesSynced
-//	flusher.mu    who flushes, who waits
-//	naming        renaming the unnamed segment
-//	segment.mu    opening a segment, (re)building its indexes
-//	openSegments.mu, stateFile.mu, waiters.mu, transfers.mu: leaves
-//
-// Readers take none of them on their way: they load view, pin a segment, and stop at its marks.
 type Log struct {
 	env
-	lock     io.Closer
+	bounds
+	lock     directoryLock
 	state    *stateFile
 	counters counters
+	wall     wallClock
 
-	view atomic.Pointer[view]
-	// Start, recovery point and end. Each only grows, but for TruncateTo and Reset, during which cuts is odd.
-	start, durable, end atomic.Int64
-	cuts                atomic.Int64
-	failure             atomic.Pointer[failedError]
-	closed              atomic.Bool
+	view    atomic.Pointer[view]
+	failure atomic.Pointer[failedError]
+	closed  atomic.Bool
 
-	mu        sync.Mutex
-	tail      *tail
-	next      *tail   // made ready for the next roll; nil if not yet
-	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
-	prepareAt int64   // position in tail from which on the preparer has something to do
-	appended  struct{ batches, records, bytes int64 }
-	clock     coarseClock
-	epoch     int32 // leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log
-	received  receivedLast
+	// The locks, in the order they are taken. Below them come segment.mu, tail.grow and gather.mu, in this order, and
+	// then those that are held for a moment only: stateFile.mu, openSegments.mu, waiters.mu, transfers.mu, cutLog.mu.
+	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
 
-	flush       flusher
-	rewrites    []rewrite    // owned with flush.busy
-	namesSynced int64        // names at the last directory sync; owned with flush.busy
-	names       atomic.Int64 // counts segment files put under their names
-	naming      sync.Mutex
-	unnamed     atomic.Pointer[tail] // the active segment, if its file is still seglog.next
-	dirty       atomic.Bool          // FlushAsync: something was appended since the last flush started
-	stateDirty  atomic.Bool          // the state file has changes that are not flushed
+	// changing is held by whoever takes segments away: a cut, a deletion, Close.
+	changing sync.Mutex
+	// mu is the writer's: it is held to append, to roll, and to change the list of segments.
+	mu     sync.Mutex
+	writer writer   // guarded by mu
+	follow readOnly // of a log opened with ReadOnly; guarded by mu
+	// preparing is held by the preparer while it works on the active segment.
+	preparing sync.Mutex
+	// flushes is group commit. It is locked rather than asked for a flush by those who keep all flushes away.
+	flushes *commit.Group
+	flusher flusher // owned with flushes
+
+	names      atomic.Int64 // counts segments that got their names
+	dirty      atomic.Bool  // FlushAsync: something was appended since the last flush started
+	stateDirty atomic.Bool  // the state file has changes that are not flushed
 
 	readers        waiters // for the high watermark
 	durableWaiters waiters // for the recovery point
 	transfers      transfers
-	cutLog         cutLog
-	follow         readOnly // of a log opened with ReadOnly
-	openedAt       time.Time
+	hooks          hooks
 
 	keeper, preparer signal
 	done             chan struct{}
-	background       sync.WaitGroup // keeper and preparer
-	flushing         sync.WaitGroup // the flush goroutine
+	background       sync.WaitGroup // keeper, preparer and the hooks' goroutine
 	closing          sync.Once
 	closeErr         error
 }
@@ -87,6 +71,15 @@ func (v *view) find(offset int64) int {
 		}
 	}
 	return lo - 1
+}
+
+// bases is the base offsets of the segments.
+func (v *view) bases() []int64 {
+	bases := make([]int64, len(v.segs))
+	for i, s := range v.segs {
+		bases[i] = s.base
+	}
+	return bases
 }
 
 // signal asks a background goroutine to look for work; more than one request is one.
@@ -115,10 +108,12 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
 	}
-	l := &Log{openedAt: time.Now(), done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
+	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
-	l.flush.init()
+	l.flushes = commit.New(l.flushRound, l.end.Load)
+	l.writer.sealed.L = &l.mu
+	l.hooks.init()
 	if err := l.open(); err != nil {
 		if e := l.release(); e != nil {
 			err = errors.Join(err, e)
@@ -128,270 +123,130 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	return l, nil
 }
 
-// Append stores records as one batch, whole or not at all, and returns the offset of the first. When it returns, the
-// batch is as durable as Options.Flush promises; it may be called from many goroutines at once, which then share
-// flushes. Offsets and, where Time is zero, times are set by the log.
-//
-// Errors: ErrTooLarge, ErrInvalid (nothing was stored); the operating system's, such as a full disk (nothing was
-// stored, and later appends work once the cause is gone); ErrFailed (see there); ErrClosed, ErrReadOnly.
-func (l *Log) Append(records ...Record) (base int64, err error) {
-	if len(records) == 0 {
-		return 0, invalid("Append of no records")
-	}
-	now := int64(0)
-	for i := range records {
-		if records[i].Time.IsZero() {
-			now = l.clock.millis()
-			break
+// release gives back descriptors, mappings and the lock; also of a log that was not opened to the end. The lock goes last.
+func (l *Log) release() error {
+	var errs []error
+	if v := l.view.Load(); v != nil {
+		for _, s := range v.segs {
+			errs = append(errs, s.retire())
 		}
 	}
-	size, maxTime, err := encodedSize(records, now)
-	if err != nil {
-		return 0, err
+	if l.state != nil {
+		errs = append(errs, l.state.close())
 	}
-	if size > int64(l.o.MaxBatchBytes) {
-		return 0, fmt.Errorf("%w: batch of %d bytes, Options.MaxBatchBytes is %d", ErrTooLarge, size, l.o.MaxBatchBytes)
+	if l.follow.state != nil {
+		errs = append(errs, l.follow.state.Close())
 	}
-	l.mu.Lock()
-	base = l.end.Load()
-	dst, err := l.begin(base, size, largeBatch, int64(len(records)), maxTime)
-	if err == nil {
-		err = l.commit(dst, l.tail.encode(dst, base, l.epoch, records, now), int64(len(records)))
+	if l.dirH != nil {
+		errs = append(errs, l.dirH.Close())
 	}
-	l.mu.Unlock()
-	if err != nil {
-		return 0, err
+	if l.lock != nil {
+		errs = append(errs, l.lock.Close())
 	}
-	return base, l.acknowledge(base + int64(len(records)))
+	return errors.Join(errs...)
 }
 
-// AppendBatch stores one batch that is encoded already, as a Kafka producer sends it: compressed or not, with its own
-// attributes and times. As a Kafka leader does, the log checks it (form, CRC, producer fields and records), gives it
-// offsets and its own leader epoch, and corrects a greatest timestamp that is not that of its records; apart from that it
-// is stored as it is. The caller's bytes are not changed. The records of a compressed batch can only be checked if a
-// decompressor is registered for its codec. The returned base is the offset of its first record. Errors: ErrInvalid for a
-// malformed batch; ErrInflated; else as Append.
-func (l *Log) AppendBatch(b []byte) (base int64, err error) {
-	if len(b) < headerLen {
-		return 0, invalid("batch of %d bytes", len(b))
-	}
-	if len(b) > l.o.MaxBatchBytes {
-		return 0, fmt.Errorf("%w: batch of %d bytes, Options.MaxBatchBytes is %d", ErrTooLarge, len(b), l.o.MaxBatchBytes)
-	}
-	in := batch(b)
-	why := parseHeader(b)
-	switch {
-	case why != "":
-	case in.size() != int64(len(b)):
-		why = fmt.Sprintf("its length field says %d bytes, there are %d", in.size(), len(b))
-	default:
-		if why = in.checkCRC(); why == "" {
-			why = in.checkProducer()
+// Close flushes what was appended, under every policy, writes the indexes and the clean mark, and releases everything.
+// Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
+// expired deadline. Sections keep their bytes until they are closed. Hooks that run are awaited, so they must not call
+// Close. Close is idempotent: each call returns what the first did. The error of a log that has failed is ErrFailed.
+func (l *Log) Close() error {
+	l.closing.Do(func() {
+		l.mu.Lock()
+		l.closed.Store(true)
+		l.writer.sealed.Broadcast()
+		l.mu.Unlock()
+		l.readers.wake()
+		l.durableWaiters.wake()
+		l.transfers.interrupt()
+		close(l.done)
+		l.background.Wait()
+		var err error
+		if !l.o.ReadOnly {
+			err = l.finish()
+			l.flushes.Lock() // an append that still waits for its flush is served before
+			l.flushes.Unlock()
 		}
-	}
-	if why != "" {
-		return 0, invalid("batch: %s", why)
-	}
-	if base, err = l.produce(in); err != nil {
-		return 0, err
-	}
-	return base, l.acknowledge(base + in.lastDelta() + 1)
+		l.closeErr = errors.Join(err, l.release())
+	})
+	return l.closeErr
 }
 
-// produce stores a batch of a producer, of which only the records are not checked yet.
-func (l *Log) produce(b batch) (base int64, err error) {
-	rd := readers.Get().(*reader)
-	defer rd.release()
-	head := batch(rd.head[:])
-	copy(head, b)
-	rd.d.limit, rd.d.checkOnly = l.o.MaxInflatedBytes, true
-	maxTimestamp, err := b.checkRecords(&rd.d)
-	rd.d.checkOnly = false
-	switch {
-	case errors.Is(err, ErrInflated):
-		return 0, err
-	case err != nil:
-		return 0, invalid("batch: %v", err)
-	case maxTimestamp != b.maxTimestamp():
-		b.setMaxTimestamp(head, maxTimestamp)
+// finish leaves the directory as Kafka's clean shutdown would, and says so in the state file.
+func (l *Log) finish() error {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	discarded := l.discardNext()
+	if err := l.sealAll(); err != nil {
+		return errors.Join(err, discarded)
 	}
+	l.hooks.tellAll(l, nil)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.place(head, b, l.end.Load(), l.epoch)
-}
-
-// place stores a checked batch, its header from head, at base with that leader epoch. l.mu is held.
-func (l *Log) place(head, b batch, base int64, epoch int32) (int64, error) {
-	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, head.maxTimestamp())
+	w := &l.writer
+	m := w.tail.seg.stored.load()
+	err := l.state.commit(func(s *state) {
+		s.clean = true
+		s.end, s.endPos = l.end.Load(), m.pos()
+		s.epoch = int64(w.epoch)
+		s.recoveryPoint = s.end
+		s.scanFrom(w.tail.seg.base, m)
+		s.count(l.view.Load().bases())
+	})
 	if err != nil {
-		return 0, err
+		err = fmt.Errorf("seglog: close: %w", err)
 	}
-	return base, l.commit(dst, l.tail.place(dst, head, b, base, epoch), b.count())
+	return errors.Join(err, discarded)
 }
 
-// begin returns room for a batch of size bytes, to be written from large on, and count offsets from base on, rolling if
-// need be. l.mu is held.
-func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
-	if err := l.writable(); err != nil {
-		return nil, err
+// discardNext removes the segment that was made ready for the next roll. If it can't, the next Open does.
+func (l *Log) discardNext() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := l.writer.next
+	if next == nil {
+		return nil
 	}
-	if err := usedUp(base, count); err != nil {
-		return nil, err
-	}
-	t := l.tail
-	at := t.seg.stored.load()
-	if l.mustRoll(t, at, size, base+count-1, maxTime) {
-		if err := l.roll(base); err != nil {
-			return nil, fmt.Errorf("seglog: roll at offset %d: %w", base, err)
-		}
-		t, at = l.tail, 0
-	}
-	if at.pos()+size > l.prepareAt {
-		l.prepareAt = math.MaxInt64
-		l.preparer.kick()
-	}
-	if dst, err = t.begin(size, large); err != nil {
-		err = t.h.named(err)
-		if !isDiskFull(err) {
-			l.fail(err)
-		}
-		return nil, fmt.Errorf("seglog: append at offset %d, position %d: %w", base, at.pos(), err)
-	}
-	return dst, nil
-}
-
-// usedUp says that there are not count offsets from base on, or nil.
-func usedUp(base, count int64) error {
-	if base > math.MaxInt64-math.MaxInt32-count {
-		return fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
+	l.writer.next = nil
+	if err := next.discard(); err != nil {
+		return fmt.Errorf("seglog: close: %w", err)
 	}
 	return nil
 }
 
-// mustRoll is Kafka's LogSegment.shouldRoll.
-func (l *Log) mustRoll(t *tail, at mark, size, last, maxTime int64) bool {
-	if at.pos() == 0 {
-		return last-t.seg.base > math.MaxInt32
-	}
-	return at.pos()+size > l.o.SegmentBytes ||
-		l.o.SegmentAge > 0 && t.firstTime >= 0 && maxTime > t.firstTime && maxTime-t.firstTime > l.o.SegmentAge.Milliseconds() ||
-		last-t.seg.base > math.MaxInt32 || t.x.full()
-}
-
-// commit publishes the batch in dst, unless encoding it failed. l.mu is held.
-func (l *Log) commit(dst batch, encodeErr error, count int64) error {
-	err := encodeErr
-	if err == nil {
-		err = l.tail.commit(dst)
-	}
-	if encodeErr != nil {
-		l.tail.abandon()
-	}
-	if err != nil {
-		err = l.tail.h.named(err)
-		if !isDiskFull(err) {
-			l.fail(err)
-		}
-		l.stats.errors.Add(1)
-		return fmt.Errorf("seglog: append at offset %d, position %d: %w", l.end.Load(), l.tail.seg.stored.load().pos(), err)
-	}
-	l.appended.batches++
-	l.appended.records += count
-	l.appended.bytes += int64(len(dst))
-	m := l.tail.seg.stored.load()
-	l.end.Store(l.tail.seg.base + m.rel())
-	return nil
-}
-
-// acknowledge waits for what the flush policy promises of everything below end.
-func (l *Log) acknowledge(end int64) error {
-	switch l.o.Flush {
-	case FlushSync:
-		return l.flushTo(end)
-	case FlushAsync:
-		l.readers.wake()
-		if !l.dirty.Load() && !l.dirty.Swap(true) {
-			l.keeper.kick() // starts the interval
-		}
-		switch unflushed := l.unflushed(); {
-		case unflushed >= 2*l.o.FlushBytes:
-			return l.flushTo(end)
-		case unflushed >= l.o.FlushBytes:
-			l.keeper.kick()
-		}
-	default:
-		l.readers.wake()
-	}
-	return nil
-}
-
-// roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed
-// if it fails.
-func (l *Log) roll(base int64) error {
-	if err := l.nameLast(); err != nil { // the one before, should it still have none
+// sealAll flushes what was appended and seals all segments, the active one too. l.changing is held.
+func (l *Log) sealAll() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := &l.writer
+	if err := l.failed(); err != nil {
 		return err
 	}
-	path := l.path(base, logSuffix)
-	next, ready := l.next, l.next != nil
-	if !ready {
-		var err error
-		if next, err = newTail(&l.env, path, base, nil); err != nil {
-			return err
-		}
-		l.names.Add(1)
-	}
-	next.seg.base, next.h.path = base, path
-	if ready {
-		l.unnamed.Store(next)
-		if l.o.Flush == FlushSync { // the append waits for a flush, which waits for the name
-			if err := l.nameLast(); err != nil {
-				l.unnamed.Store(nil)
-				return err
-			}
-		}
-	}
-	old := l.tail
-	l.tail, l.next = next, nil
-	l.planPreparation()
-	l.view.Store(&view{append(l.view.Load().segs, l.tail.seg)})
-	l.sealing = append(l.sealing, old)
-	l.stats.rolls.Add(1)
-	l.o.Logger.Debug("seglog: rolled", "dir", l.dir, "segment", base, "bytes", old.seg.stored.load().pos())
-	l.keeper.kick()
-	return nil
-}
-
-// Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, ErrClosed, ErrReadOnly; a full
-// disk where the name of a new segment needs a block, after which it may be called again.
-func (l *Log) Sync() error {
-	if err := l.writable(); err != nil {
+	if err := l.flushTo(l.lastMoment()); err != nil {
 		return err
 	}
-	return l.flushTo(l.end.Load())
-}
-
-// WaitDurable returns once the record at offset is on stable storage, starting a flush if none is due, which makes any
-// policy a durable one for the records that need it. It waits for a record that is not appended yet. Errors: those of
-// ctx and of Sync.
-func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
-	for {
-		err := l.durableWaiters.wait(ctx, func() (bool, error) {
-			if err := l.writable(); err != nil {
-				return false, err
-			}
-			return l.durable.Load() > offset || l.end.Load() > offset, nil
-		})
-		if err != nil || l.durable.Load() > offset {
-			return err
+	for _, t := range append(w.sealing[:len(w.sealing):len(w.sealing)], w.tail) {
+		if t.seg.is(phaseGone) {
+			continue
 		}
-		if err := l.flushTo(offset + 1); err != nil {
-			return err
+		if err := t.seal(); err != nil {
+			l.failUnlessShortage(inDoubt(err))
+			return fmt.Errorf("seglog: close segment %d: %w", t.seg.base, err)
+		}
+		if t != w.tail {
+			t.seg.enter(phaseSealed)
 		}
 	}
+	return nil
 }
 
 // Offsets returns the bounds of the log, of one moment.
 func (l *Log) Offsets() Offsets {
+	l.hooks.start()
+	return l.offsets()
+}
+
+func (l *Log) offsets() Offsets {
 	for {
 		cuts := l.cuts.Load()
 		// In this order, and each only growing, they are in order whatever happens between the loads.
@@ -404,7 +259,7 @@ func (l *Log) Offsets() Offsets {
 			o.End = max(o.End, o.HighWatermark) // a flush may be faster than the append it serves
 			return o
 		}
-		time.Sleep(10 * time.Microsecond) // a cut changes them now
+		l.settledCuts() // a cut changes them now
 	}
 }
 
@@ -415,15 +270,27 @@ func (l *Log) highWatermark() int64 {
 	return l.end.Load()
 }
 
-// fail latches the log: the first failed write or flush is the last.
+// fail latches the log: the first failed write or flush is the last. It is noted for the next Open, which must not trust
+// what the page cache shows of the bytes in doubt.
 func (l *Log) fail(err error) {
 	if !l.failure.CompareAndSwap(nil, &failedError{cause: err}) {
 		return
 	}
 	l.stats.errors.Add(1)
-	l.o.Logger.Error("seglog: failed, takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", err)
+	noted := l.state.noteFailed()
+	l.o.Logger.Error("seglog: failed, takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", errors.Join(err, noted))
 	l.readers.wake()
 	l.durableWaiters.wake()
+	l.writer.sealed.Broadcast()
+}
+
+// failUnlessShortage latches the log for an error that puts bytes in doubt: any but a shortage, which passes, unless a flush or
+// write-back reports it.
+func (l *Log) failUnlessShortage(err error) {
+	var doubt *writeBackError
+	if err != nil && (!isShortage(err) || errors.As(err, &doubt)) {
+		l.fail(err)
+	}
 }
 
 func (l *Log) failed() error {

@@ -12,10 +12,10 @@ func (l *Log) Stats() Stats {
 		bytes += size
 	}
 	l.mu.Lock()
-	appended := l.appended
+	appended := l.writer.appended
 	l.mu.Unlock()
 	return Stats{
-		Offsets: l.Offsets(),
+		Offsets: l.offsets(),
 		Appends: appended.batches, AppendedRecords: appended.records, AppendedBytes: appended.bytes,
 		Reads:   c.reads.Load(),
 		Flushes: c.flushes.Load(), FlushTime: time.Duration(c.flushNanos.Load()), FlushMax: time.Duration(c.flushMax.Load()),

@@ -6,46 +6,11 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
-	"strings"
 )
 
-// A roll takes the segment that was made ready as seglog.next. It gets its name a moment later, in the background: on
-// ext4 a rename costs an append 60 us and more (docs/performance.md). Until then it is the unnamed segment: always the
-// last one, never counted as durable, and found by whoever opens the log after a kill, since the base offset of its
-// first batch says what it is.
-
-// nameLast gives the unnamed segment its name, if there is one.
-func (l *Log) nameLast() error {
-	if l.unnamed.Load() == nil {
-		return nil
-	}
-	l.naming.Lock()
-	defer l.naming.Unlock()
-	t := l.unnamed.Load()
-	if t == nil {
-		return nil
-	}
-	if err := l.fs.rename(filepath.Join(l.dir, nextName), t.h.path); err != nil {
-		return fmt.Errorf("seglog: name segment %d: %w", t.seg.base, err)
-	}
-	l.names.Add(1)
-	l.unnamed.Store(nil)
-	return nil
-}
-
-// isTemporary reports whether a file of that name is one of the log's own on its way to its place, which an Open after a kill
-// removes. Any other name, whatever it begins with, is somebody else's.
-func isTemporary(name string) bool {
-	switch name {
-	case nextName, cutName, repairTemp:
-		return true
-	}
-	rest, ok := strings.CutPrefix(name, tmpPrefix)
-	if ok {
-		_, ok = indexBase(rest)
-	}
-	return ok
-}
+// Builds before version 2 of seglog.state gave a segment its name a moment after the roll. Until then it was the unnamed
+// segment: in seglog.next, always the last one, and found by whoever opens the log after a kill, since the base offset of
+// its first batch says what it is. Such a directory still opens.
 
 func (e *env) isDir(name string) bool {
 	info, err := e.fs.stat(filepath.Join(e.dir, name))

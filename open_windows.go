@@ -3,14 +3,14 @@ package seglog
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/windows"
 )
 
 // lock takes LockFileEx on the file at path; the system drops it with the process.
-func (osFS) lock(path string) (io.Closer, error) {
+func (osFS) lock(path string) (directoryLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -24,7 +24,29 @@ func (osFS) lock(path string) (io.Closer, error) {
 		}
 		return nil, pathError("LockFileEx", path, err)
 	}
-	return f, nil
+	return fileLock{f}, nil
+}
+
+type fileLock struct{ f *os.File }
+
+func (l fileLock) Close() error { return l.f.Close() }
+func (l fileLock) held() error  { return sameFile(l.f) }
+
+// lock: LockFileEx would keep readers of other processes out, and a file that is locked can't be lost here.
+func (f osFile) lock() error { return nil }
+
+func (f osFile) unlock() error { return nil }
+
+// isShortage reports whether err says that the system lacks something for a while: room on the disk, handles, memory. The
+// call that failed so has done nothing, and may be made again.
+func isShortage(err error) bool {
+	for _, errno := range []syscall.Errno{windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL, windows.ERROR_DISK_QUOTA_EXCEEDED,
+		windows.ERROR_TOO_MANY_OPEN_FILES, windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_OUTOFMEMORY, windows.ERROR_NO_SYSTEM_RESOURCES} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // openFile lets the file be renamed and deleted while it is open, as the engine does on every system; os.OpenFile does

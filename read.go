@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
-	"time"
 )
 
 // reader is what one walk through the log needs; pooled, since it holds the buffers.
@@ -80,7 +79,8 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
-		runtime.Gosched() // the segment went away just now, and the next view says so
+		l.settledCuts()   // a cut took the segment, and tells when it is done
+		runtime.Gosched() // or a deletion did, just before it publishes the next view
 	}
 }
 
@@ -374,16 +374,6 @@ func (l *Log) nextSegment(r *reader, next int64) (int64, error) {
 	return next, nil
 }
 
-// settledCuts is cuts at a moment when no cut runs.
-func (l *Log) settledCuts() int64 {
-	for {
-		if n := l.cuts.Load(); n%2 == 0 || l.closed.Load() {
-			return n
-		}
-		time.Sleep(100 * time.Microsecond)
-	}
-}
-
 // afterCut is where a walk that is to yield next goes on after the log was cut, and up to where.
 func (l *Log) afterCut(r *reader, next int64) (int64, int64, error) {
 	cuts := l.settledCuts()
@@ -418,7 +408,7 @@ func (l *Log) waitFor(ctx context.Context, offset, cuts int64) error {
 			return true, nil
 		}
 		if cuts >= 0 && l.cuts.Load() != cuts {
-			if lowest := l.lowestCut(cuts); l.settledCuts() >= 0 && offset > lowest {
+			if l.settledCuts(); offset > l.lowestCut(cuts) {
 				return false, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"path/filepath"
@@ -77,7 +78,8 @@ func (l *Log) refresh() error {
 // overtaken reports whether an error comes from looking at the files of a view that the writer has changed meanwhile. The
 // view is up to date then, and the caller looks again, up to maxOvertaken times.
 func (l *Log) overtaken(err error, tries int) bool {
-	if !l.o.ReadOnly || tries >= maxOvertaken || !errors.Is(err, ErrCorrupt) && !errors.Is(err, fs.ErrNotExist) {
+	var fault *fs.PathError // a mapping that was cut, too
+	if !l.o.ReadOnly || tries >= maxOvertaken || !errors.Is(err, ErrCorrupt) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &fault) {
 		return false
 	}
 	l.mu.Lock()

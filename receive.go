@@ -57,7 +57,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 	acked := int64(0)
 	acknowledge := func(err error) (int64, error) {
 		if s.pos > acked {
-			if e := l.acknowledge(l.end.Load()); e != nil {
+			if e := l.acknowledge(l.moment()); e != nil {
 				return acked, e
 			}
 		}
@@ -123,7 +123,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 		p = p[:r.left]
 	}
 	if r.stored && r.l.o.Flush != FlushSync { // costs nothing, unless the disk can't keep up
-		if err := r.l.acknowledge(r.l.end.Load()); err != nil {
+		if err := r.l.acknowledge(r.l.moment()); err != nil {
 			return 0, err
 		}
 		r.stored = false
@@ -152,7 +152,7 @@ func (r *receiver) startStall() {
 	}
 	r.stall = time.AfterFunc(stallAfter, func() {
 		defer r.flushes.Done()
-		_ = r.l.acknowledge(r.l.end.Load()) // TransferFrom meets the same error when it acknowledges
+		_ = r.l.acknowledge(r.l.moment()) // TransferFrom meets the same error when it acknowledges
 	})
 }
 
@@ -169,47 +169,87 @@ func tooLarge(err error, s *scanner) error {
 	return err
 }
 
-// receive stores one batch at its own offset. Nothing changes before all checks are done. It looks through w at batches that
-// are there.
+// receive stores one batch at its own offset. It looks through w at batches that are there.
 func (l *Log) receive(w *window, b batch, first bool) error {
+	for {
+		// An empty log takes its first batch at a higher offset, which drops the empty segment there is.
+		empty := l.start.Load() == l.end.Load()
+		if empty {
+			l.changing.Lock()
+		}
+		again, err := l.receiveOne(w, b, first, empty)
+		if empty {
+			l.changing.Unlock()
+		}
+		if !again {
+			return err
+		}
+	}
+}
+
+// receiveOne asks to be called again if the log has become empty and mayReset, with l.changing held, is false. Nothing
+// changes before all checks are done.
+func (l *Log) receiveOne(w *window, b batch, first, mayReset bool) (again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
-		return err
+		return false, err
+	}
+	if err := l.makeRoom(b.size(), b.lastDelta()+1, b.maxTimestamp()); err != nil {
+		return false, err
 	}
 	end, base := l.end.Load(), b.base()
 	empty := l.start.Load() == end
 	switch {
 	case b.last() < end:
-		return l.compare(w, b)
+		return false, l.compare(w, b)
 	case base < end || base > end && first && !empty:
-		return fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
+		return false, fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
 	}
 	if err := usedUp(base, b.lastDelta()+1); err != nil {
-		return err
+		return false, err
 	}
 	if err := l.checkEpoch(b); err != nil {
-		return err
+		return false, err
 	}
 	switch {
 	case base == end:
 	case empty:
+		if !mayReset {
+			return true, nil
+		}
 		if err := l.cut(base, true); err != nil {
-			return err
+			return false, err
 		}
 	default:
 		if !l.gaps.Load() {
 			if err := l.state.commit(func(s *state) { s.gaps = true }); err != nil {
-				return fmt.Errorf("seglog: note a gap at offset %d: %w", end, err)
+				return false, fmt.Errorf("seglog: note a gap at offset %d: %w", end, err)
 			}
 			l.gaps.Store(true)
 		}
 	}
-	if _, err := l.place(b[:headerLen], b, base, b.epoch()); err != nil {
-		return err
+	if err := l.liftFence(base, b.epoch()); err != nil {
+		return false, err
 	}
-	l.epoch = max(l.epoch, b.epoch())
-	l.received = receivedLast{next: b.last() + 1, epoch: b.epoch()}
+	if err := l.place(b[:headerLen], b, base, b.epoch()); err != nil {
+		return false, err
+	}
+	l.writer.received = receivedLast{next: b.last() + 1, epoch: b.epoch()}
+	return false, nil
+}
+
+// liftFence forgets the fence that a cut left, for a batch of a leader that gives out the offsets under an epoch of its
+// own: recovery must not take it for one that the cut removed. l.mu is held.
+func (l *Log) liftFence(base int64, epoch int32) error {
+	w := &l.writer
+	if w.fenceEpoch == 0 || base < w.fenceOffset || epoch >= w.fenceEpoch {
+		return nil
+	}
+	if err := l.state.commit(func(s *state) { s.fenceOffset, s.fenceEpoch = 0, 0 }); err != nil {
+		return fmt.Errorf("seglog: note the leader epoch at offset %d: %w", base, err)
+	}
+	w.fenceOffset, w.fenceEpoch = 0, 0
 	return nil
 }
 
@@ -225,13 +265,13 @@ func (l *Log) checkEpoch(b batch) error {
 	if b.epoch() < 0 || end == l.start.Load() {
 		return nil
 	}
-	last := l.received.epoch
-	if l.received.next != end {
+	last := l.writer.received.epoch
+	if l.writer.received.next != end {
 		var err error
 		if last, err = l.lastEpoch(); err != nil {
 			return err
 		}
-		l.received = receivedLast{next: end, epoch: last}
+		l.writer.received = receivedLast{next: end, epoch: last}
 	}
 	if b.epoch() < last {
 		return fmt.Errorf("%w: batch with offsets %d to %d has leader epoch %d, the batch before offset %d has %d",
@@ -242,7 +282,7 @@ func (l *Log) checkEpoch(b batch) error {
 
 // lastEpoch is the leader epoch of the last batch; -1 if there is none. l.mu is held.
 func (l *Log) lastEpoch() (epoch int32, err error) {
-	if err := l.flushTo(l.end.Load()); err != nil { // it may be gathered and not in the file yet
+	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
 		return 0, err
 	}
 	segs := l.view.Load().segs
@@ -287,7 +327,7 @@ func (l *Log) compare(w *window, b batch) (err error) {
 	if base < l.start.Load() {
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
 	}
-	if err := l.flushTo(l.end.Load()); err != nil { // it may be gathered and not in the file yet
+	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
 		return err
 	}
 	segs := l.view.Load().segs

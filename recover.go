@@ -98,7 +98,7 @@ func (e *env) list() (directory, error) {
 			d.bases = append(d.bases, base)
 		} else if _, ok := indexBase(name); ok {
 			indexes = append(indexes, name)
-		} else if isTemporary(name) && !e.isDir(name) {
+		} else if temporaryName(name) && !e.isDir(name) {
 			d.leftover = append(d.leftover, name)
 		}
 	}
@@ -122,13 +122,6 @@ func (e *env) list() (directory, error) {
 	return d, nil
 }
 
-func indexBase(name string) (int64, bool) {
-	if base, ok := parseFileName(name, indexSuffix); ok {
-		return base, true
-	}
-	return parseFileName(name, timeSuffix)
-}
-
 // open does what Open says; a Log that it fails on is released by the caller.
 func (l *Log) open() error {
 	start := time.Now()
@@ -146,6 +139,9 @@ func (l *Log) open() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	l.lock = lock
+	if l.dirH, err = l.fs.openDir(l.dir); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
 	statePath := filepath.Join(l.dir, stateName)
 	st, promised, err := readState(l.fs, statePath)
 	if err != nil {
@@ -169,13 +165,15 @@ func (l *Log) open() error {
 	}
 	if l.o.Flush == FlushSync || !promised {
 		// What readers are shown from now on must not vanish.
-		if err := l.flushTo(l.end.Load()); err != nil {
+		if err := l.flushTo(l.moment()); err != nil {
 			return err
 		}
 	}
+	l.wall.now(time.Now())
+	l.hooks.attach(l)
 	l.startBackground()
-	o := l.Offsets()
-	l.o.Logger.Info("seglog: opened", "dir", l.dir, "case", string(r.last), "offset", o.End, "start", o.Start,
+	o := l.offsets()
+	l.o.Logger.Info("seglog: opened", "dir", l.dir, "found", r.last.finds, "offset", o.End, "start", o.Start,
 		"segments", len(l.view.Load().segs), "dur", time.Since(start))
 	return nil
 }
@@ -190,7 +188,7 @@ type recovery struct {
 	segs     []*segment
 	scans    []*segmentScan // of the segments from where recovery starts to check, not acted upon yet
 	tails    []*tail        // of those that were
-	last     byte           // case of the last segment
+	last     recoveryCase   // of the last segment
 	gap      bool           // offsets are left out somewhere
 	epoch    int32          // greatest leader epoch of a batch that was looked at
 }
@@ -249,17 +247,10 @@ func (r *recovery) closeScans() error {
 
 // checkNames compares the segments that must be there with those that are.
 func (r *recovery) checkNames() error {
-	st := &r.st
-	var n, sum int64
-	for _, base := range r.dir.bases {
-		if base <= st.scanBase {
-			n++
-			sum += base
-		}
-	}
-	if n == st.segments && sum == st.baseSum {
+	if !r.st.misses(r.dir.bases) {
 		return nil
 	}
+	n, _ := tally(r.dir.bases, r.st.scanBase)
 	return r.nameMissing(n)
 }
 
@@ -324,7 +315,7 @@ func (r *recovery) examine() error {
 		if err := r.examineSegment(c); err != nil {
 			return err
 		}
-		if r.last = c.decision; c.decision == 'E' {
+		if r.last = c.decision; r.last.id == 'E' {
 			break
 		}
 		if !r.promised && !last { // there may be any number of these
@@ -351,12 +342,19 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	if err != nil {
 		return err
 	}
-	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next
+	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.knownGap(c.next)
 	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, joins: joins,
-		below: r.promised && c.offset < st.recoveryPoint && (c.last || c.ends == endsBad || !joins)}).id
-	if c.decision == 'F' {
+		below: r.promised && c.offset < st.recoveryPoint && (c.last || c.ends == endsBad || !joins)})
+	if c.decision.id == 'F' {
 		return c.damage()
 	}
-	r.gap = r.gap || c.gap || !c.last && c.offset < c.next && c.decision != 'E'
+	r.gap = r.gap || c.gap || !c.last && c.offset < c.next && c.decision.id != 'E'
 	return nil
+}
+
+// knownGap reports whether a segment may begin at next although the one before ends earlier. Where nothing is promised any
+// may; else those that were durable, and the one that the writer noted. That of any other was there before the end of the
+// segment before it reached the disk, which then was lost.
+func (r *recovery) knownGap(next int64) bool {
+	return !r.promised || next <= r.st.recoveryPoint || next == r.st.gapTo || r.st.gapTo == untrackedGaps
 }

@@ -31,8 +31,8 @@ func (h *told) Enabled(context.Context, slog.Level) bool { return true }
 func (h *told) Handle(_ context.Context, r slog.Record) error {
 	line := r.Message
 	r.Attrs(func(a slog.Attr) bool {
-		if a.Key == "case" {
-			h.opened = a.Value.String()
+		if a.Key == "found" {
+			h.opened = seglog.RecoveryCase(a.Value.String())
 		}
 		line += " " + a.String()
 		return true
@@ -355,7 +355,7 @@ func TestOpenCaseH(t *testing.T) {
 	leftovers := []string{"00000000000000000007.index", "00000000000000099999.timeindex", "seglog.next", "seglog.cut",
 		"seglog.00000000000000000007.index", "seglog.00000000000000000000.timeindex", "seglog.repairing"}
 	others := []string{"partition.metadata", "leader-epoch-checkpoint", "7.log", "README", "00000000000000000007.snapshot",
-		"seglog.conf", "seglog.state.bak", "seglog.index", "seglog.", "seglog.7.index", "seglog.00000000000000000000.log", "seglog.next.old", "seglog.repair-1-2"}
+		"seglog.conf", "seglog.state.bak", "seglog.index", "seglog.", "seglog.7.index", "seglog.00000000000000000000.txnindex", "seglog.next.old", "seglog.repair-1-2"}
 	for _, name := range append(leftovers, others...) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("what is this"), 0o644))
 	}

@@ -16,7 +16,7 @@ type segmentScan struct {
 	size     int64
 	next     int64 // base offset of the next segment; -1: there is none
 	last     bool
-	decision byte // the case, once decided
+	decision recoveryCase
 
 	// What it found: the good batches end at pos and offset; those up to from were flushed before.
 	x         *indexBuilder
@@ -84,6 +84,9 @@ func (c *segmentScan) scan() error {
 		if err == nil && b.last()-c.base > 1<<31-1 {
 			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), c.base)}
 		}
+		if err == nil && c.r.promised && st.stale(b.base(), b.epoch()) {
+			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("batch with offset %d and leader epoch %d is left from before a cut at offset %d", b.base(), b.epoch(), st.fenceOffset)}
+		}
 		if err == nil {
 			c.gap = c.gap || b.base() > next
 			c.add(b, pos)
@@ -134,6 +137,9 @@ func (c *segmentScan) walkFlushed() error {
 		}
 		return err != nil
 	})
+	if err == nil && c.pos == st.scanPos && c.offset < st.scanOffset && c.r.l.gaps.Load() {
+		c.offset = st.scanOffset // a gap at the end, as a cut leaves it
+	}
 	if err == nil && (c.pos != st.scanPos || c.offset != st.scanOffset) {
 		err = &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: fmt.Sprintf("batches end here, not at position %d, offset %d as noted", st.scanPos, st.scanOffset)}
 	}

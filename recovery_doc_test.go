@@ -56,7 +56,7 @@ func TestDocState(t *testing.T) {
 	require.True(t, ok)
 	table, _, ok := strings.Cut(rest, "<!-- /state -->")
 	require.True(t, ok)
-	seen, end := map[string]bool{"policy": true, "clean": true, "reset": true, "gaps": true}, 0 // in flags
+	seen, end := map[string]bool{"policy": true, "clean": true, "reset": true, "gaps": true, "failed": true}, 0 // in flags
 	for row := range strings.Lines(table) {
 		cells := strings.Split(row, "|")
 		if len(cells) < 6 {

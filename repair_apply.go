@@ -27,7 +27,7 @@ func (p *repair) apply() error {
 			return err
 		}
 	}
-	if err := p.e.fs.syncDir(p.e.dir); err != nil {
+	if err := p.e.syncDir(); err != nil {
 		return err
 	}
 	var st *stateFile
@@ -36,7 +36,7 @@ func (p *repair) apply() error {
 		if st, err = openState(p.e.fs, filepath.Join(p.e.dir, stateName), p.st); err != nil {
 			return err
 		}
-		defer func() { _ = st.f.Close() }() // all of it is flushed
+		defer func() { _ = st.close() }() // all of it is flushed
 		if p.gap && !p.st.gaps {
 			if err := st.commit(func(s *state) { s.gaps = true }); err != nil {
 				return err
@@ -48,7 +48,7 @@ func (p *repair) apply() error {
 			return err
 		}
 	}
-	if err := p.e.fs.syncDir(p.e.dir); err != nil {
+	if err := p.e.syncDir(); err != nil {
 		return err
 	}
 	if st == nil {

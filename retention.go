@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,84 +21,93 @@ func (l *Log) DeleteBefore(offset int64) error {
 		return nil
 	}
 	if offset > l.highWatermark() {
-		return &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		return &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
 	// The start must not lie above what a power cut leaves.
-	if err := l.flushTo(offset); err != nil {
+	if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
 		return err
 	}
-	dropped, err := l.moveStart(offset)
-	return errors.Join(err, l.drop(dropped))
+	return l.moveStart(offset)
 }
 
-// moveStart makes offset the start and returns the segments that are to be dropped.
-func (l *Log) moveStart(offset int64) ([]*segment, error) {
+// moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile.
+func (l *Log) moveStart(offset int64) error {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	dropped, rollErr, err := l.planDeletion(offset)
+	if err != nil {
+		return err
+	}
+	if len(dropped) == 0 && offset == l.start.Load() {
+		return rollErr
+	}
+	first := l.view.Load().segs[len(dropped)].base
+	err = l.state.commit(func(s *state) {
+		s.start, s.first = offset, first
+		for _, d := range dropped {
+			s.segments--
+			s.baseSum -= d.base
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
+	}
+	raise(&l.start, offset)
+	if len(dropped) > 0 {
+		l.mu.Lock()
+		l.view.Store(&view{l.view.Load().segs[len(dropped):]})
+		l.mu.Unlock()
+		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", len(dropped))
+		l.stats.deletedSegments.Add(int64(len(dropped)))
+	}
+	return errors.Join(l.drop(dropped), rollErr)
+}
+
+// planDeletion returns the segments that go when offset becomes the start: none that waits for its seal, which goes later.
+// If offset is the end, the active segment is rolled so that it goes too; rollErr is why it can't be, which keeps nothing
+// else from going. l.changing is held.
+func (l *Log) planDeletion(offset int64) (dropped []*segment, rollErr, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if offset > l.end.Load() { // TruncateTo was faster
-		return nil, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		return nil, nil, &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
 	if offset < l.start.Load() {
-		return nil, nil
+		return nil, nil, nil
 	}
-	if offset == l.end.Load() && l.tail.seg.stored.load().pos() > 0 {
-		// So that the last segment goes too, once it is sealed.
+	w := &l.writer
+	if offset == l.end.Load() && w.tail.seg.stored.load().pos() > 0 && len(w.sealing) < maxUnsealed {
 		if err := l.roll(offset); err != nil {
-			return nil, fmt.Errorf("seglog: roll at offset %d: %w", offset, err)
+			rollErr = fmt.Errorf("seglog: roll at offset %d: %w", offset, err)
 		}
 	}
-	segs := l.view.Load().segs
-	unsealed := l.tail.seg.base
-	if len(l.sealing) > 0 {
-		unsealed = l.sealing[0].seg.base // from here on it goes once it is sealed
-	}
+	segs, unsealed := l.view.Load().segs, w.unsealed().base
 	k := 0
 	for k+1 < len(segs) && segs[k+1].base <= offset && segs[k].base < unsealed {
 		k++
 	}
-	if k == 0 && offset == l.start.Load() {
-		return nil, nil
-	}
-	var sum int64
-	for _, s := range segs[:k] {
-		sum += s.base
-	}
-	err := l.state.commit(func(s *state) {
-		s.start, s.first = offset, segs[k].base
-		s.segments -= int64(k)
-		s.baseSum -= sum
-	})
-	if err != nil {
-		return nil, fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
-	}
-	l.start.Store(offset)
-	if k > 0 {
-		l.view.Store(&view{segs[k:]})
-		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", k)
-		l.stats.deletedSegments.Add(int64(k))
-	}
-	return segs[:k], nil
+	return segs[:k], rollErr, nil
 }
 
-// drop unlinks segments that neither the state file nor the view counts any more, and gives them back.
+// drop unlinks segments that neither the state file nor the view counts any more, and gives them back. What can't be
+// unlinked the next Open removes.
 func (l *Log) drop(segs []*segment) error {
-	for _, s := range segs {
-		s.mu.Lock() // a seal or a rebuild of its indexes ends first
-		s.gone.Store(true)
-		err := errors.Join(l.removeSegmentFiles(s.base), s.close())
-		s.mu.Unlock()
-		l.opened.drop(s)
-		if err != nil {
-			return err
-		}
-	}
 	if len(segs) == 0 {
 		return nil
 	}
-	return l.fs.syncDir(l.dir)
+	var errs []error
+	for i := len(segs) - 1; i >= 0; i-- {
+		s := segs[i]
+		s.mu.Lock() // a seal or a rebuild of its indexes ends first
+		s.enter(phaseGone)
+		errs = append(errs, l.removeSegmentFiles(s.base), s.close())
+		s.mu.Unlock()
+		l.opened.drop(s)
+	}
+	return errors.Join(append(errs, l.syncDir())...)
 }
 
 // Kafka keeps these beside a segment: the aborted transactions in it, and the producers' state at its start. They make no
@@ -125,9 +136,10 @@ func (e *env) removeFile(base int64, suffix string) error {
 
 // Retain applies Options.RetentionBytes and RetentionAge now rather than in the background, and returns how many
 // segments it deleted. Kafka's rules: whole segments, oldest first, up to the first that stays; by size while what is
-// left without the segment is at least RetentionBytes; by age if its greatest record time (of a segment without times,
-// the time of its last change) is longer ago than RetentionAge. A clock that jumps ahead does not count: time since Open
-// is measured by the monotonic clock.
+// left without the segment is at least RetentionBytes; by age if its greatest record time (of a segment without times, or
+// one whose batches are damaged, the time of its last change) is longer ago than RetentionAge. A segment stays until
+// OnSeal was told of it and MayDelete agrees; MayDelete is asked of the active segment too, before it is rolled to be
+// deleted. A clock that jumps ahead does not count until it has stayed there for an hour.
 func (l *Log) Retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
@@ -143,33 +155,40 @@ func (l *Log) Retain() (deleted int, err error) {
 			total += size
 		}
 	}
-	offset := l.start.Load()
+	offset, now := l.start.Load(), l.now()
 	for i, s := range segs {
 		last := i+1 == len(segs)
+		next := l.highWatermark()
+		if !last {
+			next = segs[i+1].base
+		} else if next != l.end.Load() || next == s.base {
+			break // records nobody may read yet; or none at all
+		}
 		size, err := l.size(s)
 		if err != nil {
 			return 0, err
 		}
 		bySize := l.o.RetentionBytes > 0 && !last && total-size >= l.o.RetentionBytes
-		byAge, err := l.expired(s, size)
+		if !bySize && (l.o.RetentionAge == 0 || last && size == 0) {
+			break
+		}
+		info, err := l.trueInfo(s, next)
+		if err == errGone {
+			break
+		}
 		if err != nil {
 			return 0, err
 		}
-		if !bySize && !byAge {
-			break
-		}
-		next := l.highWatermark()
-		if !last {
-			next = segs[i+1].base
-		}
-		if l.o.MayDelete != nil && !last && !l.o.MayDelete(l.info(s, next, size)) {
-			break
-		}
-		if last {
-			next = l.end.Load()
-			if next != l.highWatermark() {
+		if !bySize {
+			if expired, err := l.expired(info, now); err != nil || !expired {
+				if err != nil {
+					return 0, err
+				}
 				break
 			}
+		}
+		if !last && !l.hooks.told(l, next) || l.o.MayDelete != nil && !l.hooks.mayDelete(l, info) {
+			break
 		}
 		total -= size
 		offset = next
@@ -183,6 +202,28 @@ func (l *Log) Retain() (deleted int, err error) {
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
 	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load())}
+}
+
+// trueInfo is info with the greatest time looked up. Of a segment that is damaged so that it can't be, or gone from the
+// directory, it is left out: who asks is told by readers of the damage, and must not stop at it.
+func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
+	size, err := l.size(s)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	ms, err := l.maxTime(s)
+	if errors.Is(err, ErrCorrupt) {
+		if !s.reported.Swap(true) {
+			l.backgroundError("times of a damaged segment not known, the time of its last change stands in", err)
+		}
+		ms, err = noTimestamp, nil
+	}
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	info := l.info(s, next, size)
+	info.MaxTime = timeOf(ms)
+	return info, nil
 }
 
 // size is the size of a segment's batches, without opening it; it is remembered.
@@ -204,34 +245,64 @@ func (l *Log) size(s *segment) (int64, error) {
 }
 
 // expired reports whether a segment is older than RetentionAge.
-func (l *Log) expired(s *segment, size int64) (bool, error) {
-	if l.o.RetentionAge == 0 || size == 0 {
-		return false, nil
-	}
-	ms, err := l.maxTime(s)
-	if err == errGone {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	newest := time.UnixMilli(ms)
-	if ms < 0 {
-		st, err := l.fs.stat(l.path(s.base, logSuffix))
+func (l *Log) expired(info SegmentInfo, now time.Time) (bool, error) {
+	newest := info.MaxTime
+	if newest.IsZero() {
+		st, err := l.fs.stat(info.Path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return true, nil // nothing is left that could be kept
+		}
 		if err != nil {
 			return false, err
 		}
 		newest = st.mtime
 	}
-	return l.now().Sub(newest) > l.o.RetentionAge, nil
+	if ahead := newest.Sub(now); ahead > futureTolerance && !l.wall.warned.Swap(true) {
+		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all behind it from expiring",
+			"dir", l.dir, "segment", info.Base, "time", newest)
+	}
+	return now.Sub(newest) > l.o.RetentionAge, nil
 }
 
-// now is the wall clock, but not ahead of what has really passed since Open.
-func (l *Log) now() time.Time {
-	now := time.Now().Round(0)
-	elapsed := l.openedAt.Round(0).Add(time.Since(l.openedAt))
-	if elapsed.Before(now) {
-		return elapsed
-	}
-	return now
+const (
+	// futureTolerance is Kafka's default for message.timestamp.after.max.ms.
+	futureTolerance = time.Hour
+	// clockTrust is how long the wall clock must have stayed ahead of the monotonic one before it is believed.
+	clockTrust = time.Hour
+)
+
+// wallClock is the wall clock as retention believes it.
+type wallClock struct {
+	mu     sync.Mutex
+	since  time.Time // with its monotonic reading: base's moment
+	base   time.Time // the wall clock believed at since
+	ahead  time.Time // when the wall clock was first seen ahead of what passed since; zero if it is not
+	warned atomic.Bool
 }
+
+// now is the wall clock, but not ahead of what has really passed since it was last believed, unless it has stayed ahead
+// for clockTrust: then it was wrong before, and is right now.
+func (w *wallClock) now(clock time.Time) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wall := clock.Round(0)
+	if w.since.IsZero() {
+		w.since, w.base = clock, wall
+	}
+	elapsed := w.base.Add(clock.Sub(w.since))
+	if wall.Sub(elapsed) <= time.Second { // clocks are adjusted a little all the time
+		w.since, w.base, w.ahead = clock, wall, time.Time{}
+		return wall
+	}
+	if w.ahead.IsZero() {
+		w.ahead = clock
+	}
+	if clock.Sub(w.ahead) >= clockTrust {
+		w.since, w.base, w.ahead = clock, wall, time.Time{}
+		return wall
+	}
+	return elapsed
+}
+
+// now is the present, for retention.
+func (l *Log) now() time.Time { return l.wall.now(time.Now()) }

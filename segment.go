@@ -6,40 +6,11 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
-
-const (
-	logSuffix   = ".log"
-	indexSuffix = ".index"
-	timeSuffix  = ".timeindex"
-)
-
-// fileName is Kafka's: 20 digits, so that names sort as offsets do. Kafka ignores any other form in silence. (An append
-// that rolls makes one, and would pay 5 us for fmt, which is seldom in the processor's caches then.)
-func fileName(base int64, suffix string) string {
-	name := []byte("00000000000000000000" + suffix)
-	for i := 19; base > 0; i-- {
-		name[i] = '0' + byte(base%10)
-		base /= 10
-	}
-	return string(name)
-}
-
-// parseFileName is the inverse of fileName.
-func parseFileName(name, suffix string) (base int64, ok bool) {
-	digits, ok := strings.CutSuffix(name, suffix)
-	if !ok || len(digits) != 20 || strings.Trim(digits, "0123456789") != "" {
-		return 0, false
-	}
-	base, err := strconv.ParseInt(digits, 10, 64)
-	return base, err == nil
-}
 
 // mark is a point between two batches of a segment: offset relative to the segment's base, and position. Both fit 32
 // bits, so one atomic store publishes the two together.
@@ -63,10 +34,30 @@ const _ = uint(sizeUnknown - maxSegmentBytes - 1)
 // unknownTime is in segment.maxTime until somebody asked.
 const unknownTime = -2
 
+// phase is where a segment is in its life. It only moves forward:
+//
+//	prepared ──> active ──> rolled ──> sealed ──> gone
+//
+// prepared: seglog.next, made ready by the preparer, who alone touches it.
+// active:   the writer appends; the writer and the preparer extend the file, both under tail.grow.
+// rolled:   nobody extends the file any more; the keeper flushes it, trims it and writes its indexes.
+// sealed:   the files do not change any more.
+// gone:     deleted or cut, from any phase: not to be opened again; its name may belong to another file by now.
+type phase int32
+
+const (
+	phasePrepared phase = iota
+	phaseActive
+	phaseRolled
+	phaseSealed
+	phaseGone
+)
+
 // env is what the segments of one log share.
 type env struct {
 	fs     fileSystem
 	dir    string
+	dirH   directoryHandle // nil: the directory is opened for each flush of it
 	o      Options
 	stats  *counters
 	opened openSegments
@@ -74,6 +65,14 @@ type env struct {
 	gaps atomic.Bool
 	// cachedEnd: what lies further from the end is dropped from the page cache behind a reader.
 	cachedEnd int64
+}
+
+// syncDir makes the names in the log's directory durable.
+func (e *env) syncDir() error {
+	if e.dirH == nil {
+		return e.fs.syncDir(e.dir)
+	}
+	return e.dirH.sync()
 }
 
 func (e *env) path(base int64, suffix string) string {
@@ -92,11 +91,27 @@ type segment struct {
 	gather          *gather                // of an active segment under FlushSync: what is stored and not flushed
 	startPos        atomic.Int64           // Log.startPos; 0: not known
 	checked         atomic.Uint64          // sizes of the index files, once they were found to fit
-	active          atomic.Bool            // the writer still adds to its indexes
+	phase           atomic.Int32           // see phase
 	touched         atomic.Bool            // since the last sweep of openSegments
-	gone            atomic.Bool            // deleted or cut: not to be opened again
+	reported        atomic.Bool            // that its times can't be had
+	lent            atomic.Bool            // sockets may still hold pages of it, which must not change any more
 	mu              sync.Mutex             // held to open it and to (re)build its indexes
 }
+
+// enter moves the segment on to p, unless it is further already.
+func (s *segment) enter(p phase) {
+	for {
+		old := s.phase.Load()
+		if old >= int32(p) || s.phase.CompareAndSwap(old, int32(p)) {
+			return
+		}
+	}
+}
+
+func (s *segment) is(p phase) bool { return phase(s.phase.Load()) == p }
+
+// written reports whether the writer still has a hand in it: its indexes are in memory, and not to be rebuilt.
+func (s *segment) written() bool { return phase(s.phase.Load()) < phaseSealed }
 
 // newSealed is a sealed segment that is not opened yet.
 func newSealed(base, next int64) *segment {
@@ -107,6 +122,7 @@ func newSealed(base, next int64) *segment {
 
 func (s *segment) initSealed(base, next int64) {
 	s.base = base
+	s.enter(phaseSealed)
 	s.maxTime.Store(unknownTime)
 	m := markAt(min(next-base, 1<<31), sizeUnknown)
 	s.stored.store(m)
@@ -236,13 +252,13 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 	if h := s.h.Load(); h != nil && h.ref() {
 		return h, nil
 	}
-	if s.gone.Load() {
+	if s.is(phaseGone) {
 		return nil, errGone
 	}
 	path := e.path(s.base, logSuffix)
 	f, err := e.acquire(path, openRead)
 	if err != nil {
-		if s.gone.Load() {
+		if s.is(phaseGone) {
 			return nil, errGone
 		}
 		if errors.Is(err, fs.ErrNotExist) {
@@ -301,7 +317,7 @@ func (s *segment) close() error {
 func (s *segment) retire() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.gone.Store(true)
+	s.enter(phaseGone)
 	return s.close()
 }
 

@@ -43,6 +43,13 @@ func (l *liar) syncDir(dir string) error {
 	return l.simFS.syncDir(dir)
 }
 
+func (l *liar) openDir(dir string) (directoryHandle, error) {
+	if _, err := l.simFS.openDir(dir); err != nil {
+		return nil, err
+	}
+	return simDirectory{l, dir}, nil
+}
+
 func (l *liar) rename(from, to string) error {
 	if l.moveFile != nil {
 		return l.moveFile(from, to)
@@ -85,7 +92,9 @@ func (f *liarFile) ReadAt(p []byte, pos int64) (int, error) {
 	return f.simFile.ReadAt(p, pos)
 }
 
-func isLog(name string) bool { return strings.HasSuffix(name, logSuffix) || name == nextName }
+func isLog(name string) bool {
+	return strings.HasSuffix(name, logSuffix) || name == nextName || name == rollName
+}
 
 // lazyFlush acknowledges a flush and does it with the next one.
 func lazyFlush(s *simFS) fileSystem {

@@ -213,7 +213,25 @@ func (s *simFS) syncDir(dir string) error {
 	return nil
 }
 
-func (s *simFS) lock(path string) (io.Closer, error) {
+// simDirectory is an open directory of any simulated file system: fsys may be one that wraps a simFS.
+type simDirectory struct {
+	fsys fileSystem
+	dir  string
+}
+
+func (d simDirectory) sync() error { return d.fsys.syncDir(d.dir) }
+func (simDirectory) Close() error  { return nil }
+
+func (s *simFS) openDir(dir string) (directoryHandle, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.enter(simOpen, dir); err != nil {
+		return nil, err
+	}
+	return simDirectory{s, dir}, nil
+}
+
+func (s *simFS) lock(path string) (directoryLock, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simLock, path); err != nil {
@@ -227,6 +245,8 @@ func (s *simFS) lock(path string) (io.Closer, error) {
 }
 
 type simLockFile simFS
+
+func (l *simLockFile) held() error { return nil }
 
 func (l *simLockFile) Close() error {
 	s := (*simFS)(l)
@@ -345,7 +365,36 @@ func (f *simFile) reserve(pos, n int64) error {
 	return nil
 }
 
-func (f *simFile) writeBack(int64, int64) {} // promises nothing
+func (f *simFile) writeBack(int64, int64) error { return nil } // promises nothing
+
+func (f *simFile) alone() (bool, error) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if _, err := f.enter(simStat, false); err != nil {
+		return false, err
+	}
+	holds := 0
+	for _, n := range f.s.w.names {
+		if n == f.node {
+			holds++
+		}
+	}
+	for g := range f.s.files {
+		if g.node == f.node && g != f {
+			holds++
+		}
+	}
+	for m := range f.s.mappings {
+		if m.node == f.node {
+			holds++
+		}
+	}
+	return holds <= 1, nil
+}
+
+func (f *simFile) unlock() error { return nil }
+
+func (f *simFile) lock() error { return nil } // the directory's lock is enough for one process
 
 func (f *simFile) zero(pos, n int64) error {
 	f.s.mu.Lock()

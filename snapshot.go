@@ -9,8 +9,6 @@ import (
 	"slices"
 )
 
-const lockName = "LOCK"
-
 // Snapshot makes dir, which must be empty or absent, a copy of the log as it is now, up to the high watermark, while
 // appends go on. It opens like a log that was closed. Sealed segments and their indexes are linked rather than copied
 // where both directories lie on one file system, so it takes little time and space; the rest is copied and flushed. The
@@ -139,7 +137,7 @@ func (s *snapshot) release(failed bool) error {
 		}
 	}
 	if s.file != nil {
-		errs = append(errs, s.file.f.Close())
+		errs = append(errs, s.file.close())
 	}
 	if failed {
 		remove(stateName)
@@ -175,10 +173,7 @@ func (s *snapshot) plan() error {
 	last := segs[len(segs)-1].base
 	switch {
 	case !l.o.ReadOnly:
-		s.unsealed = l.tail.seg.base
-		if len(l.sealing) > 0 {
-			s.unsealed = l.sealing[0].seg.base
-		}
+		s.unsealed = l.writer.unsealed().base
 		l.state.mu.Lock()
 		s.st = l.state.cur
 		l.state.mu.Unlock()

@@ -90,7 +90,7 @@ func (s *snapshot) link(seg *segment) error {
 // gone reports whether the log has given a segment up, in contrast to one whose file is lost.
 func (s *snapshot) gone(seg *segment) (bool, error) {
 	l := s.l
-	if seg.gone.Load() {
+	if seg.is(phaseGone) {
 		return true, nil
 	}
 	if l.o.ReadOnly {

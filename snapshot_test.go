@@ -3,7 +3,6 @@ package seglog
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -88,15 +87,22 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// awaitSeals returns once no rolled segment waits for its seal.
+func awaitSeals(l *Log) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.writer.sealing) > 0 {
+		l.writer.sealed.Wait()
+	}
+}
+
 func TestSnapshotLinks(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(filepath.Join(dir, "log"), snapOptions(FlushNone))
 	require.NoError(t, err)
 	defer l.Close()
 	snapAppend(t, l, 500)
-	for len(l.unsealed()) > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	awaitSeals(l)
 	copied := filepath.Join(dir, "copy")
 	require.NoError(t, l.Snapshot(copied))
 	segs := l.view.Load().segs
@@ -279,7 +285,13 @@ func (c *countedFS) syncDir(dir string) error {
 	}
 	return c.fileSystem.syncDir(dir)
 }
-func (c *countedFS) lock(path string) (io.Closer, error) {
+func (c *countedFS) openDir(dir string) (directoryHandle, error) {
+	if err := c.step(dir); err != nil {
+		return nil, err
+	}
+	return simDirectory{c, dir}, nil
+}
+func (c *countedFS) lock(path string) (directoryLock, error) {
 	if err := c.step(path); err != nil {
 		return nil, err
 	}
@@ -319,9 +331,7 @@ func TestSnapshotInterrupted(t *testing.T) {
 			l, err := openFS(fsys, filepath.Join(dir, "log"), snapOptions(FlushNone))
 			require.NoError(t, err)
 			snapAppend(t, l, 250)
-			for len(l.unsealed()) > 0 {
-				time.Sleep(time.Millisecond)
-			}
+			awaitSeals(l)
 			for k := 1; ; k++ {
 				copied := filepath.Join(dir, fmt.Sprint(k))
 				fsys.arm(copied, k)

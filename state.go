@@ -6,6 +6,8 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
+	"path/filepath"
 	"sync"
 )
 
@@ -13,9 +15,12 @@ import (
 // happens to the other. It is only ever a lower bound of what is on the disk; a log opens without it, by checking
 // every byte.
 const (
-	stateName    = "seglog.state"
-	stateMagic   = 0x7365676c6f670001 // "seglog", version 1
-	stateLen     = 8 + 4 + 2*8 + 14*8
+	stateMagic1  = 0x7365676c6f670001 // "seglog", version 1: the first stateWords1 words
+	stateMagic   = 0x7365676c6f670002 // version 2
+	stateWords1  = 14
+	stateWords   = stateWords1 + 7
+	stateLen1    = 8 + 4 + 2*8 + stateWords1*8
+	stateLen     = 8 + 4 + 2*8 + stateWords*8
 	stateSlotGap = 4096 // slots on pages of their own: a page that can't be read takes one slot with it
 
 	// A slot is written by one sector, which disks do not tear.
@@ -52,19 +57,76 @@ type state struct {
 	epoch int64
 	// lastCut is where the last of them cut; -1 for a Reset.
 	lastCut int64
+
+	// What the running TruncateTo leaves: the segment at cutBase ends at cutPos, followed by the first cutLen bytes of
+	// seglog.cut. cutPos is -1 in the intent of a version 1 log, which has to be planned first.
+	cutBase, cutPos, cutLen int64
+	// The fence: offsets from fenceOffset on were given out before, under leader epochs below fenceEpoch. What a disk
+	// still holds of those batches must not come back, so recovery takes none of them there. An epoch of 0 is no fence.
+	fenceOffset, fenceEpoch int64
+	// told: OnSeal was told of all sealed segments that end at or below it.
+	told int64
+	// gapTo is the base offset of the last segment that begins behind a gap; 0 if there is none. Any other segment above
+	// the recovery point joins the one before, else the end of that one was lost.
+	gapTo int64
+	// failed: a write or flush failed, so that the page cache may hold bytes which the disk does not have and the kernel
+	// will not write again. An Open that finds it moves what it keeps to new files.
+	failed bool
 }
+
+// untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note.
+const untrackedGaps = -1
 
 const (
 	stateClean = 1 << iota
 	stateReset
 	stateGaps
+	stateFailed
 	statePolicyShift = 8
 )
 
 // words is the fields in the order they are written.
-func (s *state) words() [14]int64 {
+func (s *state) words() [stateWords]int64 {
 	return [...]int64{s.start, s.first, s.recoveryPoint, s.scanBase, s.scanPos, s.scanOffset,
-		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts, s.lastCut, s.epoch}
+		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts, s.lastCut, s.epoch,
+		s.cutBase, s.cutPos, s.cutLen, s.fenceOffset, s.fenceEpoch, s.told, s.gapTo}
+}
+
+// tally counts the segments with these base offsets up to and with scanBase, and sums up their base offsets.
+func tally(bases []int64, scanBase int64) (n, sum int64) {
+	for _, base := range bases {
+		if base <= scanBase {
+			n++
+			sum += base
+		}
+	}
+	return n, sum
+}
+
+// count makes the state promise these segments, as far as scanBase reaches.
+func (s *state) count(bases []int64) { s.segments, s.baseSum = tally(bases, s.scanBase) }
+
+// misses reports whether the segments there are not those that the state promises.
+func (s *state) misses(bases []int64) bool {
+	n, sum := tally(bases, s.scanBase)
+	return n != s.segments || sum != s.baseSum
+}
+
+// scanFrom moves the point where recovery starts to check to the mark m in the segment at base.
+func (s *state) scanFrom(base int64, m mark) {
+	s.scanBase, s.scanPos, s.scanOffset = base, m.pos(), base+m.rel()
+}
+
+// stale reports whether a batch at offset with that leader epoch is one that a cut removed, brought back by the disk.
+func (s *state) stale(offset int64, epoch int32) bool {
+	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
+}
+
+// raiseFence notes that the offsets from offset on are given out again; everything below is durable. epoch is the
+// greatest leader epoch that any batch up to now may have.
+func (s *state) raiseFence(offset int64, epoch int32) {
+	s.fenceOffset = offset
+	s.fenceEpoch = min(max(s.fenceEpoch, int64(epoch))+1, math.MaxInt32)
 }
 
 func (s *state) encode(b []byte) {
@@ -81,6 +143,9 @@ func (s *state) encode(b []byte) {
 	if s.gaps {
 		flags |= stateGaps
 	}
+	if s.failed {
+		flags |= stateFailed
+	}
 	be.PutUint64(b[20:], flags)
 	for i, v := range s.words() {
 		be.PutUint64(b[28+8*i:], uint64(v))
@@ -88,19 +153,32 @@ func (s *state) encode(b []byte) {
 	be.PutUint32(b[8:], crc32.Checksum(b[12:stateLen], castagnoli))
 }
 
-// decode returns false for anything that encode did not write.
+// decode returns false for anything that encode, of this version or the one before, did not write.
 func (s *state) decode(b []byte) bool {
 	be := binary.BigEndian
-	if len(b) < stateLen || be.Uint64(b) != stateMagic || be.Uint32(b[8:]) != crc32.Checksum(b[12:stateLen], castagnoli) {
+	size, words := stateLen, stateWords
+	if len(b) >= 8 && be.Uint64(b) == stateMagic1 {
+		size, words = stateLen1, stateWords1
+	} else if len(b) < 8 || be.Uint64(b) != stateMagic {
+		return false
+	}
+	if len(b) < size || be.Uint32(b[8:]) != crc32.Checksum(b[12:size], castagnoli) {
 		return false
 	}
 	flags := be.Uint64(b[20:])
-	word := func(i int) int64 { return int64(be.Uint64(b[28+8*i:])) }
+	var w [stateWords]int64
+	for i := range words {
+		w[i] = int64(be.Uint64(b[28+8*i:]))
+	}
 	*s = state{
 		seq: be.Uint64(b[12:]), policy: FlushPolicy(flags >> statePolicyShift),
-		clean: flags&stateClean != 0, reset: flags&stateReset != 0, gaps: flags&stateGaps != 0,
-		start: word(0), first: word(1), recoveryPoint: word(2), scanBase: word(3), scanPos: word(4), scanOffset: word(5),
-		segments: word(6), baseSum: word(7), end: word(8), endPos: word(9), cut: word(10), cuts: word(11), lastCut: word(12), epoch: word(13),
+		clean: flags&stateClean != 0, gaps: flags&stateGaps != 0, reset: flags&stateReset != 0, failed: flags&stateFailed != 0,
+		start: w[0], first: w[1], recoveryPoint: w[2], scanBase: w[3], scanPos: w[4], scanOffset: w[5],
+		segments: w[6], baseSum: w[7], end: w[8], endPos: w[9], cut: w[10], cuts: w[11], lastCut: w[12], epoch: w[13],
+		cutBase: w[14], cutPos: w[15], cutLen: w[16], fenceOffset: w[17], fenceEpoch: w[18], told: w[19], gapTo: w[20],
+	}
+	if words == stateWords1 {
+		s.cutPos, s.told, s.gapTo = -1, s.first, untrackedGaps
 	}
 	return true
 }
@@ -118,18 +196,23 @@ func readState(fsys fileSystem, path string) (state, bool, error) {
 	return readSlots(f)
 }
 
+// readSlots reads both slots. One that can't be read is as good as none; only if neither can, that is an error.
 func readSlots(f file) (best state, ok bool, err error) {
+	var failures []error
 	for i := range int64(2) {
 		var b [stateLen]byte
-		if n, err := f.ReadAt(b[:], i*stateSlotGap); err != nil && err != io.EOF {
-			return state{}, false, err
-		} else if n < stateLen {
+		n, err := f.ReadAt(b[:], i*stateSlotGap)
+		if err != nil && err != io.EOF {
+			failures = append(failures, err)
 			continue
 		}
 		var s state
-		if s.decode(b[:]) && (!ok || s.seq > best.seq) {
+		if s.decode(b[:n]) && (!ok || s.seq > best.seq) {
 			best, ok = s, true
 		}
+	}
+	if !ok && len(failures) > 0 {
+		return state{}, false, errors.Join(failures...)
 	}
 	return best, ok, nil
 }
@@ -144,15 +227,56 @@ type stateFile struct {
 	buf   [stateLen]byte
 }
 
+// openState opens the state file for writing and locks it: should somebody remove the file LOCK, a second writer is still
+// kept out.
 func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 	f, err := fsys.open(path, openWrite)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = fsys.open(path, openCreate)
 	}
+	if err == nil {
+		if err = f.lock(); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &stateFile{f: f, cur: cur}, nil
+}
+
+func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
+
+// renew is commit by way of a new file, put in the place of the old one, whose blocks a failed flush may have spoilt.
+func (s *stateFile) renew(e *env, change func(*state)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tmp := filepath.Join(e.dir, stateTemp)
+	f, err := e.fs.open(tmp, openCreate)
+	if err != nil {
+		return err
+	}
+	old, cur := s.f, s.cur
+	s.f = f
+	change(&s.cur)
+	err = f.lock()
+	for range 2 {
+		if err == nil {
+			err = s.put(s.cur)
+		}
+	}
+	if err == nil {
+		err = f.flush()
+	}
+	if err == nil {
+		err = e.fs.rename(tmp, filepath.Join(e.dir, stateName))
+	}
+	if err != nil {
+		s.f, s.cur = old, cur
+		return errors.Join(err, f.Close(), e.fs.remove(tmp))
+	}
+	s.dirty = false
+	return errors.Join(old.unlock(), old.Close(), e.syncDir())
 }
 
 // stage makes a change that the next write takes along: for what may be lost, such as a higher recovery point, and where
@@ -167,29 +291,44 @@ func (s *stateFile) stage(change func(*state)) {
 func (s *stateFile) note() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.write(func(*state) {})
+	return s.put(s.cur)
 }
 
-// noteFlushed notes that everything below durable is flushed, and the segment at base up to m.
+// noteFlushed notes that everything below durable is flushed, and the segment at base up to m. Only the owner of the
+// flush calls it, and callers wait for it, so while a commit holds the file it does nothing: what it notes is only a
+// lower bound, which the next flush notes again.
 func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
-	s.mu.Lock()
+	if !s.mu.TryLock() {
+		return nil
+	}
 	defer s.mu.Unlock()
 	next := s.cur
 	next.recoveryPoint = max(next.recoveryPoint, durable)
 	if next.scanBase == base && m.pos() > next.scanPos {
-		next.scanPos, next.scanOffset = m.pos(), base+m.rel()
+		next.scanFrom(base, m)
 	}
 	return s.put(next)
+}
+
+// noteFailed notes that bytes may be in the page cache that the disk does not have. It is for an Open in the same boot,
+// which reads it from the page cache, so it is not flushed.
+func (s *stateFile) noteFailed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.cur
+	next.failed = true
+	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
 }
 
 // commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on.
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.cur
-	err := s.write(change)
+	old, next := s.cur, s.cur
+	change(&next)
+	err := s.put(next)
 	if err == nil {
-		err = s.write(func(*state) {})
+		err = s.put(s.cur)
 	}
 	if err == nil {
 		err = s.f.flush()
@@ -207,24 +346,55 @@ func (s *stateFile) commit(change func(*state)) error {
 	return nil
 }
 
-// flush makes what was noted durable.
-func (s *stateFile) flush() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.dirty {
+// What a cut leaves of a batch stands behind the slots until the cut is done: the flush that makes the intent durable does
+// the same for it.
+const restPos = 2 * stateSlotGap
+
+func (s *stateFile) putRest(rest []byte) error {
+	if len(rest) == 0 {
 		return nil
 	}
-	if err := s.f.flush(); err != nil {
-		return err
-	}
-	s.dirty = false
-	return nil
+	_, err := s.f.WriteAt(rest, restPos)
+	return err
 }
 
-func (s *stateFile) write(change func(*state)) error {
-	next := s.cur
-	change(&next)
-	return s.put(next)
+// rest reads n bytes that putRest wrote, or fewer if they are not there.
+func (s *stateFile) rest(n int64) (batch, error) {
+	size, err := s.f.size()
+	if err != nil {
+		return nil, err
+	}
+	rest := make(batch, max(0, min(n, size-restPos)))
+	k, err := s.f.ReadAt(rest, restPos)
+	if err == io.EOF {
+		err = nil
+	}
+	return rest[:k], err
+}
+
+// dropRest gives the room back. If it can't, or a crash undoes it, nobody looks there.
+func (s *stateFile) dropRest() {
+	if size, err := s.f.size(); err == nil && size > restPos {
+		_ = s.f.truncate(restPos)
+	}
+}
+
+// flush makes what was noted durable. Notes go on meanwhile.
+func (s *stateFile) flush() error {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = false
+	s.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	err := s.f.flush()
+	if err != nil {
+		s.mu.Lock()
+		s.dirty = true
+		s.mu.Unlock()
+	}
+	return err
 }
 
 func (s *stateFile) put(next state) error {

@@ -11,22 +11,18 @@ import (
 )
 
 const (
-	nextName  = "seglog.next" // the segment made ready for the next roll
-	cutName   = "seglog.cut"  // what TruncateTo keeps of a segment, on its way to its place
-	tmpPrefix = "seglog."     // of these, and of an index on its way to its place
-
-	repairTemp   = "seglog.repairing" // a file of Repair's on its way to its place
-	repairPrefix = "seglog.repair-"   // what Repair took out of the log; kept
-
 	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20
 	maxReserve = 32 << 20
-	// A flush into blocks without zeros has to journal, so only these of a new durable log are reserved and not zeroed.
+	// A flush into reserved blocks must journal their conversion, so a new durable log reserves only this much without
+	// zero-filling it.
 	firstReserve = 64 << 10
-	// Zeros are written by smaller steps: they share the disk with the flushes that callers wait for.
+	// Zeros are flushed by steps of this size: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
-	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a time.
-	zeroPiece = 256 << 10
+	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a
+	// time; and an append that outruns the zeros waits for one piece of them.
+	syncPiece = 256 << 10
+	zeroPiece = 1 << 20
 )
 
 // tail is the writer's side of the active segment. Log.mu guards it, but for what prepare may do beside appends.
@@ -37,11 +33,11 @@ type tail struct {
 	x         *indexBuilder
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
-	// With a mapping: stores below reserved can't fail for want of blocks. grow is held to raise it; prepare does so beside
-	// appends.
-	grow      sync.Mutex
+	// grow is held to change the size of the file, which segment.phase must allow.
+	grow sync.Mutex
+	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
-	populated int64 // pages below were mapped; prepare's own
+	populated int64 // pages below were mapped; the preparer's own
 	ahead     int64 // how far the segment before was prepared ahead of its appends
 
 	// Written by pwrite, where mapping is not safe and for large batches: the batch being encoded, and whether bytes of a
@@ -60,11 +56,13 @@ const (
 	largePlaced = 8 << 10
 )
 
-// newTail makes an empty segment file at path, with blocks reserved and mapped where that is safe.
+// newTail makes an empty segment under a temporary name: it gets its name when it becomes the active one (tail.activate), so that
+// no crash and no failure leaves a segment under a name that the log gave up.
 //
 // With before, the segment that it is to follow, the caller is in the background, and the new one is made as ready as that
 // one is.
-func newTail(e *env, path string, base int64, before *tail) (*tail, error) {
+func newTail(e *env, name string, before *tail) (*tail, error) {
+	path := filepath.Join(e.dir, name)
 	f, err := e.acquire(path, openCreate)
 	if err != nil {
 		return nil, err
@@ -76,15 +74,31 @@ func newTail(e *env, path string, base int64, before *tail) (*tail, error) {
 		t.bulk.Store(before.bulk.Load())
 		x.reserve(e.o.SegmentBytes)
 	}
-	if err = t.open(f, path, base, x, 0); err == nil && before != nil {
-		if err = t.prepare(); err != nil {
-			return nil, errors.Join(err, t.seg.retire(), e.fs.remove(path))
-		}
-	}
-	if err != nil {
+	if err = t.open(f, path, 0, x, 0); err != nil {
 		return nil, errors.Join(err, f.Close(), e.fs.remove(path))
 	}
+	if before != nil {
+		if err = t.prepare(); err != nil {
+			return nil, errors.Join(err, t.discard())
+		}
+	}
 	return t, nil
+}
+
+// activate gives a prepared segment its name and makes it the one that begins at base. If it fails nothing has changed.
+func (t *tail) activate(base int64) error {
+	path := t.e.path(base, logSuffix)
+	if err := t.e.fs.rename(t.h.path, path); err != nil {
+		return err
+	}
+	t.seg.base, t.h.path = base, path
+	t.seg.enter(phaseActive)
+	return nil
+}
+
+// discard removes a segment that was prepared in vain.
+func (t *tail) discard() error {
+	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
 }
 
 // openTail makes the writer's side for a file of which size bytes are good.
@@ -93,13 +107,13 @@ func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int
 	if err := t.open(f, path, base, x, size); err != nil {
 		return nil, err
 	}
+	t.seg.enter(phaseActive)
 	return t, nil
 }
 
 func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64) error {
 	t.seg, t.x, t.firstTime = &segment{base: base}, x, noTimestamp
 	t.seg.maxTime.Store(x.maxTime)
-	t.seg.active.Store(true)
 	m, err := t.reserveAndMap(f, size)
 	if err != nil {
 		return err
@@ -127,6 +141,10 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	err := f.reserve(max(0, min(size, first-1)), max(1, first-size))
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
+	}
+	if isShortage(err) {
+		// A log on a full disk must open, so that something can be deleted from it. The first append asks again.
+		first, err = size, nil
 	}
 	if err != nil {
 		return nil, err
@@ -189,17 +207,18 @@ func (t *tail) cutTorn(pos int64) error {
 	return nil
 }
 
-// reserve makes room up to end at least; more, if the disk has it.
+// reserve makes room up to end at least; more, if the disk has it. The preparer, who needs none of it, does nothing once
+// the segment was rolled.
 func (t *tail) reserve(end int64) error {
 	t.grow.Lock()
 	defer t.grow.Unlock()
 	from := t.reserved.Load()
-	if from >= end {
+	if from >= end || t.seg.phase.Load() > int32(phaseActive) {
 		return nil
 	}
 	want := min(max(end, from+min(max(from, minReserve), maxReserve)), t.e.o.SegmentBytes)
 	err := t.h.f.reserve(from, want-from)
-	if isDiskFull(err) && end < want {
+	if isShortage(err) && end < want {
 		want = end
 		err = t.h.f.reserve(from, want-from)
 	}
@@ -281,19 +300,10 @@ func (t *tail) prepare() error {
 	if t.bulk.Load() {
 		return t.reserve(want)
 	}
-	for {
-		more, err := t.zeroAhead(want)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
-		if t.bulk.Load() {
-			return t.reserve(want)
-		}
+	if err := t.zeroAhead(want); err != nil {
+		return err
 	}
-	if from := max(t.populated, pos); t.seg.gather == nil && from < want {
+	if from := max(t.populated, pos); t.seg.gather == nil && from < want && !t.bulk.Load() {
 		t.h.m.populate(from, want-from)
 		t.populated = want
 	}
@@ -303,58 +313,116 @@ func (t *tail) prepare() error {
 // lead is how far prepare gets ahead of an append at pos: as much again, within bounds.
 func (t *tail) lead(pos int64) int64 { return min(max(pos, t.ahead, minReserve), maxReserve) }
 
-// zeroAhead does one step towards want. Appends that outrun it wait for the step.
-func (t *tail) zeroAhead(want int64) (more bool, err error) {
+// writeBackError is a failed flush or write-back of a file that holds records: what was stored is in doubt.
+type writeBackError struct{ err error }
+
+func (e *writeBackError) Error() string { return e.err.Error() }
+func (e *writeBackError) Unwrap() error { return e.err }
+
+// zeroAhead lays zeros up to want. Under FlushSync it flushes them, so that no append pays for the journal; that an append
+// overtakes it does no harm.
+func (t *tail) zeroAhead(want int64) (err error) {
+	if t.seg.gather == nil {
+		for more := true; more && err == nil; {
+			_, more, err = t.zeroOne(t.h.f, want, zeroPiece)
+		}
+		return err
+	}
+	f, err := t.zeroFile()
+	if isShortage(err) {
+		return t.reserve(want) // blocks without zeros will do
+	}
+	if err != nil || f == nil {
+		return err
+	}
+	if f != t.h.f {
+		defer func() { err = errors.Join(err, f.Close()) }()
+	}
+	unflushed := int64(0)
+	for more := true; more; {
+		var n int64
+		if n, more, err = t.zeroOne(f, want, syncPiece); err != nil {
+			return err
+		}
+		unflushed += n
+		if unflushed >= zeroStep || !more && unflushed > 0 {
+			unflushed = 0
+			if err := f.flush(); err != nil {
+				return &writeBackError{err}
+			}
+		}
+	}
+	return nil
+}
+
+// zeroFile is what the zeros of a segment are written and flushed through; nil once it was rolled. The kernel reports a
+// failed write-back once for each open file description, so the preparer has one of its own: through that of the flusher
+// it would take an error away from the flush that has to acknowledge records.
+func (t *tail) zeroFile() (file, error) {
+	t.grow.Lock() // a cut can't put another file under the name meanwhile
+	defer t.grow.Unlock()
+	switch phase(t.seg.phase.Load()) {
+	case phasePrepared:
+		return t.h.f, nil
+	case phaseActive:
+		return t.e.acquire(t.h.path, openWrite)
+	}
+	return nil, nil
+}
+
+// zeroOne lays one piece of n zeros where the reserved blocks end, reserves it, and starts to write it back under
+// FlushSync. more says that want is not reached.
+func (t *tail) zeroOne(f file, want, size int64) (n int64, more bool, err error) {
+	from, n, err := t.zeroLocked(f, want, size)
+	if n > 0 && t.seg.gather != nil {
+		if err := f.writeBack(from, n); err != nil {
+			return n, false, &writeBackError{err}
+		}
+	}
+	return n, err == nil && n > 0 && from+n < want, err
+}
+
+func (t *tail) zeroLocked(f file, want, size int64) (from, n int64, err error) {
 	t.grow.Lock()
 	defer t.grow.Unlock()
-	from := t.reserved.Load()
-	n := min(want-from, zeroStep)
-	if n <= 0 {
-		return false, nil
+	from = t.reserved.Load()
+	n = min(want-from, size)
+	if n <= 0 || t.bulk.Load() || t.seg.phase.Load() > int32(phaseActive) {
+		return from, 0, nil
 	}
-	if err := t.h.f.reserve(from, n); err != nil {
-		return false, err
+	if err := f.reserve(from, n); err != nil {
+		return from, 0, err
 	}
-	piece := n
-	if t.seg.gather != nil {
-		piece = zeroPiece
-	}
-	for at := from; at < from+n; at += piece {
-		k := min(piece, from+n-at)
-		if err := t.h.f.zero(at, k); err != nil {
-			return false, err
-		}
-		if t.seg.gather != nil {
-			t.h.f.writeBack(at, k)
-		}
-	}
-	if t.seg.gather != nil {
-		if err := t.h.f.flush(); err != nil { // so that no append pays for the journal
-			return false, err
-		}
+	if err := f.zero(from, n); err != nil {
+		return from, 0, err
 	}
 	t.reserved.Store(from + n)
-	return true, nil
+	return from, n, nil
 }
 
 // seal makes the file what Kafka would have left: trimmed, with its indexes beside it. Everything in it is flushed.
 func (t *tail) seal() error {
+	t.seg.enter(phaseRolled)
 	if err := t.trim(); err != nil {
 		return err
 	}
 	if err := writeIndexes(t.e, t.seg.base, t.x); err != nil {
 		return err
 	}
-	return t.e.fs.syncDir(t.e.dir)
+	return t.e.syncDir()
 }
 
 // trim gives back the blocks behind the end.
 func (t *tail) trim() error {
-	err := t.h.f.truncate(t.seg.stored.load().pos())
-	if err == nil {
-		err = t.h.f.flush()
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	if err := t.h.f.truncate(t.seg.stored.load().pos()); err != nil {
+		return t.h.named(err)
 	}
-	return t.h.named(err)
+	if err := t.h.f.flush(); err != nil {
+		return &writeBackError{t.h.named(err)}
+	}
+	return nil
 }
 
 // replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.
@@ -373,7 +441,10 @@ func replaceFile(e *env, path string, content []byte) error {
 		return errors.Join(err, f.Close(), e.fs.remove(tmp))
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("seglog: write %s: %w", path, err)
+		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))
 	}
-	return e.fs.rename(tmp, path)
+	if err := e.fs.rename(tmp, path); err != nil {
+		return errors.Join(err, e.fs.remove(tmp))
+	}
+	return nil
 }

@@ -130,7 +130,7 @@ func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, e
 			err = errIndex
 		}
 		switch {
-		case err == errIndex && s.active.Load(): // the log is damaged, not the index: from the start
+		case err == errIndex && s.written(): // the log is damaged, not the index: from the start
 		case err == errIndex:
 			if err := s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit"); err != nil {
 				return 0, false, err

@@ -33,6 +33,9 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	if src == nil {
 		return false, nil
 	}
+	if !t.s.seg.lent.Load() {
+		t.s.seg.lent.Store(true) // a cut leaves these pages alone, which the socket may hold for a long time
+	}
 	t.src, t.err = int(src.Fd()), nil
 	before := t.s.pos
 	if _, isFile := w.(*os.File); !isFile && t.s.end-before >= minSplice {

@@ -21,7 +21,22 @@ type fileSystem interface {
 	rename(from, to string) error
 	link(from, to string) error
 	syncDir(dir string) error
-	lock(path string) (io.Closer, error) // ErrLocked if somebody else has it
+	openDir(dir string) (directoryHandle, error)
+	lock(path string) (directoryLock, error) // ErrLocked if somebody else has it
+}
+
+// directoryHandle is an open directory: it can be flushed when no descriptor is left to open it.
+type directoryHandle interface {
+	io.Closer
+	sync() error
+}
+
+// directoryLock is a lock file that is held.
+type directoryLock interface {
+	io.Closer
+	// held returns an error if another file, or none, has taken the place of the one that is locked: then somebody else
+	// may write the directory, or write another directory that has taken the name of this one.
+	held() error
 }
 
 type openMode int
@@ -51,13 +66,20 @@ type file interface {
 	// zero writes zeros to [pos, pos+n), which are reserved: what is stored there later meets pages that are in memory,
 	// and once they are flushed, no block allocation is left to journal.
 	zero(pos, n int64) error
-	// writeBack returns once [pos, pos+n) is on its way to the disk, if that can be done without a flush.
-	writeBack(pos, n int64)
+	// writeBack returns once [pos, pos+n) is written to the disk, as far as that can be had without a flush.
+	writeBack(pos, n int64) error
 	// flush returns once all that was written is on stable storage (fdatasync).
 	flush() error
 	// mmap maps [0, n), which may reach past the end of the file: the caller touches no byte that is not reserved.
 	// It is errors.ErrUnsupported where mapping would not be safe.
 	mmap(n int64, writable bool) (*mapping, error)
+	// lock locks the file for as long as it is open; ErrLocked if somebody else has. Where an open file can't be removed
+	// there is no need for it, and it does nothing.
+	lock() error
+	unlock() error // before Close: a process that is being forked just then holds a copy of the descriptor until its exec
+	// alone reports whether nobody but the caller has a hold of the file: no other name, no other descriptor and no
+	// mapping, in this process or another. Where that can't be known it is false.
+	alone() (bool, error)
 	osFile() *os.File // for sendfile; nil if there is none
 }
 
@@ -167,4 +189,41 @@ func pathError(op, path string, err error) error {
 		return nil
 	}
 	return &fs.PathError{Op: op, Path: path, Err: err}
+}
+
+// openDirectory is a directoryHandle of the operating system.
+type openDirectory struct{ f *os.File }
+
+func (d openDirectory) Close() error { return d.f.Close() }
+
+func (osFS) openDir(dir string) (directoryHandle, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return openDirectory{f}, nil
+}
+
+func (o osFS) syncDir(dir string) error {
+	d, err := o.openDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.sync(), d.Close())
+}
+
+// sameFile returns an error unless the name of an open file still leads to it.
+func sameFile(f *os.File) error {
+	is, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Stat(f.Name())
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(is, named) {
+		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errors.New("another file has taken its place")}
+	}
+	return nil
 }

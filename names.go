@@ -1,0 +1,72 @@
+package seglog
+
+import (
+	"strconv"
+	"strings"
+)
+
+// The names in a log directory. Those of segments are Kafka's; Kafka ignores all others.
+const (
+	logSuffix   = ".log"
+	indexSuffix = ".index"
+	timeSuffix  = ".timeindex"
+
+	lockName  = "LOCK"
+	stateName = "seglog.state"
+
+	// Files on their way to their place. The next Open removes one that is left.
+	nextName   = "seglog.next"      // the segment made ready for the next roll
+	rollName   = "seglog.roll"      // the same, made by the roll itself
+	cutName    = "seglog.cut"       // a copy of what TruncateTo, or a recovery after a failed flush, keeps of a segment
+	stateTemp  = "seglog.state.new" // a state file
+	repairTemp = "seglog.repairing" // a file of Repair's
+	tmpPrefix  = "seglog."          // of an index file, and of a .log file of Snapshot's
+
+	// repairPrefix begins the names of files with what Repair took out of the log and recovery off its end; kept.
+	repairPrefix = "seglog.repair-"
+)
+
+// fileName is Kafka's: 20 digits, so that names sort as offsets do. Kafka ignores any other form in silence. (An append
+// that rolls makes one, and would pay 5 us for fmt, which is seldom in the processor's caches then.)
+func fileName(base int64, suffix string) string {
+	name := []byte("00000000000000000000" + suffix)
+	for i := 19; base > 0; i-- {
+		name[i] = '0' + byte(base%10)
+		base /= 10
+	}
+	return string(name)
+}
+
+// parseFileName is the inverse of fileName.
+func parseFileName(name, suffix string) (base int64, ok bool) {
+	digits, ok := strings.CutSuffix(name, suffix)
+	if !ok || len(digits) != 20 || strings.Trim(digits, "0123456789") != "" {
+		return 0, false
+	}
+	base, err := strconv.ParseInt(digits, 10, 64)
+	return base, err == nil
+}
+
+// temporaryName reports whether a file of that name is on its way to its place, and left over once nobody works on it.
+func temporaryName(name string) bool {
+	switch name {
+	case nextName, rollName, cutName, stateTemp, repairTemp:
+		return true
+	}
+	rest, ok := strings.CutPrefix(name, tmpPrefix)
+	if !ok {
+		return false
+	}
+	if _, ok := parseFileName(rest, logSuffix); ok {
+		return true
+	}
+	_, ok = indexBase(rest)
+	return ok
+}
+
+func indexBase(name string) (int64, bool) {
+	if base, ok := parseFileName(name, indexSuffix); ok {
+		return base, true
+	}
+	return parseFileName(name, timeSuffix)
+}

@@ -1,0 +1,294 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+)
+
+// writer is what appends go by. Log.mu guards it.
+type writer struct {
+	tail      *tail
+	next      *tail   // made ready for the next roll; nil if not yet
+	prepareAt int64   // position in tail from which on the preparer has something to do
+	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
+	sealErr   error   // why the last attempt to seal failed; nil if it did not
+	sealed    sync.Cond
+	appended  struct{ batches, records, bytes int64 }
+	clock     coarseClock
+	// epoch is the leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log.
+	epoch    int32
+	received receivedLast
+	// fenceOffset and fenceEpoch are those of the state file: offsets from there on get at least that epoch.
+	fenceOffset int64
+	fenceEpoch  int32
+}
+
+// unsealed is the segment from which on none is sealed.
+func (w *writer) unsealed() *segment {
+	if len(w.sealing) > 0 {
+		return w.sealing[0].seg
+	}
+	return w.tail.seg
+}
+
+// nextEpoch is the leader epoch of a batch that the log itself stores.
+func (w *writer) nextEpoch() int32 { return max(w.epoch, w.fenceEpoch) }
+
+// Append stores records as one batch, whole or not at all, and returns the offset of the first. When it returns, the
+// batch is as durable as Options.Flush promises; it may be called from many goroutines at once, which then share
+// flushes. Offsets and, where Time is zero, times are set by the log.
+//
+// Errors: ErrTooLarge, ErrInvalid, also for no records at all (nothing was stored); the operating system's, such as a full
+// disk (nothing was stored, and later appends work once the cause is gone); ErrFailed (see there); ErrClosed, ErrReadOnly.
+func (l *Log) Append(records ...Record) (base int64, err error) {
+	return l.appendAt(anyOffset, records)
+}
+
+// AppendAt is Append for a caller that must know the offset before: the first record gets offset, or nothing is stored
+// and the error is ErrConflict, since another append or a cut was faster. Errors: ErrConflict and those of Append.
+func (l *Log) AppendAt(offset int64, records ...Record) error {
+	if offset < 0 {
+		return invalid("AppendAt offset %d", offset)
+	}
+	_, err := l.appendAt(offset, records)
+	return err
+}
+
+// anyOffset: an append takes whatever offset comes next.
+const anyOffset = -1
+
+func (l *Log) appendAt(offset int64, records []Record) (base int64, err error) {
+	if len(records) == 0 {
+		return 0, invalid("Append of no records")
+	}
+	now := int64(0)
+	for i := range records {
+		if records[i].Time.IsZero() {
+			now = l.writer.clock.millis()
+			break
+		}
+	}
+	size, maxTime, err := encodedSize(records, now)
+	if err != nil {
+		return 0, err
+	}
+	if size > int64(l.o.MaxBatchBytes) {
+		return 0, fmt.Errorf("%w: batch of %d bytes, Options.MaxBatchBytes is %d", ErrTooLarge, size, l.o.MaxBatchBytes)
+	}
+	w := &l.writer
+	l.mu.Lock()
+	if err = l.makeRoom(size, int64(len(records)), maxTime); err == nil {
+		base = l.end.Load()
+		if offset != anyOffset && offset != base {
+			err = fmt.Errorf("%w: the next offset is %d, not %d", ErrConflict, base, offset)
+		}
+	}
+	if err == nil {
+		var dst []byte
+		if dst, err = l.begin(base, size, largeBatch, int64(len(records)), maxTime); err == nil {
+			epoch := w.nextEpoch()
+			err = l.commit(dst, w.tail.encode(dst, base, epoch, records, now), int64(len(records)), epoch)
+		}
+	}
+	m := l.lastMoment()
+	l.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	return base, l.acknowledge(m)
+}
+
+// AppendBatch stores one batch that is encoded already, as a Kafka producer sends it: compressed or not, with its own
+// attributes and times. As a Kafka leader does, the log checks it (form, CRC, producer fields and records), gives it
+// offsets and its own leader epoch, and corrects a greatest timestamp that is not that of its records; apart from that it
+// is stored as it is. The caller's bytes are not changed. The records of a compressed batch can only be checked if a
+// decompressor is registered for its codec. The returned base is the offset of its first record. Errors: ErrInvalid for a
+// malformed batch; ErrInflated; else as Append.
+func (l *Log) AppendBatch(b []byte) (base int64, err error) {
+	if len(b) < headerLen {
+		return 0, invalid("batch of %d bytes", len(b))
+	}
+	if len(b) > l.o.MaxBatchBytes {
+		return 0, fmt.Errorf("%w: batch of %d bytes, Options.MaxBatchBytes is %d", ErrTooLarge, len(b), l.o.MaxBatchBytes)
+	}
+	in := batch(b)
+	why := parseHeader(b)
+	switch {
+	case why != "":
+	case in.size() != int64(len(b)):
+		why = fmt.Sprintf("its length field says %d bytes, there are %d", in.size(), len(b))
+	default:
+		if why = in.checkCRC(); why == "" {
+			why = in.checkProducer()
+		}
+	}
+	if why != "" {
+		return 0, invalid("batch: %s", why)
+	}
+	base, m, err := l.produce(in)
+	if err != nil {
+		return 0, err
+	}
+	return base, l.acknowledge(m)
+}
+
+// produce stores a batch of a producer, of which only the records are not checked yet.
+func (l *Log) produce(b batch) (base int64, m moment, err error) {
+	rd := readers.Get().(*reader)
+	defer rd.release()
+	head := batch(rd.head[:])
+	copy(head, b)
+	rd.d.limit, rd.d.checkOnly = l.o.MaxInflatedBytes, true
+	maxTimestamp, err := b.checkRecords(&rd.d)
+	rd.d.checkOnly = false
+	switch {
+	case errors.Is(err, ErrInflated):
+		return 0, m, err
+	case err != nil:
+		return 0, m, invalid("batch: %v", err)
+	case maxTimestamp != b.maxTimestamp():
+		b.setMaxTimestamp(head, maxTimestamp)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err = l.makeRoom(b.size(), b.lastDelta()+1, maxTimestamp); err == nil {
+		base = l.end.Load()
+		err = l.place(head, b, base, l.writer.nextEpoch())
+	}
+	return base, l.lastMoment(), err
+}
+
+// lastMoment is the end of the log as it is. l.mu is held.
+func (l *Log) lastMoment() moment { return moment{cuts: l.cuts.Load(), end: l.end.Load()} }
+
+// place stores a checked batch, its header from head, at base with that leader epoch. l.mu is held.
+func (l *Log) place(head, b batch, base int64, epoch int32) error {
+	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, head.maxTimestamp())
+	if err != nil {
+		return err
+	}
+	return l.commit(dst, l.writer.tail.place(dst, head, b, base, epoch), b.count(), epoch)
+}
+
+// maxUnsealed is how many rolled segments may wait for their seal. Each holds a descriptor, a mapping and its indexes, and
+// what it holds is not flushed yet, so a writer that rolls faster than the keeper seals waits here.
+const maxUnsealed = 8
+
+// makeRoom waits, if the batch needs a roll, until the keeper has caught up. l.mu is held, and may be released meanwhile, so
+// the caller looks at nothing before.
+func (l *Log) makeRoom(size, count, maxTime int64) error {
+	w := &l.writer
+	for len(w.sealing) >= maxUnsealed {
+		if err := l.writable(); err != nil {
+			return err
+		}
+		if end := l.end.Load(); !l.mustRoll(w.tail, w.tail.seg.stored.load(), size, end+count-1, maxTime) {
+			return nil
+		}
+		if w.sealErr != nil {
+			l.stats.errors.Add(1)
+			return fmt.Errorf("seglog: %d segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
+		}
+		l.keeper.kick()
+		w.sealed.Wait()
+	}
+	return nil
+}
+
+// begin returns room for a batch of size bytes, to be written from large on, and count offsets from base on, rolling if
+// need be. l.mu is held.
+func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
+	if err := l.writable(); err != nil {
+		return nil, err
+	}
+	if err := usedUp(base, count); err != nil {
+		return nil, err
+	}
+	w := &l.writer
+	t := w.tail
+	at := t.seg.stored.load()
+	if l.mustRoll(t, at, size, base+count-1, maxTime) {
+		if err := l.roll(base); err != nil {
+			l.stats.errors.Add(1)
+			return nil, fmt.Errorf("seglog: roll at offset %d: %w", base, err)
+		}
+		t, at = w.tail, 0
+	}
+	if at.pos()+size > w.prepareAt {
+		w.prepareAt = math.MaxInt64
+		l.preparer.kick()
+	}
+	if dst, err = t.begin(size, large); err != nil {
+		err = t.h.named(err)
+		l.failUnlessShortage(err)
+		l.stats.errors.Add(1)
+		return nil, fmt.Errorf("seglog: append at offset %d, position %d: %w", base, at.pos(), err)
+	}
+	return dst, nil
+}
+
+// usedUp says that there are not count offsets from base on, or nil.
+func usedUp(base, count int64) error {
+	if base > math.MaxInt64-math.MaxInt32-count {
+		return fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
+	}
+	return nil
+}
+
+// mustRoll is Kafka's LogSegment.shouldRoll.
+func (l *Log) mustRoll(t *tail, at mark, size, last, maxTime int64) bool {
+	if at.pos() == 0 {
+		return last-t.seg.base > math.MaxInt32
+	}
+	return at.pos()+size > l.o.SegmentBytes ||
+		l.o.SegmentAge > 0 && t.firstTime >= 0 && maxTime > t.firstTime && maxTime-t.firstTime > l.o.SegmentAge.Milliseconds() ||
+		last-t.seg.base > math.MaxInt32 || t.x.full()
+}
+
+// commit publishes the batch in dst, unless encoding it failed. l.mu is held.
+func (l *Log) commit(dst batch, encodeErr error, count int64, epoch int32) error {
+	w := &l.writer
+	err := encodeErr
+	if err == nil {
+		err = w.tail.commit(dst)
+	}
+	if encodeErr != nil {
+		w.tail.abandon()
+	}
+	if err != nil {
+		err = w.tail.h.named(err)
+		l.failUnlessShortage(err)
+		l.stats.errors.Add(1)
+		return fmt.Errorf("seglog: append at offset %d, position %d: %w", l.end.Load(), w.tail.seg.stored.load().pos(), err)
+	}
+	w.appended.batches++
+	w.appended.records += count
+	w.appended.bytes += int64(len(dst))
+	w.epoch = max(w.epoch, epoch)
+	m := w.tail.seg.stored.load()
+	l.end.Store(w.tail.seg.base + m.rel())
+	return nil
+}
+
+// acknowledge waits for what the flush policy promises of everything below the end of m.
+func (l *Log) acknowledge(m moment) error {
+	if l.o.Flush == FlushSync {
+		return l.flushTo(m)
+	}
+	l.readers.wake()
+	l.durableWaiters.wake()
+	if l.o.Flush == FlushAsync {
+		if !l.dirty.Load() && !l.dirty.Swap(true) {
+			l.keeper.kick() // starts the interval
+		}
+		switch unflushed := l.unflushed(); {
+		case unflushed-l.o.FlushBytes >= l.o.FlushBytes:
+			return l.flushTo(m)
+		case unflushed >= l.o.FlushBytes:
+			l.keeper.kick()
+		}
+	}
+	return nil
+}
