@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -149,7 +148,8 @@ func (in *injector) call(f func() error) {
 	var named *fs.PathError
 	require.ErrorAs(t, err, &named, in.what)
 	require.NotEmpty(t, named.Op, in.what)
-	require.True(t, strings.Contains(named.Path, simDir), "%s: error does not name the file: %v", in.what, err)
+	require.Contains(t, err.Error(), simDir, "%s: error does not name the log", in.what)
+	require.NotEmpty(t, named.Path, "%s: error does not name the file: %v", in.what, err)
 	if u.log == nil {
 		return
 	}
@@ -162,7 +162,9 @@ func (in *injector) call(f func() error) {
 	if !removing || !errors.Is(rerr, ErrFailed) {
 		require.NoError(t, rerr, "%s: reads after %v", in.what, err)
 	}
-	if rerr == nil && (u.opts.Flush != FlushSync || removing) {
+	// A cut whose write failed has taken what it leaves of a batch out of the file; the next Open puts it back.
+	halfway := removing && len(in.s.faults) > 0 && in.s.faults[0].op == simWrite.String()
+	if rerr == nil && (u.opts.Flush != FlushSync || removing) && !halfway {
 		require.NoError(t, u.o.check(got, false), "%s: after %v", in.what, err)
 	}
 	if u.log.failed() != nil {
@@ -205,7 +207,7 @@ func (in *injector) released(goroutines int) {
 	if in.u.log != nil {
 		return
 	}
-	require.Empty(in.t, in.s.left(), "%s: not released", in.what)
+	require.Empty(in.t, in.s.left(), "%s: not released\n%s", in.what, around(in.s.ops, len(in.s.ops)))
 	for range 200 {
 		if runtime.NumGoroutine() <= goroutines {
 			return

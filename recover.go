@@ -24,7 +24,7 @@ type finding struct {
 	sealed   bool   // the segment lies before the point where recovery starts to check
 	last     bool   // no segment follows
 	empty    bool   // not one batch in it
-	joins    bool   // the next segment starts where this one ends
+	joins    bool   // the next segment starts where this one ends, or behind a gap that is known
 	below    bool   // its batches end below the recovery point
 	ends     ending // how
 }
@@ -341,6 +341,9 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if r.promised && c.offset == c.next {
+		c.ends = endsWhole // what lies behind is left from an append that failed before the roll
 	}
 	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.knownGap(c.next)
 	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, joins: joins,

@@ -20,6 +20,11 @@ func (l *Log) roll(base int64) error {
 			return err
 		}
 	}
+	if w.tail.torn {
+		if err := w.tail.cutTorn(w.tail.seg.stored.load().pos()); err != nil {
+			return w.tail.h.named(err)
+		}
+	}
 	if w.next == nil {
 		next, err := newTail(&l.env, rollName, nil)
 		if err != nil {
@@ -99,7 +104,11 @@ func (l *Log) prepare() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if next != nil {
-		l.writer.next = next
+		if l.writer.next != nil { // left by a roll that made one and failed
+			err = errors.Join(err, next.discard())
+		} else {
+			l.writer.next = next
+		}
 	}
 	if l.writer.tail == t {
 		l.planPreparation()

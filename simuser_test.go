@@ -170,16 +170,35 @@ func (u *simUser) appendBatch(n int) error {
 	return u.appended(recs, base, err)
 }
 
+// leaderEpoch is one under which a leader may send what follows: at least that of the last batch, and either above the
+// fence that a cut left or, which lifts it, below.
+func (u *simUser) leaderEpoch() (int32, error) {
+	l := u.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if u.rng.IntN(2) == 0 || l.writable() != nil {
+		return l.writer.nextEpoch(), nil
+	}
+	epoch, err := l.lastEpoch()
+	return max(0, epoch), err
+}
+
 // transferFrom takes what a leader sends: batches at the log's own end.
 func (u *simUser) transferFrom(batches int) error {
 	var all []Record
 	var stream []byte
 	at := u.end()
+	epoch, err := u.leaderEpoch()
+	if err != nil {
+		return err
+	}
 	for range batches {
 		recs := u.batch(1+u.rng.IntN(3), at+int64(len(all)))
 		u.event(fmt.Sprint("transfer ", len(recs), " at ", recs[0].Offset), func(o *oracle) { o.begin(recs) })
 		all = append(all, recs...)
-		stream = append(stream, encoded(recs, recs[0].Offset)...)
+		b := batch(encoded(recs, recs[0].Offset))
+		b.setEpoch(epoch)
+		stream = append(stream, b...)
 	}
 	n, err := u.log.TransferFrom(bytes.NewReader(stream), int64(len(stream)))
 	if err == nil && n != int64(len(stream)) {

@@ -19,7 +19,7 @@ import (
 // from above keep them until they are closed; the segment is copied up to offset if one is open just then. Iterators that
 // were past offset end with an *OffsetError, others go on below.
 //
-// Errors: an *OffsetError for an offset outside [Start, End]; a *CorruptError, ErrCodec or ErrInflated for a batch around offset that
+// Errors: an *OffsetError for an offset outside [Start, End]; a *CorruptError or ErrCodec or ErrInflated for a batch around offset that
 // can't be read, and a shortage of the operating system's, after which nothing has changed; a failure in the middle, which
 // latches the log (ErrFailed), and Open finishes the cut.
 func (l *Log) TruncateTo(offset int64) error {
@@ -70,6 +70,8 @@ type cutPlan struct {
 	base  int64
 	pos   int64
 	rest  batch         // what stays of the batch that holds the offset; nil if the cut lies between two batches
+	whole found         // that batch, as long as the file is as it was; else empty
+	done  bool          // the file is what is planned
 	x     *indexBuilder // of what is left
 	first int64         // timestamp of the first batch, as tail.firstTime
 }
@@ -163,6 +165,7 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	if ok {
 		p.pos = f.pos
 		if f.base < offset {
+			p.whole = f
 			if p.rest, err = restOf(h, f, offset, l.o.MaxInflatedBytes); err != nil {
 				return p, err
 			}
@@ -183,7 +186,7 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 }
 
 // restOf is the batch at f without the records from offset on.
-func restOf(h *handle, f found, offset, limit int64) (rest batch, err error) {
+func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) {
 	whole := make(batch, f.size)
 	if _, err := h.f.ReadAt(whole, f.pos); err != nil {
 		return nil, fmt.Errorf("seglog: read %s at position %d: %w", h.path, f.pos, err)
@@ -195,7 +198,7 @@ func restOf(h *handle, f found, offset, limit int64) (rest batch, err error) {
 	if why != "" {
 		return nil, &CorruptError{Path: h.path, Pos: f.pos, Offset: f.base, Reason: why}
 	}
-	if rest, err = cutBatch(whole, offset, limit); err != nil {
+	if rest, err = cutBatch(whole, offset, inflated); err != nil {
 		return nil, wrapBatchError(err, h.path, f.pos, offset)
 	}
 	return rest, nil
@@ -343,11 +346,14 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 		out, err := e.copyBelow(f, path, p)
 		return out, errors.Join(err, f.Close())
 	}
-	err = f.truncate(p.pos)
-	if err == nil && len(p.rest) > 0 {
-		_, err = f.WriteAt(p.rest, p.pos)
+	if err = f.truncate(p.pos); err == nil {
+		p.whole = found{}
+		if len(p.rest) > 0 {
+			_, err = f.WriteAt(p.rest, p.pos)
+		}
 	}
 	if err == nil {
+		p.done = true
 		err = f.flush()
 	}
 	if err != nil {
@@ -369,7 +375,11 @@ func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
 		err = f.flush()
 	}
 	if err == nil {
-		err = errors.Join(e.fs.rename(tmp, path), e.syncDir())
+		err = e.fs.rename(tmp, path)
+	}
+	if err == nil {
+		p.done = true
+		err = e.syncDir()
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -378,14 +388,19 @@ func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
 }
 
 // showBelow makes what lies safely below a cut that failed half-way the log that readers see: the segments before it, and
-// of the one it cuts what comes before its position.
+// of the one it cuts what comes before its position, and the batch there unless that was touched. The next Open has it all.
 func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
-	end := offset
-	if p.rest != nil {
-		end = p.rest.base()
+	end, next, pos := offset, offset, p.pos
+	switch {
+	case p.done:
+		pos = p.size()
+	case p.whole.size > 0:
+		next, pos = p.whole.last+1, p.whole.end()
+	case p.rest != nil:
+		end, next = p.rest.base(), p.rest.base()
 	}
-	s := newSealed(p.base, end)
-	s.stored.store(markAt(end-p.base, p.pos))
+	s := newSealed(p.base, next)
+	s.stored.store(markAt(next-p.base, pos))
 	s.flushed.store(s.stored.load())
 	for _, c := range cut {
 		_ = c.retire() // the log has failed, and says why
