@@ -24,16 +24,34 @@ func (l *Log) backgroundError(what string, err error) {
 	l.o.Logger.Error("seglog: "+what, "dir", l.dir, "err", err)
 }
 
+// await returns when there is work, or false once the log is closed. Of several reasons it takes them in this order, since
+// a select would take any and no schedule of the tests could be repeated.
+func (l *Log) await(work signal, timer <-chan time.Time) bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+	}
+	select {
+	case <-work:
+	default:
+		select {
+		case <-work:
+		case <-timer:
+		case <-l.done:
+			return false
+		}
+	}
+	yield("work")
+	return true
+}
+
 // runPreparer reserves blocks ahead of the appends and makes the next segment ready. What it can't do, for want of
 // space, the append that needs it tries again and reports.
 func (l *Log) runPreparer() {
 	defer l.background.Done()
-	for {
-		select {
-		case <-l.preparer:
-		case <-l.done:
-			return
-		}
+	started("preparer")
+	for l.await(l.preparer, nil) {
 		if err := l.prepare(); err != nil && !isDiskFull(err) {
 			l.backgroundError("blocks not reserved ahead", err)
 		}
@@ -92,18 +110,13 @@ func (l *Log) prepareNext(before *tail) error {
 // retention.
 func (l *Log) runKeeper() {
 	defer l.background.Done()
+	started("keeper")
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var dirtySince, stateSince, retained time.Time
 	cooled := time.Now()
 	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
-	for {
-		select {
-		case <-l.keeper:
-		case <-timer.C:
-		case <-l.done:
-			return
-		}
+	for l.await(l.keeper, timer.C) {
 		rolled := l.sealRolled()
 		l.dropBelowStart()
 		now := time.Now()
@@ -298,23 +311,29 @@ func (l *Log) takeSealed(t *tail) (moved bool) {
 // expired deadline. Sections keep their bytes until they are closed. Close is idempotent: each call returns what
 // the first did. The error of a log that has failed is ErrFailed.
 func (l *Log) Close() error {
-	l.closing.Do(func() {
-		l.mu.Lock()
-		l.closed.Store(true)
-		l.mu.Unlock()
-		l.readers.wake()
-		l.durableWaiters.wake()
-		l.transfers.interrupt()
-		close(l.done)
-		l.background.Wait()
-		var err error
-		if !l.o.ReadOnly {
-			err = l.finish()
-			close(l.flush.quit) // no append waits for it any more
-			l.flushing.Wait()
-		}
-		l.closeErr = errors.Join(err, l.release())
-	})
+	l.closing.Lock()
+	defer l.closing.Unlock()
+	if l.isClosed {
+		return l.closeErr
+	}
+	l.mu.Lock()
+	l.closed.Store(true)
+	l.mu.Unlock()
+	l.readers.wake()
+	l.durableWaiters.wake()
+	l.transfers.interrupt()
+	close(l.done)
+	l.background.Wait()
+	yield("background ended")
+	var err error
+	if !l.o.ReadOnly {
+		err = l.finish()
+		close(l.flush.quit) // no append waits for it any more
+		l.flushing.Wait()
+		yield("flusher ended")
+	}
+	l.closeErr = errors.Join(err, l.release())
+	l.isClosed = true
 	return l.closeErr
 }
 

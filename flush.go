@@ -13,7 +13,7 @@ import (
 // others gathered meanwhile, it hands over to the log's flush goroutine, which goes on until nobody waits: the disk is
 // kept busy, and no appender flushes for others for ever.
 type flusher struct {
-	mu sync.Mutex
+	mu mutex
 	// Guarded by mu:
 	busy    bool   // a flush runs, or is handed over
 	round   uint   // number of that flush
@@ -28,7 +28,7 @@ type flusher struct {
 }
 
 // oneWay is the Locker of flusher.served.
-type oneWay struct{ mu *sync.Mutex }
+type oneWay struct{ mu *mutex }
 
 func (o oneWay) Lock()   {}
 func (o oneWay) Unlock() { o.mu.Unlock() }
@@ -45,6 +45,7 @@ func (l *Log) flushTo(target int64) error { return l.flushUpTo(target, math.MaxI
 
 // flushUpTo is flushTo that, if it comes to flush itself, leaves segments alone that begin at or above limit.
 func (l *Log) flushUpTo(target, limit int64) error {
+	yield("flush")
 	cuts := l.cuts.Load()
 	f := &l.flush
 	for {
@@ -78,6 +79,7 @@ func (l *Log) flushUpTo(target, limit int64) error {
 		}
 		f.waiting[round%2]++
 		f.served[round%2].Wait()
+		yield("flushed")
 	}
 }
 
@@ -122,6 +124,7 @@ func (l *Log) lockFlush() {
 		round := (f.round + 1) % 2
 		f.waiting[round]++ // a round of its own, so that the running one hands over at the latest after it
 		f.served[round].Wait()
+		yield("flushed")
 	}
 }
 
@@ -139,9 +142,11 @@ func (l *Log) unlockFlush() {
 
 func (l *Log) runFlusher() {
 	defer l.flushing.Done()
+	started("flusher")
 	for {
 		select {
 		case <-l.flush.handOver:
+			yield("handed over")
 			for l.flushRound(math.MaxInt64) {
 			}
 		case <-l.flush.quit:

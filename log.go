@@ -37,7 +37,7 @@ type Log struct {
 	failure             atomic.Pointer[failedError]
 	closed              atomic.Bool
 
-	mu        sync.Mutex
+	mu        mutex
 	tail      *tail
 	next      *tail   // made ready for the next roll; nil if not yet
 	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
@@ -50,7 +50,7 @@ type Log struct {
 	rewrites    []rewrite    // owned with flush.busy
 	namesSynced int64        // names at the last directory sync; owned with flush.busy
 	names       atomic.Int64 // counts segment files put under their names
-	naming      sync.Mutex
+	naming      mutex
 	unnamed     atomic.Pointer[tail] // the active segment, if its file is still seglog.next
 	dirty       atomic.Bool          // FlushAsync: something was appended since the last flush started
 	stateDirty  atomic.Bool          // the state file has changes that are not flushed
@@ -66,7 +66,8 @@ type Log struct {
 	done             chan struct{}
 	background       sync.WaitGroup // keeper and preparer
 	flushing         sync.WaitGroup // the flush goroutine
-	closing          sync.Once
+	closing          mutex
+	isClosed         bool // guarded by closing
 	closeErr         error
 }
 
@@ -376,7 +377,7 @@ func (l *Log) Offsets() Offsets {
 			o.End = max(o.End, o.HighWatermark) // a flush may be faster than the append it serves
 			return o
 		}
-		time.Sleep(10 * time.Microsecond) // a cut changes them now
+		spin("cut", 10*time.Microsecond) // which changes them now
 	}
 }
 

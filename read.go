@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -33,7 +32,7 @@ func (r *reader) release() {
 	r.unpin()
 	r.d.body = nil
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
-	if len(r.s.buf) <= maxPooled {
+	if len(r.s.buf) <= maxPooled && schedule == nil { // a schedule that is repeated finds the same buffers
 		readers.Put(r)
 	}
 }
@@ -74,7 +73,7 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
-		runtime.Gosched() // the segment went away just now, and the next view says so
+		spin("pin", 0) // the segment went away just now, and the next view says so
 	}
 }
 
@@ -374,7 +373,7 @@ func (l *Log) settledCuts() int64 {
 		if n := l.cuts.Load(); n%2 == 0 || l.closed.Load() {
 			return n
 		}
-		time.Sleep(100 * time.Microsecond)
+		spin("cut", 100*time.Microsecond)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -94,7 +93,7 @@ type segment struct {
 	active          atomic.Bool            // the writer still adds to its indexes
 	touched         atomic.Bool            // since the last sweep of openSegments
 	gone            atomic.Bool            // deleted or cut: not to be opened again
-	mu              sync.Mutex             // held to open it and to (re)build its indexes
+	mu              mutex                  // held to open it and to (re)build its indexes
 }
 
 // newSealed is a sealed segment that is not opened yet.
@@ -307,7 +306,7 @@ func (s *segment) retire() error {
 // openSegments bounds how many sealed segments are open. It is a clock: a sweep closes what was not touched since the
 // sweep before, which is least recently used but for ties.
 type openSegments struct {
-	mu   sync.Mutex
+	mu   mutex
 	ring []*segment
 	hand int
 }

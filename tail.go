@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 )
 
@@ -38,7 +37,7 @@ type tail struct {
 
 	// With a mapping: stores below reserved can't fail for want of blocks. grow is held to raise it; prepare does so beside
 	// appends.
-	grow      sync.Mutex
+	grow      mutex
 	reserved  atomic.Int64
 	populated int64 // pages below were mapped; prepare's own
 	ahead     int64 // how far the segment before was prepared ahead of its appends
