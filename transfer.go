@@ -201,9 +201,6 @@ var transferPool = sync.Pool{New: func() any {
 	return t
 }}
 
-// copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
-const copyChunk = 256 << 10
-
 // How a header and its section leave, by their size together; in thousands of round trips/s over eight connections (bench
 // row 10):
 //
