@@ -50,21 +50,22 @@ func (s *scanner) scan() (batch, error) {
 	}
 	h := batch(s.buf[s.r : s.r+headerLen])
 	base, last, size := h.base(), h.last(), h.size()
+	why := h.follows(s.next, s.gaps)
 	switch {
-	case base < s.next:
-		return nil, s.corrupt(fmt.Sprintf("offsets go back: batch has %d to %d", base, last))
-	case base > s.next && s.next >= 0 && !s.gaps:
-		return nil, s.corrupt(fmt.Sprintf("offsets are missing: batch has %d to %d", base, last))
+	case why != "":
 	case s.end >= 0 && last >= s.end:
-		return nil, s.corrupt(fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last))
+		why = fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last)
 	case size > int64(s.most):
-		return nil, s.corrupt(fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most))
+		why = fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most)
+	}
+	if why != "" {
+		return nil, s.corrupt(why)
 	}
 	if err := s.fill(int(size)); err != nil {
 		return nil, err
 	}
 	b := batch(s.buf[s.r : s.r+int(size)])
-	if why := b.checkCRC(); why != "" {
+	if why = b.checkCRC(); why != "" {
 		return nil, s.corrupt(why)
 	}
 	if s.next >= 0 && base > s.next {
@@ -79,6 +80,27 @@ func (s *scanner) scan() (batch, error) {
 	return b, nil
 }
 
+// follows says why a batch can't stand where offset next comes next, or "". With gaps, offsets may be left out before it;
+// next is -1 where any offset may come.
+func (b batch) follows(next int64, gaps bool) string {
+	base := b.base()
+	switch {
+	case base < next:
+		return fmt.Sprintf("offsets go back: batch has %d to %d", base, b.last())
+	case base > next && next >= 0 && !gaps:
+		return fmt.Sprintf("offsets are missing: batch has %d to %d", base, b.last())
+	}
+	return ""
+}
+
+// collides says why b, the header that stands behind a batch whose last offset is last, proves that batch wrong, or "".
+func (b batch) collides(last int64) string {
+	if parseWalk(b) == "" && b.base() <= last {
+		return fmt.Sprintf("its last offset %d collides with the next batch's %d", last, b.base())
+	}
+	return ""
+}
+
 // confirmGap looks at the batch behind one that leaves out offsets. The format allows gaps (compaction makes them), but
 // the CRC does not cover the base offset: one that a bit flip raised collides with its successor.
 func (s *scanner) confirmGap(size int, last int64) error {
@@ -89,9 +111,8 @@ func (s *scanner) confirmGap(size int, last int64) error {
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
 		return nil // nothing follows that could tell
 	}
-	follower := batch(s.buf[s.r+size:])
-	if why := parseHeader(follower); why == "" && follower.base() <= last {
-		return s.corrupt(fmt.Sprintf("its last offset %d collides with the next batch's %d", last, follower.base()))
+	if why := batch(s.buf[s.r+size : s.r+size+headerLen]).collides(last); why != "" {
+		return s.corrupt(why)
 	}
 	return nil
 }
