@@ -37,7 +37,7 @@ var layers = [][]string{
 	{ // 4: the log
 		"log.go", "read.go", "time.go", "flush.go", "retention.go", "truncate.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "recover.go",
 		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
-		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go",
+		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go",
 	},
 	{ // 5: a log looked at from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -129,4 +130,187 @@ func TestGapsAreLinear(t *testing.T) {
 	for what, want := range joined {
 		require.LessOrEqual(t, gaps[what], want+want/2, what)
 	}
+}
+
+// trailing is a log whose end lies behind a gap: batches at 0, 1 and, beyond it, cut away again.
+func trailing(t *testing.T, dir string, o *Options) *Log {
+	t.Helper()
+	l, err := Open(dir, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 2, 1), spaced(20, 3, 1)...)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(10))
+	return l
+}
+
+// requireOffsets walks a log from an offset, and expects these.
+func requireOffsets(t *testing.T, l *Log, from int64, want ...int64) {
+	t.Helper()
+	var got []int64
+	for r, err := range l.Records(from) {
+		require.NoError(t, err)
+		got = append(got, r.Offset)
+	}
+	require.Equal(t, want, got)
+}
+
+// A log may end in offsets that are left out, as TruncateTo to one of them leaves it: readers stop at its end, and every
+// way to open it comes to the same end.
+func TestTrailingGap(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
+		t.Run(policy.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			l := trailing(t, dir, &Options{Flush: policy})
+			check := func(l *Log) {
+				t.Helper()
+				require.EqualValues(t, 10, l.Offsets().End)
+				require.EqualValues(t, 10, l.Offsets().HighWatermark)
+				requireOffsets(t, l, 0, 0, 1)
+				requireOffsets(t, l, 5)
+				requireOffsets(t, l, 10)
+				_, err := l.Read(5)
+				require.ErrorIs(t, err, ErrOutOfRange)
+				s, err := l.Section(5, 1000)
+				require.NoError(t, err)
+				require.Zero(t, s.Len())
+				require.EqualValues(t, 10, s.Next())
+				require.NoError(t, s.Close())
+				n := 0
+				for b, err := range l.Batches(0) {
+					require.NoError(t, err)
+					require.EqualValues(t, n, b.Base)
+					n++
+				}
+				require.Equal(t, 2, n)
+			}
+			check(l)
+			for what, dir := range map[string]string{"killed": copyFiles(t, dir), "killed after a kill": func() string {
+				k := copyFiles(t, dir)
+				l, err := Open(k, &Options{Flush: policy})
+				require.NoError(t, err)
+				defer l.Close()
+				return copyFiles(t, k)
+			}()} {
+				report, err := Verify(dir, nil)
+				require.NoError(t, err)
+				require.Empty(t, report.Problems, what)
+				require.EqualValues(t, 10, report.End, what)
+				repair, err := Repair(dir, nil)
+				require.NoError(t, err)
+				require.True(t, repair.Sound(), "%s: %+v", what, repair)
+				r, err := Open(dir, &Options{ReadOnly: true})
+				require.NoError(t, err)
+				check(r)
+				w, err := Open(dir, &Options{Flush: policy})
+				require.NoError(t, err, what)
+				check(w)
+				base, err := w.Append(Record{Value: []byte("behind the gap")})
+				require.NoError(t, err)
+				require.EqualValues(t, 10, base)
+				requireOffsets(t, w, 1, 1, 10)
+				requireOffsets(t, r, 1, 1, 10)
+				require.NoError(t, r.Close())
+				require.NoError(t, w.Close())
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			follower := make(chan int64)
+			go func() {
+				for r, err := range l.Follow(ctx, 3) {
+					if err != nil {
+						panic(err)
+					}
+					follower <- r.Offset
+					return
+				}
+			}()
+			_, err := l.Append(Record{Value: []byte("behind the gap")})
+			require.NoError(t, err)
+			require.EqualValues(t, 10, <-follower)
+			require.NoError(t, l.TruncateTo(10))
+			require.NoError(t, l.Close())
+			w, err := Open(dir, nil)
+			require.NoError(t, err)
+			check(w)
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// The cut that leaves it may be finished by the next Open.
+func TestTrailingGapOfInterruptedCut(t *testing.T) {
+	for step := 1; ; step++ {
+		w := newSimWorld()
+		s := newSimFS(w, true)
+		o := Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
+		l, err := openFS(s, simDir, &o)
+		require.NoError(t, err)
+		for l.Stats().Segments < 3 { // so that older segments may not be sealed yet
+			_, err := l.Append(Record{Value: make([]byte, 500)})
+			require.NoError(t, err)
+		}
+		end := l.Offsets().End
+		_, err = l.TransferFrom(bytes.NewReader(append(spaced(end, 1, 1), spaced(end+11, 2, 1)...)), -1)
+		require.NoError(t, err)
+		n := 0
+		s.mu.Lock()
+		s.fault = func(kind simKind, _ int, path string) *simFault {
+			if kind == simRead {
+				return nil
+			}
+			if n++; n == step {
+				s.dead = true
+			}
+			return nil
+		}
+		s.mu.Unlock()
+		err = l.TruncateTo(end + 5)
+		done := err == nil
+		killed := s.kill()
+		ignore(l.Close())
+		for range 2 { // again, killed right after
+			s = newSimFS(killed, true)
+			l, err = openFS(s, simDir, &o)
+			require.NoError(t, err, "step %d", step)
+			got := l.Offsets().End
+			require.True(t, got == end+5 || !done && got == end+13, "step %d: %d", step, got)
+			if got == end+5 {
+				requireOffsets(t, l, end-1, end-1, end)
+				r, err := openFS(s, simDir, &Options{ReadOnly: true})
+				require.NoError(t, err)
+				requireOffsets(t, r, end-1, end-1, end)
+				require.NoError(t, r.Close())
+			}
+			killed = s.kill()
+			ignore(l.Close())
+		}
+		if done {
+			return
+		}
+	}
+}
+
+// A log opened with ReadOnly before offsets were left out for the first time learns that they may be.
+func TestReadOnlyBeforeFirstGap(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, &Options{SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	defer w.Close()
+	_, err = w.Append(Record{Value: []byte("a")})
+	require.NoError(t, err)
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	requireOffsets(t, r, 0, 0)
+	_, err = w.TransferFrom(bytes.NewReader(append(spaced(1, 1, 1), spaced(5, 100, 3)...)), -1) // over several segments
+	require.NoError(t, err)
+	want := []int64{0, 1}
+	for i := range int64(100) {
+		want = append(want, 5+3*i)
+	}
+	requireOffsets(t, r, 0, want...)
+	rec, err := r.Read(302)
+	require.NoError(t, err)
+	require.EqualValues(t, 302, rec.Offset)
 }

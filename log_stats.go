@@ -23,7 +23,7 @@ func (l *Log) Stats() Stats {
 		UnflushedBytes: l.unflushed(),
 		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
-		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes,
+		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, PinnedBytes: c.pinned.Load(),
 		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}

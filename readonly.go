@@ -60,6 +60,7 @@ func (l *Log) refreshFor(offset int64) error {
 	}
 	ro := &l.follow
 	if offset < l.end.Load() && st.start == ro.seen.start && !ro.cutSince(st) {
+		l.durable.Store(max(l.durable.Load(), min(st.recoveryPoint, l.end.Load())))
 		return nil
 	}
 	return l.refreshLocked(st)
@@ -109,6 +110,9 @@ func (l *Log) readWriterState() (state, error) {
 	ro.promised = ok
 	if !ok {
 		st = state{cut: -1}
+	}
+	if st.gaps {
+		l.gaps.Store(true) // noted before the first batch that leaves offsets out
 	}
 	return st, nil
 }
@@ -195,6 +199,7 @@ func (l *Log) rebuildView(st state) error {
 		for _, s := range old.segs {
 			l.opened.drop(s)
 			_ = s.retire()
+			s.deleted(l.stats)
 		}
 	}
 	return nil
@@ -215,12 +220,13 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 	h := newHandle(f, path, nil)
 	ro.f, ro.x = f, newIndexBuilder(l.o.IndexBytes)
 	h.x.Store(&ro.x.indexes)
-	s.h.Store(h)
+	s.hold(h)
 	return s, nil
 }
 
 // extendView checks what was appended to the last segment, and goes on to the ones that follow it.
 func (l *Log) extendView(st state) error {
+	behind := int64(-1) // a segment that was there before the last one was looked at
 	for {
 		if err := l.extendLast(st); err != nil {
 			return err
@@ -233,18 +239,23 @@ func (l *Log) extendView(st state) error {
 				l.view.Store(nil)
 				return l.rebuildView(st)
 			}
-			if st.scanBase <= last.base || last.base == end {
+			if last.base == end || !l.gaps.Load() && st.scanBase <= last.base {
 				return nil
 			}
-			// The writer is past this segment, which ends in a gap.
+			// The segment may end in a gap.
 			dir, err := l.list()
 			if err != nil {
 				return err
 			}
-			if next = dir.after(last.base); next < 0 {
+			if next = dir.after(last.base); next < 0 || l.follow.promised && st.policy == FlushSync && st.recoveryPoint < next {
 				return nil
 			}
+			if behind != next {
+				behind = next // what came to the last one before that
+				continue
+			}
 		}
+		behind = -1
 		last.stored.store(markAt(next-last.base, last.stored.load().pos()))
 		last.flushed.store(last.stored.load())
 		s, err := l.followSegment(next)
@@ -290,11 +301,17 @@ func (l *Log) extendLast(st state) error {
 	c.init(&fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}, path, m.pos(), s.base+m.rel(), -1)
 	c.gaps = l.gaps.Load()
 	for {
+		if ro.promised {
+			c.next = st.endOffset(s.base, c.pos, c.next) // the offsets up to there may be left out
+		}
 		if ro.promised && st.policy == FlushSync && c.next >= st.recoveryPoint {
 			break
 		}
 		pos := c.pos
 		b, err := c.scan()
+		if err == nil && b.last()-s.base > math.MaxInt32 {
+			err = c.corrupt(fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base))
+		}
 		if err != nil {
 			if ro.promised && st.cut < 0 && c.next < st.recoveryPoint && errors.Is(err, ErrCorrupt) && st.scanBase <= s.base && !l.exists(c.next) {
 				return err
@@ -309,6 +326,11 @@ func (l *Log) extendLast(st state) error {
 		s.stored.store(markAt(b.last()+1-s.base, c.pos))
 		s.flushed.store(s.stored.load())
 		l.end.Store(b.last() + 1)
+	}
+	if c.next > l.end.Load() {
+		s.stored.store(markAt(c.next-s.base, c.pos))
+		s.flushed.store(s.stored.load())
+		l.end.Store(c.next)
 	}
 	l.durable.Store(max(l.start.Load(), min(st.recoveryPoint, l.end.Load())))
 	return nil
@@ -329,11 +351,12 @@ func (l *Log) dropDeleted(st state) {
 	for _, s := range segs[:k] {
 		l.opened.drop(s)
 		_ = s.retire()
+		s.deleted(l.stats)
 	}
 }
 
 // pollFor is waitFor of a read-only log: the writer is in another process and can't wake anybody here.
-func (l *Log) pollFor(ctx context.Context, offset, cuts int64) error {
+func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -341,13 +364,14 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64) error {
 		if err := l.refreshFor(offset); err != nil {
 			return err
 		}
-		if l.end.Load() > offset {
-			if offset < l.start.Load() {
+		start := l.start.Load()
+		if end := l.readable(durable); end > offset && (offset != Oldest || end > start) {
+			if offset < start && offset != Oldest {
 				return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 			}
 			return nil
 		}
-		if cuts >= 0 && l.cuts.Load() != cuts && offset > l.lowestCut(cuts) {
+		if cuts >= 0 && l.cuts.Load() != cuts && offset != Oldest && offset > l.lowestCut(cuts) {
 			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
 		select {

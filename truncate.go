@@ -311,6 +311,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		if err := segs[k].retire(); err != nil {
 			return removed, err
 		}
+		segs[k].deleted(l.stats)
 		removed = true
 	}
 	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
@@ -331,6 +332,7 @@ func (l *Log) cutSegment(s *segment, p *cutPlan) (file, error) {
 	if err := s.retire(); err != nil {
 		return nil, errors.Join(err, p.f.Close())
 	}
+	s.deleted(l.stats)
 	return l.cutFile(p.f, l.path(p.base, logSuffix), p, s.lent.Load())
 }
 
@@ -421,6 +423,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
 		l.opened.drop(segs[k])
 		err = errors.Join(l.removeSegmentFiles(segs[k].base), segs[k].retire())
+		segs[k].deleted(l.stats)
 	}
 	w := &l.writer
 	if err == nil {
@@ -463,6 +466,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.cut, s.reset = -1, false
 		s.start, s.first = l.start.Load(), segs[0].base
 		s.recoveryPoint = offset
+		s.end, s.endPos = offset, t.seg.stored.load().pos()
 		s.scanFrom(scan.base, m)
 		s.count(l.view.Load().bases())
 		s.epoch = int64(w.epoch)
@@ -635,6 +639,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 	st.recoveryPoint = min(st.recoveryPoint, st.cut)
 	st.told = min(st.told, p.base)
 	st.clean = false
+	st.end, st.endPos = st.cut, p.size()
 	if err := r.relist(); err != nil {
 		return err
 	}
