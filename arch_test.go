@@ -30,7 +30,7 @@ var layers = [][]string{
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
-	{"scan.go", "index.go"}, // 2: many batches
+	{"scan.go", "resync.go", "index.go"},                       // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "locate.go", "index_file.go", "tail.go", "gather.go", "state.go", "stats.go",
 	},

@@ -39,6 +39,23 @@ func (s *scanner) init(src io.Reader, path string, pos, next, end int64) {
 	s.gaps = false
 }
 
+// restart goes on at another position of the source, which the caller has moved there.
+func (s *scanner) restart(pos, next int64) {
+	s.pos, s.next = pos, next
+	s.r, s.w = 0, 0
+}
+
+// skipTo goes on at a position that lies in the buffer; false if it does not.
+func (s *scanner) skipTo(pos, next int64) bool {
+	n := pos - s.pos
+	if n < 0 || n > int64(s.w-s.r) {
+		return false
+	}
+	s.r += int(n)
+	s.pos, s.next = pos, next
+	return true
+}
+
 // scan returns the next batch, valid until the next call; io.EOF at the end of a source that ends with a whole batch;
 // else a *CorruptError, or the source's error.
 func (s *scanner) scan() (batch, error) {
