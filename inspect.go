@@ -112,7 +112,7 @@ func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool
 			return true
 		}
 		if err != nil {
-			yield(BatchInfo{}, err)
+			yield(BatchInfo{}, s.seg.behindDamage(s.h, err, s.l.limit(s.seg)))
 			return false
 		}
 		if !yield(batchInfo(b, s.h.path, pos), nil) {

@@ -118,7 +118,21 @@ var errIndex = errors.New("seglog: index does not fit the log")
 // like, more is checked: behind a wrong length the CRC of the batch before fails, and a base offset that was raised, which
 // no CRC covers, collides with the batch that follows.
 func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
-	pos, next := from.pos, s.base
+	f, ok, err = s.walkFrom(e, w, from, limit, stop)
+	if err != errIndex || from.entry < 0 || from.entries == nil {
+		return f, ok, err
+	}
+	// Is it the index that is wrong, or the batch? The entry before leads to the same place, if it is right.
+	_, _, before := s.walkFrom(e, w, hintAt(from.entries, from.entry-1), limit, func(f found) bool { return f.end() > from.pos })
+	var corrupt *CorruptError
+	if errors.As(before, &corrupt) && corrupt.Pos == from.pos {
+		err = before
+	}
+	return found{}, false, err
+}
+
+func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
+	pos, next := from.pos, s.base+from.next
 	gaps := e.gaps.Load()
 	var before found
 	for pos < limit.pos() {
@@ -127,7 +141,7 @@ func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found
 			if from.rel >= 0 && pos == from.pos {
 				return found{}, false, errIndex
 			}
-			return found{}, false, err
+			return found{}, false, w.blame(before, err)
 		}
 		f = found{pos: pos, size: b.size(), base: b.base(), last: b.last()}
 		gap := false
@@ -137,7 +151,7 @@ func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found
 			}
 		} else {
 			if why := b.follows(next, gaps); why != "" {
-				return found{}, false, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: why}
+				return found{}, false, w.blame(before, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: why})
 			}
 			if gap = f.base > next; gap && before.size > 0 {
 				if err := w.checkWhole(before); err != nil {
@@ -158,6 +172,17 @@ func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found
 		}
 	}
 	return found{}, false, nil
+}
+
+// blame returns why what stands behind a batch is none: that one's length may be wrong.
+func (w *window) blame(before found, err error) error {
+	if before.size == 0 || !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	if e := w.checkWhole(before); errors.Is(e, ErrCorrupt) {
+		return e
+	}
+	return err
 }
 
 // checkBehind looks at the header behind a batch that leaves out offsets before it.
@@ -224,13 +249,72 @@ func (s *segment) headerAt(w *window, pos int64, limit mark, next int64) (batch,
 	return nil, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: why}
 }
 
-// locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit.
+// locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit. Damage on
+// the way costs what it covers: the search goes on behind it.
 func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark) (f found, ok bool, err error) {
 	w.reset(h, limit.pos())
 	rel := uint32(max(0, offset-s.base))
-	return s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
-		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, func(f found) bool { return f.last >= offset })
+	holds := func(f found) bool { return f.last >= offset }
+	f, ok, err = s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
+		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, holds)
 	})
+	for err != nil {
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || corrupt.NextOffset > 0 {
+			return f, ok, err
+		}
+		pos := s.goesOn(h, corrupt, limit)
+		if pos < 0 || offset < corrupt.NextOffset {
+			return f, ok, err
+		}
+		f, ok, err = s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+			return s.walk(e, w, hint{rel: -1, pos: pos, next: corrupt.NextOffset - s.base}, limit, holds)
+		})
+	}
+	return f, ok, err
+}
+
+// goesOn finds where good batches go on behind damage, and notes the offset in the error. It returns the position, -1 if
+// none follows in the segment.
+func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
+	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
+		bound: limit.pos(), budget: resyncBudget * limit.pos()}
+	err := h.readIndexes(func(x *indexes) { // the next entry that leads to a good batch
+		offsets := x.offsets.bytes()
+		for i := seekPos(offsets, damage.Pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
+			entry := hintAt(offsets, i)
+			if good, err := r.good(entry.pos); !good || err != nil {
+				continue
+			}
+			var b [headerLen]byte
+			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() == s.base+entry.rel {
+				r.bound = entry.pos
+				return
+			}
+		}
+	})
+	pos, base := int64(-1), int64(0)
+	if err == nil {
+		pos, base, err = r.find(damage.Pos)
+	}
+	switch {
+	case err != nil:
+		return -1 // the damage is what is reported
+	case pos < 0:
+		damage.NextOffset = max(s.base+limit.rel(), damage.Offset+1)
+	default:
+		damage.NextOffset = base
+	}
+	return pos
+}
+
+// behindDamage completes an error about this segment, if it is one, by where reading can go on.
+func (s *segment) behindDamage(h *handle, err error, limit mark) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) && corrupt.NextOffset == 0 && corrupt.Path == h.path {
+		s.goesOn(h, corrupt, limit)
+	}
+	return err
 }
 
 // boundary finds the last batch that ends at or below pos; ok is false if there is none.
@@ -247,6 +331,9 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 				best, ok = f, true
 				return false
 			})
+		}
+		if ok && errors.Is(err, ErrCorrupt) {
+			err = nil // there is one before the damage
 		}
 		return best, ok, err
 	})

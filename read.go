@@ -149,7 +149,7 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 		err = &OffsetError{Offset: offset, Offsets: l.Offsets()}
 	}
 	if err != nil {
-		return Record{}, err
+		return Record{}, r.seg.behindDamage(r.h, err, r.limit(l))
 	}
 	l.stats.reads.Add(1)
 	return rec, nil
@@ -357,7 +357,7 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 		r.s.gaps = l.gaps.Load()
 		var more bool
 		if next, more, err = l.walkSegment(r, next, end, yield); err != nil || !more {
-			return next, more, err
+			return next, more, r.seg.behindDamage(r.h, err, limit)
 		}
 	}
 	if next < end {
@@ -433,7 +433,7 @@ func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error)
 		behind = v.segs[i+1].base
 	}
 	if next < behind && !l.gaps.Load() {
-		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next,
+		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next, NextOffset: min(behind, end),
 			Reason: fmt.Sprintf("the batches of the segment end before this offset, the next one is %d", behind)}
 	}
 	return max(next, min(behind, end)), nil

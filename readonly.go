@@ -298,7 +298,8 @@ func (l *Log) extendLast(st state) error {
 	}
 	path := l.path(s.base, logSuffix)
 	var c scanner
-	c.init(&fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}, path, m.pos(), s.base+m.rel(), -1)
+	src := &fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}
+	c.init(src, path, m.pos(), s.base+m.rel(), -1)
 	c.gaps = l.gaps.Load()
 	for {
 		if ro.promised {
@@ -313,10 +314,24 @@ func (l *Log) extendLast(st state) error {
 			err = c.corrupt(fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base))
 		}
 		if err != nil {
-			if ro.promised && st.cut < 0 && c.next < st.recoveryPoint && errors.Is(err, ErrCorrupt) && st.scanBase <= s.base && !l.exists(c.next) {
-				return err
+			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
+				break // not written yet, or not whole yet
 			}
-			break // not written yet, or not whole yet
+			// Damage to what was durable, which costs those who read it what it covers.
+			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
+			r.zeros, _ = lastByte(ro.f, pos, r.size)
+			found, base, e := r.find(pos)
+			if found < 0 && st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size {
+				found, base = st.scanPos, st.scanOffset // where the flushed batches end
+			}
+			if e != nil || found < 0 {
+				return errors.Join(err, e)
+			}
+			if !c.skipTo(found, base) {
+				src.pos = found
+				c.restart(found, base)
+			}
+			continue
 		}
 		if b.last()-s.base > math.MaxInt32 {
 			return &CorruptError{Path: path, Pos: pos, Offset: s.base + s.stored.load().rel(), Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}

@@ -54,11 +54,12 @@ func (c *segmentScan) trust() error {
 	if why == "" {
 		c.x.resume(offsets, times)
 	} else {
-		if c.x, err = s.buildIndexes(&l.env, h); err != nil {
+		var damage error // for its readers to report
+		if c.x, damage, err = s.buildIndexes(&l.env, h); err != nil {
 			return err
 		}
 		l.stats.indexRebuilds.Add(1)
-		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why)
+		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why, "damage", damage)
 	}
 	return c.readFirstTime()
 }

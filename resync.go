@@ -29,6 +29,9 @@ type resync struct {
 	budget int64
 }
 
+// resyncBudget is how often a file is gone through at most to look on behind answers that were found.
+const resyncBudget = 4
+
 // maxSlack: a batch ends in some zeros, as a record without headers does. A length that leads at most that far behind the
 // last other byte is taken for right.
 const maxSlack = 64
@@ -135,6 +138,26 @@ func (r *resync) good(pos int64) (bool, error) {
 	}
 	crc, err := sumRange(r.f, 0, pos+atAttributes, pos+batch(h[:]).size())
 	return err == nil && crc == batch(h[:]).crc(), err
+}
+
+// lastByte is the end of what is not zero in [pos, end) of f.
+func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for end > pos {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := f.ReadAt(p, end-int64(len(p)))
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		clear(p[n:]) // trimmed by a writer meanwhile
+		for i := len(p); i > 0; i-- {
+			if p[i-1] != 0 {
+				return end - int64(len(p)-i), nil
+			}
+		}
+		end -= int64(len(p))
+	}
+	return pos, nil
 }
 
 // readUpTo reads what there is of b at pos, below end.

@@ -3,6 +3,8 @@ package seglog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"os"
@@ -160,4 +162,119 @@ func TestResyncOfManyIsLinear(t *testing.T) {
 		require.EqualValues(t, n/2, report.Batches)
 	})
 	require.Less(t, read, 40*info.Size())
+}
+
+// readPast reads all there is, going on behind each damage, and returns the offsets.
+func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
+	t.Helper()
+	for from := l.Offsets().Start; ; {
+		next := int64(-1)
+		for r, err := range l.Records(from) {
+			var corrupt *CorruptError
+			if errors.As(err, &corrupt) {
+				next = corrupt.NextOffset
+				damages++
+				break
+			}
+			require.NoError(t, err, what)
+			got = append(got, r.Offset)
+		}
+		if next < 0 {
+			return got, damages
+		}
+		require.Greater(t, next, from, what)
+		from = next
+	}
+}
+
+// A damaged header costs its batch: a log that was closed opens, whatever entry of the index leads to it; Read, Records,
+// Section and Batches serve what lies before and behind, and the error says where it goes on.
+func TestDamagedHeaderHidesOneBatch(t *testing.T) {
+	const n = 36
+	for name, valueOf := range map[string]func(i int) []byte{
+		"plain":   func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 100) },
+		"batches": func(i int) []byte { return embedded(int64(i + 1)) },
+	} {
+		dir := damagedLog(t, n, valueOf, func([]byte, []int) {})
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var at []int
+		for pos := 0; pos < len(whole); pos += int(batch(whole[pos:]).size()) {
+			at = append(at, pos)
+		}
+		for spoilt := 0; spoilt < n; spoilt++ {
+			for how, spoil := range map[string]func(h batch){
+				"magic":  func(h batch) { h[atMagic] ^= 1 },
+				"length": func(h batch) { h[atBatchLength+2] ^= 1 },
+				"delta":  func(h batch) { h[atLastOffsetDelta+2] ^= 1 },
+				"value":  func(h batch) { h[headerLen+9] ^= 1 },
+				"times":  func(h batch) { h[atMaxTimestamp+3] ^= 1 },
+			} {
+				what := fmt.Sprintf("%s, batch %d, %s", name, spoilt, how)
+				b := bytes.Clone(whole)
+				spoil(b[at[spoilt]:])
+				damaged := t.TempDir()
+				require.NoError(t, os.CopyFS(damaged, os.DirFS(dir)))
+				require.NoError(t, os.WriteFile(filepath.Join(damaged, fileName(0, logSuffix)), b, 0o644))
+				var want []int64
+				for i := range int64(n) {
+					if i != int64(spoilt) {
+						want = append(want, i)
+					}
+				}
+				l, err := Open(damaged, &Options{Flush: FlushNone, ReadOnly: spoilt%2 == 1})
+				require.NoError(t, err, what)
+				got, damages := readPast(t, what, l)
+				require.Equal(t, want, got, what)
+				require.Equal(t, 1, damages, what)
+				for i := range int64(n) {
+					r, err := l.Read(i)
+					if i != int64(spoilt) {
+						require.NoError(t, err, "%s: %d", what, i)
+						require.Equal(t, valueOf(int(i)), r.Value, what)
+						continue
+					}
+					var corrupt *CorruptError
+					require.ErrorAs(t, err, &corrupt, what)
+					require.EqualValues(t, at[spoilt], corrupt.Pos, what)
+					require.EqualValues(t, spoilt+1, corrupt.NextOffset, what)
+				}
+				if spoilt+1 < n {
+					s, err := l.Section(int64(spoilt)+1, 1)
+					require.NoError(t, err, what)
+					require.EqualValues(t, spoilt+1, s.Base(), what)
+					require.NoError(t, s.Close())
+				}
+				require.NoError(t, l.Close(), what)
+			}
+		}
+	}
+}
+
+// A read-only log beside a writer goes past damage to what is durable as well.
+func TestReadOnlyPastDamage(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, nil)
+	require.NoError(t, err)
+	defer w.Close()
+	for range 20 {
+		_, err := w.Append(Record{Value: []byte("value")})
+		require.NoError(t, err)
+	}
+	s, err := w.Section(7, 1)
+	require.NoError(t, err)
+	f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, s.Close())
+	require.NoError(t, w.Sync())
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	got, damages := readPast(t, "", r)
+	require.Len(t, got, 19)
+	require.Equal(t, 1, damages)
 }

@@ -112,9 +112,6 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 	return d, found, next, nil
 }
 
-// resyncBudget is how often a file is gone through at most to look on behind answers that were found.
-const resyncBudget = 4
-
 // isEnded: by the context.
 func isEnded(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
@@ -172,26 +169,6 @@ func (v *salvage) walk(s *scanner) error {
 			return errStop
 		}
 	}
-}
-
-// lastByte is the end of what is not zero in [pos, end) of f.
-func lastByte(f file, pos, end int64) (int64, error) {
-	buf := make([]byte, min(end-pos, scanChunk))
-	for end > pos {
-		p := buf[:min(int64(len(buf)), end-pos)]
-		n, err := f.ReadAt(p, end-int64(len(p)))
-		if err != nil && err != io.EOF {
-			return 0, err
-		}
-		clear(p[n:]) // trimmed by a writer meanwhile
-		for i := len(p); i > 0; i-- {
-			if p[i-1] != 0 {
-				return end - int64(len(p)-i), nil
-			}
-		}
-		end -= int64(len(p))
-	}
-	return pos, nil
 }
 
 // recordCheck decodes batches to see whether their records are what the batch says.

@@ -301,7 +301,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 			return nil, errGone
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &CorruptError{Path: path, Offset: s.base, Reason: "segment is missing", cause: err}
+			return nil, &CorruptError{Path: path, Offset: s.base, NextOffset: s.base + s.stored.load().rel(), Reason: "segment is missing", cause: err}
 		}
 		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)
 	}
@@ -332,13 +332,13 @@ func (s *segment) learnSize(f file, path string) error {
 	}
 	if known.pos() == sizeUnknown {
 		if size > maxSegmentBytes {
-			return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: "file is larger than 2 GiB - 1"}
+			return &CorruptError{Path: path, Pos: size, Offset: s.base, NextOffset: s.base + known.rel(), Reason: "file is larger than 2 GiB - 1"}
 		}
 		m := markAt(known.rel(), size)
 		s.stored.store(m)
 		s.flushed.store(m)
 	} else if size < known.pos() {
-		return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: fmt.Sprintf("file has %d bytes, had %d", size, known.pos())}
+		return &CorruptError{Path: path, Pos: size, Offset: s.base, NextOffset: s.base + known.rel(), Reason: fmt.Sprintf("file has %d bytes, had %d", size, known.pos())}
 	}
 	return nil
 }

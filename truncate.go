@@ -249,7 +249,7 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 		return e != nil
 	})
 	if err == errIndex { // an entry that does not fit: without it
-		x, err = s.buildIndexesBelow(&l.env, h, pos)
+		x, _, err = s.buildIndexesBelow(&l.env, h, pos)
 	}
 	return x, err
 }
