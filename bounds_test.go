@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -379,4 +381,122 @@ func TestPinnedBytes(t *testing.T) {
 	require.NoError(t, last.Close())
 	require.Zero(t, l.Stats().PinnedBytes)
 	require.False(t, errors.Is(err, io.EOF))
+}
+
+// A read-only log opened in a directory without seglog.state finds the file when it comes, and follows one that replaces it.
+func TestReadOnlyFindsState(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, nil)
+	appendN(t, w, 0, 20)
+	require.NoError(t, w.Close())
+	statePath := filepath.Join(dir, "seglog.state")
+	state, err := os.ReadFile(statePath)
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(statePath))
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	require.Equal(t, 20, count(t, r.Records(0)))
+	require.NoError(t, os.WriteFile(statePath, state, 0o644))
+	w = open(t, dir, nil)
+	cut := func(at int64, text string) {
+		require.NoError(t, w.TruncateTo(at))
+		_, err := w.Append(seglog.Record{Value: []byte(text)})
+		require.NoError(t, err)
+		eventually(t, "the cut is seen", func() bool {
+			rec, err := r.Read(at)
+			return err == nil && string(rec.Value) == text
+		})
+		require.Equal(t, at+1, r.Offsets().End)
+	}
+	cut(10, "another history")
+	// Replaced by a file of its own, as by a restored copy.
+	require.NoError(t, w.Close())
+	state, err = os.ReadFile(statePath)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(statePath+".copy", state, 0o644))
+	require.NoError(t, os.Rename(statePath+".copy", statePath))
+	w = open(t, dir, nil)
+	cut(5, "a third")
+}
+
+// Offsets and Stats of a read-only log move without a read.
+func TestReadOnlyOffsetsAreFresh(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	appendN(t, w, 0, 200)
+	eventually(t, "the end moves", func() bool { return r.Offsets().End == 200 })
+	require.Greater(t, r.Stats().Segments, 1)
+	require.NoError(t, w.DeleteBefore(150))
+	eventually(t, "the start moves", func() bool { return r.Offsets().Start == 150 })
+}
+
+// What can be read stays readable beside rolls, deletions below and cuts above it, for any number of readers.
+func TestReadOnlyKnownOffsetsStayReadable(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
+	appendN(t, w, 0, 100)
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := int64(0); ctx.Err() == nil; i++ {
+				if _, err := r.Read(80 + i%20); err != nil {
+					panic(err)
+				}
+			}
+		}()
+	}
+	next := 100
+	for i := range 60 {
+		appendN(t, w, next, 50)
+		next += 50
+		_, err := r.Read(int64(next - 1)) // what was appended is looked for
+		require.NoError(t, err)
+		if i%3 == 0 {
+			next = 100 + i
+			require.NoError(t, w.TruncateTo(int64(next)))
+		}
+		require.NoError(t, w.DeleteBefore(int64(min(i, 80))))
+	}
+	cancel()
+	wg.Wait()
+}
+
+// A segment that is deleted in a directory without seglog.state, as Kafka's retention does, is out of range.
+func TestReadOnlyDeletedWithoutState(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, &seglog.Options{SegmentBytes: 4096})
+	appendN(t, w, 0, 200)
+	require.NoError(t, w.Close())
+	require.NoError(t, os.Remove(filepath.Join(dir, "seglog.state")))
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	names, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(names[0]))
+	_, err = r.Read(0)
+	require.ErrorIs(t, err, seglog.ErrOutOfRange)
+	require.NotZero(t, r.Offsets().Start)
+	for _, err := range r.Records(seglog.Oldest) {
+		require.NoError(t, err)
+	}
+}
+
+// The descriptors of a read-only log are bounded as those of any other, however many segments it saw being rolled.
+func TestReadOnlyDescriptorsAreBounded(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
+	r := open(t, dir, &seglog.Options{ReadOnly: true, MaxOpenSegments: 4})
+	appendN(t, w, 0, 10)
+	for next := 10; r.Stats().Segments < 40; next += 50 {
+		appendN(t, w, next, 50)
+		require.Equal(t, next+50, count(t, r.Records(0)))
+	}
+	require.LessOrEqual(t, r.Stats().OpenSegments, 4)
+	before, _ := held(t, dir)
+	require.NoError(t, r.Close())
+	after, _ := held(t, dir)
+	require.LessOrEqual(t, before-after, 4+2, "with the last segment and the state file")
 }

@@ -5,6 +5,7 @@ import "time"
 // Stats returns what was counted since Open, and what is so now.
 func (l *Log) Stats() Stats {
 	c := &l.counters
+	l.refreshIfStale()
 	segs := l.view.Load().segs
 	var bytes int64
 	for _, s := range segs {

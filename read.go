@@ -64,12 +64,28 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err
 			}
 		}
+		cuts := l.cuts.Load()
 		if offset < l.start.Load() || offset >= l.readable(r.durable) {
+			if cuts%2 == 1 || l.cuts.Load() != cuts {
+				l.settledCuts() // the bounds are moving
+				continue
+			}
 			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
 		v := l.view.Load()
 		if i := v.find(offset); i >= 0 {
+			opened := v.segs[i].h.Load() != nil
 			h, err := v.segs[i].pin(&l.env)
+			if err == nil && l.o.ReadOnly && !opened {
+				// Its file may be one that the writer made since, under the same name.
+				if err = l.refresh(); err != nil || l.view.Load() != v && l.cuts.Load() != cuts {
+					_ = h.unref() // of a file that was only read
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
 			if err == nil {
 				r.unpin()
 				r.seg, r.h = v.segs[i], h
