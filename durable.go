@@ -23,13 +23,19 @@ func (d DurableReader) Read(offset int64) (Record, error) { return d.l.readAgain
 // Records is Log.Records up to the recovery point.
 func (d DurableReader) Records(from int64) iter.Seq2[Record, error] {
 	next := d.l.newest(from)
-	return func(yield func(Record, error) bool) { d.l.records(next, true, yield) }
+	return func(yield func(Record, error) bool) { d.l.records(next, true, yield, nil) }
 }
 
 // Follow is Log.Follow, which gives each record once it is on stable storage.
 func (d DurableReader) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	next := d.l.newest(from)
-	return func(yield func(Record, error) bool) { d.l.followFrom(ctx, next, true, yield) }
+	return func(yield func(Record, error) bool) { d.l.followFrom(ctx, next, true, yield, nil) }
+}
+
+// FollowBatches is Log.FollowBatches, which gives each batch once it is on stable storage.
+func (d DurableReader) FollowBatches(ctx context.Context, from int64) iter.Seq2[[]Record, error] {
+	next := d.l.newest(from)
+	return func(yield func([]Record, error) bool) { d.l.followFrom(ctx, next, true, nil, &batcher{yield: yield}) }
 }
 
 // Wait returns once the record at offset is on stable storage. Unlike Log.WaitDurable it starts no flush.

@@ -26,6 +26,7 @@ type reader struct {
 	cuts    int64
 	durable bool // read nothing that is not on stable storage
 	yielded bool // a record of this walk
+	batched bool // they are yielded by the batch
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -40,7 +41,7 @@ func (r *reader) release() {
 		r.w.buf = nil
 	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
-	r.durable, r.yielded = false, false
+	r.durable, r.yielded, r.batched = false, false, false
 	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled {
 		readers.Put(r)
 	}
@@ -239,12 +240,16 @@ const (
 // TruncateTo or Reset below the walk ends it with an *OffsetError. Behind a *CorruptError, its NextOffset is where a new walk goes on.
 func (l *Log) Records(from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
-	return func(yield func(Record, error) bool) { l.records(next, false, yield) }
+	return func(yield func(Record, error) bool) { l.records(next, false, yield, nil) }
 }
 
-func (l *Log) records(from int64, durable bool, yield func(Record, error) bool) {
+// records yields to yield or, if that is nil, to b.
+func (l *Log) records(from int64, durable bool, yield func(Record, error) bool, b *batcher) {
 	r := readers.Get().(*reader)
 	defer r.release()
+	if b != nil {
+		yield = b.of(r)
+	}
 	if err := l.catchUp(); err != nil {
 		yield(Record{}, err)
 		return
@@ -257,11 +262,13 @@ func (l *Log) records(from int64, durable bool, yield func(Record, error) bool) 
 // without an error, or the log is closed, which ends it with ErrClosed.
 func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
-	return func(yield func(Record, error) bool) { l.followFrom(ctx, next, false, yield) }
+	return func(yield func(Record, error) bool) { l.followFrom(ctx, next, false, yield, nil) }
 }
 
-func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield func(Record, error) bool) {
-	until := func(rec Record, err error) bool { return ctx.Err() == nil && yield(rec, err) }
+func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield func(Record, error) bool, b *batcher) {
+	if b != nil {
+		yield = b.err
+	}
 	var cuts int64
 	for next := from; ; {
 		if ctx.Err() != nil {
@@ -275,7 +282,7 @@ func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield fu
 			cuts = l.settledCuts()
 		}
 		var ok bool
-		if next, cuts, ok = l.followOnce(next, cuts, durable, until); !ok {
+		if next, cuts, ok = l.followOnce(ctx, next, cuts, durable, yield, b); !ok {
 			return
 		}
 		if err := l.waitFor(ctx, next, cuts, durable); err != nil {
@@ -288,11 +295,14 @@ func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield fu
 }
 
 // followOnce walks what there is. An idle follower keeps no buffer, and one whose body panics no pin.
-func (l *Log) followOnce(next, cuts int64, durable bool, yield func(Record, error) bool) (int64, int64, bool) {
+func (l *Log) followOnce(ctx context.Context, next, cuts int64, durable bool, yield func(Record, error) bool, b *batcher) (int64, int64, bool) {
 	r := readers.Get().(*reader)
 	defer r.release()
+	if b != nil {
+		yield = b.of(r)
+	}
 	r.cuts, r.durable = cuts, durable
-	next, ok := l.walk(r, next, yield)
+	next, ok := l.walk(r, next, func(rec Record, err error) bool { return ctx.Err() == nil && yield(rec, err) })
 	return next, r.cuts, ok
 }
 
@@ -405,10 +415,17 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 		if err := r.d.reset(b); err != nil {
 			return next, false, wrapBatchError(err, r.h.path, pos, b.base())
 		}
+		begin := next
+		again := func() int64 { // where a walk that is interrupted in the middle of the batch goes on
+			if r.batched {
+				return begin
+			}
+			return next
+		}
 		for {
 			ok := r.d.next(&rec)
 			if r.d.why != "" {
-				return next, false, wrapBatchError(r.d.err(), r.h.path, pos, b.base())
+				return again(), false, wrapBatchError(r.d.err(), r.h.path, pos, b.base())
 			}
 			if !ok {
 				break
@@ -420,14 +437,18 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 				return end, true, nil // the high watermark lies inside the batch after a cut that failed
 			}
 			if l.cuts.Load() != r.cuts {
-				return next, false, errCut
+				return again(), false, errCut
 			}
 			if l.closed.Load() {
 				return next, false, ErrClosed
 			}
 			next = rec.Offset + 1
 			r.yielded = true
-			if !yield(rec, nil) {
+			more := yield(rec, nil)
+			if !r.batched {
+				poison(&rec)
+			}
+			if !more {
 				return next, false, nil
 			}
 		}

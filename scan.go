@@ -258,8 +258,12 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 		if !ok {
 			return true, false
 		}
-		if r.Offset >= from && !yield(r, nil) {
-			return false, false
+		if r.Offset >= from {
+			more := yield(r, nil)
+			poison(&r)
+			if !more {
+				return false, false
+			}
 		}
 	}
 }
