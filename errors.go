@@ -66,8 +66,11 @@ type CorruptError struct {
 	Path   string // file, or "" for a stream
 	Pos    int64  // position in the file or stream of the batch or entry that is bad
 	Offset int64  // offset of the first record that can't be had because of it; -1 if not known
-	Reason string
-	cause  error
+	// NextOffset is where reading can go on behind the damage: the offset of the next good batch, or the end of what there
+	// is, so that Records and Follow from there yield the rest. 0 if that is not known, as for a stream.
+	NextOffset int64
+	Reason     string
+	cause      error
 }
 
 // Unwrap returns what is behind it, such as io.ErrUnexpectedEOF for bytes that end too early, or nil.

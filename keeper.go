@@ -201,6 +201,7 @@ func (l *Log) seal(t *tail) error {
 		if err := l.syncDir(); err != nil {
 			return err
 		}
+		s.flushed.store(s.stored.load()) // no flush has anything to do there any more
 		l.takeSealed(t)
 		return nil
 	}

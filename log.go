@@ -262,6 +262,7 @@ func (l *Log) sealAll() error {
 // Offsets returns the bounds of the log, of one moment.
 func (l *Log) Offsets() Offsets {
 	l.hooks.start()
+	l.refreshIfStale()
 	return l.offsets()
 }
 

@@ -107,7 +107,7 @@ func sealedTail(e *env, c *segmentScan) *tail {
 	t.seg.maxTime.Store(c.x.maxTime)
 	t.h = newHandle(c.f, c.path, nil)
 	t.h.x.Store(&c.x.indexes)
-	t.seg.h.Store(t.h)
+	t.seg.hold(t.h)
 	return t
 }
 
@@ -294,7 +294,7 @@ func (r *recovery) takeOver() error {
 	bases := l.view.Load().bases()
 	err := l.state.commit(func(s *state) {
 		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, first: first, recoveryPoint: durable,
-			cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
+			end: end, endPos: w.tail.seg.stored.load().pos(), cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
 			fenceOffset: r.st.fenceOffset, fenceEpoch: r.st.fenceEpoch, told: max(first, min(r.st.told, end)), gapTo: r.st.gapTo}
 		s.scanFrom(scan.base, from)
 		s.count(bases)

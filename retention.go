@@ -113,6 +113,7 @@ func (l *Log) drop(segs []*segment) error {
 		s.mu.Lock() // a seal or a rebuild of its indexes ends first
 		s.enter(phaseGone)
 		errs = append(errs, l.removeSegmentFiles(s.base), s.close())
+		s.deleted(l.stats)
 		s.mu.Unlock()
 		l.opened.drop(s)
 	}

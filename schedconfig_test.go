@@ -126,10 +126,7 @@ func (c *schedConfig) String() string {
 var schedKnown = []struct {
 	fault string
 	avoid func(c *schedConfig)
-}{
-	{"G2", func(c *schedConfig) { c.cuts = c.cuts && !c.gaps }},         // Records spins where the log was cut inside a gap
-	{"G3", func(c *schedConfig) { c.readOnly = c.readOnly && !c.gaps }}, // a read-only log does not learn of gaps
-}
+}{}
 
 // options are those of a phase.
 func (c *schedConfig) options(rng *rand.Rand, w *schedLog) Options {

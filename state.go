@@ -45,8 +45,9 @@ type state struct {
 	// file shows without opening any.
 	segments int64
 	baseSum  int64
-	end      int64
-	endPos   int64
+	// end of the log, and of the batches of its last segment, when it was closed, opened or cut last.
+	end    int64
+	endPos int64
 	// cut is a running TruncateTo(cut) or, with reset, Reset(cut); -1 if there is none. cuts counts them, so that
 	// read-only logs in other processes notice.
 	cut   int64
@@ -75,6 +76,21 @@ type state struct {
 
 // untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note.
 const untrackedGaps = -1
+
+// endOffset is the offset at which the last segment ends whose batches end at pos and next: a greater one where offsets
+// at the end are left out, as TruncateTo to one of them leaves it. Only the state file tells of these.
+func (s *state) endOffset(base, pos, next int64) int64 {
+	if !s.gaps {
+		return next
+	}
+	if base == s.scanBase && pos == s.scanPos {
+		next = max(next, s.scanOffset)
+	}
+	if base <= s.end && pos == s.endPos {
+		next = max(next, s.end)
+	}
+	return next
+}
 
 const (
 	stateClean = 1 << iota

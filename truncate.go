@@ -256,7 +256,7 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 		return e != nil
 	})
 	if err == errIndex { // an entry that does not fit: without it
-		x, err = s.buildIndexesBelow(&l.env, h, pos)
+		x, _, err = s.buildIndexesBelow(&l.env, h, pos)
 	}
 	return x, err
 }
@@ -318,6 +318,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		if err := segs[k].retire(); err != nil {
 			return removed, err
 		}
+		segs[k].deleted(l.stats)
 		removed = true
 	}
 	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
@@ -338,6 +339,7 @@ func (l *Log) cutSegment(s *segment, p *cutPlan) (file, error) {
 	if err := s.retire(); err != nil {
 		return nil, errors.Join(err, p.f.Close())
 	}
+	s.deleted(l.stats)
 	return l.cutFile(p.f, l.path(p.base, logSuffix), p, s.lent.Load())
 }
 
@@ -430,6 +432,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
 		l.opened.drop(segs[k])
 		err = errors.Join(l.removeSegmentFiles(segs[k].base), segs[k].retire())
+		segs[k].deleted(l.stats)
 	}
 	w := &l.writer
 	if err == nil {
@@ -472,6 +475,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.cut, s.reset = -1, false
 		s.start, s.first = l.start.Load(), segs[0].base
 		s.recoveryPoint = offset
+		s.end, s.endPos = offset, t.seg.stored.load().pos()
 		s.scanFrom(scan.base, m)
 		s.count(l.view.Load().bases())
 		s.epoch = int64(w.epoch)
@@ -647,6 +651,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 	st.recoveryPoint = min(st.recoveryPoint, st.cut)
 	st.told = min(st.told, p.base)
 	st.clean = false
+	st.end, st.endPos = st.cut, p.size()
 	if err := r.relist(); err != nil {
 		return err
 	}

@@ -88,6 +88,9 @@ func (c *segmentCheck) read(f file) error {
 		return err
 	}
 	c.r.Next = w.next
+	if c.following < 0 && v.promised && !c.damaged {
+		c.r.Next = v.st.endOffset(c.base, c.end, c.r.Next)
+	}
 	if !c.sealed {
 		c.r.TailBytes = size - c.end
 	}
