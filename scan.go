@@ -210,9 +210,11 @@ func wrapBatchError(err error, path string, pos, offset int64) error {
 
 // Decode returns the records in a stream of batches, which is what TransferTo and Section.WriteTo send. It ends with
 // the stream; a stream that ends inside a batch, or holds anything else than batches in the order of their offsets, ends
-// with a *CorruptError. Control batches are skipped. A Record is valid until the next step. The sequence can be walked
-// once. Memory is bounded by the largest batch that really arrives: three times its size, 20 times that of a record's
-// headers and, for a compressed batch, twice the size that it inflates to, which may be 256 MiB.
+// with a *CorruptError, and one whose records can't be decompressed with ErrCodec or ErrInflated. Control batches are
+// skipped. A Record is valid until the next step. The sequence can be walked once.
+//
+// Memory is bounded by the largest batch that really arrives: three times its size, 20 times that of a record's headers
+// and, for a compressed batch, twice the size that it inflates to, which may be 256 MiB.
 func Decode(r io.Reader) iter.Seq2[Record, error] { return decode(r, defaultMaxInflated) }
 
 func decode(r io.Reader, limit int64) iter.Seq2[Record, error] {
