@@ -96,7 +96,7 @@ func TestEveryVersionIsUnderstood(t *testing.T) {
 }
 
 func TestWhatIsNotUnderstoodEndsTheConnection(t *testing.T) {
-	b := startBroker(t, Config{MaxRequestBytes: 1 << 20})
+	b := startBroker(t, Config{Limits: Limits{RequestBytes: 1 << 20}})
 	newer := kmsg.NewPtrMetadataRequest()
 	newer.Version = 13
 	f := kmsg.NewRequestFormatter()
