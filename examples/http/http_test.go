@@ -96,7 +96,8 @@ func TestSlowClients(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	fmt.Fprintf(c, "GET /events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	waitTails(t, s, 1)
+	_, err = c.Read(make([]byte, 1)) // it has begun
+	require.NoError(t, err)
 	waitTails(t, s, 0)
 
 	c, err = net.Dial("tcp", addr)
