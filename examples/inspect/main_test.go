@@ -242,8 +242,8 @@ func TestFarOffsets(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	require.Contains(t, requireInspect(t, "stat", dir), "records   3 in 3 batches")
-	require.Contains(t, requireInspect(t, "dump", "-json", dir), `"time":"52026-01-31T`)
-	require.Contains(t, requireInspect(t, "dump", "-batches", "-json", dir), `"maxTime":"52026-01-31T`)
+	require.Contains(t, requireInspect(t, "dump", "-json", dir), `"time":"+52026-01-31T`)
+	require.Contains(t, requireInspect(t, "dump", "-batches", "-json", dir), `"maxTime":"+52026-01-31T`)
 }
 
 func TestArguments(t *testing.T) {
