@@ -110,7 +110,7 @@ func FuzzParseRequest(f *testing.F) {
 		req.SetVersion(api.max)
 		f.Add(kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)[4:])
 	}
-	for _, b := range hostileFrames() {
+	for _, b := range hostileFrames(64 << 10) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -132,7 +132,7 @@ func FuzzParseRequest(f *testing.F) {
 }
 
 // hostileFrames claim what they don't hold.
-func hostileFrames() map[string][]byte {
+func hostileFrames(size int) map[string][]byte {
 	header := func(key, version int16, flexible bool) []byte {
 		b := kbin.AppendInt16(nil, key)
 		b = kbin.AppendInt16(b, version)
@@ -143,7 +143,6 @@ func hostileFrames() map[string][]byte {
 		}
 		return b
 	}
-	const size = 16 << 20
 	padded := func(b []byte) []byte { return append(b, make([]byte, size-len(b))...) }
 	fetch := header(kmsg.Fetch.Int16(), 4, false)
 	fetch = append(fetch, make([]byte, 17)...)
@@ -151,19 +150,19 @@ func hostileFrames() map[string][]byte {
 	produce := header(kmsg.Produce.Int16(), 3, false)
 	produce = append(produce, 0xff, 0xff, 0, 1, 0, 0, 0, 0)
 	return map[string][]byte{
-		"an array as long as the request": padded(kbin.AppendInt32(fetch, size-1000)),
-		"millions of small elements":      padded(kbin.AppendInt32(header(kmsg.Metadata.Int16(), 1, false), (size-100)/2)),
-		"millions of empty topics":        padded(kbin.AppendInt32(produce, (size-100)/6)),
+		"an array as long as the request": padded(kbin.AppendInt32(fetch, int32(size-1000))),
+		"millions of small elements":      padded(kbin.AppendInt32(header(kmsg.Metadata.Int16(), 1, false), int32(size-100)/2)),
+		"millions of empty topics":        padded(kbin.AppendInt32(produce, int32(size-100)/6)),
 		"billions of tags":                kbin.AppendUvarint(header(kmsg.ApiVersions.Int16(), 3, false), 1<<32-1),
 		"billions of tags in a body":      kbin.AppendUvarint(append(metadata, 1, 0, 0, 0), 1<<32-1),
-		"millions of tags":                padded(kbin.AppendUvarint(append(metadata, 1, 0, 0, 0), 5<<20)),
+		"millions of tags":                padded(kbin.AppendUvarint(append(metadata, 1, 0, 0, 0), uint32(size/3))),
 		"a compact array of 4 Gi":         kbin.AppendUvarint(metadata, 1<<32-1),
 	}
 }
 
 // TestHostileFrames: array lengths and tag counts cost nothing before the elements are there, and nothing beyond a number.
 func TestHostileFrames(t *testing.T) {
-	for name, b := range hostileFrames() {
+	for name, b := range hostileFrames(16 << 20) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			var err error

@@ -14,7 +14,7 @@ const (
 )
 
 // searchTime is how long the searches by time of one request may take; what is left then is to be asked for again. A
-// search decompresses the batch that it finds, and a small one can inflate to a hundred MiB and more.
+// search decompresses the batch that it finds, which may be a thousand times smaller than what it inflates to.
 const searchTime = time.Second
 
 // listOffsets finds where to begin: at the end, at the start, or at the first record of a time. A partition may be asked
