@@ -110,7 +110,7 @@ func FuzzParseRequest(f *testing.F) {
 		req.SetVersion(api.max)
 		f.Add(kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)[4:])
 	}
-	for _, b := range hostileFrames(64 << 10) {
+	for _, b := range hostileFrames(4 << 10) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
