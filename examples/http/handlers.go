@@ -156,13 +156,25 @@ func (s *site) sendEvents(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		data, _ := json.Marshal(string(rec.Value)) // JSON: a value may hold line feeds, an event's line may not
-		if _, err := fmt.Fprintf(w, "id: %d\ndata: %s\n\n", rec.Offset, data); err != nil {
+		if err := writeEvent(w, rec.Offset, data); err != nil {
 			return
 		}
 		if rec.Offset+1 >= s.log.Offsets().HighWatermark && flusher.Flush() != nil {
 			return
 		}
 	}
+}
+
+// writeEvent sends data as it is: formatted with the rest it would be copied once more, for each tail.
+func writeEvent(w io.Writer, id int64, data []byte) error {
+	if _, err := fmt.Fprintf(w, "id: %d\ndata: ", id); err != nil {
+		return err
+	}
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n\n")
+	return err
 }
 
 // firstEvent is where a tail begins: behind the last event that the browser has seen; at the offset it names; with the

@@ -183,6 +183,24 @@ func TestConnectionLimit(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestStalledClientsDoNotHoldUpTheEnd: the server stops although a request never arrives in full.
+func TestStalledClientsDoNotHoldUpTheEnd(t *testing.T) {
+	s, _ := newSite(t, 1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	server := newServer(context.Background(), s)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(newLimited(l, 10)) }()
+	c, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer c.Close()
+	fmt.Fprintf(c, "GET /log HTTP/1.1\r\nHost: localhost\r\n\r\nPOST /append HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
+	_, err = c.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, shutDown(server, 50*time.Millisecond))
+	require.ErrorIs(t, <-served, http.ErrServerClosed)
+}
+
 // TestOtherSites: a page of another site may neither append nor, under a name of its own, read.
 func TestOtherSites(t *testing.T) {
 	s, _ := newSite(t, 1)

@@ -94,9 +94,18 @@ func run(listen, dir, host string) error {
 		}
 	}
 	stop() // ends the live tails
-	closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	return errors.Join(err, shutDown(server, 5*time.Second), l.Close())
+}
+
+// shutDown lets requests under way finish, for a while: a client that stalls is no reason to stay.
+func shutDown(server *http.Server, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return errors.Join(err, server.Shutdown(closing), l.Close())
+	err := server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	return err
 }
 
 // newServer has a deadline for all that a client does: to send a request, to take the answer, to ask again. Handlers
