@@ -9,7 +9,7 @@
 // # Layout
 //
 //	dir/log/       a seglog: the record at offset i is the entry at index i
-//	dir/stable     keys and values of the stable store, replaced as a whole
+//	dir/stable     keys and values of the stable store, each state of them twice
 //	dir/migrating  only while Migrate is under way; Open refuses a directory that has it
 //
 // A record's value is the entry's Data, its only header the Extensions, and its key the rest, in a form that entry.go

@@ -58,22 +58,23 @@ func FuzzEntry(f *testing.F) {
 
 // FuzzStable: no stable file makes decodeStable panic or take more than its size, and what it accepts is what it says.
 func FuzzStable(f *testing.F) {
-	f.Add(encodeStable(nil))
-	f.Add(encodeStable(map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 1}, "": nil}))
+	f.Add(encodeStable(1, nil))
+	f.Add(encodeStable(2, map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 1}, "": nil}))
 	f.Add([]byte(stableMagic))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if values, err := decodeStable(b); err == nil {
+		if _, values, err := decodeStable(b); err == nil {
 			require.NotNil(t, values)
 		}
 		// With a CRC that is right, the rest is decoded too.
-		body := append([]byte(stableMagic), b...)
-		whole := seal(body)
-		values, err := decodeStable(whole)
+		body := append([]byte(stableMagic), 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0)
+		number, values, err := decodeStable(seal(append(body, b...)))
 		if err != nil {
 			return
 		}
-		again, err := decodeStable(encodeStable(values))
+		require.Equal(t, uint64(9), number)
+		number, again, err := decodeStable(encodeStable(10, values))
 		require.NoError(t, err)
+		require.Equal(t, uint64(10), number)
 		require.Equal(t, len(values), len(again))
 		for k, v := range values {
 			require.True(t, bytes.Equal(v, again[k]))

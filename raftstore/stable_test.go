@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -48,53 +49,138 @@ func TestStable(t *testing.T) {
 		require.NoError(t, s.Close())
 		s = openStore(t, dir, nil)
 	}
-	require.ErrorIs(t, s.Set([]byte("too large"), make([]byte, maxStableSize)), seglog.ErrTooLarge)
+	require.ErrorIs(t, s.Set([]byte("too large"), make([]byte, maxStableSlot)), seglog.ErrTooLarge)
 	b, err = s.Get([]byte("too large"))
 	require.NoError(t, err)
 	require.Empty(t, b)
 	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 1))
 }
 
-// TestStableDamage: a vote that can't be read is an error, whichever bit is wrong, wherever the file ends, and if it is gone.
+// openTerm opens the store and returns the term that it has.
+func openTerm(t *testing.T, dir string) uint64 {
+	t.Helper()
+	s, err := Open(dir, nil)
+	require.NoError(t, err)
+	defer s.Close()
+	vote, err := s.Get([]byte("LastVoteCand"))
+	require.NoError(t, err)
+	require.Equal(t, "node-1", string(vote))
+	term, err := s.GetUint64([]byte("CurrentTerm"))
+	require.NoError(t, err)
+	return term
+}
+
+// stableOfTerms makes a store whose last two states are terms 6 and 7, and returns its stable file.
+func stableOfTerms(t *testing.T, dir string) []byte {
+	s := openStore(t, dir, nil)
+	require.NoError(t, s.Set([]byte("LastVoteCand"), []byte("node-1")))
+	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 6))
+	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 7))
+	require.NoError(t, s.Close())
+	b, err := os.ReadFile(filepath.Join(dir, stableFile))
+	require.NoError(t, err)
+	require.Len(t, b, 4*stableBlock)
+	return b
+}
+
+// TestStableDamage: whichever bit goes bad, and whichever block, the term is the last one, and both copies are good again
+// afterwards; where nothing is good, or the file is not one, it is an error.
 func TestStableDamage(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stableFile)
-	s := openStore(t, dir, nil)
-	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 5))
-	require.NoError(t, s.Set([]byte("LastVoteCand"), []byte("node-1")))
-	require.NoError(t, s.Close())
-	good, err := os.ReadFile(path)
-	require.NoError(t, err)
+	good := stableOfTerms(t, dir)
+	write := func(b []byte) { require.NoError(t, os.WriteFile(path, b, 0o644)) }
+	used := int(stableOverhead) + 60
+	step := 11
+	if testing.Short() {
+		step = 31
+	}
+	for slot := range 4 {
+		for bit := slot * stableBlock * 8; bit < (slot*stableBlock+used)*8; bit += step {
+			bad := bytes.Clone(good)
+			bad[bit/8] ^= 1 << (bit % 8)
+			write(bad)
+			require.Equal(t, uint64(7), openTerm(t, dir), "bit %d", bit)
+		}
+		bad := bytes.Clone(good)
+		clear(bad[slot*stableBlock : (slot+1)*stableBlock])
+		write(bad)
+		require.Equal(t, uint64(7), openTerm(t, dir), "slot %d", slot)
+		healed, err := os.ReadFile(path)
+		require.NoError(t, err)
+		newest := (openNumber(t, good) % 2) * 2 * stableBlock
+		require.Equal(t, good[newest:newest+2*stableBlock], healed[newest:newest+2*stableBlock])
+	}
 	refused := func(b []byte) {
 		t.Helper()
-		require.NoError(t, os.WriteFile(path, b, 0o644))
+		write(b)
 		_, err := Open(dir, nil)
 		require.ErrorIs(t, err, seglog.ErrCorrupt)
 		require.ErrorContains(t, err, path)
 	}
-	for bit := range len(good) * 8 {
-		bad := bytes.Clone(good)
-		bad[bit/8] ^= 1 << (bit % 8)
-		refused(bad)
+	bad := bytes.Clone(good)
+	for slot := range 4 {
+		bad[slot*stableBlock+20] ^= 1
 	}
-	for n := range good {
-		refused(good[:n])
-	}
+	refused(bad)
+	refused(make([]byte, len(good)))
+	refused(nil)
+	refused(good[:len(good)-1])
+	refused(good[:2*stableBlock])
 	refused(append(bytes.Clone(good), 0))
-	refused(make([]byte, maxStableSize+1))
+	refused(append(bytes.Clone(good[2*stableBlock:]), good[:2*stableBlock]...)) // not at their places
+	require.NoError(t, os.Truncate(path, 8*maxStableSlot))
+	_, err := Open(dir, nil)
+	require.ErrorIs(t, err, seglog.ErrCorrupt)
 	require.NoError(t, os.Remove(path))
 	_, err = Open(dir, nil)
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
 	require.ErrorContains(t, err, path)
 
 	// What a killed Set left beside the file is nothing.
-	require.NoError(t, os.WriteFile(path, good, 0o644))
+	write(good)
 	require.NoError(t, os.WriteFile(path+tmpSuffix, good[:7], 0o644))
-	s = openStore(t, dir, nil)
-	n, err := s.GetUint64([]byte("CurrentTerm"))
-	require.NoError(t, err)
-	require.Equal(t, uint64(5), n)
+	require.Equal(t, uint64(7), openTerm(t, dir))
 	require.NoFileExists(t, path+tmpSuffix)
+}
+
+// openNumber is the greatest number of a state in a file.
+func openNumber(t *testing.T, b []byte) (number uint64) {
+	for slot := range 4 {
+		s := b[slot*stableBlock:]
+		n, _, err := decodeStable(s[:stableOverhead+int(binary.BigEndian.Uint32(s[stableHead-4:]))])
+		require.NoError(t, err)
+		number = max(number, n)
+	}
+	return number
+}
+
+// TestStableTorn: wherever a write of the next state stops, and in whichever order its blocks reach the disk, the state is
+// the one before or the next, and the next one as soon as one of its copies is whole.
+func TestStableTorn(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, stableFile)
+	before := stableOfTerms(t, dir)
+	s := openStore(t, dir, nil)
+	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 8))
+	require.NoError(t, s.Close())
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	at := int(openNumber(t, after)%2) * 2 * stableBlock
+	size := stableOverhead + int(binary.BigEndian.Uint32(after[at+stableHead-4:]))
+	for first := 0; first <= size; first++ {
+		for _, second := range []int{0, size - first, size} {
+			torn := bytes.Clone(before)
+			copy(torn[at:], after[at:at+first])
+			copy(torn[at+stableBlock:], after[at+stableBlock:at+stableBlock+second])
+			require.NoError(t, os.WriteFile(path, torn, 0o644))
+			want := uint64(7)
+			if bytes.Equal(torn[at:at+size], after[at:at+size]) || bytes.Equal(torn[at+stableBlock:at+stableBlock+size], after[at:at+size]) {
+				want = 8
+			}
+			require.Equal(t, want, openTerm(t, dir), "%d and %d bytes", first, second)
+		}
+	}
 }
 
 // TestStableOfANewStore: a store whose creation was interrupted is a new one, before and after its stable file is there.
@@ -105,7 +191,9 @@ func TestStableOfANewStore(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, log.Close())
 		if made {
-			require.NoError(t, os.WriteFile(filepath.Join(dir, stableFile), encodeStable(nil), 0o644))
+			stable, err := openStable(filepath.Join(dir, stableFile), true)
+			require.NoError(t, err)
+			require.NoError(t, stable.close())
 		}
 		s := openStore(t, dir, nil)
 		require.NoError(t, s.StoreLogs(entries(1, 3, 1)))
@@ -113,18 +201,28 @@ func TestStableOfANewStore(t *testing.T) {
 	}
 }
 
-// TestStableFailure: what could not be stored is not returned, and the old value stays.
+// TestStableFailure: a state that needs a new file and can't get one is not returned, and the old one stays.
 func TestStableFailure(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, nil)
 	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 5))
 	path := filepath.Join(dir, stableFile)
-	require.NoError(t, os.Mkdir(path+tmpSuffix, 0o755)) // so that it can't be written
-	require.NoError(t, os.WriteFile(filepath.Join(path+tmpSuffix, "x"), nil, 0o644))
-	require.Error(t, s.SetUint64([]byte("CurrentTerm"), 6))
+	require.NoError(t, os.MkdirAll(filepath.Join(path+tmpSuffix, "x"), 0o755)) // so that it can't be written
+	large := make([]byte, stableBlock)
+	require.Error(t, s.Set([]byte("large"), large))
+	b, err := s.Get([]byte("large"))
+	require.NoError(t, err)
+	require.Empty(t, b)
+	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 6)) // has its place
+	require.NoError(t, os.RemoveAll(path+tmpSuffix))
+	require.NoError(t, s.Set([]byte("large"), large))
 	n, err := s.GetUint64([]byte("CurrentTerm"))
 	require.NoError(t, err)
-	require.Equal(t, uint64(5), n)
-	require.NoError(t, os.RemoveAll(path+tmpSuffix))
-	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 6))
+	require.Equal(t, uint64(6), n)
+
+	// A write that fails may have reached the disk, so no other follows it.
+	require.NoError(t, s.stable.f.Close())
+	require.Error(t, s.SetUint64([]byte("CurrentTerm"), 7))
+	require.ErrorIs(t, s.SetUint64([]byte("CurrentTerm"), 7), seglog.ErrFailed)
+	s.stable.f = nil
 }

@@ -106,7 +106,7 @@ func open(dir string, opts *Options) (*Store, error) {
 		err = s.recover(o.Snapshots)
 	}
 	if err != nil {
-		return nil, errors.Join(err, log.Close())
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -175,7 +175,11 @@ func (s *Store) Stats() seglog.Stats { return s.log.Stats() }
 func (s *Store) Close() error {
 	s.closed.Store(true)
 	s.ahead.forget()
-	return s.log.Close()
+	var err error
+	if s.stable != nil {
+		err = s.stable.close()
+	}
+	return errors.Join(err, s.log.Close()) // the log last: it has the lock
 }
 
 func (s *Store) open() error {

@@ -113,6 +113,7 @@ func (c *cluster) kill(id string) {
 	delete(c.servers, id)
 	c.mu.Unlock()
 	if s != nil {
+		c.net.started(id, "", "") // before another process gets its ports
 		_ = s.cmd.Process.Kill()
 		<-s.gone
 	}
@@ -245,7 +246,7 @@ func (c *cluster) settle() (end int64, err error) {
 			all = append(all, s)
 		}
 		for _, s := range all[1:] {
-			if s.End != all[0].End || s.Last != all[0].Last {
+			if s.End != all[0].End || max(s.Last, s.Snapshot) != max(all[0].Last, all[0].Snapshot) { // a snapshot empties the log
 				return false
 			}
 		}

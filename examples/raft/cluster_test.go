@@ -92,6 +92,11 @@ func TestCluster(t *testing.T) {
 	c, err := newCluster(dir, 200, func(string, ...any) {}, ids...)
 	require.NoError(t, err)
 	defer c.stop()
+	defer func() {
+		if t.Failed() {
+			tellLogs(t, dir)
+		}
+	}()
 	for _, id := range ids {
 		require.NoError(t, c.start(id, ids...))
 	}
@@ -121,6 +126,17 @@ func TestCluster(t *testing.T) {
 	}
 	t.Logf("%d rounds, %d calls, %d attempts repeated, %d appends acknowledged", n, calls, cs.failing.Load(), cs.total())
 	require.Equal(t, int64(cs.total()), state.End)
+}
+
+// tellLogs shows what the servers last said.
+func tellLogs(t *testing.T, dir string) {
+	for _, name := range []string{"raft.log", "stderr"} {
+		paths, _ := filepath.Glob(filepath.Join(dir, "*", name))
+		for _, path := range paths {
+			text, _ := os.ReadFile(path)
+			t.Logf("the end of %s:\n%s", path, text[max(0, len(text)-5000):])
+		}
+	}
 }
 
 // TestCheckLinearizable: histories that no single log can have are found, and drawn.

@@ -58,7 +58,7 @@ func (n *network) peers(from string) (peers string) {
 	return peers
 }
 
-// started tells the paths to a server where it listens since it was started.
+// started tells the paths to a server where it listens since it was started; nowhere, if the addresses are empty.
 func (n *network) started(id, raft, api string) {
 	for key, p := range n.paths {
 		if key[1] == id {
@@ -149,6 +149,9 @@ func (p *path) forward(c net.Conn, to func() string) {
 	p.mu.Lock()
 	address := to()
 	p.mu.Unlock()
+	if address == "" {
+		return
+	}
 	d, err := net.DialTimeout("tcp", address, time.Second)
 	if err != nil {
 		return

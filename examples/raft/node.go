@@ -95,6 +95,7 @@ func (n *node) start(dir, bootstrap string, threshold uint64) error {
 	if err != nil {
 		return err
 	}
+	n.raftPeer[n.id] = string(transport.LocalAddr())
 	fmt.Printf("raft %s\n", transport.LocalAddr())
 
 	config := raft.DefaultConfig()
