@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -15,7 +16,7 @@ const (
 )
 
 // readAhead makes GetLog(i), GetLog(i+1), ... one walk: a batch that holds many entries is then checked and decoded once
-// rather than once for each of them. Random reads go past it, and it holds at most aheadSlots windows.
+// rather than once for each of them. Random reads go past it, and nobody waits for it. It holds at most aheadSlots windows.
 type readAhead struct {
 	// changes counts begins and ends of what takes entries away: a window is good while it stays what it was, and even.
 	changes atomic.Int64
@@ -23,117 +24,147 @@ type readAhead struct {
 	slots   [aheadSlots]aheadSlot
 }
 
+// aheadSlot is a walk, and the window of entries that were read ahead for it.
 type aheadSlot struct {
-	next   atomic.Uint64 // the index that continues the walk
-	window atomic.Pointer[window]
-}
+	next       atomic.Uint64 // the index that continues the walk
+	first, end atomic.Uint64 // what the window holds, to see without the lock that it has not what is wanted
 
-// window is entries that were read ahead. It never changes.
-type window struct {
+	mu      sync.Mutex // only tried: whoever does not get it reads the log
 	changes int64
-	first   uint64
-	entries []raft.Log // of one buffer
+	entries []raft.Log // from first on
+	buf     []byte     // what they refer to
 }
 
 func (a *readAhead) begin() { a.changes.Add(1) }
-
-func (a *readAhead) end() {
-	a.changes.Add(1)
-	a.forget()
-}
-
-func (a *readAhead) forget() {
-	for i := range a.slots {
-		a.slots[i].window.Store(nil)
-	}
-}
+func (a *readAhead) end()   { a.changes.Add(1) }
 
 // get copies the entry at index out of a window, if one holds it.
 func (a *readAhead) get(log *seglog.Log, index uint64, entry *raft.Log) bool {
 	for i := range a.slots {
-		w := a.slots[i].window.Load()
-		if w == nil || index < w.first || index-w.first >= uint64(len(w.entries)) {
+		s := &a.slots[i]
+		if index < s.first.Load() || index >= s.end.Load() {
 			continue
 		}
-		// The start first: a window is put aside by whoever takes entries away, but not when the front is deleted.
-		if start := log.Offsets().Start; index < uint64(start) || w.changes != a.changes.Load() {
+		if !s.mu.TryLock() {
 			return false
 		}
-		*entry = w.entries[index-w.first]
-		entry.Data = bytes.Clone(entry.Data)
-		entry.Extensions = bytes.Clone(entry.Extensions)
-		if index-w.first == uint64(len(w.entries))-1 {
-			a.slots[i].window.CompareAndSwap(w, nil) // a walk is over it; whoever comes later reads it anew
-		}
-		return true
+		ok := a.copyOut(s, log, index, entry)
+		s.mu.Unlock()
+		return ok
 	}
 	return false
+}
+
+// copyOut is get for a slot that is locked.
+func (a *readAhead) copyOut(s *aheadSlot, log *seglog.Log, index uint64, entry *raft.Log) bool {
+	first := s.first.Load()
+	if index < first || index-first >= uint64(len(s.entries)) {
+		return false
+	}
+	// What deletes the front does not count as a change, so ask the log, too.
+	if s.changes != a.changes.Load() || index < uint64(log.Offsets().Start) {
+		return false
+	}
+	*entry = s.entries[index-first]
+	entry.Data = bytes.Clone(entry.Data)
+	entry.Extensions = bytes.Clone(entry.Extensions)
+	return true
 }
 
 // fill reads ahead from index on if that continues a walk, and fills entry with the first. Otherwise it notes that a walk
 // may begin, and reports false.
 func (a *readAhead) fill(log *seglog.Log, index uint64, entry *raft.Log) (ok bool, err error) {
-	var slot *aheadSlot
+	var s *aheadSlot
 	for i := range a.slots {
 		if a.slots[i].next.Load() == index {
-			slot = &a.slots[i]
+			s = &a.slots[i]
 		}
 	}
 	changes := a.changes.Load()
-	if slot == nil || changes%2 != 0 {
+	if s == nil || changes%2 != 0 {
 		a.slots[a.turn.Add(1)%aheadSlots].next.Store(index + 1)
 		return false, nil
 	}
-	w := &window{changes: changes, first: index}
-	var buf []byte
-	for rec, err := range log.Records(int64(index)) {
-		if err != nil {
-			if len(w.entries) > 0 {
-				break // GetLog of that entry says what is wrong with it
-			}
-			return false, err
-		}
-		if n := len(rec.Value); cap(buf) == 0 {
-			buf = make([]byte, 0, min(n*(aheadEntries+1), aheadBytes+n))
-		}
-		kept := keep(&buf, &rec)
-		var e raft.Log
-		if _, err := decode(&kept, &e); err != nil {
-			if len(w.entries) > 0 {
-				break
-			}
-			return false, err
-		}
-		w.entries = append(w.entries, e)
-		if len(w.entries) == aheadEntries || len(buf) >= aheadBytes {
-			break
-		}
+	if !s.mu.TryLock() {
+		return false, nil
 	}
-	if len(w.entries) == 0 || w.entries[0].Index != index {
-		return false, nil // it is the end of the log, or was deleted; Read says which
+	defer s.mu.Unlock()
+	s.reset(changes, index)
+	if err := s.read(log, index); err != nil || len(s.entries) == 0 {
+		return false, err // without an error it is the end of the log, or was deleted; Read says which
 	}
-	*entry = w.entries[0]
+	s.next.Store(index + uint64(len(s.entries)))
+	s.end.Store(index + uint64(len(s.entries)))
+	*entry = s.entries[0]
 	entry.Data, entry.Extensions = bytes.Clone(entry.Data), bytes.Clone(entry.Extensions)
-	slot.next.Store(index + uint64(len(w.entries)))
-	if len(w.entries) > 1 {
-		slot.window.Store(w)
-	}
 	return true, nil
 }
 
-// keep copies a record that an iterator lent to the end of buf.
-func keep(buf *[]byte, rec *seglog.Record) seglog.Record {
+// reset empties the window. It keeps the memory, unless a large entry made it more than is good to keep.
+func (s *aheadSlot) reset(changes int64, first uint64) {
+	s.end.Store(0)
+	s.first.Store(first)
+	s.changes = changes
+	if s.entries == nil {
+		s.entries = make([]raft.Log, 0, aheadEntries)
+	}
+	clear(s.entries)
+	s.entries, s.buf = s.entries[:0], s.buf[:0]
+	if s.buf == nil || cap(s.buf) > 2*aheadBytes {
+		s.buf = make([]byte, 0, 4096)
+	}
+}
+
+// read fills the window. What is wrong with an entry behind the first is left to be said when it is wanted.
+func (s *aheadSlot) read(log *seglog.Log, index uint64) error {
+	for rec, err := range log.Records(int64(index)) {
+		var e raft.Log
+		if err == nil {
+			kept := s.keep(&rec)
+			_, err = decode(&kept, &e)
+		}
+		if err != nil {
+			if len(s.entries) > 0 {
+				return nil
+			}
+			return err
+		}
+		if e.Index != index+uint64(len(s.entries)) {
+			return nil
+		}
+		s.entries = append(s.entries, e)
+		if len(s.entries) == aheadEntries || len(s.buf) >= aheadBytes {
+			return nil
+		}
+	}
+	return nil
+}
+
+// keep copies a record that an iterator lent, but for its key, which is decoded at once. Where the buffer grows, earlier
+// entries keep the old one.
+func (s *aheadSlot) keep(rec *seglog.Record) seglog.Record {
 	hold := func(b []byte) []byte {
 		if b == nil {
 			return nil
 		}
-		begin := len(*buf)
-		*buf = append(*buf, b...)
-		return (*buf)[begin:len(*buf):len(*buf)]
+		begin := len(s.buf)
+		s.buf = append(s.buf, b...)
+		return s.buf[begin:len(s.buf):len(s.buf)]
 	}
-	kept := seglog.Record{Offset: rec.Offset, Key: rec.Key, Value: hold(rec.Value)} // the key is decoded at once
+	kept := seglog.Record{Offset: rec.Offset, Key: rec.Key, Value: hold(rec.Value)}
 	for _, h := range rec.Headers {
 		kept.Headers = append(kept.Headers, seglog.Header{Key: h.Key, Value: hold(h.Value)})
 	}
 	return kept
+}
+
+// forget gives the memory back.
+func (a *readAhead) forget() {
+	for i := range a.slots {
+		s := &a.slots[i]
+		s.mu.Lock()
+		s.end.Store(0)
+		s.entries, s.buf = nil, nil
+		s.mu.Unlock()
+	}
 }

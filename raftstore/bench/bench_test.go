@@ -16,7 +16,7 @@ import (
 func TestBench(t *testing.T) {
 	b := &bench{dir: t.TempDir(), round: 20 * time.Millisecond, rounds: 1, logMiB: 1, figures: make(map[string]map[string][]float64)}
 	require.NoError(t, b.run([]string{"store", "cluster", "log"}))
-	require.Len(t, b.rows, 9+5*5+2)
+	require.Len(t, b.rows, 7*2+2+5*5+2)
 	for _, row := range b.rows {
 		for _, p := range peers {
 			require.Len(t, b.figures[row][p.name], 1, "%s of %s", row, p.name)

@@ -30,7 +30,7 @@ func (b *bench) singles(name string, open func() (store, error)) error {
 	defer s.Close()
 	next := uint64(1)
 	list := entries(1, 1, 1024)
-	err = b.time(name, "StoreLogs of 1 x 1 KiB, µs", 1, func() error {
+	err = b.time(name, "StoreLogs of 1 x 1 KiB", func() error {
 		list[0].Index = next
 		next++
 		return s.StoreLogs(list)
@@ -39,7 +39,7 @@ func (b *bench) singles(name string, open func() (store, error)) error {
 		return err
 	}
 	var got raft.Log
-	return b.time(name, "GetLog at random, stored 1 x 1 KiB, µs", 1, func() error { return s.GetLog(1+rand.Uint64N(next-1), &got) })
+	return b.time(name, "GetLog at random, stored 1 x 1 KiB", func() error { return s.GetLog(1+rand.Uint64N(next-1), &got) })
 }
 
 // batches are entries that were stored 64 at a time, as a follower does that catches up.
@@ -58,11 +58,11 @@ func (b *bench) batches(name string, open func() (store, error)) error {
 		}
 		return s.StoreLogs(list)
 	}
-	if err := b.time(name, "StoreLogs of 64 x 1 KiB, µs", 1, put); err != nil {
+	if err := b.time(name, "StoreLogs of 64 x 1 KiB", put); err != nil {
 		return err
 	}
 	var got raft.Log
-	err = b.time(name, "StoreLogs of 64 x 1 KiB, then GetLog of each, µs", 1, func() error {
+	err = b.time(name, "StoreLogs of 64 x 1 KiB, then GetLog of each", func() error {
 		if err := put(); err != nil {
 			return err
 		}
@@ -77,7 +77,7 @@ func (b *bench) batches(name string, open func() (store, error)) error {
 		return err
 	}
 	index := uint64(0)
-	err = b.time(name, "GetLog one after the other, stored 64 x 1 KiB, µs", 1, func() error {
+	err = b.time(name, "GetLog one after the other, stored 64 x 1 KiB", func() error {
 		if index++; index == next {
 			index = 1
 		}
@@ -86,7 +86,7 @@ func (b *bench) batches(name string, open func() (store, error)) error {
 	if err != nil {
 		return err
 	}
-	return b.time(name, "GetLog at random, stored 64 x 1 KiB, µs", 1, func() error { return s.GetLog(1+rand.Uint64N(next-1), &got) })
+	return b.time(name, "GetLog at random, stored 64 x 1 KiB", func() error { return s.GetLog(1+rand.Uint64N(next-1), &got) })
 }
 
 // truncate cuts and compacts a log of 32 MiB, and sets keys.
@@ -131,15 +131,16 @@ func (b *bench) truncate(name string, open func() (store, error)) error {
 	}
 	key := []byte("CurrentTerm")
 	term := uint64(0)
-	return b.time(name, "SetUint64, µs", 1, func() error {
+	return b.time(name, "SetUint64", func() error {
 		term++
 		return s.SetUint64(key, term)
 	})
 }
 
-// time calls f for the time of a round, and notes the mean of a call in µs, divided by per.
-func (b *bench) time(name, row string, per int, f func() error) error {
+// time calls f for the time of a round, and notes what a call took: time and processor time in µs.
+func (b *bench) time(name, row string, f func() error) error {
 	n := 0
+	before := usage()
 	begin := time.Now()
 	for time.Since(begin) < b.round || n == 0 {
 		for range 8 { // time.Now costs more than some calls
@@ -149,7 +150,8 @@ func (b *bench) time(name, row string, per int, f func() error) error {
 			n++
 		}
 	}
-	b.note(row, name, float64(time.Since(begin).Nanoseconds())/1e3/float64(n*per))
+	b.note(row+", µs", name, float64(time.Since(begin).Nanoseconds())/1e3/float64(n))
+	b.note(row+", CPU µs", name, float64((usage().cpu-before.cpu).Nanoseconds())/1e3/float64(n))
 	return nil
 }
 
