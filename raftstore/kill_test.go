@@ -18,6 +18,8 @@ import (
 const (
 	childDir  = "RAFTSTORE_CHILD_DIR"
 	childSeed = "RAFTSTORE_CHILD_SEED"
+
+	childSteps = 80 // of one that nobody kills
 )
 
 // killed has small segments, and no StoreLogs of the model is split into batches, so that each is whole or not there.
@@ -39,7 +41,7 @@ func child() {
 	m, err := observe(s)
 	fail(err)
 	r := rand.New(rand.NewPCG(seed, 2))
-	for step := uint64(1); ; step++ {
+	for step := uint64(1); step <= childSteps; step++ {
 		op := m.pick(r, seed<<20|step)
 		fmt.Println("begin")
 		fail(op.run(s))
@@ -85,39 +87,120 @@ func TestKill(t *testing.T) {
 	if testing.Short() {
 		rounds = 5
 	}
-	dir := t.TempDir()
-	m := &model{first: 1, values: make(map[string]uint64)}
+	k := &killing{t: t, dir: t.TempDir(), m: &model{first: 1, values: make(map[string]uint64)}}
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 3))
-	var changes, halves int
-	for round := range rounds {
-		done, begun := killOne(t, dir, uint64(round+1), 1+r.IntN(60), time.Duration(r.IntN(2000))*time.Microsecond)
-		gen := rand.New(rand.NewPCG(uint64(round+1), 2))
-		for step := range done {
-			m.pick(gen, uint64(round+1)<<20|uint64(step+1)).apply(m)
-		}
-		after := m.clone()
-		if begun > done {
-			op := m.pick(gen, uint64(round+1)<<20|uint64(done+1))
-			op.apply(after)
-		}
-		changes += done
-
-		s, err := Open(dir, killed)
-		require.NoError(t, err)
-		got, err := observe(s)
-		require.NoError(t, err)
-		if begun > done && !sameModel(got, m) {
-			halves++
-			m = after
-		}
-		m.restart()
-		if len(m.terms) == 0 {
-			m.first = got.first // an empty store takes any index
-		}
-		m.check(t, s)
-		require.NoError(t, s.Close())
+	for range rounds {
+		cmd := exec.Command(os.Args[0])
+		changes, longer, ended := 1+r.IntN(60), time.Duration(r.IntN(2000))*time.Microsecond, false
+		k.run(cmd, func(done int) {
+			if done == changes && !ended {
+				ended = true
+				time.AfterFunc(longer, func() { _ = cmd.Process.Kill() })
+			}
+		})
+		require.True(t, ended, "the child ended by itself")
 	}
-	t.Logf("%d kills, %d changes, %d of %d that were under way had happened", rounds, changes, halves, rounds)
+	t.Logf("%d kills, %d changes, %d changes that were under way had happened", rounds, k.changes, k.happened)
+}
+
+// TestKillAtCalls kills a process at its first, second, ... call of each kind that changes files, before the call is made.
+func TestKillAtCalls(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("strace is not installed")
+	}
+	if err := exec.Command(strace, "-o", os.DevNull, "true").Run(); err != nil {
+		t.Skip("strace may not trace here: ", err)
+	}
+	each := 8
+	if testing.Short() {
+		each = 2
+	}
+	k := &killing{t: t, dir: t.TempDir(), m: &model{first: 1, values: make(map[string]uint64)}}
+	killedAt := 0
+	for _, call := range []string{"fdatasync", "fsync", "pwrite64", "renameat", "unlinkat", "ftruncate", "fallocate", "openat", "close", "mmap", "munmap"} {
+		for n := 1; n <= each; n++ {
+			at := n
+			if call == "openat" || call == "close" || call == "mmap" {
+				at = n * 5 // the runtime makes some of them
+			}
+			cmd := exec.Command(strace, "-f", "-qq", "-o", os.DevNull, "-e", "trace="+call,
+				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, at), os.Args[0])
+			changes := k.changes
+			k.run(cmd, func(int) {})
+			if k.changes-changes < childSteps {
+				killedAt++
+			}
+		}
+	}
+	t.Logf("%d kills, %d changes, %d changes that were under way had happened", killedAt, k.changes, k.happened)
+	require.Greater(t, killedAt, each*4)
+}
+
+// killing is a directory whose processes are killed, and what must be in it.
+type killing struct {
+	t                 *testing.T
+	dir               string
+	m                 *model
+	seed              uint64
+	changes, happened int
+}
+
+// run runs a child until it is killed, by whoever is told how much it has done, and checks what it left.
+func (k *killing) run(cmd *exec.Cmd, progress func(done int)) {
+	k.t.Helper()
+	k.seed++
+	cmd.Env = append(os.Environ(), childDir+"="+k.dir, fmt.Sprintf("%s=%d", childSeed, k.seed))
+	out, err := cmd.StdoutPipe()
+	require.NoError(k.t, err)
+	cmd.Stderr = os.Stderr
+	require.NoError(k.t, cmd.Start())
+	done, begun := 0, 0
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		switch lines.Text() {
+		case "begin":
+			begun++
+		case "done":
+			done++
+			progress(done)
+		default:
+			k.t.Errorf("child: %s", lines.Text())
+		}
+	}
+	_ = cmd.Wait()
+	k.check(done, begun)
+}
+
+// check compares the store with the changes that the child finished, and the one that it was at.
+func (k *killing) check(done, begun int) {
+	k.t.Helper()
+	gen := rand.New(rand.NewPCG(k.seed, 2))
+	for step := range done {
+		k.m.pick(gen, k.seed<<20|uint64(step+1)).apply(k.m)
+	}
+	name := "nothing"
+	after := k.m.clone()
+	if begun > done {
+		op := k.m.pick(gen, k.seed<<20|uint64(done+1))
+		op.apply(after)
+		name = op.name
+	}
+	k.changes += done
+
+	s, err := Open(k.dir, killed)
+	require.NoError(k.t, err, name)
+	got, err := observe(s)
+	require.NoError(k.t, err, name)
+	if begun > done && !sameModel(got, k.m) {
+		k.happened++
+		k.m = after
+	}
+	k.m.restart()
+	if len(k.m.terms) == 0 {
+		k.m.first = got.first // an empty store takes any index
+	}
+	k.m.check(k.t, s)
+	require.NoError(k.t, s.Close())
 }
 
 func sameModel(a, b *model) bool {
@@ -125,34 +208,4 @@ func sameModel(a, b *model) bool {
 		return fmt.Sprint(a.values) == fmt.Sprint(b.values)
 	}
 	return a.first == b.first && fmt.Sprint(a.terms, a.marks, a.values) == fmt.Sprint(b.terms, b.marks, b.values)
-}
-
-// killOne runs a child for so many changes and then a little longer, and returns how many it finished and began.
-func killOne(t *testing.T, dir string, seed uint64, changes int, longer time.Duration) (done, begun int) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir, fmt.Sprintf("%s=%d", childSeed, seed))
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	cmd.Stderr = os.Stderr
-	require.NoError(t, cmd.Start())
-	lines := bufio.NewScanner(out)
-	ended := false
-	for lines.Scan() {
-		switch lines.Text() {
-		case "begin":
-			begun++
-		case "done":
-			done++
-		default:
-			t.Errorf("child: %s", lines.Text())
-		}
-		if done == changes && !ended {
-			ended = true
-			time.AfterFunc(longer, func() { _ = cmd.Process.Kill() })
-		}
-	}
-	_ = cmd.Wait()
-	require.True(t, ended, "the child ended by itself")
-	return done, begun
 }
