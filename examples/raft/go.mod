@@ -11,8 +11,8 @@ require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/hashicorp/go-hclog v1.6.3
 	github.com/hashicorp/raft v1.8.0
-	github.com/seglog/seglog v0.0.0-00010101000000-000000000000
-	github.com/seglog/seglog/raftstore v0.0.0-00010101000000-000000000000
+	github.com/seglog/seglog v0.0.0
+	github.com/seglog/seglog/raftstore v0.0.0
 	github.com/stretchr/testify v1.11.1
 )
 

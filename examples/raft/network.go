@@ -9,7 +9,6 @@ import (
 
 // network is all paths between the servers: a proxy for each direction, which can be cut.
 type network struct {
-	mu    sync.Mutex
 	paths map[[2]string]*path
 }
 

@@ -12,7 +12,7 @@ require (
 	github.com/hashicorp/raft v1.8.0
 	github.com/hashicorp/raft-boltdb/v2 v2.2.2
 	github.com/hashicorp/raft-wal v0.4.0
-	github.com/seglog/seglog/raftstore v0.0.0-00010101000000-000000000000
+	github.com/seglog/seglog/raftstore v0.0.0
 	github.com/stretchr/testify v1.11.1
 )
 
@@ -33,7 +33,7 @@ require (
 	github.com/mattn/go-colorable v0.1.12 // indirect
 	github.com/mattn/go-isatty v0.0.14 // indirect
 	github.com/pmezard/go-difflib v1.0.0 // indirect
-	github.com/seglog/seglog v0.0.0-00010101000000-000000000000 // indirect
+	github.com/seglog/seglog v0.0.0 // indirect
 	go.etcd.io/bbolt v1.5.0 // indirect
 	golang.org/x/exp v0.0.0-20220827204233-334a2380cb91 // indirect
 	golang.org/x/sys v0.47.0 // indirect
