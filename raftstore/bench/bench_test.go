@@ -14,8 +14,8 @@ import (
 
 // TestBench runs every row for a moment.
 func TestBench(t *testing.T) {
-	b := &bench{dir: t.TempDir(), round: 20 * time.Millisecond, rounds: 1, logMiB: 1, figures: make(map[string]map[string][]float64)}
-	require.NoError(t, b.run([]string{"store", "cluster", "log"}))
+	b := &bench{dir: t.TempDir(), round: 20 * time.Millisecond, rounds: 1, logMiB: 1, awayMiB: 1, figures: make(map[string]map[string][]float64)}
+	require.NoError(t, b.run([]string{"store", "cluster", "away", "leader"}))
 	require.Len(t, b.rows, 7*2+2+5*5+2)
 	for _, row := range b.rows {
 		for _, p := range peers {

@@ -130,6 +130,23 @@ func (c *cluster) leader() (*server, error) {
 	return nil, errors.New("no leader in a minute")
 }
 
+// commit commits an entry, whoever leads, and returns its index.
+func (c *cluster) commit() (uint64, error) {
+	for begin := time.Now(); ; {
+		leader, err := c.leader()
+		if err != nil {
+			return 0, err
+		}
+		future := leader.raft.Apply([]byte("an entry"), 0)
+		if err = future.Error(); err == nil {
+			return future.Index(), nil
+		}
+		if time.Since(begin) > time.Minute {
+			return 0, err
+		}
+	}
+}
+
 // clusterRows measures commits of 1 KiB by several numbers of clients.
 func (b *bench) clusterRows() error {
 	return b.each(func(name string, open func() (store, error)) (err error) {
@@ -145,7 +162,7 @@ func (b *bench) clusterRows() error {
 		if err != nil {
 			return err
 		}
-		for _, clients := range []int{1, 4, 16, 64, 256} {
+		for _, clients := range []int{0, 1, 4, 16, 64, 256} {
 			if err := b.commits(name, leader, clients); err != nil {
 				return err
 			}
@@ -154,7 +171,12 @@ func (b *bench) clusterRows() error {
 	})
 }
 
+// commits notes what some clients got. No clients are some of which nothing is noted, so that the stores are warm.
 func (b *bench) commits(name string, leader *server, clients int) error {
+	warm := clients == 0
+	if warm {
+		clients = 64
+	}
 	data := entries(1, 1, 1024)[0].Data
 	var mu sync.Mutex
 	var latencies []time.Duration
@@ -187,6 +209,9 @@ func (b *bench) commits(name string, leader *server, clients int) error {
 	if failed != nil {
 		return failed
 	}
+	if warm {
+		return nil
+	}
 	slices.Sort(latencies)
 	n := float64(len(latencies))
 	row := func(what string) string { return fmt.Sprintf("%d clients: %s", clients, what) }
@@ -200,8 +225,8 @@ func (b *bench) commits(name string, leader *server, clients int) error {
 
 func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 
-// logRows measures a cluster with a long log: a leader change, and the catch-up of a server that was away.
-func (b *bench) logRows() error {
+// catchUpRows measures how long a server that was away takes to get a log.
+func (b *bench) catchUpRows() error {
 	return b.each(func(name string, open func() (store, error)) (err error) {
 		c, err := newCluster(open)
 		if err != nil {
@@ -210,60 +235,77 @@ func (b *bench) logRows() error {
 		defer func() { err = errors.Join(err, c.close()) }()
 		away := c.servers[2]
 		for _, s := range c.servers[:2] {
-			if err := b.fill(s.store); err != nil {
+			if err := fill(s.store, b.awayMiB); err != nil {
 				return err
 			}
 		}
 		if err := c.start(c.servers[:2]...); err != nil {
 			return err
 		}
-		leader, err := c.leader()
+		last, err := c.commit()
 		if err != nil {
 			return err
 		}
-		last := leader.raft.Apply([]byte("last"), 0)
-		if err := last.Error(); err != nil {
-			return err
-		}
-		end := last.Index()
 		begin := time.Now()
 		if err := c.start(away); err != nil {
 			return err
 		}
-		for away.applied.Load() < end {
+		for away.applied.Load() < last {
 			if time.Sleep(time.Millisecond); time.Since(begin) > 5*time.Minute {
 				return errors.New("no catch-up in 5 minutes")
 			}
 		}
-		b.note(fmt.Sprintf("catch-up of %d MiB in entries of 1 KiB, MB/s", b.logMiB), name, float64(b.logMiB<<20)/1e6/time.Since(begin).Seconds())
-
-		var took time.Duration
-		const changes = 5
-		for range changes {
-			begin = time.Now()
-			if err := leader.raft.LeadershipTransfer().Error(); err != nil {
-				return err
-			}
-			if leader, err = c.leader(); err != nil {
-				return err
-			}
-			if err := leader.raft.Apply([]byte("first"), 0).Error(); err != nil {
-				return err
-			}
-			took += time.Since(begin)
-		}
-		b.note(fmt.Sprintf("leader change with a log of %d MiB, to the first commit, ms", b.logMiB), name, ms(took/changes))
+		b.note(fmt.Sprintf("catch-up of %d MiB in entries of 1 KiB, MB/s", b.awayMiB), name, float64(b.awayMiB<<20)/1e6/time.Since(begin).Seconds())
 		return nil
 	})
 }
 
-// fill stores the log that a server that was away has to get.
-func (b *bench) fill(s store) error {
+// leaderRows measures leader changes with a long log.
+func (b *bench) leaderRows() error {
+	return b.each(func(name string, open func() (store, error)) (err error) {
+		c, err := newCluster(open)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, c.close()) }()
+		for _, s := range c.servers {
+			if err := fill(s.store, b.logMiB); err != nil {
+				return err
+			}
+		}
+		if err := c.start(c.servers...); err != nil {
+			return err
+		}
+		if _, err := c.commit(); err != nil {
+			return err
+		}
+		var took []float64
+		for range 10 {
+			leader, err := c.leader()
+			if err != nil {
+				return err
+			}
+			begin := time.Now()
+			if err := leader.raft.LeadershipTransfer().Error(); err != nil {
+				return err
+			}
+			if _, err := c.commit(); err != nil {
+				return err
+			}
+			took = append(took, ms(time.Since(begin)))
+		}
+		b.note(fmt.Sprintf("leader change with a log of %d MiB, to the first commit, ms", b.logMiB), name, median(took))
+		return nil
+	})
+}
+
+// fill stores the log that the other servers have, too.
+func fill(s store, mib int) error {
 	last, err := s.LastIndex()
 	if err != nil {
 		return err
 	}
-	for stored := 0; stored < b.logMiB; stored++ {
+	for range mib {
 		if err := s.StoreLogs(entries(last+1, 1024, 1024)); err != nil {
 			return err
 		}

@@ -2,8 +2,8 @@
 // process over raft's TCP transport. Every row is measured with all of them, one after the other, -rounds times, in an order
 // that turns; the table has the median.
 //
-//	go run . -quick      under three minutes
-//	go run . -log 1024   leader change and catch-up with a log of 1 GiB
+//	go run . -quick                   under three minutes
+//	go run . -rows leader -log 1024   leader change with a log of 1 GiB
 package main
 
 import (
@@ -20,10 +20,11 @@ import (
 var errEnough = errors.New("nothing left to measure")
 
 type bench struct {
-	dir    string
-	round  time.Duration
-	rounds int
-	logMiB int
+	dir     string
+	round   time.Duration
+	rounds  int
+	logMiB  int
+	awayMiB int
 
 	rows    []string
 	figures map[string]map[string][]float64 // row, peer
@@ -31,16 +32,17 @@ type bench struct {
 }
 
 func main() {
-	quick := flag.Bool("quick", false, "short rounds and a log of 64 MiB")
+	quick := flag.Bool("quick", false, "short rounds and small logs")
 	b := &bench{figures: make(map[string]map[string][]float64)}
 	flag.StringVar(&b.dir, "dir", "", "where the stores are kept; a temporary directory, if empty")
 	flag.DurationVar(&b.round, "round", 2*time.Second, "how long each row is measured")
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each row is measured")
-	flag.IntVar(&b.logMiB, "log", 256, "size of the log for catch-up and leader change, in MiB")
-	only := flag.String("rows", "store,cluster,log", "what to measure")
+	flag.IntVar(&b.logMiB, "log", 256, "size of the log with which the leader changes, in MiB")
+	flag.IntVar(&b.awayMiB, "away", 128, "what a server that was away has to get, in MiB")
+	only := flag.String("rows", "store,cluster,away,leader", "what to measure")
 	flag.Parse()
 	if *quick {
-		b.round, b.rounds, b.logMiB = 500*time.Millisecond, 1, 64
+		b.round, b.rounds, b.logMiB, b.awayMiB = 200*time.Millisecond, 3, 64, 16
 	}
 	if err := b.run(strings.Split(*only, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -57,7 +59,7 @@ func (b *bench) run(only []string) error {
 		defer os.RemoveAll(dir)
 		b.dir = dir
 	}
-	parts := map[string]func() error{"store": b.storeRows, "cluster": b.clusterRows, "log": b.logRows}
+	parts := map[string]func() error{"store": b.storeRows, "cluster": b.clusterRows, "away": b.catchUpRows, "leader": b.leaderRows}
 	for b.turn = range b.rounds {
 		for _, part := range only {
 			f, ok := parts[part]
