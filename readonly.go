@@ -401,6 +401,9 @@ func (l *Log) extendLast(st state) error {
 		if err == nil && b.last()-s.base > math.MaxInt32 {
 			err = c.corrupt(fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base))
 		}
+		if errors.Is(err, ErrOldFormat) {
+			return err
+		}
 		if err != nil {
 			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
 				break // not written yet, or not whole yet

@@ -57,6 +57,7 @@ type verifier struct {
 
 	ledger
 	done, total int64
+	bare        int // index files that are missing of a directory without seglog.state
 	check       recordCheck
 }
 
@@ -228,6 +229,10 @@ func (v *verifier) leftovers(names []string) error {
 // sum completes the report.
 func (v *verifier) sum() {
 	r := v.report
+	if v.bare > 0 {
+		v.problem(Problem{Path: v.e.dir, Offset: -1, Severity: SeverityWarning,
+			Reason: fmt.Sprintf("%d index files are missing; they are made when a segment is first read, or the log is opened for writing", v.bare)})
+	}
 	r.State = "none"
 	if v.promised {
 		r.State = "not closed"
