@@ -90,3 +90,24 @@ func TestVerifyBareLogs(t *testing.T) {
 	require.Equal(t, SeverityWarning, report.Problems[0].Severity)
 	require.Contains(t, report.Problems[0].Reason, "index files are missing")
 }
+
+// The files of a compaction that a broker was killed in hold records that the segments do not have any more: nobody takes
+// the rest for the log.
+func TestInterruptedCompaction(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, swapSuffix)), spaced(0, 50, 2), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(100, logSuffix)), spaced(100, 20, 1), 0o644))
+	for _, readOnly := range []bool{false, true} {
+		_, err := Open(dir, &Options{ReadOnly: readOnly})
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.ErrorContains(t, err, "start the broker")
+	}
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.False(t, report.OK())
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NotEqual(t, stateName, e.Name(), "nothing was taken over")
+	}
+}

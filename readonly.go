@@ -190,6 +190,9 @@ func (l *Log) refreshLocked(st state) error {
 			return stateErr
 		}
 		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
+			if l.view.Load() == nil {
+				return err // of an Open that failed
+			}
 			l.dropDeleted(after)
 			ro.seen = after
 			l.setFresh()
@@ -237,6 +240,9 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	l.gaps.Store(st.gaps || !ro.promised)
+	if err := l.unfinished(dir); err != nil && !ro.promised {
+		return err
+	}
 	for len(dir.bases) > 0 && dir.bases[0] < st.first {
 		dir.bases = dir.bases[1:]
 	}

@@ -72,6 +72,12 @@ func (v *verifier) run() error {
 	if err := v.look(); err != nil {
 		return err
 	}
+	for _, name := range v.dir.swaps {
+		if base, _ := parseFileName(name, swapSuffix); !v.promised {
+			v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: base, Severity: SeverityError,
+				Reason: "a compaction of Kafka's was interrupted: records are in this file, which a broker puts in its place when it starts"})
+		}
+	}
 	v.measure()
 	first := v.ledger
 	if err := v.segments(); err != nil {
