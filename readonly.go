@@ -404,9 +404,6 @@ func (l *Log) extendLast(st state) error {
 		}
 		pos := c.pos
 		b, err := c.scan()
-		if err == nil && b.last()-s.base > math.MaxInt32 {
-			err = c.corrupt(fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base))
-		}
 		if errors.Is(err, ErrOldFormat) {
 			return err
 		}
