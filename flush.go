@@ -46,6 +46,7 @@ func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
 func (l *Log) flushTo(m moment) error {
+	yield("flush")
 	return l.flushes.To(m.end, func() (bool, error) {
 		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
 			return true, nil
@@ -157,7 +158,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	err = h.f.flush()
 	flushCalls.leave()
 	if err != nil {
-		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, h.named(err))
+		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)
 	l.stats.flushed(took)

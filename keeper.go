@@ -27,8 +27,8 @@ const (
 	sealRetry = time.Second
 )
 
-// schedule is when the keeper's work is due. A zero time says that there is none of the kind.
-type schedule struct {
+// dueTimes is when the keeper's work is due. A zero time says that there is none of the kind.
+type dueTimes struct {
 	flush     time.Time // FlushAsync: FlushInterval after the first append since the last flush
 	stateFile time.Time
 	retention time.Time
@@ -37,7 +37,7 @@ type schedule struct {
 }
 
 // next is how long the keeper may sleep.
-func (s *schedule) next(now time.Time) time.Duration {
+func (s *dueTimes) next(now time.Time) time.Duration {
 	next := time.Hour
 	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
 		if !due.IsZero() {
@@ -47,21 +47,38 @@ func (s *schedule) next(now time.Time) time.Duration {
 	return max(next, time.Millisecond)
 }
 
+// await returns when there is work, or false once the log is closed. Of several reasons it takes them in this order, since
+// a select would take any and no schedule of the tests could be repeated.
+func (l *Log) await(work signal, timer <-chan time.Time) bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+	}
+	select {
+	case <-work:
+	default:
+		select {
+		case <-work:
+		case <-timer:
+		case <-l.done:
+			return false
+		}
+	}
+	yield("work")
+	return true
+}
+
 // runKeeper seals rolled segments, one at a turn so that nothing else starves behind them, flushes by time and size under
 // FlushAsync, keeps the state file fresh, and applies retention.
 func (l *Log) runKeeper() {
 	defer l.background.Done()
+	started("keeper")
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var s schedule
+	var s dueTimes
 	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
-	for {
-		select {
-		case <-l.keeper:
-		case <-timer.C:
-		case <-l.done:
-			return
-		}
+	for l.await(l.keeper, timer.C) {
 		sealed := l.keepSealing(&s)
 		l.dropBelowStart()
 		now := time.Now()
@@ -92,7 +109,7 @@ func (l *Log) runKeeper() {
 }
 
 // keepFlushing flushes if FlushInterval or FlushBytes ask for it.
-func (l *Log) keepFlushing(s *schedule, now time.Time) {
+func (l *Log) keepFlushing(s *dueTimes, now time.Time) {
 	if !l.dirty.Load() {
 		s.flush = time.Time{}
 		return
@@ -110,7 +127,7 @@ func (l *Log) keepFlushing(s *schedule, now time.Time) {
 }
 
 // keepState makes what was noted in the state file durable from time to time.
-func (l *Log) keepState(s *schedule, now time.Time) {
+func (l *Log) keepState(s *dueTimes, now time.Time) {
 	switch {
 	case !l.stateDirty.Load():
 		s.stateFile = time.Time{}
@@ -127,7 +144,7 @@ func (l *Log) keepState(s *schedule, now time.Time) {
 
 // keepSealing seals the oldest rolled segment. One that fails is tried again later: the log works without, it only takes
 // more space and a longer recovery.
-func (l *Log) keepSealing(s *schedule) (sealed bool) {
+func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	l.mu.Lock()
 	waiting := len(l.writer.sealing)
 	var t *tail

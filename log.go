@@ -28,13 +28,13 @@ type Log struct {
 	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
 
 	// changing is held by whoever takes segments away: a cut, a deletion, Close.
-	changing sync.Mutex
+	changing mutex
 	// mu is the writer's: it is held to append, to roll, and to change the list of segments.
-	mu     sync.Mutex
+	mu     mutex
 	writer writer   // guarded by mu
 	follow readOnly // of a log opened with ReadOnly; guarded by mu
 	// preparing is held by the preparer while it works on the active segment.
-	preparing sync.Mutex
+	preparing mutex
 	// flushes is group commit. It is locked rather than asked for a flush by those who keep all flushes away.
 	flushes *commit.Group
 	flusher flusher // owned with flushes
@@ -51,7 +51,8 @@ type Log struct {
 	keeper, preparer signal
 	done             chan struct{}
 	background       sync.WaitGroup // keeper, preparer and the hooks' goroutine
-	closing          sync.Once
+	closing          mutex
+	isClosed         bool // guarded by closing
 	closeErr         error
 }
 
@@ -108,10 +109,23 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
 	}
+	l, err := openDir(fsys, dir, o)
+	var doubt *writeBackError
+	if errors.As(err, &doubt) {
+		// A write-back failed that nobody had asked about yet. It is noted now, and what the log keeps is moved to new files.
+		if again, e := openDir(fsys, dir, o); e == nil {
+			return again, nil
+		}
+	}
+	return l, err
+}
+
+func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.flushes = commit.New(l.flushRound, l.end.Load)
+	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu
 	l.hooks.init()
 	if err := l.open(); err != nil {
@@ -151,24 +165,29 @@ func (l *Log) release() error {
 // expired deadline. Sections keep their bytes until they are closed. Hooks that run are awaited, so they must not call
 // Close. Close is idempotent: each call returns what the first did. The error of a log that has failed is ErrFailed.
 func (l *Log) Close() error {
-	l.closing.Do(func() {
-		l.mu.Lock()
-		l.closed.Store(true)
-		l.writer.sealed.Broadcast()
-		l.mu.Unlock()
-		l.readers.wake()
-		l.durableWaiters.wake()
-		l.transfers.interrupt()
-		close(l.done)
-		l.background.Wait()
-		var err error
-		if !l.o.ReadOnly {
-			err = l.finish()
-			l.flushes.Lock() // an append that still waits for its flush is served before
-			l.flushes.Unlock()
-		}
-		l.closeErr = errors.Join(err, l.release())
-	})
+	l.closing.Lock()
+	defer l.closing.Unlock()
+	if l.isClosed {
+		return l.closeErr
+	}
+	l.mu.Lock()
+	l.closed.Store(true)
+	l.writer.sealed.Broadcast()
+	l.mu.Unlock()
+	l.readers.wake()
+	l.durableWaiters.wake()
+	l.transfers.interrupt()
+	close(l.done)
+	l.background.Wait()
+	yield("background ended")
+	var err error
+	if !l.o.ReadOnly {
+		err = l.finish()
+		l.flushes.Lock() // an append that still waits for its flush is served before
+		l.flushes.Unlock()
+	}
+	l.closeErr = errors.Join(err, l.release())
+	l.isClosed = true
 	return l.closeErr
 }
 

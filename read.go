@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"math"
-	"runtime"
 	"runtime/debug"
 	"sync"
 )
@@ -42,7 +41,7 @@ func (r *reader) release() {
 	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
 	r.durable, r.yielded, r.batched = false, false, false
-	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled {
+	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled && schedule == nil { // a schedule that is repeated finds the same buffers
 		readers.Put(r)
 	}
 }
@@ -100,8 +99,8 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
-		l.settledCuts()   // a cut took the segment, and tells when it is done
-		runtime.Gosched() // or a deletion did, just before it publishes the next view
+		l.settledCuts() // a cut took the segment, and tells when it is done
+		spin("pin", 0)  // or a deletion did, just before it publishes the next view
 	}
 }
 

@@ -161,6 +161,9 @@ func (l *Log) open() error {
 	}
 	r := recovery{l: l, st: st, promised: promised, dir: dir}
 	if err := r.run(); err != nil {
+		if inDoubt(err) != nil && l.state != nil {
+			err = errors.Join(err, l.state.noteFailed())
+		}
 		if l.view.Load() == nil {
 			l.view.Store(&view{r.segs}) // for release
 		}
@@ -200,6 +203,11 @@ func (r *recovery) run() error {
 	l := r.l
 	if r.promised {
 		l.gaps.Store(r.st.gaps)
+		if r.st.failed {
+			if err := l.state.renew(&l.env); err != nil {
+				return err
+			}
+		}
 		if r.st.cut >= 0 || len(r.dir.bases) > 0 && r.dir.bases[0] < r.st.first {
 			// What a killed process noted may be in the page cache alone, and is acted upon now.
 			if err := l.state.commit(func(*state) {}); err != nil {

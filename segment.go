@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -96,7 +95,7 @@ type segment struct {
 	reported        atomic.Bool            // that its times can't be had
 	lent            atomic.Bool            // sockets may still hold pages of it, which must not change any more
 	held            holders                // to count the bytes of deleted segments that are still on the disk
-	mu              sync.Mutex             // held to open it and to (re)build its indexes
+	mu              mutex                  // held to open it and to (re)build its indexes
 }
 
 // enter moves the segment on to p, unless it is further already.
@@ -285,6 +284,15 @@ func (e *env) acquire(path string, mode openMode) (file, error) {
 	return f, err
 }
 
+// create makes a new file. One of the same name, left by a process that was killed, goes first: the kernel may hold an error
+// of its write-back, and would tell the flush of the new one.
+func (e *env) create(path string) (file, error) {
+	if err := e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return e.acquire(path, openCreate)
+}
+
 func (s *segment) openSealed(e *env) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -363,7 +371,7 @@ func (s *segment) retire() error {
 // openSegments bounds how many sealed segments are open. It is a clock: a sweep closes what was not touched since the
 // sweep before, which is least recently used but for ties.
 type openSegments struct {
-	mu   sync.Mutex
+	mu   mutex
 	ring []*segment
 	hand int
 }

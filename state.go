@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
-	"sync"
 )
 
 // The file seglog.state: what the batches can't say. Two slots are written in turn, so that one survives whatever
@@ -236,7 +235,7 @@ func readSlots(f file) (best state, ok bool, err error) {
 // stateFile keeps seglog.state.
 type stateFile struct {
 	f  file
-	mu sync.Mutex
+	mu mutex
 	// Guarded by mu:
 	cur   state
 	dirty bool // written since the last flush
@@ -263,19 +262,24 @@ func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 
 func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
 
-// renew is commit by way of a new file, put in the place of the old one, whose blocks a failed flush may have spoilt.
-func (s *stateFile) renew(e *env, change func(*state)) error {
+// renew puts a new file with the same contents in the place of the old one, whose blocks a failed flush may have spoilt.
+func (s *stateFile) renew(e *env) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tmp := filepath.Join(e.dir, stateTemp)
-	f, err := e.fs.open(tmp, openCreate)
+	f, err := e.create(tmp)
 	if err != nil {
 		return err
 	}
 	old, cur := s.f, s.cur
+	size, err := old.size()
+	if err == nil && size > restPos {
+		err = copyRange(f, restPos, old, restPos, size-restPos)
+	}
+	if err == nil {
+		err = f.lock()
+	}
 	s.f = f
-	change(&s.cur)
-	err = f.lock()
 	for range 2 {
 		if err == nil {
 			err = s.put(s.cur)
@@ -336,7 +340,8 @@ func (s *stateFile) noteFailed() error {
 	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
 }
 
-// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on.
+// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on. If it
+// fails the change is undone; a writeBackError says that this may have failed, too.
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,15 +352,23 @@ func (s *stateFile) commit(change func(*state)) error {
 		err = s.put(s.cur)
 	}
 	if err == nil {
-		err = s.f.flush()
+		if err = s.f.flush(); err != nil {
+			err = &writeBackError{err}
+		}
 	}
 	if err != nil {
 		// What the caller did not do must not be noted as done, neither here nor in the file, where the slots that hold
 		// the change are overwritten at once if they can be.
+		begun := s.cur.seq != old.seq
 		old.seq = s.cur.seq
 		s.cur = old
-		_ = s.put(old)
-		_ = s.put(s.cur)
+		undo := errors.Join(s.put(old), s.put(s.cur))
+		if undo == nil && begun {
+			undo = s.f.flush()
+		}
+		if undo != nil && begun {
+			err = &writeBackError{err} // a power cut may bring the change back
+		}
 		return err
 	}
 	s.dirty = false

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 )
 
@@ -34,7 +33,7 @@ type tail struct {
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
 	// grow is held to change the size of the file, which segment.phase must allow.
-	grow sync.Mutex
+	grow mutex
 	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
 	populated int64 // pages below were mapped; the preparer's own
@@ -63,7 +62,7 @@ const (
 // one is.
 func newTail(e *env, name string, before *tail) (*tail, error) {
 	path := filepath.Join(e.dir, name)
-	f, err := e.acquire(path, openCreate)
+	f, err := e.create(path)
 	if err != nil {
 		return nil, err
 	}
@@ -428,7 +427,7 @@ func (t *tail) trim() error {
 // replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.
 func replaceFile(e *env, path string, content []byte) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
-	f, err := e.acquire(tmp, openCreate)
+	f, err := e.create(tmp)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 )
@@ -125,7 +124,7 @@ func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 		if err := l.failed(); err != nil && l.view.Load() == v {
 			return err
 		}
-		runtime.Gosched() // as in pin
+		spin("section", 0) // as in pin
 	}
 }
 
@@ -257,9 +256,6 @@ var transferPool = sync.Pool{New: func() any {
 	t.step = t.send
 	return t
 }}
-
-// copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
-const copyChunk = 256 << 10
 
 // How a header and its section leave, by their size together; in thousands of round trips/s over eight connections (bench
 // row 10):

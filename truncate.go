@@ -119,8 +119,15 @@ func (l *Log) cut(offset int64, reset bool) error {
 		if reset {
 			s.lastCut = -1
 		}
-		s.raiseFence(offset, w.epoch)
+		s.epoch = int64(w.epoch) // of what the cut removes, for the fence
 	})
+	if err != nil && isShortage(err) && inDoubt(err) == nil {
+		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
+		if plan.f != nil {
+			err = errors.Join(err, plan.f.Close())
+		}
+		return err
+	}
 	if err == nil {
 		l.beginCut()
 		if reset {
@@ -356,7 +363,9 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 	}
 	if err == nil {
 		p.done = true
-		err = f.flush()
+		if err = f.flush(); err != nil {
+			err = &writeBackError{err}
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -367,7 +376,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 // copyBelow makes a file of what is left of a segment, and puts it in the place of the segment's own.
 func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
 	tmp := filepath.Join(e.dir, cutName)
-	if f, err = e.acquire(tmp, openCreate); err != nil {
+	if f, err = e.create(tmp); err != nil {
 		return nil, err
 	}
 	if err = copyRange(f, 0, src, 0, p.pos); err == nil && len(p.rest) > 0 {
@@ -471,6 +480,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.count(l.view.Load().bases())
 		s.epoch = int64(w.epoch)
 		s.told = min(s.told, t.seg.base)
+		s.raiseFence(offset, w.epoch)
 		w.fenceOffset, w.fenceEpoch = s.fenceOffset, int32(s.fenceEpoch)
 	})
 	if err == nil {
@@ -512,6 +522,7 @@ func (r *recovery) finishReset() error {
 	if err := l.removeSegmentFiles(st.cut); err != nil {
 		return err
 	}
+	st.raiseFence(st.cut, int32(st.epoch))
 	st.start, st.first, st.told = st.cut, st.cut, min(st.told, st.cut)
 	st.recoveryPoint = st.cut
 	st.scanFrom(st.cut, 0)
@@ -636,6 +647,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 	if err := errors.Join(f.Close(), l.syncDir()); err != nil {
 		return err
 	}
+	st.raiseFence(st.cut, int32(st.epoch))
 	st.recoveryPoint = min(st.recoveryPoint, st.cut)
 	st.told = min(st.told, p.base)
 	st.clean = false
