@@ -35,6 +35,9 @@ var (
 	// ErrBusy: the writer in another process changes the log faster than a read-only log can follow. A later call may
 	// succeed.
 	ErrBusy = errors.New("seglog: log changes too fast")
+	// ErrOldFormat: the log holds messages of format 0 or 1, which Kafka wrote before version 0.11 and converts for its
+	// clients; they are not read. The error is a *CorruptError as well, and nothing was changed.
+	ErrOldFormat = errors.New("seglog: old message format")
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")

@@ -46,13 +46,15 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 // the page cache.
 const mapIndexFrom = 16 << 10
 
+const missingFile = " file is missing"
+
 // loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
 // says that it is missing or too large.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
 	f, err := e.acquire(path, openRead)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, suffix + " file is missing", nil
+		return nil, suffix + missingFile, nil
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)

@@ -89,6 +89,7 @@ type SegmentInfo struct {
 	Next    int64     // offset after its last record
 	Bytes   int64     // size of the .log file
 	MaxTime time.Time // greatest record time; zero if no record has one
+	Sealed  bool      // it will not change any more: flushed, trimmed, its indexes written
 }
 
 const (

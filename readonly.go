@@ -190,6 +190,9 @@ func (l *Log) refreshLocked(st state) error {
 			return stateErr
 		}
 		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
+			if l.view.Load() == nil {
+				return err // of an Open that failed
+			}
 			l.dropDeleted(after)
 			ro.seen = after
 			l.setFresh()
@@ -237,6 +240,9 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	l.gaps.Store(st.gaps || !ro.promised)
+	if err := l.unfinished(dir); err != nil && !ro.promised {
+		return err
+	}
 	for len(dir.bases) > 0 && dir.bases[0] < st.first {
 		dir.bases = dir.bases[1:]
 	}
@@ -398,8 +404,8 @@ func (l *Log) extendLast(st state) error {
 		}
 		pos := c.pos
 		b, err := c.scan()
-		if err == nil && b.last()-s.base > math.MaxInt32 {
-			err = c.corrupt(fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base))
+		if errors.Is(err, ErrOldFormat) {
+			return err
 		}
 		if err != nil {
 			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {

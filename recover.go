@@ -84,6 +84,7 @@ type directory struct {
 	bases    []int64  // of the .log files, ascending; the last may be of the unnamed one
 	unnamed  int64    // of the segment that is still seglog.next; -1 if none is
 	leftover []string // index files without a .log, and the engine's own temporary files
+	swaps    []string // .log.swap files of a compaction that a broker was killed in
 }
 
 func (e *env) list() (directory, error) {
@@ -98,6 +99,8 @@ func (e *env) list() (directory, error) {
 			d.bases = append(d.bases, base)
 		} else if _, ok := indexBase(name); ok {
 			indexes = append(indexes, name)
+		} else if _, ok := parseFileName(name, swapSuffix); ok {
+			d.swaps = append(d.swaps, name)
 		} else if temporaryName(name) && !e.isDir(name) {
 			d.leftover = append(d.leftover, name)
 		}
@@ -219,6 +222,9 @@ func (r *recovery) run() error {
 		}
 	} else {
 		l.gaps.Store(true)
+		if err := l.unfinished(r.dir); err != nil {
+			return err
+		}
 	}
 	if err := r.examine(); err != nil {
 		return errors.Join(err, r.closeScans())

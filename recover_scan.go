@@ -101,7 +101,7 @@ func (c *segmentScan) scan() error {
 			c.ends = endsWhole
 			return nil
 		}
-		if !errors.Is(err, ErrCorrupt) {
+		if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrOldFormat) {
 			return err
 		}
 		c.why = err

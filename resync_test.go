@@ -35,7 +35,7 @@ func damagedLog(t *testing.T, n int, valueOf func(i int) []byte, spoil func(file
 	l, err := Open(dir, &Options{Flush: FlushNone, IndexBytes: 1000})
 	require.NoError(t, err)
 	for i := range n {
-		_, err := l.Append(Record{Time: time.UnixMilli(int64(1_700_000_000_000 + i)), Value: valueOf(i)})
+		_, err := l.Append(Record{Time: time.UnixMilli(1_700_000_000_000 + int64(i)), Value: valueOf(i)})
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.Close())

@@ -211,7 +211,7 @@ func (l *Log) Retain() (deleted int, err error) {
 }
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
-	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load())}
+	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
 }
 
 // trueInfo is info with the greatest time looked up. Of a segment that is damaged so that it can't be, or gone from the

@@ -2,8 +2,10 @@ package seglog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"iter"
 )
@@ -63,7 +65,7 @@ func (s *scanner) scan() (batch, error) {
 		return nil, err
 	}
 	if why := parseHeader(s.buf[s.r:s.w]); why != "" {
-		return nil, s.corrupt(why)
+		return nil, s.headerError(why)
 	}
 	h := batch(s.buf[s.r : s.r+headerLen])
 	base, last, size := h.base(), h.last(), h.size()
@@ -178,6 +180,25 @@ func (s *scanner) makeRoom() {
 
 func (s *scanner) corrupt(why string) error {
 	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, Reason: why}
+}
+
+// maxOldMessage bounds the messages of old formats that are looked for.
+const maxOldMessage = 16 << 20
+
+// headerError is the error for bytes that are no header of a batch. A message of format 0 or 1, which differs in what
+// follows the length (crc of all behind it, magic, attributes), is told from damage by its own CRC.
+func (s *scanner) headerError(why string) error {
+	magic := s.buf[s.r+atMagic]
+	n := lengthOverhead + int64(int32(binary.BigEndian.Uint32(s.buf[s.r+atBatchLength:])))
+	if magic >= magicV2 || n < lengthOverhead+14 || n > maxOldMessage || s.fill(int(n)) != nil {
+		return s.corrupt(why)
+	}
+	m := s.buf[s.r : s.r+int(n)]
+	if crc32.ChecksumIEEE(m[atMagic:]) != binary.BigEndian.Uint32(m[lengthOverhead:]) {
+		return s.corrupt(why)
+	}
+	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, cause: ErrOldFormat,
+		Reason: fmt.Sprintf("a message of format %d, which Kafka wrote before 0.11; format 2 is read", magic)}
 }
 
 func (s *scanner) torn(n int) error {
