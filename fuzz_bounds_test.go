@@ -116,9 +116,7 @@ func hostileBatches() (all [][]byte) {
 	var many, gaps, zeros []byte
 	for i := range int64(300) {
 		many = append(many, hostileBatch(i, 0, 0, 0, nil)...)
-		if i < 20 { // what gaps cost is the matter of tests of their own
-			gaps = append(gaps, hostileBatch(10*i, 0, 1, 0, small)...)
-		}
+		gaps = append(gaps, hostileBatch(10*i, 0, 1, 0, small)...)
 	}
 	zeros = append(append(zeros, plain...), make([]byte, 30_000)...)
 	torn := bytes.Clone(plain)
