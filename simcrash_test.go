@@ -179,6 +179,11 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 		s.kill()
 		return errors.Join(err, ignore(l.Close()))
 	}
+	if o.judge != nil && o.judge.holes() {
+		s.kill()
+		ignore(l.Close())
+		return nil
+	}
 	u.o = o.clone()
 	u.event(fmt.Sprint("opened ", got.start, " to ", got.end), func(o *oracle) { o.opened(got) })
 	err = c.goOn(u)

@@ -14,6 +14,15 @@ type oracle struct {
 	lineages []*lineage
 	// retained, if not nil, is the offset up to which retention deletes in the course of the run.
 	retained *int64
+	// judge, if not nil, decides instead of the lineages until the log was opened: a history of calls that ran at once.
+	judge judge
+}
+
+// judge knows what a log may show after a crash.
+type judge interface {
+	check(got *content, machine bool) error
+	batchEnds(r *Record) bool
+	holes() bool // offsets may be left out, which lineages do not know of
 }
 
 // lineage is one history: records first, first+1, ...
@@ -36,7 +45,7 @@ func newOracle(first int64) *oracle {
 }
 
 func (o *oracle) clone() *oracle {
-	c := &oracle{retained: o.retained}
+	c := &oracle{retained: o.retained, judge: o.judge}
 	for _, l := range o.lineages {
 		k := *l
 		k.slots = slices.Clip(l.slots)
@@ -129,14 +138,17 @@ func (o *oracle) opened(got *content) {
 	l := &lineage{first: got.start, start: got.start, started: got.start, acked: got.end, durable: got.durable}
 	// Where batches ended is known of what was known before.
 	for i := range got.recs {
-		l.slots = append(l.slots, slot{&got.recs[i], o.endsBatch(got.recs[i].Offset) || i == len(got.recs)-1})
+		l.slots = append(l.slots, slot{&got.recs[i], o.endsBatch(&got.recs[i]) || i == len(got.recs)-1})
 	}
-	o.lineages = []*lineage{l}
+	o.lineages, o.judge = []*lineage{l}, nil
 }
 
-func (o *oracle) endsBatch(offset int64) bool {
+func (o *oracle) endsBatch(r *Record) bool {
+	if o.judge != nil {
+		return o.judge.batchEnds(r)
+	}
 	for _, l := range o.lineages {
-		if at := offset - l.first; at >= 0 && at < int64(len(l.slots)) && l.slots[at].last {
+		if at := r.Offset - l.first; at >= 0 && at < int64(len(l.slots)) && l.slots[at].last {
 			return true
 		}
 	}
@@ -152,6 +164,9 @@ type content struct {
 
 // check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
 func (o *oracle) check(got *content, machine bool) error {
+	if o.judge != nil {
+		return o.judge.check(got, machine)
+	}
 	var all []error
 	for _, l := range o.lineages {
 		c := *l

@@ -1,0 +1,378 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+	"unsafe"
+)
+
+// The scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock goes on only when all its
+// goroutines wait. A goroutine of the engine, or of its users, parks at each call of the file system, each mutex and each
+// yield; when all of them are parked or blocked, the bubble's first goroutine picks by a seed the one that goes on, up to
+// its next point. So one goroutine runs at a time, in an order that the seed decides.
+
+// task is a goroutine that takes part. It is found by the goroutine's profiler labels, which runtime keeps for it and its
+// children inherit: nothing else that belongs to a goroutine can be had at that price.
+type task struct {
+	labels []string // package pprof looks for labels here
+	s      *sched
+	name   string
+	kids   map[string]int
+	actor  bool // a user of the log, not one of its goroutines
+	prio   uint64
+	goes   chan struct{}
+
+	// Of where it is parked:
+	parked bool
+	at     point
+}
+
+// point is where a task parks.
+type point struct {
+	kind  simKind // of a call
+	where string  // path, or what the engine calls the point
+	lock  *mutex  // to be free before it goes on
+	spins bool
+}
+
+type step struct {
+	t *task
+	point
+	pause time.Duration // of the clock, no task
+}
+
+func (st step) String() string {
+	switch {
+	case st.t == nil:
+		return fmt.Sprintf("clock goes on by %v", st.pause)
+	case st.kind != simKinds:
+		where := st.where
+		if i := strings.LastIndexByte(where, '/'); i >= 0 {
+			where = where[i+1:]
+		}
+		return fmt.Sprintf("%s: %v %s", st.t.name, st.kind, where)
+	}
+	return fmt.Sprintf("%s: %s", st.t.name, st.where)
+}
+
+//go:linkname runtimeLabels runtime/pprof.runtime_getProfLabel
+func runtimeLabels() unsafe.Pointer
+
+//go:linkname setRuntimeLabels runtime/pprof.runtime_setProfLabel
+func setRuntimeLabels(unsafe.Pointer)
+
+func current() *task { return (*task)(runtimeLabels()) }
+
+// schedStrategy is how the next task is picked.
+type schedStrategy int
+
+const (
+	pickRandom schedStrategy = iota // any
+	pickSticky                      // the last one again, more often than not
+	pickPCT                         // the one of the highest priority, which changes at a few random steps
+	pickKinds
+)
+
+type sched struct {
+	rng      *rand.Rand
+	seed     uint64
+	strategy schedStrategy
+	change   int // one step of so many changes a priority
+	pauses   int // at one step of so many the clock goes on though tasks could
+	maxSteps int
+	verbose  bool // steps say where locks are taken
+	// onStep, if not nil, is called between steps, when nothing runs.
+	onStep func() error
+
+	mu     sync.Mutex
+	parked []*task
+	wake   chan struct{}
+	actors int
+	last   *task
+	lowest uint64
+	steps  []step
+	count  atomic.Int64 // for the watchdog
+	moved  time.Time    // when an actor last went on
+}
+
+func newSched(seed uint64) *sched {
+	s := &sched{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
+	s.strategy = schedStrategy(s.rng.IntN(int(pickKinds)))
+	s.change = 20 + s.rng.IntN(200)
+	s.pauses = []int{0, 30, 100, 400}[s.rng.IntN(4)]
+	return s
+}
+
+func (s *sched) newTask(name string) *task {
+	return &task{s: s, name: name, kids: map[string]int{}, prio: 1<<62 + rand.New(rand.NewPCG(s.seed, fnv(name))).Uint64N(1<<62), goes: make(chan struct{}, 1)}
+}
+
+func fnv(s string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
+}
+
+// spawn starts an actor.
+func (s *sched) spawn(name string, f func()) {
+	t := s.newTask(name)
+	t.actor = true
+	s.mu.Lock()
+	s.actors++
+	s.mu.Unlock()
+	go func() {
+		setRuntimeLabels(unsafe.Pointer(t))
+		defer func() {
+			s.mu.Lock()
+			s.actors--
+			s.mu.Unlock()
+			s.signal()
+		}()
+		t.park(point{kind: simKinds, where: "starts"})
+		f()
+	}()
+}
+
+func (s *sched) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (t *task) park(p point) {
+	s := t.s
+	s.mu.Lock()
+	if t.parked {
+		panic("two goroutines at once take themselves for " + t.name + ": does one not call started?")
+	}
+	t.parked, t.at = true, p
+	s.parked = append(s.parked, t)
+	s.mu.Unlock()
+	s.signal()
+	<-t.goes
+}
+
+// The engine's points.
+
+func (s *sched) lock(m *mutex) bool {
+	t := current()
+	if t == nil {
+		return false
+	}
+	where := "lock"
+	if t.s.verbose {
+		where += " in " + caller()
+	}
+	for {
+		t.park(point{kind: simKinds, where: where, lock: m})
+		if m.TryLock() {
+			return true
+		}
+	}
+}
+
+func (s *sched) started(name string) {
+	parent := current()
+	if parent == nil {
+		return
+	}
+	s.mu.Lock()
+	parent.kids[name]++
+	name = fmt.Sprintf("%s's %s %d", parent.name, name, parent.kids[name])
+	s.mu.Unlock()
+	t := parent.s.newTask(name)
+	setRuntimeLabels(unsafe.Pointer(t))
+	t.park(point{kind: simKinds, where: "starts"})
+}
+
+func (s *sched) yield(where string, spins bool) {
+	if t := current(); t != nil {
+		t.park(point{kind: simKinds, where: where, spins: spins})
+	}
+}
+
+// caller names the function of the engine that takes a lock.
+func caller() string {
+	var pcs [1]uintptr
+	runtime.Callers(4, pcs[:])
+	f, _ := runtime.CallersFrames(pcs[:]).Next()
+	return fmt.Sprintf("%s:%d", f.Function[strings.LastIndexByte(f.Function, '/')+1:], f.Line)
+}
+
+// call is the point before a call of the file system.
+func (s *sched) call(kind simKind, path string) {
+	if t := current(); t != nil {
+		t.park(point{kind: kind, where: path})
+	}
+}
+
+// stuckError is a run that does not end.
+type stuckError struct{ why, stacks string }
+
+func (e *stuckError) Error() string { return e.why + "\n" + e.stacks }
+
+// schedPatience is how long by the simulation's clock all actors may wait; none waits for longer than a minute by itself.
+const schedPatience = 10 * time.Minute
+
+// run picks tasks until all actors have returned.
+func (s *sched) run() error {
+	s.moved = time.Now()
+	for {
+		synctest.Wait()
+		s.mu.Lock()
+		left := s.actors
+		ready := make([]*task, 0, 16)
+		for _, t := range s.parked {
+			if t.at.lock == nil || free(t.at.lock) {
+				ready = append(ready, t)
+			}
+		}
+		s.mu.Unlock()
+		switch {
+		case left == 0 && len(s.parked) == 0:
+			return nil
+		case time.Since(s.moved) > schedPatience && left > 0:
+			return &stuckError{fmt.Sprintf("no call has gone on for %v", schedPatience), s.waiting() + bubbleStacks(bubble())}
+		case len(s.steps) > s.maxSteps:
+			return &stuckError{fmt.Sprintf("goes round: %d steps", len(s.steps)), s.waiting()}
+		}
+		if s.onStep != nil {
+			if err := s.onStep(); err != nil {
+				return err
+			}
+		}
+		if len(ready) == 0 {
+			if left == 0 {
+				return nil // what is left waits for a lock that nobody gives back; the caller sees it
+			}
+			s.idle()
+			continue
+		}
+		if s.pauses > 0 && s.rng.IntN(s.pauses) == 0 {
+			d := []time.Duration{50 * time.Microsecond, time.Millisecond, 15 * time.Millisecond, 400 * time.Millisecond, 1100 * time.Millisecond}[s.rng.IntN(5)]
+			s.steps = append(s.steps, step{pause: d})
+			time.Sleep(d)
+			continue
+		}
+		slices.SortFunc(ready, func(a, b *task) int { return strings.Compare(a.name, b.name) })
+		s.release(s.pick(ready))
+	}
+}
+
+// free reports whether m can be taken now. Nobody else runs.
+func free(m *mutex) bool {
+	if !m.TryLock() {
+		return false
+	}
+	m.Unlock()
+	return true
+}
+
+// idle lets the clock go on until somebody parks.
+func (s *sched) idle() {
+	select {
+	case <-s.wake:
+		return
+	default:
+	}
+	timer := time.NewTimer(schedPatience / 4)
+	defer timer.Stop()
+	select {
+	case <-s.wake:
+	case <-timer.C:
+	}
+}
+
+func (s *sched) pick(ready []*task) *task {
+	t := ready[s.rng.IntN(len(ready))]
+	switch s.strategy {
+	case pickSticky:
+		if slices.Contains(ready, s.last) && s.rng.IntN(10) > 0 {
+			t = s.last
+		}
+	case pickPCT:
+		t = slices.MaxFunc(ready, func(a, b *task) int {
+			switch {
+			case a.prio > b.prio:
+				return 1
+			case a.prio < b.prio:
+				return -1
+			}
+			return 0
+		})
+		if s.rng.IntN(s.change) == 0 || t.at.spins {
+			s.lowest--
+			t.prio = s.lowest
+		}
+	}
+	if t.at.spins && s.rng.IntN(4) > 0 && len(ready) > 1 { // it waits for somebody else
+		t = ready[s.rng.IntN(len(ready))]
+	}
+	return t
+}
+
+func (s *sched) release(t *task) {
+	s.mu.Lock()
+	s.parked = slices.DeleteFunc(s.parked, func(p *task) bool { return p == t })
+	t.parked = false
+	s.mu.Unlock()
+	s.steps = append(s.steps, step{t: t, point: t.at})
+	s.count.Add(1)
+	s.last = t
+	if t.actor {
+		s.moved = time.Now()
+	}
+	t.goes <- struct{}{}
+}
+
+func (s *sched) waiting() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var b strings.Builder
+	for _, t := range s.parked {
+		fmt.Fprintf(&b, "parked: %v\n", step{t: t, point: t.at})
+	}
+	return b.String()
+}
+
+// around shows the last steps.
+func (s *sched) tail(n int) string {
+	var b strings.Builder
+	from := max(0, len(s.steps)-n)
+	for i, st := range s.steps[from:] {
+		fmt.Fprintf(&b, "%6d %v\n", from+i, st)
+	}
+	return b.String()
+}
+
+// bubble is how the caller's is called in stacks.
+func bubble() string {
+	buf := make([]byte, 200)
+	header := string(buf[:runtime.Stack(buf, false)])
+	from := strings.Index(header, "synctest bubble")
+	return header[from:strings.Index(header, "]")] + "]"
+}
+
+// bubbleStacks are the stacks of the goroutines of a bubble.
+func bubbleStacks(name string) string {
+	buf := make([]byte, 1<<20)
+	var b strings.Builder
+	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(strings.SplitN(g, "\n", 2)[0], name) {
+			b.WriteString(g + "\n\n")
+		}
+	}
+	return b.String()
+}

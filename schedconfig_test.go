@@ -1,0 +1,255 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// schedConfig is what happens in a schedule, all of it from one seed.
+type schedConfig struct {
+	seed      uint64
+	mapped    bool
+	logs      int
+	phases    int // how often each log is opened
+	users     int // at once
+	calls     int // of each user
+	large     bool
+	segment   int64
+	transfers bool
+	gaps      bool // in transfers
+	goesBack  bool // the recovery point may
+	cuts      bool // TruncateTo and Reset
+	deletions bool
+	retention bool
+	ages      bool // records' times differ so much that segments are rolled by age
+	hooks     bool // slow, or call back
+	future    bool // users wait for records that come later
+	readOnly  bool // another process follows
+	leaves    bool // one user closes the log while others use it
+	fault     schedFault
+	from, to  int // the calls of the file system that the fault meets
+}
+
+// schedFault is what goes wrong in the file system.
+type schedFault struct {
+	name   string
+	err    error
+	kinds  []simKind
+	latch  bool // the log may fail for good
+	passes bool // a shortage, after which everything goes on
+}
+
+var schedFaults = []schedFault{
+	{name: "flush fails", err: syscall.EIO, kinds: []simKind{simFlush}, latch: true},
+	{name: "write fails", err: syscall.EIO, kinds: []simKind{simWrite, simStore}, latch: true},
+	{name: "names fail", err: syscall.EIO, kinds: []simKind{simRename, simCreate, simRemove, simSyncDir}, latch: true},
+	{name: "disk full", err: syscall.ENOSPC, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename}, passes: true},
+	{name: "quota", err: syscall.EDQUOT, kinds: []simKind{simCreate, simReserve, simZero, simWrite}, passes: true},
+	{name: "no descriptors", err: syscall.EMFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
+	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
+	{name: "no memory", err: syscall.ENOMEM, kinds: []simKind{simMap, simOpen, simCreate}, passes: true},
+	{name: "read fails", err: syscall.EIO, kinds: []simKind{simRead}, latch: true},
+}
+
+func newSchedConfig(seed uint64) *schedConfig {
+	rng := rand.New(rand.NewPCG(seed, 12))
+	one := func(n int) bool { return rng.IntN(n) == 0 }
+	c := &schedConfig{seed: seed, mapped: !one(4), logs: 1, phases: 1 + rng.IntN(3), users: 1 + rng.IntN(6), calls: 2 + rng.IntN(14)}
+	if one(8) {
+		c.logs = 2
+	}
+	c.segment = []int64{4096, 5000, 8192, 20000}[rng.IntN(4)]
+	if one(6) {
+		c.large = true
+		c.segment = []int64{100_000, 300_000, 1_200_000}[rng.IntN(3)]
+	}
+	c.transfers = one(2)
+	c.gaps = c.transfers && one(3)
+	c.cuts = one(2)
+	c.deletions = one(2)
+	// A stream whose log is cut in the middle leaves a gap.
+	c.transfers = c.transfers && (c.users == 1 || !c.cuts || c.gaps)
+	c.retention = one(6)
+	c.ages = one(4)
+	c.hooks = one(4)
+	c.future = one(2)
+	c.readOnly = one(4)
+	c.leaves = one(5)
+	if one(3) {
+		c.fault = schedFaults[rng.IntN(len(schedFaults))]
+		c.from = rng.IntN(400)
+		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
+	}
+	for _, k := range schedKnown {
+		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
+			k.avoid(c)
+		}
+	}
+	return c
+}
+
+func (c *schedConfig) String() string {
+	fault := "no fault"
+	if c.fault.name != "" {
+		fault = fmt.Sprintf("%s, %v, at calls %d to %d", c.fault.name, c.fault.err, c.from, c.to)
+	}
+	var with []string
+	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves} {
+		if on {
+			with = append(with, name)
+		}
+	}
+	slices.Sort(with)
+	return fmt.Sprintf("seed %d: %d logs, %d phases, %d users with %d calls, SegmentBytes %d, with %v; %s",
+		c.seed, c.logs, c.phases, c.users, c.calls, c.segment, with, fault)
+}
+
+// schedKnown are the faults of the engine that are known and not mended yet, and the parts of the workload that meet
+// them. An entry goes with the fault.
+var schedKnown = []struct {
+	fault string
+	avoid func(c *schedConfig)
+}{
+	{"W5", func(c *schedConfig) { // appends and flushes beside a cut spin
+		if c.cuts {
+			c.users = 1
+		}
+	}},
+	{"W6", func(c *schedConfig) { c.cuts = c.cuts && !c.fault.passes }}, // a cut that meets a shortage fails for good
+	{"W7", func(c *schedConfig) { // a power cut leaves a hole in a log with gaps
+		c.gaps, c.transfers = false, c.transfers && (c.users == 1 || !c.cuts)
+	}},
+	{"W8", func(c *schedConfig) { // a rename that fails in a roll: all later rolls and Close fail
+		c.fault.kinds = slices.DeleteFunc(slices.Clone(c.fault.kinds), func(k simKind) bool { return k == simRename })
+	}},
+	{"W10", func(c *schedConfig) { c.future = false }},                  // WaitDurable of a later record never wakes
+	{"G2", func(c *schedConfig) { c.cuts = c.cuts && !c.gaps }},         // Records spins where the log was cut inside a gap
+	{"G3", func(c *schedConfig) { c.readOnly = c.readOnly && !c.gaps }}, // a read-only log does not learn of gaps
+	{"W19", func(c *schedConfig) { // a removal that fails leaves descriptors open
+		c.fault.kinds = slices.DeleteFunc(slices.Clone(c.fault.kinds), func(k simKind) bool { return k == simRemove })
+	}},
+	{"W18", func(c *schedConfig) { c.goesBack = true }}, // the recovery point goes back
+	{"P4", func(c *schedConfig) { // an emptied log's start goes back
+		if c.transfers && (c.deletions || c.retention) {
+			c.users = 1
+		}
+	}},
+}
+
+// options are those of a phase.
+func (c *schedConfig) options(rng *rand.Rand, w *schedLog) Options {
+	o := Options{
+		Flush:           FlushPolicy(rng.IntN(3)),
+		SegmentBytes:    c.segment,
+		IndexBytes:      []int{64, 300, 4096}[rng.IntN(3)],
+		MaxOpenSegments: 1 + rng.IntN(4),
+	}
+	if o.Flush == FlushAsync {
+		o.FlushInterval = time.Duration(1+rng.IntN(50)) * time.Millisecond
+		o.FlushBytes = 500 + rng.Int64N(c.segment)
+	}
+	if c.ages {
+		o.SegmentAge = time.Duration(1+rng.IntN(10)) * 100 * time.Millisecond
+	}
+	if c.retention {
+		if rng.IntN(2) == 0 {
+			o.RetentionBytes = c.segment + rng.Int64N(3*c.segment)
+		} else {
+			o.RetentionAge = time.Duration(1+rng.IntN(2000)) * time.Millisecond
+		}
+	}
+	if c.hooks {
+		c.addHooks(&o, w, rand.New(rand.NewPCG(c.seed, 14)))
+	}
+	return o
+}
+
+func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
+	hook := func() {
+		switch l := w.l; rng.IntN(4) {
+		case 0:
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+			yield("hook")
+		case 1:
+			if l != nil {
+				l.Stats()
+			}
+		case 2:
+			if l != nil {
+				if _, err := l.Read(l.Offsets().Start); err != nil {
+					w.fine("read in a hook", err, ErrClosed)
+				}
+			}
+		}
+	}
+	o.OnSeal = func(SegmentInfo) { hook() }
+	o.MayDelete = func(SegmentInfo) bool { hook(); return rng.IntN(4) > 0 }
+}
+
+func (c *schedConfig) maxBatch() int { return int(min(c.segment, 400_000)) }
+
+// shape is how many records of what size a batch gets.
+func (c *schedConfig) shape(rng *rand.Rand) (n, size int) {
+	switch k := rng.IntN(10); {
+	case k < 5:
+		return 1, rng.IntN(60)
+	case k < 7:
+		return 1 + rng.IntN(6), rng.IntN(200)
+	case k < 9:
+		return 1 + rng.IntN(3), rng.IntN(1300)
+	case c.large:
+		return 1 + rng.IntN(2), rng.IntN(c.maxBatch())
+	}
+	return 1, rng.IntN(int(c.segment) - 200)
+}
+
+// age is what a record's time differs by, in ms.
+func (c *schedConfig) age(rng *rand.Rand) int64 {
+	if c.ages {
+		return rng.Int64N(3000)
+	}
+	return rng.Int64N(50)
+}
+
+// forgives reports whether a call may fail so, after what the file system did.
+func (c *schedConfig) forgives(s *simFS, err error) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.faults) == 0:
+		return false
+	case errors.Is(err, ErrFailed):
+		return c.fault.latch
+	}
+	return errors.Is(err, c.fault.err)
+}
+
+// faults makes the file system of a log fail.
+func (c *schedConfig) faults(s *simFS, number int) {
+	if c.fault.name == "" || number > 0 {
+		return
+	}
+	calls, short := 0, rand.New(rand.NewPCG(c.seed, 13))
+	s.fault = func(kind simKind, _ int, path string) *simFault {
+		if !slices.Contains(c.fault.kinds, kind) {
+			return nil
+		}
+		if c.fault.passes && kind == simWrite && c.mapped && isLog(filepath.Base(path)) {
+			return nil // into blocks that are reserved
+		}
+		calls++
+		if calls < c.from/4 || calls >= c.from/4+c.to-c.from {
+			return nil
+		}
+		return &simFault{err: c.fault.err, short: short.IntN(2) == 0, keep: short.Uint64() * short.Uint64N(2)}
+	}
+}

@@ -1,0 +1,335 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// schedID is the number that tells apart the records of a schedule.
+func schedID(r *Record) int64 {
+	if b := r.Value; len(b) >= 8 {
+		return int64(binary.BigEndian.Uint64(b))
+	} else if b = r.Key; len(b) >= 8 {
+		return int64(binary.BigEndian.Uint64(b))
+	}
+	return -1
+}
+
+// history is what many callers at once did to a log and were told: an interval of events for each call. It says what the
+// log may show at any moment without knowing in which order calls that overlap took effect: what was acknowledged is there
+// unless a call that removes records overlapped or followed, and what was removed before is not.
+type history struct {
+	events int
+	calls  []*histCall
+	byID   map[int64]histRecord
+	// retained is the greatest start seen anywhere in the run, where retention deletes.
+	retention bool
+	retained  int64
+	gaps      bool // offsets may be left out
+}
+
+type histRecord struct {
+	call *histCall
+	at   int
+}
+
+type histKind uint8
+
+const (
+	histAppend histKind = iota
+	histCut             // TruncateTo; Reset with reset
+	histDelete          // DeleteBefore
+	histMark            // everything below offset that was acknowledged before it began is durable
+	histOpened          // a log was opened and showed got: nothing ran at that time
+)
+
+const histRuns = 1 << 60
+
+// histCall is one call. The fields behind the events are right only once it has ended.
+type histCall struct {
+	kind       histKind
+	begin, end int
+	at         time.Time // when it ended
+	recs       []Record  // histAppend
+	fixed      bool      // they have their offsets, as TransferFrom's have
+	offset     int64     // of the first record; of a cut, a deletion or a mark
+	reset      bool
+	policy     FlushPolicy
+	got        *content // histOpened
+	err        error
+	doubt      bool // it failed, and nobody knows whether it took effect
+	none       bool // it failed and had no effect
+}
+
+// view is a history as it was at some event.
+type histView struct {
+	h *history
+	n int
+}
+
+func newHistory() *history { return &history{byID: map[int64]histRecord{}} }
+
+// begin and finish are called with the lock of the trace held.
+func (h *history) begin(c *histCall) {
+	c.begin, c.end = h.events, histRuns
+	h.events++
+	h.calls = append(h.calls, c)
+	for i := range c.recs {
+		h.byID[schedID(&c.recs[i])] = histRecord{c, i}
+	}
+	if c.kind == histOpened {
+		c.end = c.begin
+	}
+}
+
+func (h *history) finish(c *histCall) {
+	c.end, c.at = h.events, time.Now()
+	h.events++
+}
+
+// ended reports whether the call had returned.
+func (v histView) ended(c *histCall) bool { return c.end < v.n }
+
+// removes reports whether a call may have taken the record at offset away that was there from some time after from on.
+func (v histView) removes(c *histCall, offset int64, from int) bool {
+	if c.begin >= v.n || v.ended(c) && (c.none || c.end < from) {
+		return false
+	}
+	switch c.kind {
+	case histCut:
+		return c.reset || c.offset <= offset
+	case histDelete:
+		return offset < c.offset
+	}
+	return false
+}
+
+// base is the last time the log was opened, and the calls since.
+func (v histView) base() (*content, int, []*histCall) {
+	for i := len(v.h.calls) - 1; i >= 0; i-- {
+		if c := v.h.calls[i]; c.kind == histOpened && c.begin < v.n {
+			return c.got, c.begin, v.h.calls[i+1:]
+		}
+	}
+	return &content{}, -1, v.h.calls
+}
+
+// check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
+func (v histView) check(got *content, machine bool) error {
+	base, since, calls := v.base()
+	if err := v.checkShown(got, base, calls); err != nil {
+		return err
+	}
+	if err := v.checkStart(got, base, calls); err != nil {
+		return err
+	}
+	there := func(r *Record, offset int64) bool {
+		i, ok := slices.BinarySearchFunc(got.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
+		return ok && schedID(&got.recs[i]) == schedID(r)
+	}
+	lost := func(r *Record, offset int64, from int) error {
+		if v.h.retention && offset < v.h.retained {
+			return nil
+		}
+		for _, c := range calls {
+			if v.removes(c, offset, from) {
+				return nil
+			}
+		}
+		if there(r, offset) {
+			return nil
+		}
+		return fmt.Errorf("lost: record %x, acknowledged at offset %d, is not in [%d, %d)%s", schedID(r), offset, got.start, got.end, got.near(offset))
+	}
+	for i := range base.recs {
+		r := &base.recs[i]
+		if machine && r.Offset >= base.durable && !v.marked(calls, r.Offset, since) {
+			continue
+		}
+		if err := lost(r, r.Offset, since); err != nil {
+			return fmt.Errorf("%w (it was there when the log was opened; durable then below %d)", err, base.durable)
+		}
+	}
+	for _, c := range calls {
+		if c.kind != histAppend || !v.ended(c) || c.err != nil {
+			continue
+		}
+		for i := range c.recs {
+			offset := c.offset + int64(i)
+			if machine && c.policy != FlushSync && !v.marked(calls, offset, c.end) {
+				continue
+			}
+			if err := lost(&c.recs[i], offset, c.begin); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// marked reports whether what was at offset from an event on was told to be durable.
+func (v histView) marked(calls []*histCall, offset int64, from int) bool {
+	for _, c := range calls {
+		if c.kind == histMark && v.ended(c) && c.err == nil && c.begin > from && offset < c.offset {
+			return true
+		}
+	}
+	return false
+}
+
+// checkShown checks each record that a log shows.
+func (v histView) checkShown(got, base *content, calls []*histCall) error {
+	if !v.h.gaps && int64(len(got.recs)) != got.end-got.start {
+		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
+	}
+	var before histRecord
+	for i := range got.recs {
+		r := &got.recs[i]
+		if i > 0 && r.Offset != got.recs[i-1].Offset+1 {
+			if h := v.h.byID[schedID(r)]; !v.h.gaps || h.call == nil || !h.call.fixed && base.find(r) == nil && !v.cutAt(calls, r.Offset) {
+				return fmt.Errorf("hole: record %d after %d", r.Offset, got.recs[i-1].Offset)
+			}
+		}
+		this, err := v.checkRecord(r, base, calls, v.n)
+		if err != nil {
+			return err
+		}
+		if this.call != before.call && before.call != nil && !v.endsBatch(before, base, calls, got.recs[i-1].Offset+1) {
+			return fmt.Errorf("half a batch: record %d follows one of another batch at offset %d", r.Offset, got.recs[i-1].Offset)
+		}
+		before = this
+	}
+	if before.call != nil && !v.endsBatch(before, base, calls, got.recs[len(got.recs)-1].Offset+1) {
+		return fmt.Errorf("half a batch: ends at %d, inside one", got.end)
+	}
+	return nil
+}
+
+// endsBatch: r is the last record of its batch, or the log was cut behind it.
+func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next int64) bool {
+	if r.at == len(r.call.recs)-1 {
+		return true
+	}
+	for _, c := range calls {
+		if c.kind == histCut && !c.reset && c.begin < v.n && c.offset == next && !(v.ended(c) && c.none) {
+			return true
+		}
+	}
+	// Cut before the log was opened the last time.
+	for i := range base.recs {
+		if base.recs[i].Offset == next-1 {
+			return i+1 == len(base.recs) || schedID(&base.recs[i+1]) != schedID(&r.call.recs[r.at])+1
+		}
+	}
+	return false
+}
+
+// cutAt reports whether the log was cut at offset, which may lie in a gap.
+func (v histView) cutAt(calls []*histCall, offset int64) bool {
+	return slices.ContainsFunc(calls, func(c *histCall) bool { return c.kind == histCut && c.begin < v.n && c.offset == offset })
+}
+
+// near describes what is there instead of a record.
+func (c *content) near(offset int64) string {
+	i, ok := slices.BinarySearchFunc(c.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
+	switch {
+	case ok:
+		return fmt.Sprintf(": record %x is at its place", schedID(&c.recs[i]))
+	case i < len(c.recs):
+		return fmt.Sprintf(": the next one is at %d", c.recs[i].Offset)
+	}
+	return fmt.Sprintf(", which holds %d records", len(c.recs))
+}
+
+func (c *content) find(r *Record) *Record {
+	i, ok := slices.BinarySearchFunc(c.recs, r.Offset, func(g Record, o int64) int { return int(g.Offset - o) })
+	if ok && schedID(&c.recs[i]) == schedID(r) {
+		return &c.recs[i]
+	}
+	return nil
+}
+
+// checkRecord checks one record that a read showed which was begun at the event asked: appended, where it says, and not
+// removed before.
+func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked int) (histRecord, error) {
+	id := schedID(r)
+	this, ok := v.h.byID[id]
+	if !ok || this.call.begin >= v.n {
+		return this, fmt.Errorf("phantom: record %d, %x, was never appended", r.Offset, id)
+	}
+	want := this.call.recs[this.at]
+	want.Offset = r.Offset
+	if why := differ(r, &want); why != "" {
+		return this, fmt.Errorf("wrong bytes: record %d: %s", r.Offset, why)
+	}
+	from, known := this.call.end, this.call.offset+int64(this.at)
+	inBase := base.find(r) != nil
+	switch {
+	case inBase:
+		from = -1
+	case !slices.Contains(calls, this.call):
+		return this, fmt.Errorf("phantom: record %d, %x, was gone when the log was opened", r.Offset, id)
+	case v.ended(this.call) && this.call.none:
+		return this, fmt.Errorf("phantom: record %d, %x, whose append failed: %v", r.Offset, id, this.call.err)
+	case (this.call.fixed || v.ended(this.call) && this.call.err == nil) && known != r.Offset:
+		return this, fmt.Errorf("record %x is at offset %d and was stored at %d", id, r.Offset, known)
+	}
+	if !inBase && !v.ended(this.call) {
+		return this, nil
+	}
+	for _, c := range calls {
+		if c.kind == histCut && c.end < asked && c.err == nil && c.begin > from && (c.reset || c.offset <= r.Offset) {
+			return this, fmt.Errorf("record %d, %x, came back: it was cut away at offset %d", r.Offset, id, c.offset)
+		}
+	}
+	return this, nil
+}
+
+// checkStart checks the bounds: the start is where a deletion or a reset put it.
+func (v histView) checkStart(got, base *content, calls []*histCall) error {
+	low, high := base.start, base.start
+	if v.h.retention {
+		high = max(high, v.h.retained)
+	}
+	var resets []*histCall
+	for _, c := range calls {
+		if c.begin < v.n && c.kind == histCut && c.reset && !(v.ended(c) && c.none) {
+			resets = append(resets, c)
+			low, high = 0, max(high, c.offset)
+		}
+		if c.begin < v.n && c.kind == histDelete {
+			high = max(high, c.offset)
+		}
+		if c.begin < v.n && c.kind == histAppend && c.fixed { // an empty log takes it where it is
+			high = max(high, c.offset)
+			low = min(low, c.offset)
+		}
+	}
+	for _, c := range calls {
+		if c.kind == histDelete && v.ended(c) && c.err == nil && !slices.ContainsFunc(resets, func(r *histCall) bool { return !v.ended(r) || r.end > c.begin }) {
+			low = max(low, c.offset)
+		}
+	}
+	switch {
+	case got.start > got.end:
+		return fmt.Errorf("starts at %d, behind its end %d", got.start, got.end)
+	case got.start < low:
+		return fmt.Errorf("starts at %d: what is below %d was deleted and came back", got.start, low)
+	case got.start > high:
+		return fmt.Errorf("starts at %d, nothing from %d on was deleted", got.start, high)
+	}
+	return nil
+}
+
+// batchEnds reports whether a batch ends with r, for those who go on with a log that was found.
+func (v histView) batchEnds(r *Record) bool {
+	h, ok := v.h.byID[schedID(r)]
+	base, _, calls := v.base()
+	return ok && v.endsBatch(h, base, calls, r.Offset+1)
+}
+
+func (v histView) holes() bool { return v.h.gaps }

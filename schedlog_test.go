@@ -1,0 +1,318 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"strings"
+	"testing/synctest"
+	"time"
+)
+
+// schedLog is a log in a schedule, and what its users together know of it.
+type schedLog struct {
+	s    *sched
+	sim  *simFS
+	fs   *schedFS
+	h    *history
+	c    *schedConfig
+	opts Options
+	l    *Log
+
+	leaving bool // Close was called, or will be without asking anybody
+	wrong   error
+	// The greatest bounds that a call returned since the last cut began or ended; how many did; how many run.
+	bounds        Offsets
+	cuts, cutting int
+}
+
+func newSchedLog(s *sched, c *schedConfig) *schedLog {
+	w := &schedLog{s: s, sim: newSimFS(newSimWorld(), c.mapped), h: newHistory(), c: c}
+	w.fs = &schedFS{w.sim, s}
+	w.h.gaps = c.gaps
+	w.h.retention = c.retention
+	return w
+}
+
+func (w *schedLog) bad(format string, args ...any) {
+	if w.wrong == nil {
+		w.wrong = fmt.Errorf(format, args...)
+	}
+}
+
+// note changes the history and notes in the trace how far it is.
+func (w *schedLog) note(name string, change func(h *history)) (n int) {
+	w.sim.mu.Lock()
+	defer w.sim.mu.Unlock()
+	change(w.h)
+	n = w.h.events
+	if !w.sim.dead {
+		w.sim.ops = append(w.sim.ops, &simOp{kind: simEvent, name: name, event: func(o *oracle) { o.judge = histView{w.h, n} }})
+	}
+	return n
+}
+
+// cut: a call that may take bounds back begins (1) or ends (-1).
+func (w *schedLog) cut(by int) {
+	w.cuts++
+	w.cutting += by
+	w.bounds = Offsets{}
+}
+
+// do makes a call and notes when it began and ended.
+func (w *schedLog) do(c *histCall, name string, call func() error) error {
+	c.policy = w.opts.Flush
+	w.note("begin "+name, func(h *history) {
+		h.begin(c)
+		if c.kind == histCut {
+			w.cut(1)
+		}
+	})
+	err := call()
+	failed := w.l.failed() != nil
+	w.note(fmt.Sprintf("end %s: at %d, %v", name, c.offset, err), func(h *history) {
+		c.err = err
+		switch {
+		case err == nil:
+		case c.kind == histCut || c.kind == histDelete:
+			c.none = errors.Is(err, ErrOutOfRange) || errors.Is(err, ErrInvalid)
+		default:
+			c.none = !failed && !errors.Is(err, ErrClosed)
+		}
+		c.doubt = err != nil && !c.none
+		h.finish(c)
+		if c.kind == histCut {
+			w.cut(-1)
+		}
+	})
+	w.fine(name, err)
+	return err
+}
+
+// fine reports whether a call was successful, and says so if it must have been.
+func (w *schedLog) fine(name string, err error, allowed ...error) bool {
+	switch {
+	case err == nil:
+		return true
+	case slices.ContainsFunc(allowed, func(a error) bool { return errors.Is(err, a) }):
+	case errors.Is(err, ErrOutOfRange), errors.Is(err, ErrNotJoined):
+	case w.leaving && errors.Is(err, ErrClosed):
+	case w.c.forgives(w.sim, err):
+	default:
+		w.bad("%s: %w", name, err)
+	}
+	return false
+}
+
+// asked is the event at which a read begins.
+func (w *schedLog) asked() int {
+	w.sim.mu.Lock()
+	defer w.sim.mu.Unlock()
+	return w.h.events
+}
+
+// saw checks a record that a read begun at the event asked returned.
+func (w *schedLog) saw(r *Record, asked int) {
+	w.sim.mu.Lock()
+	defer w.sim.mu.Unlock()
+	v := histView{w.h, w.h.events}
+	base, _, calls := v.base()
+	if _, err := v.checkRecord(r, base, calls, asked); err != nil {
+		w.bad("read: %w", err)
+	}
+}
+
+// missed checks that a record, acknowledged at offset by a call before asked, may be out of range.
+func (w *schedLog) missed(c *histCall, offset int64, why any) {
+	w.sim.mu.Lock()
+	defer w.sim.mu.Unlock()
+	v := histView{w.h, w.h.events}
+	if w.h.retention {
+		return
+	}
+	if !slices.ContainsFunc(w.h.calls, func(x *histCall) bool { return v.removes(x, offset, c.begin) }) {
+		w.bad("acknowledged at %d, and not to be read: %v", offset, why)
+	}
+}
+
+// observe takes note of what the log claims.
+func (w *schedLog) observe() Offsets {
+	l := w.l
+	mark := &histCall{kind: histMark}
+	cuts, before := 0, Offsets{}
+	w.note("begin observe", func(h *history) { h.begin(mark); cuts, before = w.cuts, w.bounds })
+	o := l.Offsets()
+	w.note(fmt.Sprintf("claims %+v", o), func(h *history) {
+		mark.offset = o.RecoveryPoint
+		h.finish(mark)
+		h.retained = max(h.retained, o.Start)
+		if w.cuts != cuts || w.cutting > 0 {
+			return
+		}
+		if w.c.goesBack {
+			before.RecoveryPoint, before.HighWatermark = 0, 0
+		}
+		if o.Start < before.Start || o.RecoveryPoint < before.RecoveryPoint || o.HighWatermark < before.HighWatermark || o.End < before.End {
+			w.bad("bounds went back without a cut: %+v, before %+v", o, before)
+		}
+		w.bounds = Offsets{max(o.Start, w.bounds.Start), max(o.RecoveryPoint, w.bounds.RecoveryPoint), max(o.HighWatermark, w.bounds.HighWatermark), max(o.End, w.bounds.End)}
+	})
+	if o.Start > o.RecoveryPoint || o.RecoveryPoint > o.HighWatermark || o.HighWatermark > o.End {
+		w.bad("offsets out of order: %+v", o)
+	}
+	if w.opts.Flush == FlushSync && o.HighWatermark > o.RecoveryPoint {
+		w.bad("shows what is not durable: %+v", o)
+	}
+	return o
+}
+
+// open opens the log, reads all of it, and takes what it shows for what there is from now on.
+func (w *schedLog) open(opts Options) error {
+	w.opts, w.leaving, w.bounds = opts, false, Offsets{}
+	l, err := openFS(w.fs, simDir, &opts)
+	if err != nil {
+		return err
+	}
+	w.l = l
+	got, err := readLog(l)
+	for tries := 0; w.c.retention && errors.Is(err, ErrOutOfRange) && tries < 100; tries++ {
+		got, err = readLog(l)
+	}
+	if err != nil {
+		ignore(l.Close())
+		return err
+	}
+	w.sim.mu.Lock()
+	w.h.retained = max(w.h.retained, got.start)
+	err = histView{w.h, w.h.events}.check(got, false)
+	w.sim.mu.Unlock()
+	if err != nil {
+		w.bad("after open: %w", err)
+	}
+	w.note(fmt.Sprint("opened ", got.start, " to ", got.end), func(h *history) { h.begin(&histCall{kind: histOpened, got: got, offset: got.end}) })
+	return nil
+}
+
+func (w *schedLog) close() error {
+	w.leaving = true
+	err := w.do(&histCall{kind: histMark, offset: math.MaxInt64}, "close", w.l.Close)
+	w.sim.mu.Lock()
+	w.h.retained = max(w.h.retained, w.l.start.Load())
+	w.sim.mu.Unlock()
+	return err
+}
+
+// schedUser is one of the users of a log, with a goroutine of its own.
+type schedUser struct {
+	w    *schedLog
+	rng  *rand.Rand
+	name string
+	id   int64
+	acts []func() error
+}
+
+// record makes one that no other resembles, of about that size.
+func (u *schedUser) record(size int) Record {
+	u.id++
+	id := []byte{byte(u.id >> 56), byte(u.id >> 48), byte(u.id >> 40), byte(u.id >> 32), byte(u.id >> 24), byte(u.id >> 16), byte(u.id >> 8), byte(u.id)}
+	r := Record{Time: time.UnixMilli(1_700_000_000_000 + u.w.c.age(u.rng)).UTC(), Value: id}
+	switch u.rng.IntN(12) {
+	case 0:
+		r.Key, r.Value = id, nil
+		return r
+	case 1:
+		r.Value = append(r.Value, make([]byte, size)...)
+		return r
+	case 2:
+		r.Headers = []Header{{Key: "h"}, {Key: "", Value: []byte{}}}
+	}
+	filler := make([]byte, size)
+	for i := 0; i < len(filler); i += 7 {
+		filler[i] = byte(u.rng.Uint32())
+	}
+	r.Value = append(r.Value, filler...)
+	return r
+}
+
+// batch makes some records that fit a batch.
+func (u *schedUser) batch() []Record {
+	n, size := u.w.c.shape(u.rng)
+	recs := make([]Record, n)
+	for i := range recs {
+		recs[i] = u.record(size)
+	}
+	for len(encoded(recs, 0)) > u.w.c.maxBatch() {
+		recs = recs[:len(recs)-1]
+		if len(recs) == 0 {
+			recs = []Record{u.record(10)}
+		}
+	}
+	return recs
+}
+
+// schedRun is one schedule from beginning to end.
+type schedRun struct {
+	c      *schedConfig
+	s      *sched
+	logs   []*schedLog
+	err    error
+	bubble string // name of the bubble
+}
+
+func (r *schedRun) wrong() error {
+	for _, w := range r.logs {
+		if w.wrong != nil {
+			return w.wrong
+		}
+	}
+	return nil
+}
+
+// run is called in a bubble.
+func (r *schedRun) run() {
+	schedule = r.s
+	r.bubble = bubble()
+	readers = sync.Pool{New: readers.New}
+	r.s.wake = make(chan struct{}, 1) // the bubble's own: the clock goes on only while all wait for such
+	for i := range r.c.logs {
+		w := newSchedLog(r.s, r.c)
+		r.c.faults(w.sim, i)
+		r.logs = append(r.logs, w)
+		r.s.spawn(fmt.Sprint("log", i), func() { r.life(w, i) })
+	}
+	r.s.onStep = r.wrong
+	r.err = r.s.run()
+	if r.err == nil {
+		r.err = r.wrong()
+	}
+	if r.err != nil {
+		return
+	}
+	synctest.Wait()
+	if left := bubbleStacks(r.bubble); strings.Contains(left, "seglog.(*Log)") {
+		r.err = fmt.Errorf("goroutines left behind:\n%s", left)
+		return
+	}
+	for _, w := range r.logs {
+		if left := w.sim.left(); len(left) > 0 {
+			r.err = fmt.Errorf("not released: %v", left)
+		}
+		if len(w.sim.misuse) > 0 {
+			r.err = fmt.Errorf("misuse of the file system: %v", w.sim.misuse)
+		}
+	}
+}
+
+// life opens the log a few times, each time with another set of users.
+func (r *schedRun) life(w *schedLog, number int) {
+	for phase := range r.c.phases {
+		if !r.phase(w, number, phase) {
+			return
+		}
+	}
+}

@@ -1,0 +1,148 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	schedSeed  = flag.Uint64("schedule-seed", 0, "schedules: run the one of this seed alone")
+	schedFirst = flag.Uint64("schedule-first", 1, "schedules: seed of the first one")
+	schedCount = flag.Int("schedules", 0, "schedules: how many; 0 is as many as fit a test run")
+	schedWith  = flag.String("schedule-with", "", "schedules: faults that are known and met nevertheless, with commas between them, or all")
+	schedCrash = flag.Int("schedule-crashes", 12, "schedules: crash each at about so many points")
+	schedSteps = flag.Int("schedule-steps", 150, "schedules: how many steps of a failing one are shown")
+	schedGoOn  = flag.Bool("schedule-all", false, "schedules: go on after a failing one, and tell of each by one line")
+)
+
+// watchdog ends the process if a schedule makes no step: the engine spins, or waits where the scheduler doesn't see it.
+func watchdog(r *schedRun) (stop func()) {
+	done := make(chan struct{})
+	var stopped atomic.Bool
+	go func() {
+		last, since := int64(-1), time.Now()
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Second):
+			}
+			if n := r.s.count.Load(); n != last {
+				last, since = n, time.Now()
+			} else if time.Since(since) > time.Minute && !stopped.Load() {
+				fmt.Fprintf(os.Stderr, "%v\nspins, or waits for a lock that is no mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
+				os.Exit(2)
+			}
+		}
+	}()
+	return func() { stopped.Store(true); close(done) }
+}
+
+// schedule1 runs one schedule, and crashes what it recorded. The seed is an argument so that the trace of a panic in
+// one of the engine's goroutines shows it.
+//
+//go:noinline
+func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
+	c := newSchedConfig(seed)
+	r = &schedRun{c: c, s: newSched(seed)}
+	r.s.verbose = *schedSeed != 0
+	defer func() { schedule = nil }()
+	defer watchdog(r)()
+	func() {
+		defer func() {
+			if e := recover(); e != nil && r.err == nil { // of the bubble: goroutines that wait for ever
+				r.err = fmt.Errorf("%v", e)
+			}
+		}()
+		synctest.Test(t, func(*testing.T) { r.run() })
+	}()
+	schedule = nil
+	if r.err != nil {
+		return r, fmt.Errorf("%w\n%s", r.err, r.trace())
+	}
+	for i, w := range r.logs {
+		opts := Options{Flush: FlushPolicy(seed % 3), SegmentBytes: c.segment}
+		if opts.Flush == FlushAsync {
+			opts.FlushInterval = time.Millisecond
+		}
+		x := newCrasher(opts, c.mapped, seed)
+		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, *schedCrash)), 2, 2, 1, 1
+		o := newOracle(0)
+		o.judge = histView{w.h, 0}
+		if err := x.explore(newSimWorld(), w.sim.ops, 0, o); err != nil {
+			return r, fmt.Errorf("log %d: %w", i, err)
+		}
+	}
+	return r, nil
+}
+
+// trace is the end of the schedule.
+func (r *schedRun) trace() string {
+	s := "the last steps:\n" + r.s.tail(*schedSteps)
+	for i, w := range r.logs {
+		s += fmt.Sprintf("log %d, what changed and what its users saw:\n%s", i, around(w.sim.ops, len(w.sim.ops)))
+	}
+	return s
+}
+
+// TestSchedule runs workloads of many goroutines in orders that a seed decides, and crashes each.
+func TestSchedule(t *testing.T) {
+	if *schedSeed != 0 {
+		r, err := schedule1(t, *schedSeed)
+		require.NoErrorf(t, err, "%v", r.c)
+		t.Logf("%v: %d steps\n%s", r.c, len(r.s.steps), r.trace())
+		return
+	}
+	count, until := *schedCount, time.Time{}
+	if count == 0 {
+		count, until = 100_000, time.Now().Add(8*time.Second)
+	}
+	steps, ran := 0, 0
+	for ; ran < count && (until.IsZero() || time.Now().Before(until)); ran++ {
+		seed := *schedFirst + uint64(ran)
+		r, err := schedule1(t, seed)
+		steps += len(r.s.steps)
+		if err != nil {
+			if *schedGoOn {
+				first, _, _ := strings.Cut(err.Error(), "\n")
+				fmt.Printf("seed %d: %s\n", seed, first)
+				t.Fail()
+				continue
+			}
+			t.Errorf("%v\n\n%v\n\ngo test -run TestSchedule -schedule-seed %d", r.c, err, seed)
+			return
+		}
+	}
+	t.Logf("%d schedules from seed %d on, %d steps", ran, *schedFirst, steps)
+}
+
+// The same seed makes the same schedule.
+func TestScheduleRepeats(t *testing.T) {
+	crashes := *schedCrash
+	defer func() { *schedCrash = crashes }()
+	*schedCrash = 0
+	for seed := range uint64(60) {
+		var steps [2][]string
+		for i := range steps {
+			r, err := schedule1(t, seed+1)
+			require.NoErrorf(t, err, "%v", r.c)
+			for _, st := range r.s.steps {
+				steps[i] = append(steps[i], st.String())
+			}
+		}
+		for i := range min(len(steps[0]), len(steps[1])) {
+			require.Equalf(t, steps[0][i], steps[1][i], "seed %d, step %d, after %v", seed+1, i, steps[0][max(0, i-10):i])
+		}
+		require.Len(t, steps[1], len(steps[0]), "seed %d", seed+1)
+	}
+}
