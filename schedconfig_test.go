@@ -35,7 +35,9 @@ type schedConfig struct {
 	readOnly  bool // another process follows
 	leaves    bool // one user closes the log while others use it
 	fault     schedFault
-	from, to  int // the calls of the file system that the fault meets
+	from, to  int  // the calls of the file system that the fault meets
+	ext4      bool // blocks whose first write failed stay bad; else as XFS
+	bounded   bool // descriptors are
 }
 
 // schedFault is what goes wrong in the file system.
@@ -43,12 +45,16 @@ type schedFault struct {
 	name   string
 	err    error
 	kinds  []simKind
-	latch  bool // the log may fail for good
-	passes bool // a shortage, after which everything goes on
+	latch  bool   // the log may fail for good
+	passes bool   // a shortage, after which everything goes on
+	late   bool   // see simFault
+	page   string // a page of the file of this name can't be read
 }
 
 var schedFaults = []schedFault{
 	{name: "flush fails", err: syscall.EIO, kinds: []simKind{simFlush}, latch: true},
+	{name: "write-back fails", err: syscall.EIO, kinds: []simKind{simFlush, simWrite, simZero, simReserve}, latch: true, late: true},
+	{name: "page of the state unreadable", err: syscall.EIO, page: stateName},
 	{name: "write fails", err: syscall.EIO, kinds: []simKind{simWrite, simStore}, latch: true},
 	{name: "names fail", err: syscall.EIO, kinds: []simKind{simRename, simCreate, simRemove, simSyncDir}, latch: true},
 	{name: "disk full", err: syscall.ENOSPC, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename}, passes: true},
@@ -88,6 +94,8 @@ func newSchedConfig(seed uint64) *schedConfig {
 		c.from = rng.IntN(400)
 		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
 	}
+	c.ext4 = one(2)
+	c.bounded = true
 	for _, k := range schedKnown {
 		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
 			k.avoid(c)
@@ -103,7 +111,7 @@ func (c *schedConfig) String() string {
 	}
 	var with []string
 	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
-		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves} {
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4} {
 		if on {
 			with = append(with, name)
 		}
@@ -125,6 +133,10 @@ var schedKnown = []struct {
 		}
 	}},
 	{"W6", func(c *schedConfig) { c.cuts = c.cuts && !c.fault.passes }}, // a cut that meets a shortage fails for good
+	{"D1", func(c *schedConfig) { c.ext4 = false }},                     // what recovery writes again is lost on ext4
+	{"W2", func(c *schedConfig) { c.fault.late = false }},               // errors of write-back are taken by who doesn't tell
+	{"W9", func(c *schedConfig) { c.bounded = false }},                  // segments are rolled faster than sealed
+	{"W20", func(c *schedConfig) { c.fault.page = "" }},                 // one unreadable page of the state makes Open fail
 	{"W7", func(c *schedConfig) { // a power cut leaves a hole in a log with gaps
 		c.gaps, c.transfers = false, c.transfers && (c.users == 1 || !c.cuts)
 	}},
@@ -195,6 +207,13 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 	o.MayDelete = func(SegmentInfo) bool { hook(); return rng.IntN(4) > 0 }
 }
 
+// world is an empty disk.
+func (c *schedConfig) world() *simWorld {
+	w := newSimWorld()
+	w.ext4 = c.ext4
+	return w
+}
+
 func (c *schedConfig) maxBatch() int { return int(min(c.segment, 400_000)) }
 
 // shape is how many records of what size a batch gets.
@@ -235,8 +254,11 @@ func (c *schedConfig) forgives(s *simFS, err error) bool {
 
 // faults makes the file system of a log fail.
 func (c *schedConfig) faults(s *simFS, number int) {
-	if c.fault.name == "" || number > 0 {
+	if number > 0 {
 		return
+	}
+	if c.fault.page != "" {
+		s.bad = map[string]int64{c.fault.page: int64(c.from % 2)}
 	}
 	calls, short := 0, rand.New(rand.NewPCG(c.seed, 13))
 	s.fault = func(kind simKind, _ int, path string) *simFault {
@@ -246,10 +268,9 @@ func (c *schedConfig) faults(s *simFS, number int) {
 		if c.fault.passes && kind == simWrite && c.mapped && isLog(filepath.Base(path)) {
 			return nil // into blocks that are reserved
 		}
-		calls++
-		if calls < c.from/4 || calls >= c.from/4+c.to-c.from {
+		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil
 		}
-		return &simFault{err: c.fault.err, short: short.IntN(2) == 0, keep: short.Uint64() * short.Uint64N(2)}
+		return &simFault{err: c.fault.err, short: short.IntN(2) == 0, keep: short.Uint64() * short.Uint64N(2), late: c.fault.late}
 	}
 }

@@ -5,6 +5,7 @@ package seglog
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -47,7 +48,7 @@ const (
 	histOpened          // a log was opened and showed got: nothing ran at that time
 )
 
-const histRuns = 1 << 60
+const histRuns = math.MaxInt
 
 // histCall is one call. The fields behind the events are right only once it has ended.
 type histCall struct {

@@ -8,8 +8,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"sync"
 	"strings"
+	"sync"
 	"testing/synctest"
 	"time"
 )
@@ -32,7 +32,7 @@ type schedLog struct {
 }
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
-	w := &schedLog{s: s, sim: newSimFS(newSimWorld(), c.mapped), h: newHistory(), c: c}
+	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
 	w.fs = &schedFS{w.sim, s}
 	w.h.gaps = c.gaps
 	w.h.retention = c.retention
@@ -285,7 +285,14 @@ func (r *schedRun) run() {
 		r.logs = append(r.logs, w)
 		r.s.spawn(fmt.Sprint("log", i), func() { r.life(w, i) })
 	}
-	r.s.onStep = r.wrong
+	r.s.onStep = func() error {
+		for _, w := range r.logs {
+			if n := len(w.sim.files); r.c.bounded && n > 60+4*r.c.users {
+				return fmt.Errorf("%d files are open", n)
+			}
+		}
+		return r.wrong()
+	}
 	r.err = r.s.run()
 	if r.err == nil {
 		r.err = r.wrong()

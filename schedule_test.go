@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ var (
 	schedCount = flag.Int("schedules", 0, "schedules: how many; 0 is as many as fit a test run")
 	schedWith  = flag.String("schedule-with", "", "schedules: faults that are known and met nevertheless, with commas between them, or all")
 	schedCrash = flag.Int("schedule-crashes", 12, "schedules: crash each at about so many points")
+	schedOnly  = flag.String("schedule-only", "", "schedules: only those whose configuration says all of these, with commas between them")
 	schedSteps = flag.Int("schedule-steps", 150, "schedules: how many steps of a failing one are shown")
 	schedGoOn  = flag.Bool("schedule-all", false, "schedules: go on after a failing one, and tell of each by one line")
 )
@@ -79,7 +81,7 @@ func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
 		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, *schedCrash)), 2, 2, 1, 1
 		o := newOracle(0)
 		o.judge = histView{w.h, 0}
-		if err := x.explore(newSimWorld(), w.sim.ops, 0, o); err != nil {
+		if err := x.explore(c.world(), w.sim.ops, 0, o); err != nil {
 			return r, fmt.Errorf("log %d: %w", i, err)
 		}
 	}
@@ -110,6 +112,9 @@ func TestSchedule(t *testing.T) {
 	steps, ran := 0, 0
 	for ; ran < count && (until.IsZero() || time.Now().Before(until)); ran++ {
 		seed := *schedFirst + uint64(ran)
+		if c := newSchedConfig(seed).String(); slices.ContainsFunc(strings.Split(*schedOnly, ","), func(part string) bool { return !strings.Contains(c, part) }) {
+			continue
+		}
 		r, err := schedule1(t, seed)
 		steps += len(r.s.steps)
 		if err != nil {

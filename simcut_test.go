@@ -17,7 +17,7 @@ type simCut struct {
 }
 
 func (c *simCut) apply(w *simWorld) *simWorld {
-	out := &simWorld{nodes: map[int]*simNode{}, next: w.next, names: maps.Clone(w.synced), lockFile: w.lockFile}
+	out := &simWorld{nodes: map[int]*simNode{}, next: w.next, names: maps.Clone(w.synced), lockFile: w.lockFile, ext4: w.ext4}
 	for i, op := range w.unsynced {
 		if c.name(i) {
 			rename(out.names, op)
@@ -34,6 +34,7 @@ func (c *simCut) apply(w *simWorld) *simWorld {
 			mid = c.mid(n)
 		}
 		out.nodes[i] = newSimNode(n.image(c.size(n), func(p int) simVersion { return c.page(n, p) }, c.world, mid))
+		out.nodes[i].ext4 = w.ext4
 	}
 	out.synced = maps.Clone(out.names)
 	return out

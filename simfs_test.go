@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -30,7 +31,8 @@ type simFS struct {
 	locked   bool
 	files    map[*simFile]bool
 	mappings map[*simMapping]bool
-	misuse   []string // what no caller may do
+	misuse   []string         // what no caller may do
+	bad      map[string]int64 // by name of a file: the page that can't be read until it is written
 	clock    int64
 }
 
@@ -39,6 +41,9 @@ type simFault struct {
 	err   error
 	short bool   // a write or store is done in part
 	keep  uint64 // a flush: simOp.keep
+	// late: the call succeeds, but before it the kernel by itself fails to write back what is dirty of the file. Each
+	// descriptor is told by its next flush, or by what takes the error first.
+	late bool
 }
 
 type simHit struct {
@@ -135,7 +140,10 @@ func (s *simFS) open(path string, mode openMode) (file, error) {
 		s.do(&simOp{kind: simTruncate, node: n, name: name})
 		s.truncateMappings(n, 0)
 	}
-	f := &simFile{s: s, node: n, path: path, name: name, mode: mode}
+	f := &simFile{s: s, node: n, path: path, name: name, mode: mode, told: s.w.nodes[n].wbErr}
+	if s.w.nodes[n].unseen {
+		f.told-- // Linux: an error that nobody was told of is told to the next one who opens the file
+	}
 	s.files[f] = true
 	return f, nil
 }
@@ -266,6 +274,7 @@ type simFile struct {
 	path, name string
 	mode       openMode
 	closed     bool
+	told       int // how many errors of writing back it was told of
 }
 
 // enter is that of simFS for an operation on this file. The caller holds mu.
@@ -276,7 +285,14 @@ func (f *simFile) enter(kind simKind, writes bool) (*simFault, error) {
 	if writes && f.mode == openRead {
 		f.s.wrong("%v on %s, opened for reading", kind, f.path)
 	}
-	return f.s.enter(kind, f.path)
+	fault, err := f.s.enter(kind, f.path)
+	if fault != nil && fault.late {
+		if len(f.s.w.nodes[f.node].pending) > 0 {
+			f.do(&simOp{kind: simFlush, failed: true, untold: true, keep: fault.keep})
+		}
+		return nil, nil
+	}
+	return fault, err
 }
 
 func (f *simFile) content() []byte { return f.s.w.nodes[f.node].cache }
@@ -295,6 +311,14 @@ func (f *simFile) ReadAt(p []byte, pos int64) (int, error) {
 	b := f.content()
 	if pos >= int64(len(b)) {
 		return 0, io.EOF
+	}
+	if page, ok := f.s.bad[f.name]; ok && pos < (page+1)*simPageBytes && pos+int64(len(p)) > page*simPageBytes {
+		err := &fs.PathError{Op: "read", Path: f.path, Err: syscall.EIO}
+		f.s.faults = append(f.s.faults, simHit{"read", f.path, syscall.EIO})
+		if pos >= page*simPageBytes {
+			return 0, err
+		}
+		return copy(p, b[pos:min(page*simPageBytes, int64(len(b)))]), err
 	}
 	n := copy(p, b[pos:])
 	if n < len(p) {
@@ -365,7 +389,15 @@ func (f *simFile) reserve(pos, n int64) error {
 	return nil
 }
 
-func (f *simFile) writeBack(int64, int64) error { return nil } // promises nothing
+// writeBack promises nothing, and is told of an error that the next flush would tell of.
+func (f *simFile) writeBack(int64, int64) error {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	if f.closed || !f.tell() {
+		return nil
+	}
+	return &fs.PathError{Op: "write back", Path: f.path, Err: syscall.EIO}
+}
 
 func (f *simFile) alone() (bool, error) {
 	f.s.mu.Lock()
@@ -413,12 +445,27 @@ func (f *simFile) flush() error {
 	fault, err := f.enter(simFlush, true)
 	if fault != nil {
 		f.do(&simOp{kind: simFlush, failed: true, keep: fault.keep})
+		f.told = f.s.w.nodes[f.node].wbErr
 		return err
 	}
 	if err == nil {
 		f.do(&simOp{kind: simFlush})
+		if f.tell() {
+			err = &fs.PathError{Op: "flush", Path: f.path, Err: syscall.EIO}
+			f.s.faults = append(f.s.faults, simHit{"flush", f.path, syscall.EIO})
+		}
 	}
 	return err
+}
+
+// tell reports whether an error of writing back is new to this descriptor, which is told of it now.
+func (f *simFile) tell() bool {
+	n := f.s.w.nodes[f.node]
+	if f.told == n.wbErr {
+		return false
+	}
+	f.told, n.unseen = n.wbErr, false
+	return true
 }
 
 func (f *simFile) osFile() *os.File { return nil }

@@ -58,6 +58,7 @@ type simOp struct {
 	pos, n   int64
 	data     []byte
 	failed   bool   // simFlush: it returned an error
+	untold   bool   // failed, and no caller was told so
 	keep     uint64 // failed: seed of which pages reached the disk nevertheless; 0 is none
 	event    func(*oracle)
 }
@@ -94,20 +95,44 @@ type simNode struct {
 	sizes   []int64 // sizes[i] is the size after pending[:i]
 	dirty   []bool  // by page
 
+	// ext4: a page that never was on the disk and whose write failed loses whatever is written to it, until the file is cut
+	// below it; in other file systems it is as good as others once it is written again (faults seen on Linux 6.18).
+	ext4   bool
+	once   []bool // by page: was on the disk
+	barred []bool // by page: loses what is written to it
+	// wbErr counts the errors of writing back; each descriptor is told once. unseen: none was told of the last one.
+	wbErr  int
+	unseen bool
+
 	// lied: a flush failed, after which cache and disk differ in pages that the kernel believes to be clean.
 	lied bool
 }
 
 func newSimNode(content []byte) *simNode {
-	return &simNode{cache: content, disk: content, since: content, sizes: []int64{int64(len(content))}}
+	n := &simNode{cache: content, disk: content, since: content, sizes: []int64{int64(len(content))}}
+	n.once = marked(nil, 0, int64(len(content)))
+	return n
 }
+
+// marked sets the pages that [from, to) touches.
+func marked(pages []bool, from, to int64) []bool {
+	for p := from / simPageBytes; p*simPageBytes < to; p++ {
+		if need := int(p) + 1 - len(pages); need > 0 {
+			pages = append(pages, make([]bool, need)...)
+		}
+		pages[p] = true
+	}
+	return pages
+}
+
+func isMarked(pages []bool, p int) bool { return p < len(pages) && pages[p] }
 
 func (n *simNode) clone() *simNode {
 	n.owned = false
 	c := *n
 	c.pending = slices.Clip(n.pending)
 	c.sizes = slices.Clip(n.sizes)
-	c.dirty = slices.Clone(n.dirty)
+	c.dirty, c.once, c.barred = slices.Clone(n.dirty), slices.Clone(n.once), slices.Clone(n.barred)
 	return &c
 }
 
@@ -150,16 +175,14 @@ func (n *simNode) apply(op *simOp) {
 		if op.n >= int64(len(n.cache)) {
 			to = from
 		}
+		// The blocks behind the cut are new ones when the file grows again.
+		keep := int((op.n + simPageBytes - 1) / simPageBytes)
+		n.once, n.barred = n.once[:min(keep, len(n.once))], n.barred[:min(keep, len(n.barred))]
 	case simReserve:
 		to = from // no page: blocks that read as zeros
 	}
 	n.cache = patch(n.cache, op)
-	for p := from / simPageBytes; p*simPageBytes < to; p++ {
-		if need := int(p) + 1 - len(n.dirty); need > 0 {
-			n.dirty = append(n.dirty, make([]bool, need)...)
-		}
-		n.dirty[p] = true
-	}
+	n.dirty = marked(n.dirty, from, to)
 	n.pending = append(n.pending, op)
 	n.sizes = append(n.sizes, int64(len(n.cache)))
 }
@@ -181,10 +204,22 @@ func (n *simNode) flush(op *simOp) {
 			return simOld
 		}, nil, 0)
 		n.lied = true
+		n.wbErr, n.unseen = n.wbErr+1, op.untold
+		for p := range n.dirty {
+			at := int64(p) * simPageBytes
+			if n.ext4 && n.dirty[p] && !kept[p] && !isMarked(n.once, p) && at < int64(len(n.cache)) {
+				n.barred = marked(n.barred, at, at+1)
+			}
+		}
 	case n.lied:
 		n.disk = n.image(len(n.pending), func(int) simVersion { return simNew }, nil, 0)
 	default:
 		n.disk, n.owned = n.cache, false
+	}
+	for p, dirty := range n.dirty {
+		if dirty && !op.failed && !isMarked(n.barred, p) {
+			n.once = marked(n.once, int64(p)*simPageBytes, int64(p)*simPageBytes+1)
+		}
 	}
 	n.since, n.owned = n.cache, false
 	n.pending, n.dirty = nil, nil
@@ -216,6 +251,9 @@ func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand
 			continue
 		}
 		page := out[at:min(at+simPageBytes, len(out))]
+		if isMarked(n.barred, p) {
+			continue
+		}
 		switch pick(p) {
 		case simNew:
 			overlay(page, n.cache, at, int64(len(n.cache)))
@@ -258,6 +296,7 @@ type simWorld struct {
 	synced   map[string]int // names at the last syncDir
 	unsynced []*simOp       // name operations since
 	lockFile bool
+	ext4     bool // see simNode
 }
 
 func newSimWorld() *simWorld {
@@ -285,6 +324,7 @@ func (w *simWorld) apply(op *simOp) {
 	case simCreate, simRename, simLink, simRemove:
 		if op.kind == simCreate {
 			w.nodes[op.node] = newSimNode(nil)
+			w.nodes[op.node].ext4 = w.ext4
 			w.next = max(w.next, op.node+1)
 		}
 		rename(w.names, op)
