@@ -58,6 +58,7 @@ var schedFaults = []schedFault{
 	{name: "write fails", err: syscall.EIO, kinds: []simKind{simWrite, simStore}, latch: true},
 	{name: "names fail", err: syscall.EIO, kinds: []simKind{simRename, simCreate, simRemove, simSyncDir}, latch: true},
 	{name: "disk full", err: syscall.ENOSPC, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename}, passes: true},
+	{name: "no blocks", err: syscall.ENOSPC, kinds: []simKind{simReserve}, passes: true},
 	{name: "quota", err: syscall.EDQUOT, kinds: []simKind{simCreate, simReserve, simZero, simWrite}, passes: true},
 	{name: "no descriptors", err: syscall.EMFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
 	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
@@ -134,6 +135,7 @@ var schedKnown = []struct {
 	}},
 	{"W6", func(c *schedConfig) { c.cuts = c.cuts && !c.fault.passes }}, // a cut that meets a shortage fails for good
 	{"D1", func(c *schedConfig) { c.ext4 = false }},                     // what recovery writes again is lost on ext4
+	{"W1", func(c *schedConfig) { c.ages = c.ages && !c.large }},        // the preparer lays zeros behind the end of a sealed segment
 	{"W2", func(c *schedConfig) { c.fault.late = false }},               // errors of write-back are taken by who doesn't tell
 	{"W9", func(c *schedConfig) { c.bounded = false }},                  // segments are rolled faster than sealed
 	{"W20", func(c *schedConfig) { c.fault.page = "" }},                 // one unreadable page of the state makes Open fail

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 )
 
 // simCut says what a power cut leaves of everything that was not flushed.
@@ -64,7 +65,8 @@ func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	var cuts []simCut
 	add := func(c simCut) { c.world = rng; cuts = append(cuts, c) }
 	seen := map[*simNode]bool{}
-	for _, n := range w.nodes {
+	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // the same every time
+		n := w.nodes[i]
 		if seen[n] || len(n.pending) == 0 {
 			continue
 		}

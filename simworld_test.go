@@ -334,6 +334,13 @@ func (w *simWorld) apply(op *simOp) {
 	}
 }
 
+// forgetErrors: the kernel threw the inodes out of its cache, and with them the errors that nobody was told of.
+func (w *simWorld) forgetErrors() {
+	for _, n := range w.nodes {
+		n.wbErr, n.unseen = 0, false
+	}
+}
+
 // rename applies an operation on names, also where one before it was lost: journals order what happens to one file,
 // not what happens to several.
 func rename(names map[string]int, op *simOp) {
