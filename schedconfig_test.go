@@ -38,6 +38,7 @@ type schedConfig struct {
 	from, to  int  // the calls of the file system that the fault meets
 	ext4      bool // blocks whose first write failed stay bad; else as XFS
 	bounded   bool // descriptors are
+	plant     schedPlant
 }
 
 // schedFault is what goes wrong in the file system.

@@ -33,7 +33,7 @@ type schedLog struct {
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
-	w.fs = &schedFS{w.sim, s}
+	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
 	w.h.gaps = c.gaps
 	w.h.retention = c.retention
 	return w

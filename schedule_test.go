@@ -54,8 +54,9 @@ func watchdog(r *schedRun) (stop func()) {
 // one of the engine's goroutines shows it.
 //
 //go:noinline
-func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
+func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err error) {
 	c := newSchedConfig(seed)
+	c.plant = plant
 	r = &schedRun{c: c, s: newSched(seed)}
 	r.s.verbose = *schedSeed != 0
 	defer func() { schedule = nil }()
@@ -100,7 +101,7 @@ func (r *schedRun) trace() string {
 // TestSchedule runs workloads of many goroutines in orders that a seed decides, and crashes each.
 func TestSchedule(t *testing.T) {
 	if *schedSeed != 0 {
-		r, err := schedule1(t, *schedSeed)
+		r, err := schedule1(t, *schedSeed, plantNothing)
 		require.NoErrorf(t, err, "%v", r.c)
 		t.Logf("%v: %d steps\n%s", r.c, len(r.s.steps), r.trace())
 		return
@@ -115,7 +116,7 @@ func TestSchedule(t *testing.T) {
 		if c := newSchedConfig(seed).String(); slices.ContainsFunc(strings.Split(*schedOnly, ","), func(part string) bool { return !strings.Contains(c, part) }) {
 			continue
 		}
-		r, err := schedule1(t, seed)
+		r, err := schedule1(t, seed, plantNothing)
 		steps += len(r.s.steps)
 		if err != nil {
 			if *schedGoOn {
@@ -139,7 +140,7 @@ func TestScheduleRepeats(t *testing.T) {
 	for seed := range uint64(60) {
 		var steps [2][]string
 		for i := range steps {
-			r, err := schedule1(t, seed+1)
+			r, err := schedule1(t, seed+1, plantNothing)
 			require.NoErrorf(t, err, "%v", r.c)
 			for _, st := range r.s.steps {
 				steps[i] = append(steps[i], st.String())
@@ -149,5 +150,20 @@ func TestScheduleRepeats(t *testing.T) {
 			require.Equalf(t, steps[0][i], steps[1][i], "seed %d, step %d, after %v", seed+1, i, steps[0][max(0, i-10):i])
 		}
 		require.Len(t, steps[1], len(steps[0]), "seed %d", seed+1)
+	}
+}
+
+// Bugs planted between the engine and the system are found, each by one of the first schedules.
+func TestScheduleFindsPlantedBugs(t *testing.T) {
+	for plant := plantNothing + 1; plant < plants; plant++ {
+		var err error
+		seed := uint64(0)
+		for err == nil && seed < 300 {
+			seed++
+			_, err = schedule1(t, seed, plant)
+		}
+		require.Errorf(t, err, "plant %d", plant)
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		t.Logf("plant %d: seed %d: %s", plant, seed, first)
 	}
 }

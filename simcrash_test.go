@@ -17,11 +17,11 @@ type crasher struct {
 	wrap    func(*simFS) fileSystem // nil: the simulation as it is
 	seed    uint64
 	rng     *rand.Rand // of what goes on with a recovered log
-	singles int // how many of singleCuts are tried at each point; -1: all
-	randoms int // how many of randomCut
-	every   int // only one of so many points is looked at
-	inner   int // cuts inside each recovery
-	depth   int // and how deep
+	singles int        // how many of singleCuts are tried at each point; -1: all
+	randoms int        // how many of randomCut
+	every   int        // only one of so many points is looked at
+	inner   int        // cuts inside each recovery
+	depth   int        // and how deep
 
 	last     []*simOp            // the trace that led to the state looked at
 	distinct map[uint64]struct{} // hashes of the states opened
