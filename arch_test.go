@@ -25,7 +25,7 @@ import (
 // docs/design.md says what each is for.
 var layers = [][]string{
 	{ // 0: words, and the operating system behind one seam
-		"doc.go", "record.go", "errors.go", "wait.go", "limiter.go", "bounds.go", "names.go", "vfs.go",
+		"doc.go", "record.go", "errors.go", "wait.go", "mutex.go", "limiter.go", "bounds.go", "names.go", "vfs.go",
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},

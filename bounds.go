@@ -57,7 +57,7 @@ func (b *bounds) settledCuts() int64 {
 		if n := b.cuts.Load(); n%2 == 0 {
 			return n
 		}
-		time.Sleep(100 * time.Microsecond) // a cut takes as long as a few flushes
+		spin("cut", 100*time.Microsecond) // which takes as long as a few flushes
 	}
 }
 

@@ -47,11 +47,18 @@ func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
 func (l *Log) flushTo(m moment) error {
 	return l.flushes.To(m.end, func() (bool, error) {
+		yield("flush")
 		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
 			return true, nil
 		}
 		return false, l.failed()
 	})
+}
+
+// lockFlushes waits until no flush runs and keeps others from starting, until l.flushes.Unlock.
+func (l *Log) lockFlushes() {
+	l.flushes.Lock()
+	yield("flushes locked")
 }
 
 // flushRound is one round of group commit: a flush and, still by its owner, the note of how far it came. A note that came

@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"sync"
 	"sync/atomic"
 )
 
@@ -10,7 +9,7 @@ import (
 // one by one and under Log.mu (docs/performance.md has the figures). Nothing is lost by it, since what is not flushed
 // was neither acknowledged nor shown to a reader.
 type gather struct {
-	mu sync.Mutex // from tail.begin to commit, and while the flusher takes the buffer
+	mu mutex // from tail.begin to commit, and while the flusher takes the buffer
 	// Guarded by mu:
 	buf   []byte // batches from position at up to the end of what is stored
 	spare []byte // the buffer written last

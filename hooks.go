@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"sync"
 	"sync/atomic"
 )
 
@@ -14,7 +13,7 @@ import (
 type hooks struct {
 	work    signal
 	started atomic.Bool
-	asking  sync.Mutex // MayDelete is asked by one goroutine at a time
+	asking  mutex // MayDelete is asked by one goroutine at a time
 	l       *Log
 }
 
@@ -53,11 +52,10 @@ func (h *hooks) startLocked() {
 	l.background.Add(1)
 	go func() {
 		defer l.background.Done()
+		started("hooks")
 		for {
 			h.tellAll(l, l.done)
-			select {
-			case <-h.work:
-			case <-l.done:
+			if !l.await(h.work, nil) {
 				return
 			}
 		}

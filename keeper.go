@@ -20,6 +20,28 @@ func (l *Log) backgroundError(what string, err error) {
 	l.o.Logger.Error("seglog: "+what, "dir", l.dir, "err", err)
 }
 
+// await returns when there is work, or false once the log is closed. Of several reasons it takes them in this order, since
+// a select would take any and no schedule of the tests could be repeated.
+func (l *Log) await(work signal, timer <-chan time.Time) bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+	}
+	select {
+	case <-work:
+	default:
+		select {
+		case <-work:
+		case <-timer:
+		case <-l.done:
+			return false
+		}
+	}
+	yield("work")
+	return true
+}
+
 const (
 	// stateFlushInterval: after a power cut, at most that much of what was durable is checked as if it were not.
 	stateFlushInterval = time.Second
@@ -55,13 +77,8 @@ func (l *Log) runKeeper() {
 	defer timer.Stop()
 	var s schedule
 	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
-	for {
-		select {
-		case <-l.keeper:
-		case <-timer.C:
-		case <-l.done:
-			return
-		}
+	started("keeper")
+	for l.await(l.keeper, timer.C) {
 		sealed := l.keepSealing(&s)
 		l.dropBelowStart()
 		now := time.Now()
@@ -223,7 +240,7 @@ func inDoubt(err error) error {
 
 // flushBelow makes the segments that begin below limit durable.
 func (l *Log) flushBelow(limit int64) error {
-	l.flushes.Lock()
+	l.lockFlushes()
 	defer l.flushes.Unlock()
 	if err := l.flushOnce(limit); err != nil {
 		l.fail(err)

@@ -28,13 +28,13 @@ type Log struct {
 	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
 
 	// changing is held by whoever takes segments away: a cut, a deletion, Close.
-	changing sync.Mutex
+	changing mutex
 	// mu is the writer's: it is held to append, to roll, and to change the list of segments.
-	mu     sync.Mutex
+	mu     mutex
 	writer writer   // guarded by mu
 	follow readOnly // of a log opened with ReadOnly; guarded by mu
 	// preparing is held by the preparer while it works on the active segment.
-	preparing sync.Mutex
+	preparing mutex
 	// flushes is group commit. It is locked rather than asked for a flush by those who keep all flushes away.
 	flushes *commit.Group
 	flusher flusher // owned with flushes
@@ -51,7 +51,8 @@ type Log struct {
 	keeper, preparer signal
 	done             chan struct{}
 	background       sync.WaitGroup // keeper, preparer and the hooks' goroutine
-	closing          sync.Once
+	closing          mutex
+	isClosed         bool // guarded by closing
 	closeErr         error
 }
 
@@ -151,24 +152,29 @@ func (l *Log) release() error {
 // expired deadline. Sections keep their bytes until they are closed. Hooks that run are awaited, so they must not call
 // Close. Close is idempotent: each call returns what the first did. The error of a log that has failed is ErrFailed.
 func (l *Log) Close() error {
-	l.closing.Do(func() {
-		l.mu.Lock()
-		l.closed.Store(true)
-		l.writer.sealed.Broadcast()
-		l.mu.Unlock()
-		l.readers.wake()
-		l.durableWaiters.wake()
-		l.transfers.interrupt()
-		close(l.done)
-		l.background.Wait()
-		var err error
-		if !l.o.ReadOnly {
-			err = l.finish()
-			l.flushes.Lock() // an append that still waits for its flush is served before
-			l.flushes.Unlock()
-		}
-		l.closeErr = errors.Join(err, l.release())
-	})
+	l.closing.Lock()
+	defer l.closing.Unlock()
+	if l.isClosed {
+		return l.closeErr
+	}
+	l.mu.Lock()
+	l.closed.Store(true)
+	l.writer.sealed.Broadcast()
+	l.mu.Unlock()
+	l.readers.wake()
+	l.durableWaiters.wake()
+	l.transfers.interrupt()
+	close(l.done)
+	l.background.Wait()
+	yield("background ended")
+	var err error
+	if !l.o.ReadOnly {
+		err = l.finish()
+		l.lockFlushes() // an append that still waits for its flush is served before
+		l.flushes.Unlock()
+	}
+	l.closeErr = errors.Join(err, l.release())
+	l.isClosed = true
 	return l.closeErr
 }
 

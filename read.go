@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"runtime/debug"
 	"sync"
 )
@@ -37,7 +36,7 @@ func (r *reader) release() {
 		r.w.buf = nil
 	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
-	if len(r.s.buf) <= maxPooled {
+	if len(r.s.buf) <= maxPooled && simulation == nil { // a schedule that is repeated finds the same buffers
 		readers.Put(r)
 	}
 }
@@ -79,8 +78,8 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
-		l.settledCuts()   // a cut took the segment, and tells when it is done
-		runtime.Gosched() // or a deletion did, just before it publishes the next view
+		l.settledCuts() // a cut took the segment, and tells when it is done
+		spin("pin", 0)  // or a deletion did, just before it publishes the next view
 	}
 }
 

@@ -90,7 +90,7 @@ func (l *Log) overtaken(err error, tries int) bool {
 		return false
 	}
 	if st.cut >= 0 {
-		time.Sleep(time.Millisecond) // the cut is under way
+		spin("cut of the writer", time.Millisecond) // which is under way
 	}
 	return l.refreshLocked(st) == nil
 }
@@ -139,7 +139,7 @@ func (l *Log) refreshLocked(st state) error {
 			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
 		}
 		st = after
-		time.Sleep(time.Millisecond)
+		spin("writer", time.Millisecond)
 	}
 }
 
@@ -352,6 +352,7 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64) error {
 		}
 		select {
 		case <-timer.C:
+			yield("poll")
 			pause = min(2*pause, maxPoll)
 			timer.Reset(pause)
 		case <-ctx.Done():

@@ -152,6 +152,7 @@ func (r *receiver) startStall() {
 	}
 	r.stall = time.AfterFunc(stallAfter, func() {
 		defer r.flushes.Done()
+		started("stall")
 		_ = r.l.acknowledge(r.l.moment()) // TransferFrom meets the same error when it acknowledges
 	})
 }

@@ -69,12 +69,8 @@ func (l *Log) noteGap(end, base int64) error {
 // space, the append that needs it tries again and reports.
 func (l *Log) runPreparer() {
 	defer l.background.Done()
-	for {
-		select {
-		case <-l.preparer:
-		case <-l.done:
-			return
-		}
+	started("preparer")
+	for l.await(l.preparer, nil) {
 		backgroundWork.enter()
 		err := l.prepare()
 		backgroundWork.leave()

@@ -3,7 +3,6 @@
 package seglog
 
 import (
-	"io"
 	"os"
 )
 
@@ -79,7 +78,15 @@ func (f *schedFS) syncDir(dir string) error {
 	return f.simFS.syncDir(dir)
 }
 
-func (f *schedFS) lock(path string) (io.Closer, error) {
+func (f *schedFS) openDir(dir string) (directoryHandle, error) {
+	f.s.call(simOpen, dir)
+	if _, err := f.simFS.openDir(dir); err != nil {
+		return nil, err
+	}
+	return simDirectory{f, dir}, nil
+}
+
+func (f *schedFS) lock(path string) (directoryLock, error) {
 	f.s.call(simLock, path)
 	return f.simFS.lock(path)
 }
@@ -137,9 +144,9 @@ func (f *schedFile) zero(pos, n int64) error {
 	return f.simFile.zero(pos, n)
 }
 
-func (f *schedFile) writeBack(pos, n int64) {
+func (f *schedFile) writeBack(pos, n int64) error {
 	f.at(simWrite)
-	f.simFile.writeBack(pos, n)
+	return f.simFile.writeBack(pos, n)
 }
 
 func (f *schedFile) flush() error {

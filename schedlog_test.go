@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing/synctest"
 	"time"
+
+	"github.com/seglog/seglog/internal/commit"
 )
 
 // schedLog is a log in a schedule, and what its users together know of it.
@@ -275,9 +277,11 @@ func (r *schedRun) wrong() error {
 
 // run is called in a bubble.
 func (r *schedRun) run() {
-	schedule = r.s
+	simulation = r.s
+	commit.Started = func() { started("flusher") }
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
+	backgroundWork.n, flushCalls.n = 0, 0 // of a schedule before that got stuck
 	r.s.wake = make(chan struct{}, 1) // the bubble's own: the clock goes on only while all wait for such
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/commit"
 )
 
 var (
@@ -59,7 +61,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	c.plant = plant
 	r = &schedRun{c: c, s: newSched(seed)}
 	r.s.verbose = *schedSeed != 0
-	defer func() { schedule = nil }()
+	defer func() { simulation, commit.Started = nil, nil }()
 	defer watchdog(r)()
 	func() {
 		defer func() {
@@ -69,7 +71,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 		}()
 		synctest.Test(t, func(*testing.T) { r.run() })
 	}()
-	schedule = nil
+	simulation = nil
 	if r.err != nil {
 		return r, fmt.Errorf("%w\n%s", r.err, r.trace())
 	}
@@ -93,7 +95,10 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 func (r *schedRun) trace() string {
 	s := "the last steps:\n" + r.s.tail(*schedSteps)
 	for i, w := range r.logs {
-		s += fmt.Sprintf("log %d, what changed and what its users saw:\n%s", i, around(w.sim.ops, len(w.sim.ops)))
+		s += fmt.Sprintf("log %d, what changed and what its users saw:\n", i)
+		for k := max(0, len(w.sim.ops)-*schedSteps); k < len(w.sim.ops); k++ {
+			s += fmt.Sprintf("%6d %v\n", k, w.sim.ops[k])
+		}
 	}
 	return s
 }

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -95,7 +94,7 @@ type segment struct {
 	touched         atomic.Bool            // since the last sweep of openSegments
 	reported        atomic.Bool            // that its times can't be had
 	lent            atomic.Bool            // sockets may still hold pages of it, which must not change any more
-	mu              sync.Mutex             // held to open it and to (re)build its indexes
+	mu              mutex                  // held to open it and to (re)build its indexes
 }
 
 // enter moves the segment on to p, unless it is further already.
@@ -324,7 +323,7 @@ func (s *segment) retire() error {
 // openSegments bounds how many sealed segments are open. It is a clock: a sweep closes what was not touched since the
 // sweep before, which is least recently used but for ties.
 type openSegments struct {
-	mu   sync.Mutex
+	mu   mutex
 	ring []*segment
 	hand int
 }

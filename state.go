@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
-	"sync"
 )
 
 // The file seglog.state: what the batches can't say. Two slots are written in turn, so that one survives whatever
@@ -220,7 +219,7 @@ func readSlots(f file) (best state, ok bool, err error) {
 // stateFile keeps seglog.state.
 type stateFile struct {
 	f  file
-	mu sync.Mutex
+	mu mutex
 	// Guarded by mu:
 	cur   state
 	dirty bool // written since the last flush

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
 )
 
@@ -34,7 +33,7 @@ type tail struct {
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
 	// grow is held to change the size of the file, which segment.phase must allow.
-	grow sync.Mutex
+	grow mutex
 	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
 	populated int64 // pages below were mapped; the preparer's own

@@ -85,7 +85,7 @@ func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 // zeros, and old records behind it (ext4 and XFS leave that), so the intent stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
-	l.flushes.Lock()
+	l.lockFlushes()
 	defer l.flushes.Unlock()
 	var plan cutPlan
 	var err error

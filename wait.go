@@ -33,7 +33,9 @@ func (w *waiters) wait(ctx context.Context, reached func() (bool, error)) error 
 		}
 		select {
 		case <-ch:
+			yield("woken")
 		case <-ctx.Done():
+			yield("context done")
 			return ctx.Err()
 		}
 	}

@@ -75,8 +75,15 @@ func (g *Group) To(target int64, reached func() (bool, error)) error {
 	}
 }
 
+// Started, if not nil, is called first by each goroutine that a group starts: tests that decide which goroutine goes on
+// want to know of it.
+var Started func()
+
 // run flushes until nobody waits. It owns the group.
 func (g *Group) run() {
+	if Started != nil {
+		Started()
+	}
 	for g.runRound() {
 	}
 }
