@@ -129,35 +129,10 @@ var schedKnown = []struct {
 	fault string
 	avoid func(c *schedConfig)
 }{
-	{"W5", func(c *schedConfig) { // appends and flushes beside a cut spin
-		if c.cuts {
-			c.users = 1
-		}
-	}},
-	{"W6", func(c *schedConfig) { c.cuts = c.cuts && !c.fault.passes }}, // a cut that meets a shortage fails for good
-	{"D1", func(c *schedConfig) { c.ext4 = false }},                     // what recovery writes again is lost on ext4
-	{"W1", func(c *schedConfig) { c.ages = c.ages && !c.large }},        // the preparer lays zeros behind the end of a sealed segment
-	{"W2", func(c *schedConfig) { c.fault.late = false }},               // errors of write-back are taken by who doesn't tell
-	{"W9", func(c *schedConfig) { c.bounded = false }},                  // segments are rolled faster than sealed
-	{"W20", func(c *schedConfig) { c.fault.page = "" }},                 // one unreadable page of the state makes Open fail
-	{"W7", func(c *schedConfig) { // a power cut leaves a hole in a log with gaps
-		c.gaps, c.transfers = false, c.transfers && (c.users == 1 || !c.cuts)
-	}},
-	{"W8", func(c *schedConfig) { // a rename that fails in a roll: all later rolls and Close fail
-		c.fault.kinds = slices.DeleteFunc(slices.Clone(c.fault.kinds), func(k simKind) bool { return k == simRename })
-	}},
-	{"W10", func(c *schedConfig) { c.future = false }},                  // WaitDurable of a later record never wakes
 	{"G2", func(c *schedConfig) { c.cuts = c.cuts && !c.gaps }},         // Records spins where the log was cut inside a gap
 	{"G3", func(c *schedConfig) { c.readOnly = c.readOnly && !c.gaps }}, // a read-only log does not learn of gaps
-	{"W19", func(c *schedConfig) { // a removal that fails leaves descriptors open
-		c.fault.kinds = slices.DeleteFunc(slices.Clone(c.fault.kinds), func(k simKind) bool { return k == simRemove })
-	}},
-	{"W18", func(c *schedConfig) { c.goesBack = true }}, // the recovery point goes back
-	{"P4", func(c *schedConfig) { // an emptied log's start goes back
-		if c.transfers && (c.deletions || c.retention) {
-			c.users = 1
-		}
-	}},
+	{"N3", func(c *schedConfig) { c.deletions = false }},                // a segment that was to be deleted outlives Close untrimmed
+	{"N4", func(c *schedConfig) { c.cuts = false }},                     // a power cut in TruncateTo leaves a fence without its cut
 }
 
 // options are those of a phase.
@@ -268,8 +243,8 @@ func (c *schedConfig) faults(s *simFS, number int) {
 		if !slices.Contains(c.fault.kinds, kind) {
 			return nil
 		}
-		if c.fault.passes && kind == simWrite && c.mapped && isLog(filepath.Base(path)) {
-			return nil // into blocks that are reserved
+		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && isLog(name) || name == stateName) {
+			return nil // into blocks that are there
 		}
 		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil

@@ -282,7 +282,7 @@ func (r *schedRun) run() {
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
 	backgroundWork.n, flushCalls.n = 0, 0 // of a schedule before that got stuck
-	r.s.wake = make(chan struct{}, 1) // the bubble's own: the clock goes on only while all wait for such
+	r.s.wake = make(chan struct{}, 1)     // the bubble's own: the clock goes on only while all wait for such
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)
