@@ -37,6 +37,7 @@ type schedConfig struct {
 	fault     schedFault
 	from, to  int  // the calls of the file system that the fault meets
 	ext4      bool // blocks whose first write failed stay bad; else as XFS
+	hostile   bool // lost writes show what was there before
 	bounded   bool // descriptors are
 	plant     schedPlant
 }
@@ -96,7 +97,7 @@ func newSchedConfig(seed uint64) *schedConfig {
 		c.from = rng.IntN(400)
 		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
 	}
-	c.ext4 = one(2)
+	c.ext4, c.hostile = one(2), one(3)
 	c.bounded = true
 	for _, k := range schedKnown {
 		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
@@ -113,7 +114,7 @@ func (c *schedConfig) String() string {
 	}
 	var with []string
 	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
-		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4} {
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
 		if on {
 			with = append(with, name)
 		}
@@ -188,7 +189,7 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 // world is an empty disk.
 func (c *schedConfig) world() *simWorld {
 	w := newSimWorld()
-	w.ext4 = c.ext4
+	w.ext4, w.hostile = c.ext4, c.hostile
 	return w
 }
 
