@@ -38,6 +38,7 @@ type schedConfig struct {
 	from, to  int  // the calls of the file system that the fault meets
 	ext4      bool // blocks whose first write failed stay bad; else as XFS
 	hostile   bool // lost writes show what was there before
+	uncut     bool // no cut either after a crash
 	bounded   bool // descriptors are
 	plant     schedPlant
 }
@@ -133,7 +134,8 @@ var schedKnown = []struct {
 	{"G2", func(c *schedConfig) { c.cuts = c.cuts && !c.gaps }},         // Records spins where the log was cut inside a gap
 	{"G3", func(c *schedConfig) { c.readOnly = c.readOnly && !c.gaps }}, // a read-only log does not learn of gaps
 	{"N3", func(c *schedConfig) { c.deletions = false }},                // a segment that was to be deleted outlives Close untrimmed
-	{"N4", func(c *schedConfig) { c.cuts = false }},                     // a power cut in TruncateTo leaves a fence without its cut
+	{"N5", func(c *schedConfig) { c.ext4 = c.ext4 && !c.fault.latch }},  // a failed flush of the state file loses it on ext4
+	{"N4", func(c *schedConfig) { c.cuts, c.uncut = false, true }},      // a power cut in TruncateTo leaves a fence without its cut
 }
 
 // options are those of a phase.

@@ -81,6 +81,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 			opts.FlushInterval = time.Millisecond
 		}
 		x := newCrasher(opts, c.mapped, seed)
+		x.uncut = c.uncut
 		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, *schedCrash)), 2, 2, 1, 1
 		o := newOracle(0)
 		o.judge = histView{w.h, 0}

@@ -22,6 +22,7 @@ type crasher struct {
 	every   int        // only one of so many points is looked at
 	inner   int        // cuts inside each recovery
 	depth   int        // and how deep
+	uncut   bool       // a recovered log is not cut
 
 	last     []*simOp            // the trace that led to the state looked at
 	distinct map[uint64]struct{} // hashes of the states opened
@@ -221,7 +222,7 @@ func (c *crasher) goOn(u *simUser) error {
 			return err
 		}
 	}
-	if c.rng.IntN(4) == 0 {
+	if c.rng.IntN(4) == 0 && !c.uncut {
 		end := u.end()
 		if err := u.truncateTo(max(u.o.only().start, end-u.rng.Int64N(4))); err != nil {
 			return err
