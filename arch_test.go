@@ -25,19 +25,19 @@ import (
 // docs/design.md says what each is for.
 var layers = [][]string{
 	{ // 0: words, and the operating system behind one seam
-		"doc.go", "record.go", "errors.go", "wait.go", "mutex.go", "limiter.go", "bounds.go", "names.go", "vfs.go",
+		"doc.go", "record.go", "poison_on.go", "poison_off.go", "errors.go", "wait.go", "limiter.go", "mutex.go", "bounds.go", "names.go", "vfs.go",
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
-	{"scan.go", "index.go"}, // 2: many batches
+	{"scan.go", "resync.go", "index.go"},                       // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "locate.go", "index_file.go", "tail.go", "gather.go", "state.go", "stats.go",
 	},
 	{ // 4: the log
 		"log.go", "read.go", "time.go", "flush.go", "retention.go", "truncate.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "recover.go",
 		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
-		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go",
+		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go",
 	},
 	{ // 5: a log looked at from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",

@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -79,7 +78,7 @@ func (b *bounds) lowestCut(cuts int64) int64 {
 
 // cutLog remembers where the log was cut lately, for iterators that come to it later.
 type cutLog struct {
-	mu      sync.Mutex
+	mu      mutex
 	dropped int64   // cuts that are not remembered any more
 	last    []int64 // the offsets of those that are; -1 for a reset
 }

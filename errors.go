@@ -35,6 +35,9 @@ var (
 	// ErrBusy: the writer in another process changes the log faster than a read-only log can follow. A later call may
 	// succeed.
 	ErrBusy = errors.New("seglog: log changes too fast")
+	// ErrOldFormat: the log holds messages of format 0 or 1, which Kafka wrote before version 0.11 and converts for its
+	// clients; they are not read. The error is a *CorruptError as well, and nothing was changed.
+	ErrOldFormat = errors.New("seglog: old message format")
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")
@@ -66,8 +69,11 @@ type CorruptError struct {
 	Path   string // file, or "" for a stream
 	Pos    int64  // position in the file or stream of the batch or entry that is bad
 	Offset int64  // offset of the first record that can't be had because of it; -1 if not known
-	Reason string
-	cause  error
+	// NextOffset is where reading can go on behind the damage: the offset of the next good batch, or the end of what there
+	// is, so that Records and Follow from there yield the rest. 0 if that is not known, as for a stream.
+	NextOffset int64
+	Reason     string
+	cause      error
 }
 
 // Unwrap returns what is behind it, such as io.ErrUnexpectedEOF for bytes that end too early, or nil.

@@ -68,7 +68,7 @@ func Example() {
 	}
 	offset, err := l.Append(seglog.Record{Key: []byte("42"), Value: []byte("paid")}) // on stable storage when it returns
 	fmt.Println("appended at", offset, err)
-	for r, err := range l.Records(0) { // every CRC is checked
+	for r, err := range l.Records(0) { // every CRC is checked; r is lent until the next step, r.Clone() keeps it
 		fmt.Printf("%d %s=%s %v\n", r.Offset, r.Key, r.Value, err)
 	}
 	sent, err := l.TransferTo(0, 1<<20, conn) // whole batches, by sendfile

@@ -46,19 +46,13 @@ func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
 func (l *Log) flushTo(m moment) error {
+	yield("flush")
 	return l.flushes.To(m.end, func() (bool, error) {
-		yield("flush")
 		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
 			return true, nil
 		}
 		return false, l.failed()
 	})
-}
-
-// lockFlushes waits until no flush runs and keeps others from starting, until l.flushes.Unlock.
-func (l *Log) lockFlushes() {
-	l.flushes.Lock()
-	yield("flushes locked")
 }
 
 // flushRound is one round of group commit: a flush and, still by its owner, the note of how far it came. A note that came
@@ -164,7 +158,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	err = h.f.flush()
 	flushCalls.leave()
 	if err != nil {
-		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, h.named(err))
+		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)
 	l.stats.flushed(took)

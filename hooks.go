@@ -53,11 +53,8 @@ func (h *hooks) startLocked() {
 	go func() {
 		defer l.background.Done()
 		started("hooks")
-		for {
+		for ok := true; ok; ok = l.await(h.work, nil) {
 			h.tellAll(l, l.done)
-			if !l.await(h.work, nil) {
-				return
-			}
 		}
 	}()
 }

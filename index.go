@@ -200,8 +200,11 @@ func timeEntry(e []byte, i int) (ms int64, rel uint32) {
 // hint is where a walk through a segment starts: at position pos, where a batch with that last offset must begin. rel
 // is -1 for the start of the file, where any batch may be.
 type hint struct {
-	rel int64
-	pos int64
+	rel     int64
+	pos     int64
+	next    int64  // with rel -1: relative offset that the batch at pos continues
+	entries []byte // of the index it comes from
+	entry   int
 }
 
 // seekOffset is the greatest entry whose offset is at most rel.
@@ -221,7 +224,7 @@ func hintAt(e []byte, i int) hint {
 		return hint{rel: -1}
 	}
 	rel, pos := offsetEntry(e, i)
-	return hint{rel: int64(rel), pos: int64(pos)}
+	return hint{rel: int64(rel), pos: int64(pos), entries: e, entry: i}
 }
 
 // seekTime is the greatest entry whose timestamp is at most ms; ok is false if there is none.

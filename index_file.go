@@ -46,13 +46,15 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 // the page cache.
 const mapIndexFrom = 16 << 10
 
+const missingFile = " file is missing"
+
 // loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
 // says that it is missing or too large.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
 	f, err := e.acquire(path, openRead)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, suffix + " file is missing", nil
+		return nil, suffix + missingFile, nil
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
@@ -106,7 +108,8 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 	if n := len(times) / timeEntryLen; n > 0 {
 		var rel uint32
 		lastTime, rel = timeEntry(times, n-1)
-		if ms, err := s.maxTimeAt(e, h, &w, s.base+int64(rel), limit); err != nil || ms != lastTime {
+		ms, err := s.maxTimeAt(e, h, &w, s.base+int64(rel), limit)
+		if err != nil && !errors.Is(err, ErrCorrupt) || err == nil && ms != lastTime { // damage of the log is for its readers to report
 			return "last time entry points to a batch that it does not fit"
 		}
 	}
@@ -129,7 +132,7 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 	if err == errIndex {
 		return "last offset entry points to a batch that it does not fit"
 	}
-	return late // other damage of the log is for its readers to report
+	return late // damage of the log, as above
 }
 
 // maxTimeAt is the greatest timestamp of the batch with that last offset.
@@ -160,7 +163,7 @@ func (s *segment) rebuild(e *env, h *handle, why string) error {
 }
 
 func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
-	x, err := s.buildIndexes(e, h)
+	x, damage, err := s.buildIndexes(e, h)
 	if err != nil {
 		return err
 	}
@@ -174,6 +177,10 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	if e.o.ReadOnly || s.is(phaseGone) {
 		return nil
 	}
+	if damage != nil {
+		e.o.Logger.Warn("seglog: index rebuilt in memory, the log is damaged", "dir", e.dir, "segment", s.base, "reason", why, "err", damage)
+		return nil // Repair changes what it would be an index of
+	}
 	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why)
 	if err := writeIndexes(e, s.base, x); err != nil {
 		// The log is whole and the indexes are in memory; the next Open finds the same and tries again.
@@ -183,25 +190,47 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	return nil
 }
 
-// buildIndexes reads the segment through and checks every batch.
-func (s *segment) buildIndexes(e *env, h *handle) (*indexBuilder, error) {
+// buildIndexes reads the segment through and checks every batch. Damaged ones have no entry: what lies before and behind
+// them can still be found. The first of them is returned.
+func (s *segment) buildIndexes(e *env, h *handle) (x *indexBuilder, damage, err error) {
 	return s.buildIndexesBelow(e, h, s.stored.load().pos())
 }
 
-// buildIndexesBelow is buildIndexes for the batches below pos.
-func (s *segment) buildIndexesBelow(e *env, h *handle, pos int64) (*indexBuilder, error) {
-	x := newIndexBuilder(e.o.IndexBytes)
+// buildIndexesBelow is buildIndexes for the batches below end.
+func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuilder, damage, err error) {
+	x = newIndexBuilder(e.o.IndexBytes)
+	src := &fileRange{h.f, 0, end}
+	endOffset := s.base + s.stored.load().rel()
+	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end, bound: -1, budget: resyncBudget * end}
 	var c scanner
-	c.init(&fileRange{h.f, 0, pos}, h.path, 0, s.base, s.base+s.stored.load().rel())
+	c.init(src, h.path, 0, s.base, endOffset)
 	c.gaps = e.gaps.Load()
 	for {
 		pos := c.pos
 		b, err := c.scan()
 		if err == io.EOF {
-			return x, nil
+			return x, damage, nil
+		}
+		if errors.Is(err, ErrCorrupt) {
+			if damage == nil {
+				damage = err
+			}
+			r.next = c.next
+			found, base, err := r.find(pos)
+			if err != nil {
+				return nil, nil, err
+			}
+			if found < 0 {
+				return x, damage, nil
+			}
+			if !c.skipTo(found, base) {
+				src.pos = found
+				c.restart(found, base)
+			}
+			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
 	}

@@ -34,7 +34,7 @@ func TestIndexLookUps(t *testing.T) {
 				if int64(r) > rel {
 					break
 				}
-				byOffset = hint{int64(r), int64(p)}
+				byOffset = hint{rel: int64(r), pos: int64(p), entries: offsets, entry: k}
 				k++
 			}
 			require.Equal(t, byOffset, seekOffset(offsets, uint32(rel)))
@@ -46,7 +46,7 @@ func TestIndexLookUps(t *testing.T) {
 				if int64(p) > pos {
 					break
 				}
-				byPos = hint{int64(r), int64(p)}
+				byPos = hint{rel: int64(r), pos: int64(p), entries: offsets, entry: k}
 				k++
 			}
 			require.Equal(t, byPos, hintAt(offsets, seekPos(offsets, pos)))

@@ -72,25 +72,27 @@ type BatchInfo struct {
 // starts, without decoding their records: to look at a log rather than to read it. CRCs are checked. It ends after the
 // first error, which are those of Records.
 func (l *Log) Batches(from int64) iter.Seq2[BatchInfo, error] {
+	first := l.newest(from)
 	return func(yield func(BatchInfo, error) bool) {
-		if l.o.ReadOnly && !l.closed.Load() {
-			if err := l.refresh(); err != nil {
-				yield(BatchInfo{}, err)
-				return
-			}
-		}
-		end := l.highWatermark()
-		if from == end && !l.closed.Load() {
+		if err := l.catchUp(); err != nil {
+			yield(BatchInfo{}, err)
 			return
 		}
+		end := l.highWatermark()
+		cuts := l.settledCuts()
 		var s scanner
-		for next := from; next < end || next == from; {
+		for next := first; next < end || next == first; {
 			var sec Section
-			if err := l.section(&sec, next, scanChunk); err != nil {
+			err := l.section(&sec, next, scanChunk, false)
+			if err == nil && next != first {
+				err = l.cutBelow(&cuts, next)
+			}
+			if err != nil {
+				_ = sec.Close() // of a file that was only read
 				yield(BatchInfo{}, err)
 				return
 			}
-			if more := sec.each(&s, yield); !more {
+			if more := sec.each(&s, yield); !more || sec.next == next {
 				return
 			}
 			next = sec.next
@@ -110,7 +112,7 @@ func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool
 			return true
 		}
 		if err != nil {
-			yield(BatchInfo{}, err)
+			yield(BatchInfo{}, s.seg.behindDamage(s.h, err, s.l.limit(s.seg)))
 			return false
 		}
 		if !yield(batchInfo(b, s.h.path, pos), nil) {

@@ -20,6 +20,33 @@ func (l *Log) backgroundError(what string, err error) {
 	l.o.Logger.Error("seglog: "+what, "dir", l.dir, "err", err)
 }
 
+const (
+	// stateFlushInterval: after a power cut, at most that much of what was durable is checked as if it were not.
+	stateFlushInterval = time.Second
+	// sealRetry: a seal that failed for want of space waits for somebody to make some.
+	sealRetry = time.Second
+)
+
+// dueTimes is when the keeper's work is due. A zero time says that there is none of the kind.
+type dueTimes struct {
+	flush     time.Time // FlushAsync: FlushInterval after the first append since the last flush
+	stateFile time.Time
+	retention time.Time
+	cool      time.Time
+	seal      time.Time // a failed one is tried again
+}
+
+// next is how long the keeper may sleep.
+func (s *dueTimes) next(now time.Time) time.Duration {
+	next := time.Hour
+	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
+		if !due.IsZero() {
+			next = min(next, due.Sub(now))
+		}
+	}
+	return max(next, time.Millisecond)
+}
+
 // await returns when there is work, or false once the log is closed. Of several reasons it takes them in this order, since
 // a select would take any and no schedule of the tests could be repeated.
 func (l *Log) await(work signal, timer <-chan time.Time) bool {
@@ -42,42 +69,15 @@ func (l *Log) await(work signal, timer <-chan time.Time) bool {
 	return true
 }
 
-const (
-	// stateFlushInterval: after a power cut, at most that much of what was durable is checked as if it were not.
-	stateFlushInterval = time.Second
-	// sealRetry: a seal that failed for want of space waits for somebody to make some.
-	sealRetry = time.Second
-)
-
-// schedule is when the keeper's work is due. A zero time says that there is none of the kind.
-type schedule struct {
-	flush     time.Time // FlushAsync: FlushInterval after the first append since the last flush
-	stateFile time.Time
-	retention time.Time
-	cool      time.Time
-	seal      time.Time // a failed one is tried again
-}
-
-// next is how long the keeper may sleep.
-func (s *schedule) next(now time.Time) time.Duration {
-	next := time.Hour
-	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
-		if !due.IsZero() {
-			next = min(next, due.Sub(now))
-		}
-	}
-	return max(next, time.Millisecond)
-}
-
 // runKeeper seals rolled segments, one at a turn so that nothing else starves behind them, flushes by time and size under
 // FlushAsync, keeps the state file fresh, and applies retention.
 func (l *Log) runKeeper() {
 	defer l.background.Done()
+	started("keeper")
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	var s schedule
+	var s dueTimes
 	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
-	started("keeper")
 	for l.await(l.keeper, timer.C) {
 		sealed := l.keepSealing(&s)
 		l.dropBelowStart()
@@ -109,7 +109,7 @@ func (l *Log) runKeeper() {
 }
 
 // keepFlushing flushes if FlushInterval or FlushBytes ask for it.
-func (l *Log) keepFlushing(s *schedule, now time.Time) {
+func (l *Log) keepFlushing(s *dueTimes, now time.Time) {
 	if !l.dirty.Load() {
 		s.flush = time.Time{}
 		return
@@ -127,7 +127,7 @@ func (l *Log) keepFlushing(s *schedule, now time.Time) {
 }
 
 // keepState makes what was noted in the state file durable from time to time.
-func (l *Log) keepState(s *schedule, now time.Time) {
+func (l *Log) keepState(s *dueTimes, now time.Time) {
 	switch {
 	case !l.stateDirty.Load():
 		s.stateFile = time.Time{}
@@ -144,7 +144,7 @@ func (l *Log) keepState(s *schedule, now time.Time) {
 
 // keepSealing seals the oldest rolled segment. One that fails is tried again later: the log works without, it only takes
 // more space and a longer recovery.
-func (l *Log) keepSealing(s *schedule) (sealed bool) {
+func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	l.mu.Lock()
 	waiting := len(l.writer.sealing)
 	var t *tail
@@ -201,6 +201,7 @@ func (l *Log) seal(t *tail) error {
 		if err := l.syncDir(); err != nil {
 			return err
 		}
+		s.flushed.store(s.stored.load()) // no flush has anything to do there any more
 		l.takeSealed(t)
 		return nil
 	}
@@ -240,7 +241,7 @@ func inDoubt(err error) error {
 
 // flushBelow makes the segments that begin below limit durable.
 func (l *Log) flushBelow(limit int64) error {
-	l.lockFlushes()
+	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	if err := l.flushOnce(limit); err != nil {
 		l.fail(err)

@@ -9,7 +9,7 @@ import (
 // system busy: Go starts a thread for each goroutine that waits in a system call, and ends the process at 10,000.
 type limiter struct {
 	most int
-	mu   sync.Mutex
+	mu   mutex
 	free *sync.Cond // made by the first who waits
 	n    int        // those inside
 }

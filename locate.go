@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"runtime/debug"
 	"sync/atomic"
@@ -19,9 +20,10 @@ type window struct {
 	buf      []byte
 	lo       int64 // position of buf[0]
 	n        int   // bytes of buf that are filled
+	back     int64 // that many bytes before the ones asked for are wanted next, and read with them
 }
 
-func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n = h, end, 0, 0 }
+func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n, w.back = h, end, 0, 0, 0 }
 
 // at returns [pos, pos+n), which lies below end.
 func (w *window) at(pos, n int64) ([]byte, error) {
@@ -32,19 +34,20 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 	if off := pos - w.lo; off >= 0 && off+n <= int64(w.n) {
 		return w.buf[off : off+n], nil
 	}
-	size := min(max(n, firstChunk, int64(len(w.buf))), w.end-pos)
+	back := min(w.back, pos)
+	size := min(max(back+n, firstChunk, int64(len(w.buf))), back+w.end-pos)
 	if int64(len(w.buf)) < size {
 		w.buf = make([]byte, size)
 	}
-	k, err := w.h.f.ReadAt(w.buf[:size], pos)
-	w.lo, w.n = pos, k
-	if int64(k) < n {
+	k, err := w.h.f.ReadAt(w.buf[:size], pos-back)
+	w.lo, w.n = pos-back, k
+	if int64(k) < back+n {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, fmt.Errorf("seglog: read %s at position %d: %w", w.h.path, pos, err)
 	}
-	return w.buf[:n], nil
+	return w.buf[back : back+n], nil
 }
 
 // warmth remembers which parts of a mapping were in memory a while ago. Parts that were not are brought in by
@@ -111,39 +114,117 @@ func (f found) end() int64 { return f.pos + f.size }
 var errIndex = errors.New("seglog: index does not fit the log")
 
 // walk goes from batch to batch by their headers, from hint on, until stop says so, or limit is reached: ok is false
-// then. Each batch must continue where the one before ended; where offsets are left out, which a flipped bit can look
-// like, the batches walked over are checked whole.
+// then. Each batch must continue where the one before ended. Where offsets are left out, which a flipped bit can look
+// like, more is checked: behind a wrong length the CRC of the batch before fails, and a base offset that was raised, which
+// no CRC covers, collides with the batch that follows.
 func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
-	pos, next := from.pos, s.base
+	f, ok, err = s.walkFrom(e, w, from, limit, stop)
+	if err != errIndex || from.entry < 0 || from.entries == nil {
+		return f, ok, err
+	}
+	// Is it the index that is wrong, or the batch? The entry before leads to the same place, if it is right.
+	_, _, before := s.walkFrom(e, w, hintAt(from.entries, from.entry-1), limit, func(f found) bool { return f.end() > from.pos })
+	var corrupt *CorruptError
+	if errors.As(before, &corrupt) && corrupt.Pos == from.pos {
+		err = before
+	}
+	return found{}, false, err
+}
+
+func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
+	pos, next := from.pos, s.base+from.next
+	gaps := e.gaps.Load()
+	var before found
 	for pos < limit.pos() {
 		b, err := s.headerAt(w, pos, limit, next)
 		if err != nil {
 			if from.rel >= 0 && pos == from.pos {
 				return found{}, false, errIndex
 			}
-			return found{}, false, err
+			return found{}, false, w.blame(before, err)
 		}
 		f = found{pos: pos, size: b.size(), base: b.base(), last: b.last()}
-		switch {
-		case from.rel >= 0 && pos == from.pos:
+		gap := false
+		if from.rel >= 0 && pos == from.pos {
 			if f.last != s.base+from.rel {
 				return found{}, false, errIndex
 			}
-		case f.base < next:
-			return found{}, false, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offsets go back: batch has %d to %d", f.base, f.last)}
-		case f.base > next && !e.gaps.Load():
-			return found{}, false, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offsets are missing: batch has %d to %d", f.base, f.last)}
-		case f.base > next:
-			if err := s.checkRange(w.h, from, limit, pos); err != nil {
-				return found{}, false, err
+		} else {
+			if why := b.follows(next, gaps); why != "" {
+				return found{}, false, w.blame(before, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: why})
+			}
+			if gap = f.base > next; gap && before.size > 0 {
+				if err := w.checkWhole(before); err != nil {
+					return found{}, false, err
+				}
 			}
 		}
 		if stop(f) {
-			return f, true, nil
+			if gap {
+				err = w.checkBehind(f)
+			}
+			return f, err == nil, err
 		}
+		before = f
 		pos, next = f.end(), f.last+1
+		if w.back = 0; gaps && f.size <= firstChunk/4 {
+			w.back = f.size // may be checked next
+		}
 	}
 	return found{}, false, nil
+}
+
+// blame returns why what stands behind a batch is none: that one's length may be wrong.
+func (w *window) blame(before found, err error) error {
+	if before.size == 0 || !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	if e := w.checkWhole(before); errors.Is(e, ErrCorrupt) {
+		return e
+	}
+	return err
+}
+
+// checkBehind looks at the header behind a batch that leaves out offsets before it.
+func (w *window) checkBehind(f found) error {
+	if w.end-f.end() < headerLen {
+		return nil
+	}
+	p, err := w.at(f.end(), headerLen)
+	if err != nil {
+		return err
+	}
+	if why := batch(p).collides(f.last); why != "" {
+		return &CorruptError{Path: w.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+	}
+	return nil
+}
+
+// checkWhole checks header and CRC of a batch that a walk came to, in pieces that the window holds anyway.
+func (w *window) checkWhole(f found) error {
+	piece := int64(max(len(w.buf), firstChunk))
+	if w.h.m != nil && !w.unmapped {
+		piece = f.size
+	}
+	p, err := w.at(f.pos, min(piece, f.size))
+	if err != nil {
+		return err
+	}
+	why := parseHeader(p)
+	want, crc := batch(p).crc(), crc32.Checksum(p[atAttributes:], castagnoli)
+	for at := f.pos + int64(len(p)); why == "" && at < f.end(); at += piece {
+		if p, err = w.at(at, min(piece, f.end()-at)); err != nil {
+			return err
+		}
+		crc = crc32.Update(crc, castagnoli, p)
+	}
+	if why == "" && crc != want {
+		why = fmt.Sprintf("CRC is %08x, want %08x", crc, want)
+	}
+	if why != "" {
+		return &CorruptError{Path: w.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+	}
+	return nil
 }
 
 // headerAt is the start of the header of the batch at pos, checked, which lies below limit with all its offsets.
@@ -168,32 +249,72 @@ func (s *segment) headerAt(w *window, pos int64, limit mark, next int64) (batch,
 	return nil, &CorruptError{Path: w.h.path, Pos: pos, Offset: next, Reason: why}
 }
 
-// checkRange checks the batches from hint up to and with the one at pos, CRCs and successors included.
-func (s *segment) checkRange(h *handle, from hint, limit mark, pos int64) error {
-	var c scanner
-	start := int64(-1)
-	if from.rel < 0 {
-		start = s.base
-	}
-	c.init(&fileRange{h.f, from.pos, limit.pos()}, h.path, from.pos, start, s.base+limit.rel())
-	c.gaps = true
-	for c.pos <= pos {
-		if _, err := c.scan(); err == io.EOF {
-			break
-		} else if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit.
+// locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit. Damage on
+// the way costs what it covers: the search goes on behind it.
 func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark) (f found, ok bool, err error) {
 	w.reset(h, limit.pos())
 	rel := uint32(max(0, offset-s.base))
-	return s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
-		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, func(f found) bool { return f.last >= offset })
+	holds := func(f found) bool { return f.last >= offset }
+	f, ok, err = s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
+		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, holds)
 	})
+	for err != nil {
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || corrupt.NextOffset > 0 {
+			return f, ok, err
+		}
+		pos := s.goesOn(h, corrupt, limit)
+		if pos < 0 || offset < corrupt.NextOffset {
+			return f, ok, err
+		}
+		f, ok, err = s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+			return s.walk(e, w, hint{rel: -1, pos: pos, next: corrupt.NextOffset - s.base}, limit, holds)
+		})
+	}
+	return f, ok, err
+}
+
+// goesOn finds where good batches go on behind damage, and notes the offset in the error. It returns the position, -1 if
+// none follows in the segment.
+func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
+	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
+		bound: limit.pos(), budget: resyncBudget * limit.pos()}
+	err := h.readIndexes(func(x *indexes) { // the next entry that leads to a good batch
+		offsets := x.offsets.bytes()
+		for i := seekPos(offsets, damage.Pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
+			entry := hintAt(offsets, i)
+			if good, err := r.good(entry.pos); !good || err != nil {
+				continue
+			}
+			var b [headerLen]byte
+			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() == s.base+entry.rel {
+				r.bound = entry.pos
+				return
+			}
+		}
+	})
+	pos, base := int64(-1), int64(0)
+	if err == nil {
+		pos, base, err = r.find(damage.Pos)
+	}
+	switch {
+	case err != nil:
+		return -1 // the damage is what is reported
+	case pos < 0:
+		damage.NextOffset = max(s.base+limit.rel(), damage.Offset+1)
+	default:
+		damage.NextOffset = base
+	}
+	return pos
+}
+
+// behindDamage completes an error about this segment, if it is one, by where reading can go on.
+func (s *segment) behindDamage(h *handle, err error, limit mark) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) && corrupt.NextOffset == 0 && corrupt.Path == h.path {
+		s.goesOn(h, corrupt, limit)
+	}
+	return err
 }
 
 // boundary finds the last batch that ends at or below pos; ok is false if there is none.
@@ -210,6 +331,9 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 				best, ok = f, true
 				return false
 			})
+		}
+		if ok && errors.Is(err, ErrCorrupt) {
+			err = nil // there is one before the damage
 		}
 		return best, ok, err
 	})

@@ -109,10 +109,23 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
 	}
+	l, err := openDir(fsys, dir, o)
+	var doubt *writeBackError
+	if errors.As(err, &doubt) {
+		// A write-back failed that nobody had asked about yet. It is noted now, and what the log keeps is moved to new files.
+		if again, e := openDir(fsys, dir, o); e == nil {
+			return again, nil
+		}
+	}
+	return l, err
+}
+
+func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.flushes = commit.New(l.flushRound, l.end.Load)
+	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu
 	l.hooks.init()
 	if err := l.open(); err != nil {
@@ -170,7 +183,7 @@ func (l *Log) Close() error {
 	var err error
 	if !l.o.ReadOnly {
 		err = l.finish()
-		l.lockFlushes() // an append that still waits for its flush is served before
+		l.flushes.Lock() // an append that still waits for its flush is served before
 		l.flushes.Unlock()
 	}
 	l.closeErr = errors.Join(err, l.release())
@@ -249,6 +262,7 @@ func (l *Log) sealAll() error {
 // Offsets returns the bounds of the log, of one moment.
 func (l *Log) Offsets() Offsets {
 	l.hooks.start()
+	l.refreshIfStale()
 	return l.offsets()
 }
 

@@ -5,6 +5,7 @@ import "time"
 // Stats returns what was counted since Open, and what is so now.
 func (l *Log) Stats() Stats {
 	c := &l.counters
+	l.refreshIfStale()
 	segs := l.view.Load().segs
 	var bytes int64
 	for _, s := range segs {
@@ -23,7 +24,7 @@ func (l *Log) Stats() Stats {
 		UnflushedBytes: l.unflushed(),
 		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
-		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes,
+		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, PinnedBytes: c.pinned.Load(),
 		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}

@@ -74,3 +74,18 @@ func (e *env) openLog(base int64, mode openMode) (f file, path string, err error
 	f, err = e.acquire(path, mode)
 	return f, path, err
 }
+
+// swapSuffix is of what Kafka's compaction puts in the place of segments. A broker that was killed in between has removed
+// some of them already.
+const swapSuffix = ".log.swap"
+
+// unfinished is the error for a directory of Kafka's in which a compaction was interrupted: its records are in part in the
+// files that the broker puts in place when it starts again.
+func (e *env) unfinished(dir directory) error {
+	if len(dir.swaps) == 0 {
+		return nil
+	}
+	base, _ := parseFileName(dir.swaps[0], swapSuffix)
+	return &CorruptError{Path: filepath.Join(e.dir, dir.swaps[0]), Offset: base,
+		Reason: "a compaction of Kafka's was interrupted: start the broker once, which finishes it, and stop it"}
+}

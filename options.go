@@ -56,7 +56,7 @@ type Options struct {
 	MaxBatchBytes int
 
 	// MaxInflatedBytes bounds what a compressed batch may inflate to when its records are read or checked; more is
-	// ErrInflated. A read of a compressed batch takes at most twice as much memory. Default: 256 MiB.
+	// ErrInflated. A read of a compressed batch takes at most four times as much memory. Default: 256 MiB.
 	MaxInflatedBytes int64
 
 	// RetentionBytes is the size of the log above which the oldest segments are deleted. Default: 0, keep all.
@@ -89,6 +89,7 @@ type SegmentInfo struct {
 	Next    int64     // offset after its last record
 	Bytes   int64     // size of the .log file
 	MaxTime time.Time // greatest record time; zero if no record has one
+	Sealed  bool      // it will not change any more: flushed, trimmed, its indexes written
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"runtime/debug"
 	"sync"
 )
@@ -21,7 +22,10 @@ type reader struct {
 	seg  *segment
 	h    *handle // pinned, nil if none
 	// cuts is Log.cuts at the start, to notice a TruncateTo or Reset beside the walk.
-	cuts int64
+	cuts    int64
+	durable bool // read nothing that is not on stable storage
+	yielded bool // a record of this walk
+	batched bool // they are yielded by the batch
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -36,7 +40,8 @@ func (r *reader) release() {
 		r.w.buf = nil
 	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
-	if len(r.s.buf) <= maxPooled && simulation == nil { // a schedule that is repeated finds the same buffers
+	r.durable, r.yielded, r.batched = false, false, false
+	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled && schedule == nil { // a schedule that is repeated finds the same buffers
 		readers.Put(r)
 	}
 }
@@ -59,12 +64,28 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err
 			}
 		}
-		if offset < l.start.Load() || offset >= l.highWatermark() {
+		cuts := l.cuts.Load()
+		if offset < l.start.Load() || offset >= l.readable(r.durable) {
+			if cuts%2 == 1 || l.cuts.Load() != cuts {
+				l.settledCuts() // the bounds are moving
+				continue
+			}
 			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
 		v := l.view.Load()
 		if i := v.find(offset); i >= 0 {
+			opened := v.segs[i].h.Load() != nil
 			h, err := v.segs[i].pin(&l.env)
+			if err == nil && l.o.ReadOnly && !opened {
+				// Its file may be one that the writer made since, under the same name.
+				if err = l.refresh(); err != nil || l.view.Load() != v && l.cuts.Load() != cuts {
+					_ = h.unref() // of a file that was only read
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
 			if err == nil {
 				r.unpin()
 				r.seg, r.h = v.segs[i], h
@@ -83,7 +104,7 @@ func (l *Log) pin(r *reader, offset int64) error {
 	}
 }
 
-// limit is how far the pinned segment may be read.
+// limit is how far a segment may be read.
 func (l *Log) limit(s *segment) mark {
 	if l.o.Flush == FlushSync && !l.o.ReadOnly {
 		return s.flushed.load()
@@ -91,25 +112,45 @@ func (l *Log) limit(s *segment) mark {
 	return s.stored.load()
 }
 
+// limit is how far the pinned segment may be read.
+func (r *reader) limit(l *Log) mark {
+	if r.durable {
+		return r.seg.flushed.load()
+	}
+	return l.limit(r.seg)
+}
+
+// readable is the offset up to which a reader goes.
+func (l *Log) readable(durable bool) int64 {
+	if durable {
+		return l.durable.Load()
+	}
+	return l.highWatermark()
+}
+
 // Read returns the record at offset; the caller owns it. It checks the CRC of the batch. Errors: an *OffsetError for an
 // offset that is not readable, or that a compaction or a control batch took; a *CorruptError; ErrCodec; the operating
 // system's; ErrClosed.
-func (l *Log) Read(offset int64) (Record, error) {
+func (l *Log) Read(offset int64) (Record, error) { return l.readAgain(offset, false) }
+
+// readAgain reads, and once more where the writer of a read-only log was in between.
+func (l *Log) readAgain(offset int64, durable bool) (Record, error) {
 	for tries := 0; ; tries++ {
-		rec, err := l.read(offset)
+		rec, err := l.read(offset, durable)
 		if err == nil || !l.overtaken(err, tries) {
 			return rec, err
 		}
 	}
 }
 
-func (l *Log) read(offset int64) (Record, error) {
+func (l *Log) read(offset int64, durable bool) (Record, error) {
 	r := readers.Get().(*reader)
 	defer r.release()
+	r.durable = durable
 	if err := l.pin(r, offset); err != nil {
 		return Record{}, err
 	}
-	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, l.limit(r.seg))
+	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, r.limit(l))
 	if err != nil {
 		return Record{}, err
 	}
@@ -124,7 +165,7 @@ func (l *Log) read(offset int64) (Record, error) {
 		err = &OffsetError{Offset: offset, Offsets: l.Offsets()}
 	}
 	if err != nil {
-		return Record{}, err
+		return Record{}, r.seg.behindDamage(r.h, err, r.limit(l))
 	}
 	l.stats.reads.Add(1)
 	return rec, nil
@@ -182,57 +223,95 @@ func (r Record) own() Record {
 	return r
 }
 
+// Positions that Records, Follow, Batches, Section and TransferTo take in place of an offset, so that none has to be
+// asked for first, which retention or an append may overtake.
+const (
+	// Oldest is the first record that is there when the reading begins.
+	Oldest int64 = math.MinInt64
+	// Newest is the end of the log at the time of the call: what is appended after it comes.
+	Newest int64 = math.MinInt64 + 1
+)
+
 // Records walks the records from offset from up to the high watermark of the moment the walk starts; it never waits.
 // Every batch's CRC is checked, once. Control batches and gaps are skipped. A Record is valid until the next step; Clone
 // keeps it. The sequence may be walked more than once, and each walk ends after the first error, which are those of
-// Read; walking from the high watermark is no error and yields nothing. A TruncateTo or Reset below the walk ends it with
-// an *OffsetError.
+// Read; walking from an offset between the high watermark and the end of the log is no error and yields nothing. A
+// TruncateTo or Reset below the walk ends it with an *OffsetError. Behind a *CorruptError, its NextOffset is where a new walk goes on.
 func (l *Log) Records(from int64) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		r := readers.Get().(*reader)
-		defer r.release()
-		if err := l.catchUp(); err != nil {
-			yield(Record{}, err)
-			return
-		}
-		r.cuts = l.settledCuts()
-		l.walk(r, from, yield)
+	next := l.newest(from)
+	return func(yield func(Record, error) bool) { l.records(next, false, yield, nil) }
+}
+
+// records yields to yield or, if that is nil, to b.
+func (l *Log) records(from int64, durable bool, yield func(Record, error) bool, b *batcher) {
+	r := readers.Get().(*reader)
+	defer r.release()
+	if b != nil {
+		yield = b.of(r)
 	}
+	if err := l.catchUp(); err != nil {
+		yield(Record{}, err)
+		return
+	}
+	r.cuts, r.durable = l.settledCuts(), durable
+	l.walk(r, from, yield)
 }
 
 // Follow is Records that goes on: at the high watermark it waits for more, until ctx ends, which ends the sequence
 // without an error, or the log is closed, which ends it with ErrClosed.
 func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
-	return func(yield func(Record, error) bool) {
-		var cuts int64
-		for next := from; ; {
-			if ctx.Err() != nil {
-				return
-			}
-			if err := l.catchUp(); err != nil {
+	next := l.newest(from)
+	return func(yield func(Record, error) bool) { l.followFrom(ctx, next, false, yield, nil) }
+}
+
+func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield func(Record, error) bool, b *batcher) {
+	if b != nil {
+		yield = b.err
+	}
+	var cuts int64
+	for next := from; ; {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := l.catchUp(); err != nil {
+			yield(Record{}, err)
+			return
+		}
+		if next == from {
+			cuts = l.settledCuts()
+		}
+		var ok bool
+		if next, cuts, ok = l.followOnce(ctx, next, cuts, durable, yield, b); !ok {
+			return
+		}
+		if err := l.waitFor(ctx, next, cuts, durable); err != nil {
+			if ctx.Err() == nil {
 				yield(Record{}, err)
-				return
 			}
-			r := readers.Get().(*reader)
-			if next == from {
-				cuts = l.settledCuts()
-			}
-			r.cuts = cuts
-			var ok bool
-			next, ok = l.walk(r, next, func(rec Record, err error) bool { return ctx.Err() == nil && yield(rec, err) })
-			cuts = r.cuts
-			r.release() // an idle follower keeps no buffer
-			if !ok {
-				return
-			}
-			if err := l.waitFor(ctx, next, cuts); err != nil {
-				if ctx.Err() == nil {
-					yield(Record{}, err)
-				}
-				return
-			}
+			return
 		}
 	}
+}
+
+// followOnce walks what there is. An idle follower keeps no buffer, and one whose body panics no pin.
+func (l *Log) followOnce(ctx context.Context, next, cuts int64, durable bool, yield func(Record, error) bool, b *batcher) (int64, int64, bool) {
+	r := readers.Get().(*reader)
+	defer r.release()
+	if b != nil {
+		yield = b.of(r)
+	}
+	r.cuts, r.durable = cuts, durable
+	next, ok := l.walk(r, next, func(rec Record, err error) bool { return ctx.Err() == nil && yield(rec, err) })
+	return next, r.cuts, ok
+}
+
+// newest replaces the position Newest by its offset.
+func (l *Log) newest(from int64) int64 {
+	if from != Newest {
+		return from
+	}
+	_ = l.catchUp() // an error comes from the walk as well
+	return max(l.end.Load(), l.highWatermark())
 }
 
 // catchUp looks, in a read-only log, for what the writer did.
@@ -248,15 +327,22 @@ func (l *Log) catchUp() error {
 
 // walk yields what can be read from next on. It returns the offset to go on from, and false once the walk is over.
 func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64, bool) {
+	from := next
 	fail := func(err error) (int64, bool) {
 		yield(Record{}, err)
 		return next, false
 	}
-	end := l.highWatermark()
-	if next == end && next >= l.start.Load() {
-		return next, true
+	end := l.readable(r.durable)
+	if from == Oldest {
+		next = min(l.start.Load(), end)
 	}
-	for tries := 0; next < end || next > l.highWatermark(); {
+	if next >= end {
+		if next < l.start.Load() && from != Oldest || next > max(end, l.end.Load()) {
+			return fail(&OffsetError{Offset: next, Offsets: l.Offsets()})
+		}
+		return from, true // not readable yet
+	}
+	for tries := 0; next < end; {
 		var more bool
 		var err error
 		next, more, err = l.walkOne(r, next, end, yield)
@@ -266,6 +352,9 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 		if err == errCut {
 			next, end, err = l.afterCut(r, next)
 			more = true
+		}
+		if start := l.start.Load(); from == Oldest && !r.yielded && next < start && errors.Is(err, ErrOutOfRange) {
+			next, err, more = start, nil, true
 		}
 		if err != nil {
 			return fail(err)
@@ -282,7 +371,7 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 	if err := l.pin(r, next); err != nil {
 		return next, false, err
 	}
-	limit := l.limit(r.seg)
+	limit := r.limit(l)
 	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, next, limit)
 	if err != nil {
 		return next, false, err
@@ -293,11 +382,11 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 		r.s.gaps = l.gaps.Load()
 		var more bool
 		if next, more, err = l.walkSegment(r, next, end, yield); err != nil || !more {
-			return next, more, err
+			return next, more, r.seg.behindDamage(r.h, err, limit)
 		}
 	}
 	if next < end {
-		next, err = l.nextSegment(r, next)
+		next, err = l.nextSegment(r, next, end, limit)
 	}
 	return next, err == nil, err
 }
@@ -319,16 +408,23 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 		}
 		l.passed(r.seg, r.h, pos, r.s.pos)
 		if b.control() {
-			next = b.last() + 1
+			next = min(b.last()+1, end) // the mark of the segment may be ahead of the high watermark
 			continue
 		}
 		if err := r.d.reset(b); err != nil {
 			return next, false, wrapBatchError(err, r.h.path, pos, b.base())
 		}
+		begin := next
+		again := func() int64 { // where a walk that is interrupted in the middle of the batch goes on
+			if r.batched {
+				return begin
+			}
+			return next
+		}
 		for {
 			ok := r.d.next(&rec)
 			if r.d.why != "" {
-				return next, false, wrapBatchError(r.d.err(), r.h.path, pos, b.base())
+				return again(), false, wrapBatchError(r.d.err(), r.h.path, pos, b.base())
 			}
 			if !ok {
 				break
@@ -340,73 +436,92 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 				return end, true, nil // the high watermark lies inside the batch after a cut that failed
 			}
 			if l.cuts.Load() != r.cuts {
-				return next, false, errCut
+				return again(), false, errCut
 			}
 			if l.closed.Load() {
 				return next, false, ErrClosed
 			}
 			next = rec.Offset + 1
-			if !yield(rec, nil) {
+			r.yielded = true
+			more := yield(rec, nil)
+			if !r.batched {
+				poison(&rec)
+			}
+			if !more {
 				return next, false, nil
 			}
 		}
-		next = max(next, b.last()+1)
+		next = min(max(next, b.last()+1), end)
 	}
 	return next, true, nil
 }
 
-// nextSegment is where to go on once the batches of the pinned segment are used up.
-func (l *Log) nextSegment(r *reader, next int64) (int64, error) {
-	segs := l.view.Load().segs
-	i := (&view{segs}).find(r.seg.base)
-	if i < 0 || segs[i] != r.seg || i+1 == len(segs) {
-		return next, nil // the list changed, or more came to this segment: look again
+// nextSegment is where to go on once the pinned segment has no more batches below limit, which was read after end, a
+// bound of what may be read: the offsets from next up to the end of the segment, or of the log, are left out.
+func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error) {
+	v := l.view.Load()
+	i := v.find(r.seg.base)
+	if i < 0 || v.segs[i] != r.seg {
+		return next, nil // the log was cut or its start moved: look again
 	}
-	following := segs[i+1].base
-	if next < following {
-		if !l.gaps.Load() {
-			return next, &CorruptError{Path: r.h.path, Pos: r.s.pos, Offset: next,
-				Reason: fmt.Sprintf("the segment ends before this offset, the next one is %s", fileName(following, logSuffix))}
-		}
-		next = following
+	behind := r.seg.base + limit.rel()
+	if i+1 < len(v.segs) {
+		behind = v.segs[i+1].base
 	}
-	return next, nil
+	if next < behind && !l.gaps.Load() {
+		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next, NextOffset: min(behind, end),
+			Reason: fmt.Sprintf("the batches of the segment end before this offset, the next one is %d", behind)}
+	}
+	return max(next, min(behind, end)), nil
 }
 
 // afterCut is where a walk that is to yield next goes on after the log was cut, and up to where.
 func (l *Log) afterCut(r *reader, next int64) (int64, int64, error) {
-	cuts := l.settledCuts()
-	lowest := l.lowestCut(r.cuts)
-	r.cuts = cuts
-	end := l.highWatermark()
-	if next > lowest {
-		return next, end, &OffsetError{Offset: next, Offsets: l.Offsets()}
+	err := l.cutBelow(&r.cuts, next)
+	return next, l.readable(r.durable), err
+}
+
+// cutBelow returns an *OffsetError if the log was cut below next since cuts was read, which it brings up to date.
+func (l *Log) cutBelow(cuts *int64, next int64) error {
+	if l.cuts.Load() == *cuts {
+		return nil
 	}
-	return next, end, nil
+	now := l.settledCuts()
+	lowest := l.lowestCut(*cuts)
+	*cuts = now
+	if next > lowest {
+		return &OffsetError{Offset: next, Offsets: l.Offsets()}
+	}
+	return nil
 }
 
 // Wait returns once the record at offset can be read. Errors: those of ctx; an *OffsetError if it was deleted; ErrFailed,
 // since nothing more comes; ErrClosed.
 func (l *Log) Wait(ctx context.Context, offset int64) error {
-	return l.waitFor(ctx, offset, -1)
+	return l.waitFor(ctx, offset, -1, false)
 }
 
 // waitFor also returns when the log was cut since cuts was read, unless that is -1.
-func (l *Log) waitFor(ctx context.Context, offset, cuts int64) error {
+func (l *Log) waitFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	if l.o.ReadOnly {
-		return l.pollFor(ctx, offset, cuts)
+		return l.pollFor(ctx, offset, cuts, durable)
 	}
-	return l.readers.wait(ctx, func() (bool, error) {
+	moved := &l.readers
+	if durable {
+		moved = &l.durableWaiters
+	}
+	return moved.wait(ctx, func() (bool, error) {
 		if l.closed.Load() {
 			return false, ErrClosed
 		}
-		if l.highWatermark() > offset {
-			if offset < l.start.Load() {
+		start := l.start.Load()
+		if hw := l.readable(durable); hw > offset && (offset != Oldest || hw > start) {
+			if offset < start && offset != Oldest {
 				return false, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 			}
 			return true, nil
 		}
-		if cuts >= 0 && l.cuts.Load() != cuts {
+		if cuts >= 0 && l.cuts.Load() != cuts && offset != Oldest {
 			if l.settledCuts(); offset > l.lowestCut(cuts) {
 				return false, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 			}

@@ -7,11 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
-// readOnly is what a log opened with ReadOnly knows of the writer beside it. Log.mu guards it.
+// readOnly is what a log opened with ReadOnly knows of the writer beside it. Log.mu guards it, but for fresh.
 type readOnly struct {
 	state    file // seglog.state; nil for a directory that has none
 	promised bool
@@ -19,7 +21,17 @@ type readOnly struct {
 	// The last segment, as far as its batches were checked.
 	f file
 	x *indexBuilder
+
+	began  time.Time
+	opened time.Time    // when seglog.state was
+	listed time.Time    // when the directory was, for one without it
+	first  int64        // base offset of the first segment then
+	fresh  atomic.Int64 // until when, in ns since began, offsets that are known are read without another look
 }
+
+// followEvery is how far a read-only log may be behind its writer: what was deleted or cut may be read that much longer,
+// and Offsets and Stats are at most that old. What was appended is looked for whenever a reader comes to the end.
+const followEvery = 20 * time.Millisecond
 
 // cutSince reports whether a cut began since the view was made, or ended that ran then.
 func (ro *readOnly) cutSince(st state) bool {
@@ -36,38 +48,56 @@ func (l *Log) openReadOnly() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, &fs.PathError{Op: "open", Path: l.dir, Err: errors.New("not a directory")})
 	}
 	ro := &l.follow
-	ro.seen.cut = -1
-	ro.state, err = l.fs.open(filepath.Join(l.dir, stateName), openRead)
-	if errors.Is(err, fs.ErrNotExist) {
-		ro.state, err = nil, nil
-	}
-	if err != nil {
-		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
-	}
+	ro.seen.cut, ro.began = -1, time.Now()
 	return l.refresh()
 }
 
-// refreshFor looks for what the writer did since, if the record at offset depends on it.
+// refreshFor looks for what the writer did since, if the record at offset depends on it or the last look is too long ago.
 func (l *Log) refreshFor(offset int64) error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
+	known := func() bool { return offset >= l.start.Load() && offset < l.end.Load() }
+	if known() && l.isFresh() {
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	if known() && l.isFresh() {
+		return nil
+	}
 	st, err := l.readWriterState()
 	if err != nil {
 		return err
 	}
 	ro := &l.follow
-	if offset < l.end.Load() && st.start == ro.seen.start && !ro.cutSince(st) {
+	if known() && st.start == ro.seen.start && st.first == ro.seen.first && !ro.cutSince(st) && st.recoveryPoint == ro.seen.recoveryPoint {
+		l.setFresh()
 		return nil
 	}
 	return l.refreshLocked(st)
 }
 
+func (l *Log) isFresh() bool { return int64(time.Since(l.follow.began)) < l.follow.fresh.Load() }
+
+func (l *Log) setFresh() { l.follow.fresh.Store(int64(time.Since(l.follow.began) + followEvery)) }
+
+// refreshIfStale brings the offsets up to date that Offsets and Stats tell.
+func (l *Log) refreshIfStale() {
+	if l.o.ReadOnly && !l.closed.Load() && !l.isFresh() {
+		_ = l.refresh() // whoever reads is told
+	}
+}
+
 func (l *Log) refresh() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return ErrClosed
+	}
 	st, err := l.readWriterState()
 	if err != nil {
 		return err
@@ -84,6 +114,10 @@ func (l *Log) overtaken(err error, tries int) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return false
+	}
+	l.follow.opened, l.follow.listed = time.Time{}, time.Time{}
 	st, e := l.readWriterState()
 	seen := l.follow.seen
 	if e != nil || st.cut < 0 && st.first == seen.first && !l.follow.cutSince(st) {
@@ -97,20 +131,52 @@ func (l *Log) overtaken(err error, tries int) bool {
 
 const maxOvertaken = 100
 
+// readWriterState reads seglog.state, which may come, go and be replaced while the log is open.
 func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
-	if ro.state == nil {
-		return state{cut: -1}, nil
+	if time.Since(ro.opened) >= followEvery {
+		f, err := l.fs.open(filepath.Join(l.dir, stateName), openRead)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return state{}, fmt.Errorf("seglog: open %s: %w", l.dir, err)
+		}
+		if ro.state != nil {
+			_ = ro.state.Close() // of a file that was only read
+		}
+		ro.state, ro.opened = nil, time.Now()
+		if err == nil {
+			ro.state = f
+		}
 	}
-	st, ok, err := readSlots(ro.state)
-	if err != nil {
-		return state{}, fmt.Errorf("seglog: read %s: %w", stateName, err)
+	st, ok := state{}, false
+	if ro.state != nil {
+		var err error
+		if st, ok, err = readSlots(ro.state); err != nil {
+			return state{}, fmt.Errorf("seglog: read %s: %w", stateName, err)
+		}
 	}
-	ro.promised = ok
-	if !ok {
-		st = state{cut: -1}
+	if ro.promised = ok; !ok {
+		return l.unpromised()
+	}
+	if st.gaps {
+		l.gaps.Store(true) // noted before the first batch that leaves offsets out
 	}
 	return st, nil
+}
+
+// unpromised stands for the state of a directory that has none: its first segment is where it starts.
+func (l *Log) unpromised() (state, error) {
+	ro := &l.follow
+	if time.Since(ro.listed) >= followEvery {
+		dir, err := l.list()
+		if err != nil {
+			return state{}, err
+		}
+		ro.listed, ro.first = time.Now(), 0
+		if len(dir.bases) > 0 {
+			ro.first = dir.bases[0]
+		}
+	}
+	return state{cut: -1, start: ro.first, first: ro.first}, nil
 }
 
 // refreshLocked brings the view up to what the directory holds. It starts over while the writer changes what it looks
@@ -118,21 +184,18 @@ func (l *Log) readWriterState() (state, error) {
 func (l *Log) refreshLocked(st state) error {
 	ro := &l.follow
 	for try := 0; ; try++ {
-		var err error
-		v := l.view.Load()
-		if v == nil || ro.cutSince(st) || v.segs[len(v.segs)-1].base < st.first {
-			err = l.rebuildView(st)
-		}
-		if err == nil {
-			err = l.extendView(st)
-		}
+		err := l.bringUpTo(st)
 		after, stateErr := l.readWriterState()
 		if stateErr != nil {
 			return stateErr
 		}
 		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
+			if l.view.Load() == nil {
+				return err // of an Open that failed
+			}
 			l.dropDeleted(after)
 			ro.seen = after
+			l.setFresh()
 			return err
 		}
 		if try > 1000 {
@@ -143,6 +206,32 @@ func (l *Log) refreshLocked(st state) error {
 	}
 }
 
+// bringUpTo makes the view that of one state. While it is made anew, readers wait as for a cut of their own.
+func (l *Log) bringUpTo(st state) error {
+	ro := &l.follow
+	v := l.view.Load()
+	cut := v != nil && ro.cutSince(st)
+	if v != nil && !cut && v.segs[len(v.segs)-1].base >= st.first {
+		return l.extendView(st)
+	}
+	if v != nil {
+		lowest := int64(math.MaxInt64) // only what is deleted is gone
+		if cut {
+			lowest = st.lastCut
+		}
+		if cut && st.cuts-ro.seen.cuts != 1 {
+			lowest = -1 // several, and only the last is known
+		}
+		l.beginCut()
+		defer func() { l.endCut(lowest, lowest < 0) }()
+	}
+	err := l.rebuildView(st)
+	if err == nil {
+		err = l.extendView(st)
+	}
+	return err
+}
+
 // rebuildView lists the directory anew: at first, and after a cut.
 func (l *Log) rebuildView(st state) error {
 	ro := &l.follow
@@ -151,6 +240,9 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	l.gaps.Store(st.gaps || !ro.promised)
+	if err := l.unfinished(dir); err != nil && !ro.promised {
+		return err
+	}
 	for len(dir.bases) > 0 && dir.bases[0] < st.first {
 		dir.bases = dir.bases[1:]
 	}
@@ -177,15 +269,6 @@ func (l *Log) rebuildView(st state) error {
 		return err
 	}
 	segs[n-1] = last
-	if old != nil && ro.cutSince(st) {
-		l.cuts.Add(1)
-		defer l.cuts.Add(1)
-		lowest := st.lastCut
-		if st.cuts-ro.seen.cuts > 1 {
-			lowest = -1 // several, and only the last is known
-		}
-		l.cutLog.add(lowest, lowest < 0)
-	}
 	ro.seen.cuts, ro.seen.cut = st.cuts, st.cut
 	l.start.Store(max(st.start, segs[0].base))
 	l.end.Store(last.base)
@@ -195,6 +278,7 @@ func (l *Log) rebuildView(st state) error {
 		for _, s := range old.segs {
 			l.opened.drop(s)
 			_ = s.retire()
+			s.deleted(l.stats)
 		}
 	}
 	return nil
@@ -215,12 +299,13 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 	h := newHandle(f, path, nil)
 	ro.f, ro.x = f, newIndexBuilder(l.o.IndexBytes)
 	h.x.Store(&ro.x.indexes)
-	s.h.Store(h)
+	s.hold(h)
 	return s, nil
 }
 
 // extendView checks what was appended to the last segment, and goes on to the ones that follow it.
 func (l *Log) extendView(st state) error {
+	behind := int64(-1) // a segment that was there before the last one was looked at
 	for {
 		if err := l.extendLast(st); err != nil {
 			return err
@@ -230,27 +315,44 @@ func (l *Log) extendView(st state) error {
 		next := end
 		if last.base == end || !l.exists(next) {
 			if _, none := l.follow.f.(noFile); none && l.exists(last.base) {
-				l.view.Store(nil)
-				return l.rebuildView(st)
+				s, err := l.followSegment(last.base)
+				if err != nil {
+					return err
+				}
+				l.view.Store(&view{append(segs[:len(segs)-1:len(segs)-1], s)})
+				_ = last.retire()
+				if _, none := l.follow.f.(noFile); none {
+					return nil // it came and went
+				}
+				continue
 			}
-			if st.scanBase <= last.base || last.base == end {
+			if last.base == end || !l.gaps.Load() && st.scanBase <= last.base {
 				return nil
 			}
-			// The writer is past this segment, which ends in a gap.
+			// The segment may end in a gap.
 			dir, err := l.list()
 			if err != nil {
 				return err
 			}
-			if next = dir.after(last.base); next < 0 {
+			if next = dir.after(last.base); next < 0 || l.follow.promised && st.policy == FlushSync && st.recoveryPoint < next {
 				return nil
 			}
+			if behind != next {
+				behind = next // what came to the last one before that
+				continue
+			}
 		}
+		behind = -1
 		last.stored.store(markAt(next-last.base, last.stored.load().pos()))
 		last.flushed.store(last.stored.load())
 		s, err := l.followSegment(next)
 		if err != nil {
 			return err
 		}
+		// The one before is like any other that is sealed: it may be closed, and opened again.
+		last.enter(phaseSealed)
+		last.touched.Store(true)
+		l.opened.add(last, l.o.MaxOpenSegments)
 		l.end.Store(next)
 		l.view.Store(&view{append(segs, s)})
 	}
@@ -260,8 +362,11 @@ func (l *Log) exists(base int64) bool {
 	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
 		return true
 	}
-	at, ok, err := l.unnamedBase()
-	return err == nil && ok && at == base
+	if at, ok, err := l.unnamedBase(); err == nil && ok && at == base {
+		return true
+	}
+	_, err := l.fs.stat(l.path(base, logSuffix)) // it may have got its name in between
+	return err == nil
 }
 
 // after is the base that follows base; -1 if none does.
@@ -287,19 +392,40 @@ func (l *Log) extendLast(st state) error {
 	}
 	path := l.path(s.base, logSuffix)
 	var c scanner
-	c.init(&fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}, path, m.pos(), s.base+m.rel(), -1)
+	src := &fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}
+	c.init(src, path, m.pos(), s.base+m.rel(), -1)
 	c.gaps = l.gaps.Load()
 	for {
+		if ro.promised {
+			c.next = st.endOffset(s.base, c.pos, c.next) // the offsets up to there may be left out
+		}
 		if ro.promised && st.policy == FlushSync && c.next >= st.recoveryPoint {
 			break
 		}
 		pos := c.pos
 		b, err := c.scan()
+		if errors.Is(err, ErrOldFormat) {
+			return err
+		}
 		if err != nil {
-			if ro.promised && st.cut < 0 && c.next < st.recoveryPoint && errors.Is(err, ErrCorrupt) && st.scanBase <= s.base && !l.exists(c.next) {
-				return err
+			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
+				break // not written yet, or not whole yet
 			}
-			break // not written yet, or not whole yet
+			// Damage to what was durable, which costs those who read it what it covers.
+			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
+			r.zeros, _ = lastByte(ro.f, pos, r.size)
+			found, base, e := r.find(pos)
+			if found < 0 && st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size {
+				found, base = st.scanPos, st.scanOffset // where the flushed batches end
+			}
+			if e != nil || found < 0 {
+				return errors.Join(err, e)
+			}
+			if !c.skipTo(found, base) {
+				src.pos = found
+				c.restart(found, base)
+			}
+			continue
 		}
 		if b.last()-s.base > math.MaxInt32 {
 			return &CorruptError{Path: path, Pos: pos, Offset: s.base + s.stored.load().rel(), Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}
@@ -309,6 +435,11 @@ func (l *Log) extendLast(st state) error {
 		s.stored.store(markAt(b.last()+1-s.base, c.pos))
 		s.flushed.store(s.stored.load())
 		l.end.Store(b.last() + 1)
+	}
+	if c.next > l.end.Load() {
+		s.stored.store(markAt(c.next-s.base, c.pos))
+		s.flushed.store(s.stored.load())
+		l.end.Store(c.next)
 	}
 	l.durable.Store(max(l.start.Load(), min(st.recoveryPoint, l.end.Load())))
 	return nil
@@ -329,11 +460,12 @@ func (l *Log) dropDeleted(st state) {
 	for _, s := range segs[:k] {
 		l.opened.drop(s)
 		_ = s.retire()
+		s.deleted(l.stats)
 	}
 }
 
 // pollFor is waitFor of a read-only log: the writer is in another process and can't wake anybody here.
-func (l *Log) pollFor(ctx context.Context, offset, cuts int64) error {
+func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -341,13 +473,14 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64) error {
 		if err := l.refreshFor(offset); err != nil {
 			return err
 		}
-		if l.end.Load() > offset {
-			if offset < l.start.Load() {
+		start := l.start.Load()
+		if end := l.readable(durable); end > offset && (offset != Oldest || end > start) {
+			if offset < start && offset != Oldest {
 				return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 			}
 			return nil
 		}
-		if cuts >= 0 && l.cuts.Load() != cuts && offset > l.lowestCut(cuts) {
+		if cuts >= 0 && l.cuts.Load() != cuts && offset != Oldest && offset > l.lowestCut(cuts) {
 			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
 		select {
@@ -371,3 +504,4 @@ type noFile struct{ file }
 
 func (noFile) size() (int64, error) { return 0, nil }
 func (noFile) Close() error         { return nil }
+func (noFile) osFile() *os.File     { return nil }

@@ -152,7 +152,6 @@ func (r *receiver) startStall() {
 	}
 	r.stall = time.AfterFunc(stallAfter, func() {
 		defer r.flushes.Done()
-		started("stall")
 		_ = r.l.acknowledge(r.l.moment()) // TransferFrom meets the same error when it acknowledges
 	})
 }
@@ -283,8 +282,10 @@ func (l *Log) checkEpoch(b batch) error {
 
 // lastEpoch is the leader epoch of the last batch; -1 if there is none. l.mu is held.
 func (l *Log) lastEpoch() (epoch int32, err error) {
-	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
-		return 0, err
+	if l.o.Flush == FlushSync { // it may be gathered and not in the file yet
+		if err := l.flushTo(l.lastMoment()); err != nil {
+			return 0, err
+		}
 	}
 	segs := l.view.Load().segs
 	for i := len(segs) - 1; i >= 0; i-- {

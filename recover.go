@@ -84,6 +84,7 @@ type directory struct {
 	bases    []int64  // of the .log files, ascending; the last may be of the unnamed one
 	unnamed  int64    // of the segment that is still seglog.next; -1 if none is
 	leftover []string // index files without a .log, and the engine's own temporary files
+	swaps    []string // .log.swap files of a compaction that a broker was killed in
 }
 
 func (e *env) list() (directory, error) {
@@ -98,6 +99,8 @@ func (e *env) list() (directory, error) {
 			d.bases = append(d.bases, base)
 		} else if _, ok := indexBase(name); ok {
 			indexes = append(indexes, name)
+		} else if _, ok := parseFileName(name, swapSuffix); ok {
+			d.swaps = append(d.swaps, name)
 		} else if temporaryName(name) && !e.isDir(name) {
 			d.leftover = append(d.leftover, name)
 		}
@@ -158,6 +161,9 @@ func (l *Log) open() error {
 	}
 	r := recovery{l: l, st: st, promised: promised, dir: dir}
 	if err := r.run(); err != nil {
+		if inDoubt(err) != nil && l.state != nil {
+			err = errors.Join(err, l.state.noteFailed())
+		}
 		if l.view.Load() == nil {
 			l.view.Store(&view{r.segs}) // for release
 		}
@@ -197,6 +203,11 @@ func (r *recovery) run() error {
 	l := r.l
 	if r.promised {
 		l.gaps.Store(r.st.gaps)
+		if r.st.failed {
+			if err := l.state.renew(&l.env); err != nil {
+				return err
+			}
+		}
 		if r.st.cut >= 0 || len(r.dir.bases) > 0 && r.dir.bases[0] < r.st.first {
 			// What a killed process noted may be in the page cache alone, and is acted upon now.
 			if err := l.state.commit(func(*state) {}); err != nil {
@@ -211,6 +222,9 @@ func (r *recovery) run() error {
 		}
 	} else {
 		l.gaps.Store(true)
+		if err := l.unfinished(r.dir); err != nil {
+			return err
+		}
 	}
 	if err := r.examine(); err != nil {
 		return errors.Join(err, r.closeScans())

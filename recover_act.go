@@ -35,7 +35,9 @@ func (r *recovery) act(c *segmentScan) error {
 		// nothing in it was not checked.
 		err := c.f.truncate(c.pos)
 		if err == nil && !(c.last && c.zeroes) {
-			err = c.f.flush()
+			if err = c.f.flush(); err != nil {
+				err = &writeBackError{err}
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("seglog: trim segment %d: %w", c.base, err)
@@ -105,7 +107,7 @@ func sealedTail(e *env, c *segmentScan) *tail {
 	t.seg.maxTime.Store(c.x.maxTime)
 	t.h = newHandle(c.f, c.path, nil)
 	t.h.x.Store(&c.x.indexes)
-	t.seg.h.Store(t.h)
+	t.seg.hold(t.h)
 	return t
 }
 
@@ -198,7 +200,7 @@ func (r *recovery) saveTorn(saved []string, f file, base, pos, end int64) ([]str
 func (r *recovery) copyTorn(path string, f file, pos, n int64) error {
 	l := r.l
 	tmp := filepath.Join(l.dir, repairTemp)
-	out, err := l.acquire(tmp, openCreate)
+	out, err := l.create(tmp)
 	if err != nil {
 		return err
 	}
@@ -290,19 +292,13 @@ func (r *recovery) takeOver() error {
 	l.durable.Store(durable)
 	l.end.Store(end)
 	bases := l.view.Load().bases()
-	change := func(s *state) {
+	err := l.state.commit(func(s *state) {
 		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, first: first, recoveryPoint: durable,
-			cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
+			end: end, endPos: w.tail.seg.stored.load().pos(), cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
 			fenceOffset: r.st.fenceOffset, fenceEpoch: r.st.fenceEpoch, told: max(first, min(r.st.told, end)), gapTo: r.st.gapTo}
 		s.scanFrom(scan.base, from)
 		s.count(bases)
-	}
-	var err error
-	if r.st.failed {
-		err = l.state.renew(&l.env, change)
-	} else {
-		err = l.state.commit(change)
-	}
+	})
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}

@@ -54,11 +54,12 @@ func (c *segmentScan) trust() error {
 	if why == "" {
 		c.x.resume(offsets, times)
 	} else {
-		if c.x, err = s.buildIndexes(&l.env, h); err != nil {
+		var damage error // for its readers to report
+		if c.x, damage, err = s.buildIndexes(&l.env, h); err != nil {
 			return err
 		}
 		l.stats.indexRebuilds.Add(1)
-		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why)
+		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why, "damage", damage)
 	}
 	return c.readFirstTime()
 }
@@ -79,6 +80,10 @@ func (c *segmentScan) scan() error {
 	s.gaps = c.r.l.gaps.Load()
 	s.end = c.next
 	for {
+		if c.r.promised && c.last && c.pos == st.endPos { // the offsets up to there may be left out
+			c.offset = st.endOffset(c.base, c.pos, c.offset)
+			s.next = c.offset
+		}
 		pos, next := s.pos, s.next
 		b, err := s.scan()
 		if err == nil && b.last()-c.base > 1<<31-1 {
@@ -96,7 +101,7 @@ func (c *segmentScan) scan() error {
 			c.ends = endsWhole
 			return nil
 		}
-		if !errors.Is(err, ErrCorrupt) {
+		if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrOldFormat) {
 			return err
 		}
 		c.why = err
@@ -137,12 +142,10 @@ func (c *segmentScan) walkFlushed() error {
 		}
 		return err != nil
 	})
-	if err == nil && c.pos == st.scanPos && c.offset < st.scanOffset && c.r.l.gaps.Load() {
-		c.offset = st.scanOffset // a gap at the end, as a cut leaves it
-	}
-	if err == nil && (c.pos != st.scanPos || c.offset != st.scanOffset) {
+	if err == nil && (c.pos != st.scanPos || st.endOffset(c.base, c.pos, c.offset) != st.scanOffset) {
 		err = &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: fmt.Sprintf("batches end here, not at position %d, offset %d as noted", st.scanPos, st.scanOffset)}
 	}
+	c.offset = st.scanOffset
 	return err
 }
 

@@ -232,7 +232,7 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 			return why, nil
 		}
 		s.add(b, pos, p.check.records)
-		if base == p.st.scanBase && pos+b.size() == p.st.scanPos && b.last()+1 == p.st.scanOffset {
+		if base == p.st.scanBase && pos+b.size() == p.st.scanPos && p.st.endOffset(base, p.st.scanPos, b.last()+1) == p.st.scanOffset {
 			s.atMark = true
 		}
 		return "", nil
@@ -258,8 +258,12 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 		s.lost = append(s.lost, damage{pos: w.size, end: size, offset: w.next, next: -1, cause: &CorruptError{Reason: "file is larger than 2 GiB - 1"}})
 	}
 	s.next = base
+	end := int64(0)
 	if n := len(s.spans); n > 0 {
-		s.next = s.spans[n-1].next
+		s.next, end = s.spans[n-1].next, s.spans[n-1].end
+	}
+	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 {
+		s.next = p.st.endOffset(base, end, s.next)
 	}
 	return s, nil
 }

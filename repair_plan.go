@@ -167,7 +167,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.recoveryPoint, n.segments, n.baseSum = at, 0, 0
 	} else {
 		last := kept[len(kept)-1]
-		n.end = last.next
+		n.end, n.endPos = last.next, last.newSize()
 		n.first = kept[0].base
 		n.start = min(max(n.start, n.first), n.end)
 		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))

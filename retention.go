@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,12 +22,19 @@ func (l *Log) DeleteBefore(offset int64) error {
 	if offset > l.highWatermark() {
 		return &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
-	// The start must not lie above what a power cut leaves.
-	if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
-		return err
+	for {
+		// The start must not lie above what a power cut leaves.
+		if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
+			return err
+		}
+		if err := l.moveStart(offset); err != errNotFlushed {
+			return err
+		}
 	}
-	return l.moveStart(offset)
 }
+
+// errNotFlushed: the log was cut, and appended to, after what was to be deleted had been flushed.
+var errNotFlushed = errors.New("seglog: not flushed")
 
 // moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile.
 func (l *Log) moveStart(offset int64) error {
@@ -38,7 +44,7 @@ func (l *Log) moveStart(offset int64) error {
 	if err != nil {
 		return err
 	}
-	if len(dropped) == 0 && offset == l.start.Load() {
+	if len(dropped) == 0 && offset <= l.start.Load() {
 		return rollErr
 	}
 	first := l.view.Load().segs[len(dropped)].base
@@ -78,6 +84,9 @@ func (l *Log) planDeletion(offset int64) (dropped []*segment, rollErr, err error
 	if offset < l.start.Load() {
 		return nil, nil, nil
 	}
+	if offset > l.durable.Load() {
+		return nil, nil, errNotFlushed
+	}
 	w := &l.writer
 	if offset == l.end.Load() && w.tail.seg.stored.load().pos() > 0 && len(w.sealing) < maxUnsealed {
 		if err := l.roll(offset); err != nil {
@@ -104,6 +113,7 @@ func (l *Log) drop(segs []*segment) error {
 		s.mu.Lock() // a seal or a rebuild of its indexes ends first
 		s.enter(phaseGone)
 		errs = append(errs, l.removeSegmentFiles(s.base), s.close())
+		s.deleted(l.stats)
 		s.mu.Unlock()
 		l.opened.drop(s)
 	}
@@ -201,7 +211,7 @@ func (l *Log) Retain() (deleted int, err error) {
 }
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
-	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load())}
+	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
 }
 
 // trueInfo is info with the greatest time looked up. Of a segment that is damaged so that it can't be, or gone from the
@@ -273,7 +283,7 @@ const (
 
 // wallClock is the wall clock as retention believes it.
 type wallClock struct {
-	mu     sync.Mutex
+	mu     mutex
 	since  time.Time // with its monotonic reading: base's moment
 	base   time.Time // the wall clock believed at since
 	ahead  time.Time // when the wall clock was first seen ahead of what passed since; zero if it is not

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 )
@@ -28,6 +27,9 @@ type salvage struct {
 	// What run found: good batches up to offset next, and nothing but zeros from position zeros on.
 	next  int64
 	zeros int64
+
+	last   int64 // end of what is not zero; -1: not known
+	budget int64 // of resync
 }
 
 // damage is a range of a .log file that holds no good batch, or a place where offsets are missing.
@@ -49,11 +51,16 @@ func (d damage) reason() string {
 }
 
 func (v *salvage) run() error {
-	v.next, v.zeros = v.from, v.size
+	v.next, v.zeros, v.last, v.budget = v.from, v.size, -1, resyncBudget*v.size
 	var s scanner
+	src := &fileRange{v.f, 0, v.size}
+	s.init(src, v.path, 0, v.next, v.end)
+	s.gaps = true // missing offsets are told of here, and do not end the walk
 	for pos := int64(0); ; {
-		s.init(&fileRange{v.f, pos, v.size}, v.path, pos, v.next, v.end)
-		s.gaps = true // missing offsets are told of here, and do not end the walk
+		if !s.skipTo(pos, v.next) {
+			src.pos = pos
+			s.restart(pos, v.next)
+		}
 		why := v.walk(&s)
 		if why == nil || why == errStop {
 			return nil
@@ -82,9 +89,14 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 	d = damage{pos: pos, end: v.size, offset: v.next, next: -1, cause: why}
 	found = -1
 	if errors.Is(why, ErrCorrupt) {
-		end, err := lastByte(v.f, pos, v.size)
+		if v.last < 0 {
+			v.last, err = lastByte(v.f, pos, v.size)
+		}
+		end := max(v.last, pos)
 		if err == nil && end > pos {
-			found, next, err = v.resync(pos)
+			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1, budget: v.budget}
+			found, next, err = r.find(pos)
+			v.budget = r.budget
 		}
 		switch {
 		case isEnded(err):
@@ -127,7 +139,7 @@ func (v *salvage) walk(s *scanner) error {
 		}
 		pos := s.pos - b.size()
 		if b.last()-v.base > math.MaxInt32 {
-			s.pos = pos
+			s.pos, s.r = pos, s.r-int(b.size())
 			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), v.base)}
 		}
 		if b.base() > v.next && !v.gaps {
@@ -157,113 +169,6 @@ func (v *salvage) walk(s *scanner) error {
 			return errStop
 		}
 	}
-}
-
-// resync finds the next good batch behind the bad bytes at pos, and its base offset; -1 if there is none.
-func (v *salvage) resync(pos int64) (found, next int64, err error) {
-	// Most damage leaves the length field alone: then the next batch begins where it says.
-	var h [headerLen]byte
-	n, err := v.f.ReadAt(h[:], pos)
-	if err != nil && err != io.EOF {
-		return -1, 0, err
-	}
-	if n == headerLen {
-		end := pos + batch(h[:]).size()
-		if end > pos+headerLen && end <= v.size {
-			if zeros, err := onlyZeros(v.f, end, v.size); err != nil || zeros {
-				return -1, 0, err
-			}
-			if ok, err := v.fits(end, h[:]); ok || err != nil {
-				return end, batch(h[:]).base(), err
-			}
-		}
-	}
-	buf := make([]byte, scanChunk+headerLen)
-	for at := pos + 1; at+headerLen <= v.size; at += scanChunk {
-		n, err := v.f.ReadAt(buf[:min(int64(len(buf)), v.size-at)], at)
-		if err != nil && err != io.EOF {
-			return -1, 0, err
-		}
-		for i := 0; i < scanChunk && i+headerLen <= n; i++ {
-			if buf[i+atMagic] != magicV2 {
-				continue
-			}
-			base := batch(buf[i:]).base()
-			if base < v.next || base-v.base > math.MaxInt32 || v.end >= 0 && base >= v.end {
-				continue
-			}
-			ok, err := v.fits(at+int64(i), h[:])
-			if ok && err == nil {
-				// The value of a record may hold a batch: what follows must be one too, or nothing.
-				ok, err = v.followed(at+int64(i)+batch(h[:]).size(), batch(h[:]).last())
-			}
-			if ok || err != nil {
-				return at + int64(i), base, err
-			}
-		}
-	}
-	return -1, 0, nil
-}
-
-// lastByte is the end of what is not zero in [pos, end) of f.
-func lastByte(f file, pos, end int64) (int64, error) {
-	buf := make([]byte, min(end-pos, scanChunk))
-	for end > pos {
-		p := buf[:min(int64(len(buf)), end-pos)]
-		n, err := f.ReadAt(p, end-int64(len(p)))
-		if err != nil && err != io.EOF {
-			return 0, err
-		}
-		clear(p[n:]) // trimmed by a writer meanwhile
-		for i := len(p); i > 0; i-- {
-			if p[i-1] != 0 {
-				return end - int64(len(p)-i), nil
-			}
-		}
-		end -= int64(len(p))
-	}
-	return pos, nil
-}
-
-// fits reports whether a good batch that may stand there starts at pos. Its header is left in h.
-func (v *salvage) fits(pos int64, h []byte) (bool, error) {
-	if v.size-pos < headerLen {
-		return false, nil
-	}
-	if _, err := v.f.ReadAt(h[:headerLen], pos); err != nil && err != io.EOF {
-		return false, err
-	}
-	b := batch(h)
-	if parseHeader(h) != "" || b.base() < v.next || v.end >= 0 && b.last() >= v.end ||
-		b.last()-v.base > math.MaxInt32 || b.size() > v.size-pos {
-		return false, nil
-	}
-	crc := uint32(0)
-	buf := make([]byte, min(b.size(), scanChunk))
-	for at, end := pos+atAttributes, pos+b.size(); at < end; {
-		p := buf[:min(int64(len(buf)), end-at)]
-		n, err := v.f.ReadAt(p, at)
-		if err != nil && err != io.EOF {
-			return false, err
-		}
-		if n < len(p) {
-			return false, nil // trimmed by a writer meanwhile
-		}
-		crc = crc32.Update(crc, castagnoli, p)
-		at += int64(n)
-	}
-	return crc == b.crc(), nil
-}
-
-func (v *salvage) followed(pos, last int64) (bool, error) {
-	if v.size-pos < headerLen {
-		return v.size == pos, nil
-	}
-	var h [headerLen]byte
-	if _, err := v.f.ReadAt(h[:], pos); err != nil && err != io.EOF {
-		return false, err
-	}
-	return isZero(h[:]) || parseHeader(h[:]) == "" && batch(h[:]).base() > last, nil
 }
 
 // recordCheck decodes batches to see whether their records are what the batch says.

@@ -2,8 +2,10 @@ package seglog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"iter"
 )
@@ -39,6 +41,23 @@ func (s *scanner) init(src io.Reader, path string, pos, next, end int64) {
 	s.gaps = false
 }
 
+// restart goes on at another position of the source, which the caller has moved there.
+func (s *scanner) restart(pos, next int64) {
+	s.pos, s.next = pos, next
+	s.r, s.w = 0, 0
+}
+
+// skipTo goes on at a position that lies in the buffer; false if it does not.
+func (s *scanner) skipTo(pos, next int64) bool {
+	n := pos - s.pos
+	if n < 0 || n > int64(s.w-s.r) {
+		return false
+	}
+	s.r += int(n)
+	s.pos, s.next = pos, next
+	return true
+}
+
 // scan returns the next batch, valid until the next call; io.EOF at the end of a source that ends with a whole batch;
 // else a *CorruptError, or the source's error.
 func (s *scanner) scan() (batch, error) {
@@ -46,25 +65,26 @@ func (s *scanner) scan() (batch, error) {
 		return nil, err
 	}
 	if why := parseHeader(s.buf[s.r:s.w]); why != "" {
-		return nil, s.corrupt(why)
+		return nil, s.headerError(why)
 	}
 	h := batch(s.buf[s.r : s.r+headerLen])
 	base, last, size := h.base(), h.last(), h.size()
+	why := h.follows(s.next, s.gaps)
 	switch {
-	case base < s.next:
-		return nil, s.corrupt(fmt.Sprintf("offsets go back: batch has %d to %d", base, last))
-	case base > s.next && s.next >= 0 && !s.gaps:
-		return nil, s.corrupt(fmt.Sprintf("offsets are missing: batch has %d to %d", base, last))
+	case why != "":
 	case s.end >= 0 && last >= s.end:
-		return nil, s.corrupt(fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last))
+		why = fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last)
 	case size > int64(s.most):
-		return nil, s.corrupt(fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most))
+		why = fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most)
+	}
+	if why != "" {
+		return nil, s.corrupt(why)
 	}
 	if err := s.fill(int(size)); err != nil {
 		return nil, err
 	}
 	b := batch(s.buf[s.r : s.r+int(size)])
-	if why := b.checkCRC(); why != "" {
+	if why = b.checkCRC(); why != "" {
 		return nil, s.corrupt(why)
 	}
 	if s.next >= 0 && base > s.next {
@@ -79,6 +99,27 @@ func (s *scanner) scan() (batch, error) {
 	return b, nil
 }
 
+// follows says why a batch can't stand where offset next comes next, or "". With gaps, offsets may be left out before it;
+// next is -1 where any offset may come.
+func (b batch) follows(next int64, gaps bool) string {
+	base := b.base()
+	switch {
+	case base < next:
+		return fmt.Sprintf("offsets go back: batch has %d to %d", base, b.last())
+	case base > next && next >= 0 && !gaps:
+		return fmt.Sprintf("offsets are missing: batch has %d to %d", base, b.last())
+	}
+	return ""
+}
+
+// collides says why b, the header that stands behind a batch whose last offset is last, proves that batch wrong, or "".
+func (b batch) collides(last int64) string {
+	if parseWalk(b) == "" && b.base() <= last {
+		return fmt.Sprintf("its last offset %d collides with the next batch's %d", last, b.base())
+	}
+	return ""
+}
+
 // confirmGap looks at the batch behind one that leaves out offsets. The format allows gaps (compaction makes them), but
 // the CRC does not cover the base offset: one that a bit flip raised collides with its successor.
 func (s *scanner) confirmGap(size int, last int64) error {
@@ -89,9 +130,8 @@ func (s *scanner) confirmGap(size int, last int64) error {
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
 		return nil // nothing follows that could tell
 	}
-	follower := batch(s.buf[s.r+size:])
-	if why := parseHeader(follower); why == "" && follower.base() <= last {
-		return s.corrupt(fmt.Sprintf("its last offset %d collides with the next batch's %d", last, follower.base()))
+	if why := batch(s.buf[s.r+size : s.r+size+headerLen]).collides(last); why != "" {
+		return s.corrupt(why)
 	}
 	return nil
 }
@@ -142,6 +182,25 @@ func (s *scanner) corrupt(why string) error {
 	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, Reason: why}
 }
 
+// maxOldMessage bounds the messages of old formats that are looked for.
+const maxOldMessage = 16 << 20
+
+// headerError is the error for bytes that are no header of a batch. A message of format 0 or 1, which differs in what
+// follows the length (crc of all behind it, magic, attributes), is told from damage by its own CRC.
+func (s *scanner) headerError(why string) error {
+	magic := s.buf[s.r+atMagic]
+	n := lengthOverhead + int64(int32(binary.BigEndian.Uint32(s.buf[s.r+atBatchLength:])))
+	if magic >= magicV2 || n < lengthOverhead+14 || n > maxOldMessage || s.fill(int(n)) != nil {
+		return s.corrupt(why)
+	}
+	m := s.buf[s.r : s.r+int(n)]
+	if crc32.ChecksumIEEE(m[atMagic:]) != binary.BigEndian.Uint32(m[lengthOverhead:]) {
+		return s.corrupt(why)
+	}
+	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, cause: ErrOldFormat,
+		Reason: fmt.Sprintf("a message of format %d, which Kafka wrote before 0.11; format 2 is read", magic)}
+}
+
 func (s *scanner) torn(n int) error {
 	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, cause: io.ErrUnexpectedEOF,
 		Reason: fmt.Sprintf("%d bytes where at least %d are needed", s.w-s.r, n)}
@@ -172,9 +231,11 @@ func wrapBatchError(err error, path string, pos, offset int64) error {
 
 // Decode returns the records in a stream of batches, which is what TransferTo and Section.WriteTo send. It ends with
 // the stream; a stream that ends inside a batch, or holds anything else than batches in the order of their offsets, ends
-// with a *CorruptError. Control batches are skipped. A Record is valid until the next step. The sequence can be walked
-// once. Memory is bounded by the largest batch that really arrives: three times its size, 20 times that of a record's
-// headers and, for a compressed batch, twice the size that it inflates to, which may be 256 MiB.
+// with a *CorruptError, and one whose records can't be decompressed with ErrCodec or ErrInflated. Control batches are
+// skipped. A Record is valid until the next step. The sequence can be walked once.
+//
+// Memory is bounded by the largest batch that really arrives: three times its size, 20 times that of a record's headers
+// and, for a compressed batch, twice the size that it inflates to, which may be 256 MiB.
 func Decode(r io.Reader) iter.Seq2[Record, error] { return decode(r, defaultMaxInflated) }
 
 func decode(r io.Reader, limit int64) iter.Seq2[Record, error] {
@@ -220,8 +281,12 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 		if !ok {
 			return true, false
 		}
-		if r.Offset >= from && !yield(r, nil) {
-			return false, false
+		if r.Offset >= from {
+			more := yield(r, nil)
+			poison(&r)
+			if !more {
+				return false, false
+			}
 		}
 	}
 }

@@ -130,13 +130,7 @@ func (c *schedConfig) String() string {
 var schedKnown = []struct {
 	fault string
 	avoid func(c *schedConfig)
-}{
-	{"G2", func(c *schedConfig) { c.cuts = c.cuts && !c.gaps }},         // Records spins where the log was cut inside a gap
-	{"G3", func(c *schedConfig) { c.readOnly = c.readOnly && !c.gaps }}, // a read-only log does not learn of gaps
-	{"N3", func(c *schedConfig) { c.deletions = false }},                // a segment that was to be deleted outlives Close untrimmed
-	{"N5", func(c *schedConfig) { c.ext4 = c.ext4 && !c.fault.latch }},  // a failed flush of the state file loses it on ext4
-	{"N4", func(c *schedConfig) { c.cuts, c.uncut = false, true }},      // a power cut in TruncateTo leaves a fence without its cut
-}
+}{}
 
 // options are those of a phase.
 func (c *schedConfig) options(rng *rand.Rand, w *schedLog) Options {

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"testing/synctest"
 	"time"
-
-	"github.com/seglog/seglog/internal/commit"
 )
 
 // schedLog is a log in a schedule, and what its users together know of it.
@@ -277,8 +275,7 @@ func (r *schedRun) wrong() error {
 
 // run is called in a bubble.
 func (r *schedRun) run() {
-	simulation = r.s
-	commit.Started = func() { started("flusher") }
+	schedule = r.s
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
 	backgroundWork.n, flushCalls.n = 0, 0 // of a schedule before that got stuck

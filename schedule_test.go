@@ -14,8 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/seglog/seglog/internal/commit"
 )
 
 var (
@@ -61,7 +59,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	c.plant = plant
 	r = &schedRun{c: c, s: newSched(seed)}
 	r.s.verbose = *schedSeed != 0
-	defer func() { simulation, commit.Started = nil, nil }()
+	defer func() { schedule = nil }()
 	defer watchdog(r)()
 	func() {
 		defer func() {
@@ -71,7 +69,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 		}()
 		synctest.Test(t, func(*testing.T) { r.run() })
 	}()
-	simulation = nil
+	schedule = nil
 	if r.err != nil {
 		return r, fmt.Errorf("%w\n%s", r.err, r.trace())
 	}

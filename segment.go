@@ -94,6 +94,7 @@ type segment struct {
 	touched         atomic.Bool            // since the last sweep of openSegments
 	reported        atomic.Bool            // that its times can't be had
 	lent            atomic.Bool            // sockets may still hold pages of it, which must not change any more
+	held            holders                // to count the bytes of deleted segments that are still on the disk
 	mu              mutex                  // held to open it and to (re)build its indexes
 }
 
@@ -140,6 +141,41 @@ type handle struct {
 	m    *mapping // nil: read through f
 	warm warmth   // of m
 	x    atomic.Pointer[indexes]
+	seg  *segment // that counts it, if any
+}
+
+// holders counts the handles of a segment that are not released yet, and tells the log's statistics while a deleted one
+// has any: its file takes space until then.
+type holders struct {
+	n      atomic.Int64 // handles, and deletedSegment once it is deleted
+	pinned *atomic.Int64
+	bytes  int64
+}
+
+const deletedSegment = 1 << 32
+
+// hold makes h the open handle of s.
+func (s *segment) hold(h *handle) {
+	h.seg = s
+	s.held.n.Add(1)
+	s.h.Store(h)
+}
+
+// deleted is called once, after the segment gave its own reference back.
+func (s *segment) deleted(stats *counters) {
+	if s.held.n.Load() >= deletedSegment {
+		return
+	}
+	s.held.pinned, s.held.bytes = &stats.pinned, s.stored.load().pos()
+	if s.held.n.Add(deletedSegment) != deletedSegment {
+		s.held.pinned.Add(s.held.bytes)
+	}
+}
+
+func (s *segment) release() {
+	if s.held.n.Add(-1) == deletedSegment {
+		s.held.pinned.Add(-s.held.bytes)
+	}
 }
 
 func newHandle(f file, path string, m *mapping) *handle {
@@ -176,6 +212,9 @@ func (h *handle) named(err error) error {
 func (h *handle) unref() error {
 	if h.refs.Add(-1) > 0 {
 		return nil
+	}
+	if h.seg != nil {
+		h.seg.release()
 	}
 	var err error
 	if h.m != nil {
@@ -245,6 +284,15 @@ func (e *env) acquire(path string, mode openMode) (file, error) {
 	return f, err
 }
 
+// create makes a new file. One of the same name, left by a process that was killed, goes first: the kernel may hold an error
+// of its write-back, and would tell the flush of the new one.
+func (e *env) create(path string) (file, error) {
+	if err := e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return e.acquire(path, openCreate)
+}
+
 func (s *segment) openSealed(e *env) (*handle, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,7 +309,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 			return nil, errGone
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &CorruptError{Path: path, Offset: s.base, Reason: "segment is missing", cause: err}
+			return nil, &CorruptError{Path: path, Offset: s.base, NextOffset: s.base + s.stored.load().rel(), Reason: "segment is missing", cause: err}
 		}
 		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)
 	}
@@ -277,7 +325,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 		return nil, errors.Join(err, h.unref())
 	}
 	h.refs.Add(1)
-	s.h.Store(h)
+	s.hold(h)
 	s.touched.Store(true)
 	e.opened.add(s, e.o.MaxOpenSegments)
 	return h, nil
@@ -292,13 +340,13 @@ func (s *segment) learnSize(f file, path string) error {
 	}
 	if known.pos() == sizeUnknown {
 		if size > maxSegmentBytes {
-			return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: "file is larger than 2 GiB - 1"}
+			return &CorruptError{Path: path, Pos: size, Offset: s.base, NextOffset: s.base + known.rel(), Reason: "file is larger than 2 GiB - 1"}
 		}
 		m := markAt(known.rel(), size)
 		s.stored.store(m)
 		s.flushed.store(m)
 	} else if size < known.pos() {
-		return &CorruptError{Path: path, Pos: size, Offset: s.base, Reason: fmt.Sprintf("file has %d bytes, had %d", size, known.pos())}
+		return &CorruptError{Path: path, Pos: size, Offset: s.base, NextOffset: s.base + known.rel(), Reason: fmt.Sprintf("file has %d bytes, had %d", size, known.pos())}
 	}
 	return nil
 }

@@ -122,31 +122,3 @@ func (s *snapshot) copyFile(from, to string) (err error) {
 	}
 	return errors.Join(err, out.Close())
 }
-
-// copyRange copies n bytes at from of src to pos of dst.
-func copyRange(dst file, pos int64, src file, from, n int64) error {
-	buf := make([]byte, min(n, copyChunk))
-	for n > 0 {
-		b := buf[:min(n, int64(len(buf)))]
-		if err := readFull(src, b, from); err != nil {
-			return err
-		}
-		if _, err := dst.WriteAt(b, pos); err != nil {
-			return err
-		}
-		k := int64(len(b))
-		pos, from, n = pos+k, from+k, n-k
-	}
-	return nil
-}
-
-func readFull(f file, p []byte, pos int64) error {
-	n, err := f.ReadAt(p, pos)
-	if n == len(p) {
-		return nil
-	}
-	if err == nil || err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
-}

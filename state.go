@@ -45,8 +45,9 @@ type state struct {
 	// file shows without opening any.
 	segments int64
 	baseSum  int64
-	end      int64
-	endPos   int64
+	// end of the log, and of the batches of its last segment, when it was closed, opened or cut last.
+	end    int64
+	endPos int64
 	// cut is a running TruncateTo(cut) or, with reset, Reset(cut); -1 if there is none. cuts counts them, so that
 	// read-only logs in other processes notice.
 	cut   int64
@@ -75,6 +76,21 @@ type state struct {
 
 // untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note.
 const untrackedGaps = -1
+
+// endOffset is the offset at which the last segment ends whose batches end at pos and next: a greater one where offsets
+// at the end are left out, as TruncateTo to one of them leaves it. Only the state file tells of these.
+func (s *state) endOffset(base, pos, next int64) int64 {
+	if !s.gaps {
+		return next
+	}
+	if base == s.scanBase && pos == s.scanPos {
+		next = max(next, s.scanOffset)
+	}
+	if base <= s.end && pos == s.endPos {
+		next = max(next, s.end)
+	}
+	return next
+}
 
 const (
 	stateClean = 1 << iota
@@ -246,19 +262,24 @@ func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 
 func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
 
-// renew is commit by way of a new file, put in the place of the old one, whose blocks a failed flush may have spoilt.
-func (s *stateFile) renew(e *env, change func(*state)) error {
+// renew puts a new file with the same contents in the place of the old one, whose blocks a failed flush may have spoilt.
+func (s *stateFile) renew(e *env) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tmp := filepath.Join(e.dir, stateTemp)
-	f, err := e.fs.open(tmp, openCreate)
+	f, err := e.create(tmp)
 	if err != nil {
 		return err
 	}
 	old, cur := s.f, s.cur
+	size, err := old.size()
+	if err == nil && size > restPos {
+		err = copyRange(f, restPos, old, restPos, size-restPos)
+	}
+	if err == nil {
+		err = f.lock()
+	}
 	s.f = f
-	change(&s.cur)
-	err = f.lock()
 	for range 2 {
 		if err == nil {
 			err = s.put(s.cur)
@@ -319,7 +340,8 @@ func (s *stateFile) noteFailed() error {
 	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
 }
 
-// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on.
+// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on. If it
+// fails the change is undone; a writeBackError says that this may have failed, too.
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -330,15 +352,23 @@ func (s *stateFile) commit(change func(*state)) error {
 		err = s.put(s.cur)
 	}
 	if err == nil {
-		err = s.f.flush()
+		if err = s.f.flush(); err != nil {
+			err = &writeBackError{err}
+		}
 	}
 	if err != nil {
 		// What the caller did not do must not be noted as done, neither here nor in the file, where the slots that hold
 		// the change are overwritten at once if they can be.
+		begun := s.cur.seq != old.seq
 		old.seq = s.cur.seq
 		s.cur = old
-		_ = s.put(old)
-		_ = s.put(s.cur)
+		undo := errors.Join(s.put(old), s.put(s.cur))
+		if undo == nil && begun {
+			undo = s.f.flush()
+		}
+		if undo != nil && begun {
+			err = &writeBackError{err} // a power cut may bring the change back
+		}
 		return err
 	}
 	s.dirty = false

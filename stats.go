@@ -25,6 +25,7 @@ type Stats struct {
 	Segments     int
 	OpenSegments int   // with a descriptor and a mapping
 	Bytes        int64 // of all .log files
+	PinnedBytes  int64 // of segments that were deleted or cut, and take space until the readers and sections that hold them let go
 
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom
@@ -43,6 +44,7 @@ type counters struct {
 	flushes, flushNanos, flushMax, flushedBytes atomic.Int64
 	rolls, seals, indexRebuilds                 atomic.Int64
 	deletedSegments, truncations                atomic.Int64
+	pinned                                      atomic.Int64
 	errors                                      atomic.Int64
 }
 

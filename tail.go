@@ -62,7 +62,7 @@ const (
 // one is.
 func newTail(e *env, name string, before *tail) (*tail, error) {
 	path := filepath.Join(e.dir, name)
-	f, err := e.acquire(path, openCreate)
+	f, err := e.create(path)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 	}
 	t.h = newHandle(f, path, m)
 	t.h.x.Store(&x.indexes)
-	t.seg.h.Store(t.h)
+	t.seg.hold(t.h)
 	return nil
 }
 
@@ -427,7 +427,7 @@ func (t *tail) trim() error {
 // replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.
 func replaceFile(e *env, path string, content []byte) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
-	f, err := e.acquire(tmp, openCreate)
+	f, err := e.create(tmp)
 	if err != nil {
 		return err
 	}

@@ -24,37 +24,56 @@ type Section struct {
 
 // Section pins whole batches from the one that holds offset on: at most n bytes but at least one batch, of one segment,
 // none past the high watermark. Its length is known before the first byte is sent, and Next says what to ask for
-// afterwards. Errors: an *OffsetError if there is no batch to give, which includes offset == high watermark (Wait waits
-// for it); a *CorruptError; the operating system's; ErrClosed.
+// afterwards. From the high watermark up to the end of the log there is nothing to send yet, and the section is empty (Wait
+// waits for more). Errors: an *OffsetError for any other offset that the log does not hold; a *CorruptError; the operating
+// system's; ErrClosed.
 //
 // Batches are not decoded: the receiver gets all records of the first one, also those below offset, and checks CRCs
-// itself, as Decode and TransferFrom do and every Kafka client does.
-func (l *Log) Section(offset, n int64) (*Section, error) {
+// itself, as Decode and TransferFrom do and every Kafka client does. Under FlushAsync and FlushNone the records that are
+// sent may not be durable: after a power cut the log can end below them and give their offsets to other records. Durable
+// sends what can't be taken back.
+func (l *Log) Section(offset, n int64) (*Section, error) { return l.sectionOf(offset, n, false) }
+
+func (l *Log) sectionOf(offset, n int64, durable bool) (*Section, error) {
 	s := new(Section)
-	if err := l.section(s, offset, n); err != nil {
+	if err := l.section(s, offset, n, durable); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (l *Log) section(s *Section, offset, n int64) error {
+func (l *Log) section(s *Section, offset, n int64, durable bool) error {
 	for tries := 0; ; tries++ {
-		err := l.sectionOnce(s, offset, n)
-		if err == nil || !l.overtaken(err, tries) {
+		at := l.newest(offset)
+		if offset == Oldest {
+			at = l.start.Load()
+		}
+		err := l.sectionOnce(s, at, n, durable)
+		if err == nil || !l.overtaken(err, tries) && !(offset == Oldest && at < l.start.Load() && errors.Is(err, ErrOutOfRange)) {
 			return err
 		}
 	}
 }
 
-func (l *Log) sectionOnce(s *Section, offset, n int64) error {
+func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 	r := readers.Get().(*reader)
 	defer r.release()
+	r.durable = durable
 	for {
+		hw := l.readable(durable)
+		if offset >= hw {
+			if err := l.catchUp(); err != nil {
+				return err
+			}
+			if hw = l.readable(durable); offset >= hw && offset <= max(hw, l.end.Load()) {
+				return l.emptySection(s, r, offset)
+			}
+		}
 		if err := l.pin(r, offset); err != nil {
 			return err
 		}
 		r.w.unmapped = l.farBehind(r.seg)
-		limit, err := l.limitAtHighWatermark(r)
+		limit, err := l.limitAt(r, hw)
 		if err != nil {
 			return err
 		}
@@ -64,14 +83,9 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 		}
 		if !ok {
 			// The segment ends in a gap.
-			next, err := l.nextSegment(r, offset)
-			if err != nil {
+			if offset, err = l.nextSegment(r, offset, hw, limit); err != nil {
 				return err
 			}
-			if next == offset {
-				return &OffsetError{Offset: offset, Offsets: l.Offsets()}
-			}
-			offset = next
 			continue
 		}
 		end, next := first.end(), first.last+1
@@ -93,9 +107,30 @@ func (l *Log) sectionOnce(s *Section, offset, n int64) error {
 	}
 }
 
-// limitAtHighWatermark is how far the pinned segment may be sent: a mark may be ahead of the high watermark for a moment.
-func (l *Log) limitAtHighWatermark(r *reader) (mark, error) {
-	limit, hw := l.limit(r.seg), l.highWatermark()
+// emptySection is what there is to send from an offset that is not readable yet. It pins the last segment, to be a section
+// like others.
+func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
+	for {
+		v := l.view.Load()
+		r.seg = v.segs[len(v.segs)-1]
+		h, err := r.seg.pin(&l.env)
+		if err == nil {
+			*s = Section{l: l, seg: r.seg, h: h, base: offset, next: offset}
+			return nil
+		}
+		if err != errGone {
+			return err
+		}
+		if err := l.failed(); err != nil && l.view.Load() == v {
+			return err
+		}
+		spin("section", 0) // as in pin
+	}
+}
+
+// limitAt is how far the pinned segment may be sent: its mark may be ahead of the high watermark for a moment.
+func (l *Log) limitAt(r *reader, hw int64) (mark, error) {
+	limit := r.limit(l)
 	if r.seg.base+limit.rel() <= hw || hw < r.seg.base {
 		return limit, nil
 	}
@@ -146,16 +181,37 @@ func (s *Section) WriteTo(w io.Writer) (int64, error) {
 
 // TransferTo sends whole batches from the one that holds offset on to conn, as Section and WriteTo do, and goes on over
 // the borders of segments: at most n bytes, at least one batch, up to the high watermark. written is what conn took,
-// which after an error may end inside a batch. Errors: those of Section and WriteTo.
+// which after an error may end inside a batch. Errors: those of Section and WriteTo; an *OffsetError if a TruncateTo or
+// Reset took batches that were sent, after which the receiver has to ask anew.
 func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
+	return l.transferTo(offset, n, conn, false)
+}
+
+func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written int64, err error) {
 	t := transferPool.Get().(*transfer)
 	defer transferPool.Put(t)
 	s := &t.own
+	defer s.Close() // should a Write panic
+	cuts := l.settledCuts()
 	for {
-		if err := l.section(s, offset, n-written); err != nil {
-			if written > 0 && errors.Is(err, ErrOutOfRange) {
-				err = nil // the end, or the border of what is there now
+		err := l.section(s, offset, n-written, durable)
+		switch {
+		case written == 0 && err == nil && l.cuts.Load() != cuts:
+			cuts = l.settledCuts() // which side of the cut the section is of is not known
+			if err := s.Close(); err != nil {
+				return 0, err
 			}
+			continue
+		case written > 0:
+			// A section pinned before a cut goes on where the last one ended, one pinned after it may not.
+			if e := l.cutBelow(&cuts, offset); e != nil {
+				return written, e
+			}
+			if errors.Is(err, ErrOutOfRange) {
+				return written, nil // the border of what is there now
+			}
+		}
+		if err != nil {
 			return written, err
 		}
 		if written > 0 && s.len > n-written {
@@ -170,7 +226,7 @@ func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err err
 		if err != nil {
 			return written, err
 		}
-		if written >= n || offset >= l.highWatermark() {
+		if written >= n || offset >= l.readable(durable) {
 			return written, nil
 		}
 	}
@@ -200,9 +256,6 @@ var transferPool = sync.Pool{New: func() any {
 	t.step = t.send
 	return t
 }}
-
-// copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
-const copyChunk = 256 << 10
 
 // How a header and its section leave, by their size together; in thousands of round trips/s over eight connections (bench
 // row 10):

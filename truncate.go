@@ -85,7 +85,7 @@ func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 // zeros, and old records behind it (ext4 and XFS leave that), so the intent stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
-	l.lockFlushes()
+	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	var plan cutPlan
 	var err error
@@ -119,8 +119,15 @@ func (l *Log) cut(offset int64, reset bool) error {
 		if reset {
 			s.lastCut = -1
 		}
-		s.raiseFence(offset, w.epoch)
+		s.epoch = int64(w.epoch) // of what the cut removes, for the fence
 	})
+	if err != nil && isShortage(err) && inDoubt(err) == nil {
+		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
+		if plan.f != nil {
+			err = errors.Join(err, plan.f.Close())
+		}
+		return err
+	}
 	if err == nil {
 		l.beginCut()
 		if reset {
@@ -249,7 +256,7 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 		return e != nil
 	})
 	if err == errIndex { // an entry that does not fit: without it
-		x, err = s.buildIndexesBelow(&l.env, h, pos)
+		x, _, err = s.buildIndexesBelow(&l.env, h, pos)
 	}
 	return x, err
 }
@@ -311,6 +318,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		if err := segs[k].retire(); err != nil {
 			return removed, err
 		}
+		segs[k].deleted(l.stats)
 		removed = true
 	}
 	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
@@ -331,6 +339,7 @@ func (l *Log) cutSegment(s *segment, p *cutPlan) (file, error) {
 	if err := s.retire(); err != nil {
 		return nil, errors.Join(err, p.f.Close())
 	}
+	s.deleted(l.stats)
 	return l.cutFile(p.f, l.path(p.base, logSuffix), p, s.lent.Load())
 }
 
@@ -354,7 +363,9 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 	}
 	if err == nil {
 		p.done = true
-		err = f.flush()
+		if err = f.flush(); err != nil {
+			err = &writeBackError{err}
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -365,7 +376,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 // copyBelow makes a file of what is left of a segment, and puts it in the place of the segment's own.
 func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
 	tmp := filepath.Join(e.dir, cutName)
-	if f, err = e.acquire(tmp, openCreate); err != nil {
+	if f, err = e.create(tmp); err != nil {
 		return nil, err
 	}
 	if err = copyRange(f, 0, src, 0, p.pos); err == nil && len(p.rest) > 0 {
@@ -421,6 +432,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
 		l.opened.drop(segs[k])
 		err = errors.Join(l.removeSegmentFiles(segs[k].base), segs[k].retire())
+		segs[k].deleted(l.stats)
 	}
 	w := &l.writer
 	if err == nil {
@@ -463,10 +475,12 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.cut, s.reset = -1, false
 		s.start, s.first = l.start.Load(), segs[0].base
 		s.recoveryPoint = offset
+		s.end, s.endPos = offset, t.seg.stored.load().pos()
 		s.scanFrom(scan.base, m)
 		s.count(l.view.Load().bases())
 		s.epoch = int64(w.epoch)
 		s.told = min(s.told, t.seg.base)
+		s.raiseFence(offset, w.epoch)
 		w.fenceOffset, w.fenceEpoch = s.fenceOffset, int32(s.fenceEpoch)
 	})
 	if err == nil {
@@ -508,6 +522,7 @@ func (r *recovery) finishReset() error {
 	if err := l.removeSegmentFiles(st.cut); err != nil {
 		return err
 	}
+	st.raiseFence(st.cut, int32(st.epoch))
 	st.start, st.first, st.told = st.cut, st.cut, min(st.told, st.cut)
 	st.recoveryPoint = st.cut
 	st.scanFrom(st.cut, 0)
@@ -632,9 +647,11 @@ func (r *recovery) finishCut(p *cutPlan) error {
 	if err := errors.Join(f.Close(), l.syncDir()); err != nil {
 		return err
 	}
+	st.raiseFence(st.cut, int32(st.epoch))
 	st.recoveryPoint = min(st.recoveryPoint, st.cut)
 	st.told = min(st.told, p.base)
 	st.clean = false
+	st.end, st.endPos = st.cut, p.size()
 	if err := r.relist(); err != nil {
 		return err
 	}

@@ -57,6 +57,7 @@ type verifier struct {
 
 	ledger
 	done, total int64
+	bare        int // index files that are missing of a directory without seglog.state
 	check       recordCheck
 }
 
@@ -70,6 +71,12 @@ func (v *verifier) run() error {
 	}
 	if err := v.look(); err != nil {
 		return err
+	}
+	for _, name := range v.dir.swaps {
+		if base, _ := parseFileName(name, swapSuffix); !v.promised {
+			v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: base, Severity: SeverityError,
+				Reason: "a compaction of Kafka's was interrupted: records are in this file, which a broker puts in its place when it starts"})
+		}
 	}
 	v.measure()
 	first := v.ledger
@@ -228,6 +235,10 @@ func (v *verifier) leftovers(names []string) error {
 // sum completes the report.
 func (v *verifier) sum() {
 	r := v.report
+	if v.bare > 0 {
+		v.problem(Problem{Path: v.e.dir, Offset: -1, Severity: SeverityWarning,
+			Reason: fmt.Sprintf("%d index files are missing; they are made when a segment is first read, or the log is opened for writing", v.bare)})
+	}
 	r.State = "none"
 	if v.promised {
 		r.State = "not closed"

@@ -88,6 +88,9 @@ func (c *segmentCheck) read(f file) error {
 		return err
 	}
 	c.r.Next = w.next
+	if c.following < 0 && v.promised && !c.damaged {
+		c.r.Next = v.st.endOffset(c.base, c.end, c.r.Next)
+	}
 	if !c.sealed {
 		c.r.TailBytes = size - c.end
 	}
@@ -147,6 +150,9 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 func (c *segmentCheck) damage(d damage) (bool, error) {
 	v := c.v
 	switch {
+	case errors.Is(d.cause, ErrOldFormat):
+		c.fail(d.pos, d.end-d.pos, d.offset, d.reason())
+		c.open = d.next < 0
 	case c.sealed, v.promised && d.offset < v.st.recoveryPoint, !v.promised && d.next >= 0:
 		c.fail(d.pos, d.end-d.pos, d.offset, d.reason())
 		c.open = d.next < 0
@@ -197,7 +203,11 @@ func (c *segmentCheck) openIndexes() {
 		if why == "" && len(b)%entryLen != 0 {
 			why = fmt.Sprintf("%d bytes, which is no whole number of entries", len(b))
 		}
-		if why != "" {
+		switch {
+		case why == "":
+		case why == suffix+missingFile && !v.promised:
+			v.bare++ // a word for all of them
+		default:
 			c.x.problem(suffix, 0, SeverityWarning, why)
 		}
 		return b, why == ""

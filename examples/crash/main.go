@@ -23,11 +23,27 @@ import (
 	"github.com/seglog/seglog"
 )
 
+const about = `crash kills a process that appends, again and again, and shows what is there of what it was told is stored.
+
+  go run ./examples/crash             three kills under each flush policy
+  go run ./examples/crash -kills 100
+
+`
+
 func main() {
 	kills := flag.Int("kills", 3, "how often to kill under each policy")
 	child := flag.String("child", "", "append to the log in this directory until killed")
 	policy := flag.Int("policy", 0, "flush policy of the child")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), about)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "crash: unexpected arguments %q\n\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
 	if *child != "" {
 		log.Fatal("child: ", appendForEver(*child, seglog.FlushPolicy(*policy)))
 	}

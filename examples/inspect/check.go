@@ -61,8 +61,20 @@ func (t *tool) verify(args []string) error {
 
 func (t *tool) printReport(r *seglog.Report) {
 	counts := map[seglog.Severity]int{}
+	alike := map[kindOfProblem]int{}
 	for _, p := range r.Problems {
 		counts[p.Severity]++
+		alike[kindOf(p)]++
+	}
+	for _, p := range r.Problems {
+		kind := kindOf(p)
+		if n := alike[kind]; n > fewAlike {
+			t.printAlike(p, n)
+			alike[kind] = 0
+		}
+		if alike[kind] == 0 {
+			continue
+		}
 		at := filepath.Base(p.Path)
 		if p.Offset >= 0 {
 			at += fmt.Sprintf(" at position %d, offset %d", p.Pos, p.Offset)
@@ -89,6 +101,34 @@ func (t *tool) printReport(r *seglog.Report) {
 	} else {
 		fmt.Fprintf(t.out, "BAD: %d errors; inspect repair shows what can be done\n", counts[seglog.SeverityError])
 	}
+}
+
+// kindOfProblem is what a directory may have hundreds of: one that was copied without its indexes has two for each
+// segment, and nothing is wrong with it.
+type kindOfProblem struct {
+	severity seglog.Severity
+	reason   string
+}
+
+// fewAlike is how many problems of a kind are listed one by one. Errors always are: each has lost something else.
+const fewAlike = 3
+
+func kindOf(p seglog.Problem) kindOfProblem {
+	if p.Severity == seglog.SeverityError {
+		return kindOfProblem{p.Severity, fmt.Sprint(p.Path, p.Pos, p.Reason)}
+	}
+	if strings.HasSuffix(p.Reason, "file is missing") {
+		return kindOfProblem{p.Severity, "index file is missing"}
+	}
+	return kindOfProblem{p.Severity, p.Reason}
+}
+
+func (t *tool) printAlike(p seglog.Problem, n int) {
+	if kind := kindOf(p); strings.HasSuffix(kind.reason, "file is missing") {
+		fmt.Fprintf(t.out, "%-8v %s index files are missing, %s the first: the log makes them anew when it is opened for writing\n", p.Severity, number(int64(n)), filepath.Base(p.Path))
+		return
+	}
+	fmt.Fprintf(t.out, "%-8v %s times, first in %s: %s; -json lists them\n", p.Severity, number(int64(n)), filepath.Base(p.Path), p.Reason)
 }
 
 func stateText(state string) string {

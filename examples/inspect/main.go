@@ -101,7 +101,11 @@ func (t *tool) dispatch(args []string) error {
 			t.cmd = c
 			t.flags = flag.NewFlagSet(name, flag.ContinueOnError)
 			t.flags.SetOutput(io.Discard)
-			return c.run(t, args)
+			t.flags.Usage = func() {}
+			if err := c.run(t, args); !errors.Is(err, flag.ErrHelp) {
+				return err
+			}
+			return t.help([]string{name})
 		}
 	}
 	return usageError{fmt.Errorf("%q is no command: there are ls, dump, stat, verify and repair", name)}
@@ -117,7 +121,7 @@ func (t *tool) help(args []string) error {
 		}
 		return usageError{fmt.Errorf("%q is no command", args[0])}
 	}
-	fmt.Fprint(t.out, "inspect looks into a log directory, beside its writer too.\n\n")
+	fmt.Fprint(t.out, "inspect looks into a log directory, beside its writer too, or into that of a Kafka partition.\n\n  go run ./examples/inspect ls /var/lib/orders\n\n")
 	for _, c := range commands {
 		fmt.Fprintf(t.out, "  inspect %-6s [flags] <directory>   %s\n", c.name, c.short)
 	}
@@ -130,7 +134,7 @@ func (t *tool) directory(args []string) (string, error) {
 	var dirs []string
 	for {
 		if err := t.flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-			return "", usageError{fmt.Errorf("try: inspect help %s", t.cmd.name)}
+			return "", err
 		} else if err != nil {
 			return "", usageError{fmt.Errorf("%s: %s", t.cmd.name, strings.ReplaceAll(err.Error(), "\n", " "))}
 		}

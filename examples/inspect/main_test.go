@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -182,6 +184,68 @@ func TestStat(t *testing.T) {
 	require.Empty(t, requireInspect(t, "dump", empty))
 }
 
+// TestVerifyBareSegments: a copy of the .log files alone is good, which is said in few lines.
+func TestVerifyBareSegments(t *testing.T) {
+	dir, bare := makeLog(t), t.TempDir()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	for _, name := range logs {
+		require.NoError(t, os.Link(name, filepath.Join(bare, filepath.Base(name))))
+	}
+	out := requireInspect(t, "verify", bare)
+	require.Equal(t, 3, strings.Count(out, "\n"), out)
+	require.Contains(t, out, fmt.Sprintf("%d index files are missing, 00000000000000000000.index the first", 2*len(logs)))
+	require.Contains(t, out, "good: every record can be read")
+	var r seglog.Report
+	require.NoError(t, json.Unmarshal([]byte(requireInspect(t, "verify", "-json", bare)), &r))
+	require.Len(t, r.Problems, 2*len(logs))
+	require.Equal(t, 2, strings.Count(listed(t, 2), "warning"), "few are listed")
+}
+
+// listed is what verify prints of n problems that are alike, and of two errors that are.
+func listed(t *testing.T, n int) string {
+	var out bytes.Buffer
+	tl := &tool{out: bufio.NewWriter(&out)}
+	r := &seglog.Report{}
+	for i := range n {
+		r.Problems = append(r.Problems, seglog.Problem{Path: fmt.Sprint(i), Offset: -1, Severity: seglog.SeverityWarning, Reason: "zeros behind the last batch"})
+	}
+	for i := range 10 {
+		r.Problems = append(r.Problems, seglog.Problem{Path: "x", Pos: int64(i), Severity: seglog.SeverityError, Reason: "the CRC is wrong"})
+	}
+	tl.printReport(r)
+	require.NoError(t, tl.out.Flush())
+	require.Equal(t, 10, strings.Count(out.String(), "error "))
+	return out.String()
+}
+
+// TestFarOffsets: a batch so far behind the others that a part of the offsets rounds to all of them, and a time that JSON
+// has no place for.
+func TestFarOffsets(t *testing.T) {
+	var stream bytes.Buffer
+	for _, offset := range []int64{0, 1, 1 << 60} {
+		l, err := seglog.Open(t.TempDir(), nil)
+		require.NoError(t, err)
+		require.NoError(t, l.Reset(offset))
+		_, err = l.Append(seglog.Record{Time: testTime.AddDate(50_000, 0, 0), Value: []byte("x")})
+		require.NoError(t, err)
+		s, err := l.Section(offset, 1<<20)
+		require.NoError(t, err)
+		_, err = s.WriteTo(&stream)
+		require.NoError(t, err)
+		require.NoError(t, errors.Join(s.Close(), l.Close()))
+	}
+	dir := t.TempDir()
+	l, err := seglog.Open(dir, nil)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(&stream, int64(stream.Len()))
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.Contains(t, requireInspect(t, "stat", dir), "records   3 in 3 batches")
+	require.Contains(t, requireInspect(t, "dump", "-json", dir), `"time":"+52026-01-31T`)
+	require.Contains(t, requireInspect(t, "dump", "-batches", "-json", dir), `"maxTime":"+52026-01-31T`)
+}
+
 func TestArguments(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{nil, {"list"}, {"ls"}, {"ls", dir, dir}, {"ls", "-x", dir}, {"ls", filepath.Join(dir, "none")},
@@ -195,6 +259,7 @@ func TestArguments(t *testing.T) {
 	require.Contains(t, requireInspect(t, "help"), "inspect verify")
 	for _, c := range commands {
 		require.Contains(t, requireInspect(t, "help", c.name), "  inspect "+c.name)
+		require.Contains(t, requireInspect(t, c.name, "-h"), "  inspect "+c.name)
 	}
 }
 

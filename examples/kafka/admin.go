@@ -86,7 +86,17 @@ func (s *Server) createPartitions(_ *request, req *kmsg.CreatePartitionsRequest)
 
 func (s *Server) describeConfigs(_ *request, req *kmsg.DescribeConfigsRequest) kmsg.Response {
 	resp := responseTo[*kmsg.DescribeConfigsResponse](req)
+	type resource struct {
+		kind kmsg.ConfigResourceType
+		name string
+	}
+	described := map[resource]bool{}
 	for _, r := range req.Resources {
+		if id := (resource{r.ResourceType, r.ResourceName}); described[id] {
+			continue
+		} else {
+			described[id] = true
+		}
 		rr := kmsg.NewDescribeConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
 		values, err := s.settingsOf(r.ResourceType, r.ResourceName)

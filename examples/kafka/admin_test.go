@@ -158,10 +158,11 @@ func TestSettingsBecomeOptions(t *testing.T) {
 	week := 7 * 24 * time.Hour
 	require.Equal(t, seglog.Options{
 		Flush: seglog.FlushNone, SegmentBytes: 128 << 20, SegmentAge: week, IndexBytes: 4096, MaxBatchBytes: 1<<20 + 12, RetentionAge: week,
+		MaxInflatedBytes: 16 * (1<<20 + 12),
 	}, options(nil))
 	require.Equal(t, seglog.Options{
 		Flush: seglog.FlushAsync, FlushInterval: 10 * time.Millisecond, SegmentBytes: 1 << 20, SegmentAge: time.Second, IndexBytes: 100, MaxBatchBytes: 1 << 20,
-		RetentionBytes: 1 << 30,
+		RetentionBytes: 1 << 30, MaxInflatedBytes: leastInflated,
 	}, options(map[string]string{
 		"flush.ms": "10", "segment.bytes": "1048576", "segment.ms": "1000", "index.interval.bytes": "100", "retention.ms": "-1", "retention.bytes": "1073741824",
 	}))

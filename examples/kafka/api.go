@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -58,6 +60,17 @@ func on[R kmsg.Request](min, max int16, handle func(*Server, *request, R) kmsg.R
 		}
 		return message{resp}
 	}}
+}
+
+// distinct leaves out what was named before. An answer that describes each of a thousand names a thousand times would be
+// far larger than the request.
+func distinct[T comparable](names []T) []T {
+	seen := make(map[T]bool, len(names))
+	return slices.DeleteFunc(names, func(name T) bool {
+		again := seen[name]
+		seen[name] = true
+		return again
+	})
 }
 
 // responseTo is the response that belongs to req: of its version, with the protocol's defaults.

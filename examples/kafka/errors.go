@@ -26,7 +26,7 @@ func code(err error) int16 {
 		return k.Code
 	case errors.Is(err, seglog.ErrOutOfRange):
 		return kerr.OffsetOutOfRange.Code
-	case errors.Is(err, seglog.ErrTooLarge):
+	case errors.Is(err, seglog.ErrTooLarge), errors.Is(err, seglog.ErrInflated):
 		return kerr.MessageTooLarge.Code
 	case errors.Is(err, seglog.ErrInvalid):
 		return kerr.InvalidRecord.Code

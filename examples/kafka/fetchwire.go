@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"net"
 
 	"github.com/seglog/seglog"
 	"github.com/twmb/franz-go/pkg/kbin"
@@ -23,13 +22,16 @@ import (
 // costs less than a header, a sendfile and a write of what follows (measured for the library: docs/performance.md).
 const inlineBytes = 64 << 10
 
+// inlineMost bounds what all the sections that are copied into one response may take.
+const inlineMost = 1 << 20
+
 // cut is a place in the encoded response at which a section is to be sent.
 type cut struct {
 	at      int
 	section *seglog.Section
 }
 
-func (r *fetchResponse) send(c *net.TCPConn, rq *request) error {
+func (r *fetchResponse) send(c *conn, rq *request) error {
 	defer r.close()
 	b, cuts, err := r.encode(rq)
 	if err != nil {
@@ -47,9 +49,15 @@ func (r *fetchResponse) send(c *net.TCPConn, rq *request) error {
 	for _, cut := range cuts {
 		cut.section.SetHeader(b[sent:cut.at])
 		sent = cut.at
-		if _, err := cut.section.WriteTo(c); err != nil {
+		if err := c.allow(cut.section.Len()); err != nil {
 			return err
 		}
+		if _, err := cut.section.WriteTo(c.TCPConn); err != nil {
+			return err
+		}
+	}
+	if err := c.allow(int64(len(b) - sent)); err != nil {
+		return err
 	}
 	_, err = c.Write(b[sent:])
 	return err
@@ -66,7 +74,7 @@ func (r *fetchResponse) encode(rq *request) (b []byte, cuts []cut, err error) {
 		b = kbin.AppendInt32(b, 0) // session id: none, every request names its partitions in full
 	}
 	b = appendArrayLen(b, len(r.req.Topics), flexible)
-	parts := r.parts
+	parts, inline := r.parts, int64(inlineMost)
 	for _, t := range r.req.Topics {
 		if flexible {
 			b = kbin.AppendCompactString(b, t.Topic)
@@ -80,7 +88,8 @@ func (r *fetchResponse) encode(rq *request) (b []byte, cuts []cut, err error) {
 			switch {
 			case s == nil:
 				b = appendRecordsLen(b, 0, flexible)
-			case s.Len() <= inlineBytes:
+			case s.Len() <= min(inlineBytes, inline):
+				inline -= s.Len()
 				b = appendRecordsLen(b, s.Len(), flexible)
 				w := bytes.NewBuffer(b)
 				if _, err := s.WriteTo(w); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -33,9 +34,11 @@ const gatherTime = 200 * time.Millisecond
 
 // group is one consumer group. JoinGroup and SyncGroup hand back a channel that gets one answer, at once or later.
 type group struct {
-	id string
+	id     string
+	memory *budget // of the members of all groups
 
 	mu           sync.Mutex // guards all below, members included
+	dropped      bool       // had no members, and is not to be found any more
 	state        groupState
 	generation   int32
 	protocolType string
@@ -56,7 +59,10 @@ type member struct {
 	expires          time.Time                    // unless heard of until then
 	joining          chan *kmsg.JoinGroupResponse // not nil while JoinGroup waits
 	syncing          chan syncResult              // not nil while SyncGroup waits
-	version          *kmsg.JoinGroupRequest       // what joining is the answer to
+	version          int16                        // of the request that joining is the answer to
+	told             bool                         // of its id
+	said             int64                        // bytes of memory that its request took
+	assigned         int64                        // and its assignment
 }
 
 type syncResult struct {
@@ -64,14 +70,34 @@ type syncResult struct {
 	err        error
 }
 
-func newGroup(id string) *group {
-	return &group{id: id, state: groupEmpty, members: map[string]*member{}}
+func newGroup(id string, memory *budget) *group {
+	return &group{id: id, memory: memory, state: groupEmpty, members: map[string]*member{}}
+}
+
+// errDropped: look the group up again.
+var errDropped = errors.New("the group is not there any more")
+
+// memberBytes is what a member takes beside what it says.
+const memberBytes = 512
+
+func sizeOf(req *kmsg.JoinGroupRequest, clientID string) int64 {
+	n := memberBytes + 2*len(clientID) + len(req.ProtocolType)
+	if req.InstanceID != nil {
+		n += len(*req.InstanceID)
+	}
+	for _, p := range req.Protocols {
+		n += memberBytes/4 + len(p.Name) + len(p.Metadata)
+	}
+	return int64(n)
 }
 
 // join enters a member, or an old one into the next generation.
 func (g *group) join(req *kmsg.JoinGroupRequest, clientID, host string, now time.Time) (<-chan *kmsg.JoinGroupResponse, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.dropped {
+		return nil, errDropped
+	}
 	instance := ""
 	if req.InstanceID != nil {
 		instance = *req.InstanceID
@@ -89,9 +115,14 @@ func (g *group) join(req *kmsg.JoinGroupRequest, clientID, host string, now time
 	if !g.agrees(m, req) {
 		return nil, kerr.InconsistentGroupProtocol
 	}
+	said := sizeOf(req, clientID)
+	if !g.memory.take(said - m.said) {
+		return nil, kerr.GroupMaxSizeReached
+	}
+	m.said = said
 	m.clientID, m.host = clientID, host
 	m.sessionTimeout = time.Duration(req.SessionTimeoutMillis) * time.Millisecond
-	m.rebalanceTimeout = time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond
+	m.rebalanceTimeout = min(time.Duration(req.RebalanceTimeoutMillis)*time.Millisecond, maxSessionTimeout)
 	if m.rebalanceTimeout <= 0 { // JoinGroup version 0
 		m.rebalanceTimeout = m.sessionTimeout
 	}
@@ -102,7 +133,7 @@ func (g *group) join(req *kmsg.JoinGroupRequest, clientID, host string, now time
 	}
 	m.answerJoin(nil, kerr.RebalanceInProgress) // to an earlier connection of the same member
 	answer := make(chan *kmsg.JoinGroupResponse, 1)
-	m.joining, m.version = answer, req
+	m.joining, m.version = answer, req.Version
 	m.expires = now.Add(m.sessionTimeout)
 	g.members[m.id] = m
 	g.protocolType = req.ProtocolType
@@ -202,7 +233,8 @@ func (g *group) tryComplete(now time.Time) {
 		}
 	}
 	for _, m := range g.members {
-		m.assignment = nil
+		g.memory.take(-m.assigned)
+		m.assignment, m.assigned = nil, 0
 		m.expires = now.Add(m.sessionTimeout)
 		m.answerJoin(g, nil)
 	}
@@ -213,10 +245,12 @@ func (m *member) answerJoin(g *group, err error) {
 	if m.joining == nil {
 		return
 	}
-	resp := responseTo[*kmsg.JoinGroupResponse](m.version)
+	resp := kmsg.NewPtrJoinGroupResponse()
+	resp.Version = m.version
 	resp.MemberID, resp.ErrorCode, resp.Generation = m.id, code(err), -1
 	resp.Protocol = kmsg.StringPtr("")
 	if err == nil {
+		m.told = true
 		resp.Generation, resp.LeaderID = g.generation, g.leader
 		resp.ProtocolType, resp.Protocol = kmsg.StringPtr(g.protocolType), kmsg.StringPtr(g.protocol)
 		if m.id == g.leader { // who assigns, and so needs to know of everyone
@@ -245,7 +279,40 @@ func (m *member) answerSync(r syncResult) {
 func (g *group) remove(m *member, err error) {
 	m.answerJoin(nil, err)
 	m.answerSync(syncResult{err: err})
+	g.memory.take(-m.said - m.assigned)
+	m.said, m.assigned = 0, 0
 	delete(g.members, m.id)
+}
+
+// abandonJoin is called when the client behind a JoinGroup has left. A member that never learned its id can't come back;
+// another one has its session timeout to do so.
+func (g *group) abandonJoin(answer <-chan *kmsg.JoinGroupResponse, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range g.members {
+		if (<-chan *kmsg.JoinGroupResponse)(m.joining) != answer {
+			continue
+		}
+		m.joining = nil
+		m.expires = now.Add(m.sessionTimeout)
+		if !m.told && m.instance == "" {
+			g.remove(m, kerr.UnknownMemberID)
+			g.tryComplete(now)
+		}
+		return
+	}
+}
+
+func (g *group) abandonSync(answer <-chan syncResult, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, m := range g.members {
+		if (<-chan syncResult)(m.syncing) == answer {
+			m.syncing = nil
+			m.expires = now.Add(m.sessionTimeout)
+			return
+		}
+	}
 }
 
 // sync brings the leader's assignments and waits for one's own.
@@ -264,14 +331,14 @@ func (g *group) sync(req *kmsg.SyncGroupRequest, now time.Time) (<-chan syncResu
 		answer <- syncResult{assignment: m.assignment}
 		return answer, nil
 	}
+	if m.id == g.leader {
+		if err := g.assign(req.GroupAssignment); err != nil {
+			return nil, err
+		}
+	}
 	m.answerSync(syncResult{err: kerr.RebalanceInProgress})
 	m.syncing = answer
 	if m.id == g.leader {
-		for _, a := range req.GroupAssignment {
-			if to := g.members[a.MemberID]; to != nil {
-				to.assignment = bytes.Clone(a.MemberAssignment)
-			}
-		}
 		g.state = groupStable
 		for _, m := range g.members {
 			m.expires = now.Add(m.sessionTimeout)
@@ -279,6 +346,22 @@ func (g *group) sync(req *kmsg.SyncGroupRequest, now time.Time) (<-chan syncResu
 		}
 	}
 	return answer, nil
+}
+
+// assign keeps what the leader has assigned to each member.
+func (g *group) assign(assignments []kmsg.SyncGroupRequestGroupAssignment) error {
+	for _, a := range assignments {
+		to := g.members[a.MemberID]
+		if to == nil {
+			continue
+		}
+		n := int64(len(a.MemberAssignment))
+		if !g.memory.take(n - to.assigned) {
+			return kerr.GroupMaxSizeReached
+		}
+		to.assignment, to.assigned = bytes.Clone(a.MemberAssignment), n
+	}
+	return nil
 }
 
 // checkMember finds a member of the current generation and notes that it lives. g.mu is held.
@@ -328,9 +411,15 @@ func (g *group) leave(id string, instance *string, now time.Time) error {
 	return nil
 }
 
+func (g *group) size() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.members)
+}
+
 // tick removes members that were not heard of for too long, and ends a preparation whose time has come. A member whose
-// request waits for others is alive.
-func (g *group) tick(now time.Time) {
+// request waits for others is alive. It says whether there are none.
+func (g *group) tick(now time.Time) (empty bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, m := range g.members {
@@ -340,4 +429,5 @@ func (g *group) tick(now time.Time) {
 		}
 	}
 	g.tryComplete(now)
+	return len(g.members) == 0
 }

@@ -36,40 +36,118 @@ func mustJSON(v any) []byte {
 	return b
 }
 
-// forget drops the offsets whose key matches.
-func (gs *groups) forget(match func(offsetKey) bool) error {
-	var gone []row
-	gs.eachOffset(func(key string, k offsetKey, _ offsetRow) {
-		if match(k) {
-			gone = append(gone, row{key, nil})
-		}
-	})
-	return gs.offsets.put(gone...)
-}
-
-func (gs *groups) forgetTopic(topic string) error {
-	return gs.forget(func(k offsetKey) bool { return k.Topic == topic })
-}
-
-func (gs *groups) eachOffset(f func(key string, k offsetKey, r offsetRow)) {
+// index notes which group has committed what, at the start.
+func (gs *groups) index() {
 	gs.offsets.each(func(key string, value []byte) bool {
 		var k offsetKey
-		var r offsetRow
-		if json.Unmarshal([]byte(key), &k) == nil && json.Unmarshal(value, &r) == nil {
-			f(key, k, r)
+		if json.Unmarshal([]byte(key), &k) == nil {
+			gs.note(k.Group, row{key, value})
+			gs.stored.take(rowBytes(key, value)) // a limit that is lower than it was only keeps more from coming
 		}
 		return true
 	})
 }
 
-// offsetGroups are the groups that have committed offsets.
-func (gs *groups) offsetGroups() []string {
-	ids := map[string]bool{}
-	gs.eachOffset(func(_ string, k offsetKey, _ offsetRow) { ids[k.Group] = true })
-	return slices.Sorted(maps.Keys(ids))
+// rowBytes is what a row takes in memory.
+func rowBytes(key string, value []byte) int64 {
+	if value == nil {
+		return 0
+	}
+	return int64(2*len(key) + len(value) + 256)
 }
 
-func (gs *groups) hasOffsets(id string) bool { return slices.Contains(gs.offsetGroups(), id) }
+// note enters a row into the index, or takes it out. gs.mu is held, unless nobody else knows of gs.
+func (gs *groups) note(group string, r row) {
+	keys := gs.committed[group]
+	if r.value == nil {
+		delete(keys, r.key)
+		if len(keys) == 0 {
+			delete(gs.committed, group)
+		}
+		return
+	}
+	if keys == nil {
+		keys = map[string]struct{}{}
+		gs.committed[group] = keys
+	}
+	keys[r.key] = struct{}{}
+}
+
+// put changes a group's offsets, all or none.
+func (gs *groups) put(group string, rows ...row) error {
+	gs.writes.Lock()
+	defer gs.writes.Unlock()
+	var more int64
+	before := map[string][]byte{}
+	for _, r := range rows {
+		old, again := before[r.key]
+		if !again {
+			old = gs.offsets.get(r.key)
+		}
+		before[r.key] = r.value
+		more += rowBytes(r.key, r.value) - rowBytes(r.key, old)
+	}
+	if !gs.stored.take(more) {
+		return refuse(kerr.PolicyViolation, "committed offsets take %d bytes, the limit is %d", gs.stored.used.Load(), gs.stored.limit)
+	}
+	if err := gs.offsets.put(rows...); err != nil {
+		gs.stored.used.Add(-more)
+		return err
+	}
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, r := range rows {
+		gs.note(group, r)
+	}
+	return nil
+}
+
+// forgetGroup drops all that a group has committed.
+func (gs *groups) forgetGroup(id string) error {
+	var gone []row
+	for _, key := range gs.keysOf(id) {
+		gone = append(gone, row{key, nil})
+	}
+	return gs.put(id, gone...)
+}
+
+// forgetTopic drops what all groups have committed for a topic.
+func (gs *groups) forgetTopic(topic string) error {
+	gone := map[string][]row{}
+	gs.offsets.each(func(key string, _ []byte) bool {
+		var k offsetKey
+		if json.Unmarshal([]byte(key), &k) == nil && k.Topic == topic {
+			gone[k.Group] = append(gone[k.Group], row{key, nil})
+		}
+		return true
+	})
+	for group, rows := range gone {
+		if err := gs.put(group, rows...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// withOffsets are the groups that have committed offsets.
+func (gs *groups) withOffsets() []string {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return slices.Sorted(maps.Keys(gs.committed))
+}
+
+func (gs *groups) hasOffsets(id string) bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return len(gs.committed[id]) > 0
+}
+
+// keysOf are the keys in the table of what a group has committed.
+func (gs *groups) keysOf(id string) []string {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return slices.Sorted(maps.Keys(gs.committed[id]))
+}
 
 // offset is what a group has committed for a partition, or -1.
 func (gs *groups) offset(k offsetKey) offsetRow {
@@ -83,8 +161,14 @@ func (gs *groups) offset(k offsetKey) offsetRow {
 }
 
 // mayCommit lets members of the current generation commit, and anybody while the group has no members: tools that reset
-// offsets, consumers that assign partitions to themselves.
+// offsets, consumers that assign partitions to themselves. A group that does not exist (nil) has none.
 func (g *group) mayCommit(req *kmsg.OffsetCommitRequest) error {
+	if g == nil {
+		if req.Generation < 0 && req.MemberID == "" {
+			return nil
+		}
+		return kerr.UnknownMemberID
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if req.Generation < 0 && req.MemberID == "" {
@@ -99,7 +183,10 @@ func (g *group) mayCommit(req *kmsg.OffsetCommitRequest) error {
 
 func (s *Server) offsetCommit(_ *request, req *kmsg.OffsetCommitRequest) kmsg.Response {
 	resp := responseTo[*kmsg.OffsetCommitResponse](req)
-	refused := s.groups.get(req.Group, true).mayCommit(req)
+	refused := s.groups.get(req.Group).mayCommit(req)
+	if req.Group == "" {
+		refused = kerr.InvalidGroupID
+	}
 	var rows []row
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetCommitResponseTopic()
@@ -125,7 +212,7 @@ func (s *Server) offsetCommit(_ *request, req *kmsg.OffsetCommitRequest) kmsg.Re
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
-	if err := s.groups.offsets.put(rows...); err != nil {
+	if err := s.groups.put(req.Group, rows...); err != nil {
 		s.log.Error("offsets not committed", "group", req.Group, "err", err)
 		for i := range resp.Topics {
 			for j := range resp.Topics[i].Partitions {
@@ -140,17 +227,24 @@ func (s *Server) offsetFetch(_ *request, req *kmsg.OffsetFetchRequest) kmsg.Resp
 	resp := responseTo[*kmsg.OffsetFetchResponse](req)
 	asked := req.Topics
 	if asked == nil { // all there are
-		s.groups.eachOffset(func(_ string, k offsetKey, _ offsetRow) {
-			if k.Group == req.Group {
+		for _, key := range s.groups.keysOf(req.Group) {
+			var k offsetKey
+			if json.Unmarshal([]byte(key), &k) == nil {
 				asked = append(asked, kmsg.OffsetFetchRequestTopic{Topic: k.Topic, Partitions: []int32{k.Partition}})
 			}
-		})
+		}
 	}
+	answered := map[offsetKey]bool{}
 	for _, t := range asked {
 		rt := kmsg.NewOffsetFetchResponseTopic()
 		rt.Topic = t.Topic
 		for _, p := range t.Partitions {
-			r := s.groups.offset(offsetKey{req.Group, t.Topic, p})
+			k := offsetKey{req.Group, t.Topic, p}
+			if answered[k] {
+				continue
+			}
+			answered[k] = true
+			r := s.groups.offset(k)
 			rp := kmsg.NewOffsetFetchResponseTopicPartition()
 			rp.Partition, rp.Offset, rp.LeaderEpoch, rp.Metadata = p, r.Offset, r.LeaderEpoch, &r.Metadata
 			rt.Partitions = append(rt.Partitions, rp)
@@ -162,14 +256,12 @@ func (s *Server) offsetFetch(_ *request, req *kmsg.OffsetFetchRequest) kmsg.Resp
 
 func (s *Server) offsetDelete(_ *request, req *kmsg.OffsetDeleteRequest) kmsg.Response {
 	resp := responseTo[*kmsg.OffsetDeleteResponse](req)
-	g := s.groups.get(req.Group, s.groups.hasOffsets(req.Group))
-	if g == nil {
+	g := s.groups.get(req.Group)
+	if g == nil && !s.groups.hasOffsets(req.Group) {
 		resp.ErrorCode = kerr.GroupIDNotFound.Code
 		return resp
 	}
-	g.mu.Lock()
-	inUse := len(g.members) > 0
-	g.mu.Unlock()
+	inUse := g != nil && g.size() > 0
 	var gone []row
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetDeleteResponseTopic()
@@ -186,6 +278,6 @@ func (s *Server) offsetDelete(_ *request, req *kmsg.OffsetDeleteRequest) kmsg.Re
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}
-	resp.ErrorCode = code(s.groups.offsets.put(gone...))
+	resp.ErrorCode = code(s.groups.put(req.Group, gone...))
 	return resp
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -17,35 +18,82 @@ import (
 // and join again after a restart; offsets are in a table.
 type groups struct {
 	offsets *table // offsetKey to offsetRow
+	most    int    // groups with members
+	memory  budget // of members
+	stored  budget // of offsets
 
-	mu   sync.Mutex // guards byID
-	byID map[string]*group
+	writes    sync.Mutex // held while offsets and committed are changed; taken before mu
+	mu        sync.Mutex // guards all below; taken before a group's
+	byID      map[string]*group
+	committed map[string]map[string]struct{} // group to its keys in offsets
 }
 
 // maxSessionTimeout is Kafka's group.max.session.timeout.ms. Its lower bound, 6 s, would only slow tests down here.
 const maxSessionTimeout = 30 * time.Minute
 
-func openGroups(dir string, logger *slog.Logger) (*groups, error) {
+func openGroups(dir string, limits Limits, logger *slog.Logger) (*groups, error) {
 	// A commit that a power cut takes is a record consumed twice, which consumers have to expect anyway.
 	offsets, err := openTable(filepath.Join(dir, "__offsets"), seglog.FlushAsync, logger)
 	if err != nil {
 		return nil, err
 	}
-	return &groups{offsets: offsets, byID: map[string]*group{}}, nil
+	gs := &groups{offsets: offsets, most: limits.Groups, byID: map[string]*group{}, committed: map[string]map[string]struct{}{}}
+	gs.memory.limit, gs.stored.limit = limits.GroupBytes, limits.OffsetBytes
+	gs.index()
+	return gs, nil
 }
 
 func (gs *groups) close() error { return gs.offsets.close() }
 
-// get finds a group; with create it makes one that is not there.
-func (gs *groups) get(id string, create bool) *group {
+// get finds a group that has members, or nil.
+func (gs *groups) get(id string) *group {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	return gs.byID[id]
+}
+
+// join enters a member into a group, which is made if need be and dropped again if the member is refused.
+func (gs *groups) join(req *kmsg.JoinGroupRequest, clientID, host string) (*group, <-chan *kmsg.JoinGroupResponse, error) {
+	for {
+		g, err := gs.getOrMake(req.Group)
+		if err != nil {
+			return nil, nil, err
+		}
+		answer, err := g.join(req, clientID, host, time.Now())
+		if errors.Is(err, errDropped) {
+			continue
+		}
+		if err != nil {
+			gs.dropEmpty(g)
+		}
+		return g, answer, err
+	}
+}
+
+func (gs *groups) getOrMake(id string) (*group, error) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	g := gs.byID[id]
-	if g == nil && create {
-		g = newGroup(id)
+	if g == nil {
+		if len(gs.byID) >= gs.most {
+			return nil, kerr.GroupMaxSizeReached
+		}
+		g = newGroup(id, &gs.memory)
 		gs.byID[id] = g
 	}
-	return g
+	return g, nil
+}
+
+// dropEmpty forgets a group without members. What it has committed stays.
+func (gs *groups) dropEmpty(g *group) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.members) == 0 && !g.dropped {
+		g.dropped = true
+		delete(gs.byID, g.id)
+	}
 }
 
 func (gs *groups) all() []*group {
@@ -60,7 +108,9 @@ func (gs *groups) all() []*group {
 
 func (gs *groups) tick(now time.Time) {
 	for _, g := range gs.all() {
-		g.tick(now)
+		if g.tick(now) {
+			gs.dropEmpty(g)
+		}
 	}
 }
 
@@ -87,33 +137,41 @@ func (s *Server) joinGroup(rq *request, req *kmsg.JoinGroupRequest) kmsg.Respons
 		return resp
 	}
 	host, _, _ := net.SplitHostPort(rq.conn.RemoteAddr().String())
-	answer, err := s.groups.get(req.Group, true).join(req, rq.clientID, "/"+host, time.Now())
+	g, answer, err := s.groups.join(req, rq.clientID, "/"+host)
 	if err != nil {
 		resp.ErrorCode = code(err)
 		return resp
 	}
+	rq.frame.release()
+	ctx, stop := rq.conn.watch(s.ctx)
+	defer stop()
 	select {
 	case r := <-answer:
 		return r
-	case <-s.ctx.Done():
+	case <-ctx.Done():
+		g.abandonJoin(answer, time.Now())
 		resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return resp
 	}
 }
 
-func (s *Server) syncGroup(_ *request, req *kmsg.SyncGroupRequest) kmsg.Response {
+func (s *Server) syncGroup(rq *request, req *kmsg.SyncGroupRequest) kmsg.Response {
 	resp := responseTo[*kmsg.SyncGroupResponse](req)
-	g := s.groups.get(req.Group, false)
+	g := s.groups.get(req.Group)
 	if g == nil {
 		resp.ErrorCode = kerr.UnknownMemberID.Code
 		return resp
 	}
 	answer, err := g.sync(req, time.Now())
 	if err == nil {
+		rq.frame.release()
+		ctx, stop := rq.conn.watch(s.ctx)
+		defer stop()
 		select {
 		case r := <-answer:
 			resp.MemberAssignment, err = r.assignment, r.err
-		case <-s.ctx.Done():
+		case <-ctx.Done():
+			g.abandonSync(answer, time.Now())
 			err = kerr.CoordinatorNotAvailable
 		}
 	}
@@ -123,7 +181,7 @@ func (s *Server) syncGroup(_ *request, req *kmsg.SyncGroupRequest) kmsg.Response
 
 func (s *Server) heartbeat(_ *request, req *kmsg.HeartbeatRequest) kmsg.Response {
 	resp := responseTo[*kmsg.HeartbeatResponse](req)
-	g := s.groups.get(req.Group, false)
+	g := s.groups.get(req.Group)
 	if g == nil {
 		resp.ErrorCode = kerr.UnknownMemberID.Code
 		return resp
@@ -134,7 +192,7 @@ func (s *Server) heartbeat(_ *request, req *kmsg.HeartbeatRequest) kmsg.Response
 
 func (s *Server) leaveGroup(_ *request, req *kmsg.LeaveGroupRequest) kmsg.Response {
 	resp := responseTo[*kmsg.LeaveGroupResponse](req)
-	g := s.groups.get(req.Group, false)
+	g := s.groups.get(req.Group)
 	if g == nil {
 		resp.ErrorCode = kerr.UnknownMemberID.Code
 		return resp
@@ -154,16 +212,25 @@ func (s *Server) leaveGroup(_ *request, req *kmsg.LeaveGroupRequest) kmsg.Respon
 
 func (s *Server) listGroups(_ *request, req *kmsg.ListGroupsRequest) kmsg.Response {
 	resp := responseTo[*kmsg.ListGroupsResponse](req)
-	for _, id := range s.groups.offsetGroups() {
-		s.groups.get(id, true) // a group of a former run, with offsets and no members
+	add := func(id, protocolType string, state groupState) {
+		if len(req.StatesFilter) > 0 && !slices.Contains(req.StatesFilter, string(state)) {
+			return
+		}
+		rg := kmsg.NewListGroupsResponseGroup()
+		rg.Group, rg.ProtocolType, rg.GroupState = id, protocolType, string(state)
+		resp.Groups = append(resp.Groups, rg)
 	}
+	seen := map[string]bool{}
 	for _, g := range s.groups.all() {
 		g.mu.Lock()
-		rg := kmsg.NewListGroupsResponseGroup()
-		rg.Group, rg.ProtocolType, rg.GroupState = g.id, g.protocolType, string(g.state)
+		protocolType, state := g.protocolType, g.state
 		g.mu.Unlock()
-		if len(req.StatesFilter) == 0 || slices.Contains(req.StatesFilter, rg.GroupState) {
-			resp.Groups = append(resp.Groups, rg)
+		seen[g.id] = true
+		add(g.id, protocolType, state)
+	}
+	for _, id := range s.groups.withOffsets() {
+		if !seen[id] {
+			add(id, "", groupEmpty)
 		}
 	}
 	return resp
@@ -171,11 +238,15 @@ func (s *Server) listGroups(_ *request, req *kmsg.ListGroupsRequest) kmsg.Respon
 
 func (s *Server) describeGroups(_ *request, req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	resp := responseTo[*kmsg.DescribeGroupsResponse](req)
-	for _, id := range req.Groups {
+	for _, id := range distinct(req.Groups) {
 		rg := kmsg.NewDescribeGroupsResponseGroup()
-		rg.Group, rg.State = id, "Dead" // what Kafka says of a group that it does not know
-		if g := s.groups.get(id, s.groups.hasOffsets(id)); g != nil {
+		rg.Group = id
+		if g := s.groups.get(id); g != nil {
 			g.describe(&rg)
+		} else if s.groups.hasOffsets(id) {
+			rg.State = string(groupEmpty)
+		} else {
+			rg.State = "Dead" // what Kafka says of a group that it does not know
 		}
 		resp.Groups = append(resp.Groups, rg)
 	}
@@ -209,20 +280,13 @@ func (s *Server) deleteGroups(_ *request, req *kmsg.DeleteGroupsRequest) kmsg.Re
 
 // delete removes a group without members, and its offsets.
 func (gs *groups) delete(id string) error {
-	known := gs.hasOffsets(id)
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.byID[id]
-	if g == nil && !known {
-		return kerr.GroupIDNotFound
-	}
-	if g != nil {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if len(g.members) > 0 {
+	if g := gs.get(id); g != nil {
+		if g.size() > 0 {
 			return kerr.NonEmptyGroup
 		}
+		gs.dropEmpty(g)
+	} else if !gs.hasOffsets(id) {
+		return kerr.GroupIDNotFound
 	}
-	delete(gs.byID, id)
-	return gs.forget(func(k offsetKey) bool { return k.Group == id })
+	return gs.forgetGroup(id)
 }

@@ -28,11 +28,15 @@ func (s *Server) metadata(rq *request, req *kmsg.MetadataRequest) kmsg.Response 
 		return resp
 	}
 	create := !s.cfg.NoAutoCreate && (req.AllowAutoTopicCreation || req.Version < 4)
+	var names []string
 	for _, rt := range req.Topics {
 		name := ""
 		if rt.Topic != nil {
 			name = *rt.Topic
 		}
+		names = append(names, name)
+	}
+	for _, name := range distinct(names) {
 		t := s.topics.get(name)
 		var err error
 		if t == nil {

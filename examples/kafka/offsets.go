@@ -13,9 +13,26 @@ const (
 	earliestOffset = -2
 )
 
-// listOffsets finds where to begin: at the end, at the start, or at the first record of a time.
+// searchTime is how long the searches by time of one request may take; what is left then is to be asked for again. A
+// search decompresses the batch that it finds, which may be a thousand times smaller than what it inflates to.
+const searchTime = time.Second
+
+// listOffsets finds where to begin: at the end, at the start, or at the first record of a time. A partition may be asked
+// for once, as with Kafka.
 func (s *Server) listOffsets(_ *request, req *kmsg.ListOffsetsRequest) kmsg.Response {
 	resp := responseTo[*kmsg.ListOffsetsResponse](req)
+	type id struct {
+		topic     string
+		partition int32
+	}
+	asked := map[id]int{}
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			asked[id{t.Topic, p.Partition}]++
+		}
+	}
+	var search searches
+	defer search.end(s)
 	for _, t := range req.Topics {
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
@@ -23,6 +40,12 @@ func (s *Server) listOffsets(_ *request, req *kmsg.ListOffsetsRequest) kmsg.Resp
 			rp := kmsg.NewListOffsetsResponseTopicPartition()
 			rp.Partition = p.Partition
 			part, err := s.topics.partition(t.Topic, p.Partition)
+			if asked[id{t.Topic, p.Partition}] > 1 {
+				err = kerr.InvalidRequest
+			}
+			if err == nil && p.Timestamp >= 0 {
+				err = search.begin(s)
+			}
 			if err == nil {
 				rp.Offset, rp.Timestamp, err = part.find(p.Timestamp)
 			}
@@ -32,6 +55,31 @@ func (s *Server) listOffsets(_ *request, req *kmsg.ListOffsetsRequest) kmsg.Resp
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp
+}
+
+// searches are those by time of one request. Few requests search at once, so that they leave the processors to others.
+type searches struct{ until time.Time }
+
+// begin waits for the turn of the request, once, and says whether it still has time.
+func (x *searches) begin(s *Server) error {
+	if x.until.IsZero() {
+		select {
+		case s.searches <- struct{}{}:
+			x.until = time.Now().Add(searchTime)
+		case <-s.ctx.Done():
+			return kerr.NotLeaderForPartition
+		}
+	}
+	if time.Now().After(x.until) {
+		return kerr.RequestTimedOut
+	}
+	return nil
+}
+
+func (x *searches) end(s *Server) {
+	if !x.until.IsZero() {
+		<-s.searches
+	}
 }
 
 // find returns an offset and, for a search by time, the time of its record. Both are -1 if there is none.

@@ -15,6 +15,7 @@ type partition struct {
 	logger    *slog.Logger
 	current   atomic.Pointer[seglog.Log] // replaced by reopen
 	producers producers
+	waiting   waiters
 }
 
 // openPartition opens or creates the log in dir and reads the state of idempotent producers off its tail.
@@ -47,10 +48,14 @@ func (p *partition) open(settings layers) error {
 // reopen gives the log other settings. Calls under way on the old one end with ErrClosed. A log that has failed, and
 // says so at Close, gets a new start by it.
 func (p *partition) reopen(settings layers) error {
+	defer p.waiting.wake()
 	err := p.log().Close()
 	return errors.Join(err, p.open(settings))
 }
 
 func (p *partition) log() *seglog.Log { return p.current.Load() }
 
-func (p *partition) close() error { return p.log().Close() }
+func (p *partition) close() error {
+	defer p.waiting.wake()
+	return p.log().Close()
+}

@@ -20,8 +20,9 @@ func (s *Server) produce(_ *request, req *kmsg.ProduceRequest) kmsg.Response {
 		refused = kerr.InvalidRequiredAcks
 	}
 	// Partitions are appended to side by side: where an append waits for its flush, the request waits for one flush of
-	// each partition at once and not for one after the other.
+	// many partitions at once and not for one after the other.
 	var wg sync.WaitGroup
+	slots := make(chan struct{}, appendsAtOnce)
 	for _, t := range req.Topics {
 		rt := kmsg.NewProduceResponseTopic()
 		rt.Topic = t.Topic
@@ -36,16 +37,36 @@ func (s *Server) produce(_ *request, req *kmsg.ProduceRequest) kmsg.Response {
 			}
 			if len(req.Topics) == 1 && len(t.Partitions) == 1 {
 				work()
-			} else {
-				go work()
+				continue
 			}
+			slots <- struct{}{}
+			go func() {
+				defer func() { <-slots }()
+				work()
+			}()
 		}
 	}
 	wg.Wait()
+	s.logRefused(resp)
 	if req.Acks == 0 {
 		return nil
 	}
 	return resp
+}
+
+// appendsAtOnce bounds the goroutines of one produce request.
+const appendsAtOnce = 32
+
+// logRefused logs the first error of a request; a client that wants all of them has them.
+func (s *Server) logRefused(resp *kmsg.ProduceResponse) {
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if p.ErrorCode != 0 {
+				s.log.Warn("produce refused", "topic", t.Topic, "partition", p.Partition, "err", *p.ErrorMessage)
+				return
+			}
+		}
+	}
 }
 
 func (s *Server) produceTo(topic string, in kmsg.ProduceRequestTopicPartition, err error) kmsg.ProduceResponseTopicPartition {
@@ -56,12 +77,12 @@ func (s *Server) produceTo(topic string, in kmsg.ProduceRequestTopicPartition, e
 		var p *partition
 		if p, err = s.topics.partition(topic, in.Partition); err == nil {
 			out.BaseOffset, err = p.append(in.Records)
+			p.waiting.wake()
 			out.LogStartOffset = p.log().Offsets().Start
 		}
 	}
 	if err != nil {
 		out.ErrorCode, out.ErrorMessage = code(err), reason(err)
-		s.log.Warn("produce refused", "topic", topic, "partition", in.Partition, "err", err)
 	}
 	return out
 }

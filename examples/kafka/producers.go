@@ -17,7 +17,7 @@ import (
 // again, because its answer was lost, is answered again and not stored again. It is all in the batches themselves:
 // after a restart it is read off the log's tail.
 type producers struct {
-	mu    sync.Mutex // guards byID and pruned, not what is in them
+	mu    sync.Mutex // guards byID and swept, not what is in them
 	byID  map[int64]*producer
 	swept time.Time
 }
@@ -49,19 +49,37 @@ func (ps *producers) get(id int64) *producer {
 	now := time.Now()
 	if now.Sub(ps.swept) > time.Hour {
 		ps.swept = now
-		for id, p := range ps.byID {
-			if now.Sub(p.used) > forgetAfter {
-				delete(ps.byID, id)
-			}
-		}
+		ps.forget(now.Add(-forgetAfter))
 	}
 	p := ps.byID[id]
 	if p == nil {
+		if len(ps.byID) >= maxProducers {
+			ps.forget(ps.medianUse())
+		}
 		p = &producer{epoch: -1}
 		ps.byID[id] = p
 	}
 	p.used = now
 	return p
+}
+
+// forget drops the producers not heard of since. ps.mu is held.
+func (ps *producers) forget(since time.Time) {
+	for id, p := range ps.byID {
+		if !p.used.After(since) {
+			delete(ps.byID, id)
+		}
+	}
+}
+
+// medianUse is a time after which half of the producers were heard of, or fewer. ps.mu is held.
+func (ps *producers) medianUse() time.Time {
+	times := make([]time.Time, 0, len(ps.byID))
+	for _, p := range ps.byID {
+		times = append(times, p.used)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	return times[len(times)/2]
 }
 
 // check says whether a batch is the next of its producer. For one that is in the log already it returns where.

@@ -8,22 +8,25 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/seglog/seglog"
 )
 
 // Config is what a Server is started with. Dir is the only field that must be set.
 type Config struct {
-	Dir             string            // holds <topic>-<partition>/ for every partition, and the server's own logs
-	Advertise       string            // host:port that clients are told; empty: the address by which they came
-	Partitions      int               // of a topic whose creator names no number; default 1
-	NoAutoCreate    bool              // an unknown topic is an error rather than created on first use
-	Defaults        map[string]string // topic settings that differ from defaultSettings
-	MaxRequestBytes int               // a larger request ends its connection; default 100 MiB
-	Logger          *slog.Logger      // nil discards
+	Dir          string            // holds <topic>-<partition>/ for every partition, and the server's own logs
+	Advertise    string            // host:port that clients are told; empty: the address by which they came
+	Partitions   int               // of a topic whose creator names no number; default 1
+	NoAutoCreate bool              // an unknown topic is an error rather than created on first use
+	Defaults     map[string]string // topic settings that differ from defaultSettings
+	Limits       Limits            // what clients may use up
+	Logger       *slog.Logger      // nil discards
 }
 
 // Server is a broker of one node. It owns the logs below its directory and serves any number of listeners.
@@ -36,14 +39,17 @@ type Server struct {
 	topics      *topics
 	groups      *groups
 	producerIDs *seglog.Log
+	inFlight    *semaphore.Weighted // bytes of requests
+	searches    chan struct{}       // searches by time that run, see offsets.go
 
 	ctx  context.Context // ends long polls and group waits at Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu        sync.Mutex // guards listeners and conns
+	mu        sync.Mutex // guards all below
 	listeners map[net.Listener]struct{}
 	conns     map[net.Conn]struct{}
+	refusedAt time.Time // when it was last logged that there are too many connections
 }
 
 // clusterID is what Metadata names the cluster. Tools print it and compare it; nothing else depends on it.
@@ -57,13 +63,12 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Partitions == 0 {
 		cfg.Partitions = 1
 	}
-	if cfg.MaxRequestBytes == 0 {
-		cfg.MaxRequestBytes = 100 << 20
-	}
+	cfg.Limits = cfg.Limits.withDefaults()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{}}
+	s := &Server{cfg: cfg, log: cfg.Logger, listeners: map[net.Listener]struct{}{}, conns: map[net.Conn]struct{}{},
+		inFlight: semaphore.NewWeighted(cfg.Limits.InFlightBytes), searches: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/4))}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	if err := s.open(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -81,10 +86,10 @@ func (s *Server) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if s.topics, err = openTopics(s.cfg.Dir, s.cfg.Defaults, s.log); err != nil {
+	if s.topics, err = openTopics(s.cfg.Dir, s.cfg.Defaults, s.cfg.Limits.Partitions, s.log); err != nil {
 		return err
 	}
-	s.groups, err = openGroups(s.cfg.Dir, s.log)
+	s.groups, err = openGroups(s.cfg.Dir, s.cfg.Limits, s.log)
 	return err
 }
 
@@ -125,9 +130,10 @@ func (s *Server) Serve(l *net.TCPListener) error {
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		s.mu.Lock()
-		s.conns[c] = struct{}{}
-		s.mu.Unlock()
+		if !s.admit(c) {
+			c.Close()
+			continue
+		}
 		if !s.spawn(func() {
 			defer s.forget(c)
 			if err := s.serveConn(c); err != nil && s.ctx.Err() == nil {
@@ -137,6 +143,21 @@ func (s *Server) Serve(l *net.TCPListener) error {
 			s.forget(c)
 		}
 	}
+}
+
+// admit counts a connection, unless there are too many.
+func (s *Server) admit(c net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) < s.cfg.Limits.Conns {
+		s.conns[c] = struct{}{}
+		return true
+	}
+	if now := time.Now(); now.Sub(s.refusedAt) > 10*time.Second {
+		s.refusedAt = now
+		s.log.Warn("too many connections: new ones are closed", "limit", s.cfg.Limits.Conns)
+	}
+	return false
 }
 
 func (s *Server) forget(c net.Conn) {

@@ -104,6 +104,9 @@ func (l layers) get(name string) (string, kmsg.ConfigSource) {
 	return defaultSettings[name].value, kmsg.ConfigSourceDefaultConfig
 }
 
+// leastInflated is what a batch may always inflate to.
+const leastInflated = 16 << 20
+
 // options are those of a partition's log.
 func (l layers) options() (*seglog.Options, error) {
 	o := &seglog.Options{Flush: seglog.FlushNone}
@@ -121,5 +124,7 @@ func (l layers) options() (*seglog.Options, error) {
 	}
 	// A batch has to fit a segment. Kafka finds that out batch by batch, the library wants to be told.
 	o.MaxBatchBytes = int(min(int64(o.MaxBatchBytes), o.SegmentBytes))
+	// Producers count their records before they compress them: what inflates to many times the limit is no batch of theirs.
+	o.MaxInflatedBytes = max(leastInflated, 16*int64(o.MaxBatchBytes))
 	return o, nil
 }

@@ -24,6 +24,7 @@ import (
 type topics struct {
 	dir      string
 	defaults map[string]string
+	most     int // partitions, of all topics
 	logger   *slog.Logger
 	table    *table // topic name to topicRow
 
@@ -46,15 +47,13 @@ type topicRow struct {
 	Deleting   bool              `json:"deleting,omitempty"` // directories may be left to remove
 }
 
-const maxPartitions = 10_000 // of one topic: each is a directory with open files
-
 var (
 	topicName    = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 	partitionDir = regexp.MustCompile(`^([a-zA-Z0-9._-]{1,249})-([0-9]{1,5})$`)
 )
 
-func openTopics(dir string, defaults map[string]string, logger *slog.Logger) (_ *topics, err error) {
-	ts := &topics{dir: dir, defaults: defaults, logger: logger, byName: map[string]*topic{}}
+func openTopics(dir string, defaults map[string]string, most int, logger *slog.Logger) (_ *topics, err error) {
+	ts := &topics{dir: dir, defaults: defaults, most: most, logger: logger, byName: map[string]*topic{}}
 	if ts.table, err = openTable(filepath.Join(dir, "__topics"), seglog.FlushSync, logger); err != nil {
 		return nil, err
 	}
@@ -161,8 +160,8 @@ func (ts *topics) create(name string, partitions int, settings map[string]string
 	if !topicName.MatchString(name) || name == "." || name == ".." {
 		return refuse(kerr.InvalidTopicException, "%q: want 1 to 249 of a-z A-Z 0-9 . _ -", name)
 	}
-	if partitions < 1 || partitions > maxPartitions {
-		return refuse(kerr.InvalidPartitions, "%d: want 1 to %d", partitions, maxPartitions)
+	if partitions < 1 {
+		return refuse(kerr.InvalidPartitions, "%d: want at least 1", partitions)
 	}
 	for name, value := range settings {
 		if err := checkSetting(name, value); err != nil {
@@ -174,8 +173,8 @@ func (ts *topics) create(name string, partitions int, settings map[string]string
 	if ts.get(name) != nil {
 		return kerr.TopicAlreadyExists
 	}
-	if dry {
-		return nil
+	if err := ts.room(partitions); err != nil || dry {
+		return err
 	}
 	r := topicRow{Partitions: partitions, Settings: settings}
 	if err := ts.save(name, r); err != nil {
@@ -183,6 +182,18 @@ func (ts *topics) create(name string, partitions int, settings map[string]string
 	}
 	if err := ts.openTopic(name, r); err != nil {
 		return errors.Join(err, ts.remove(name, partitions))
+	}
+	return nil
+}
+
+// room says whether there may be so many partitions more. ts.change is held.
+func (ts *topics) room(more int) error {
+	n := 0
+	for _, t := range ts.all() {
+		n += len(t.partitions)
+	}
+	if more > ts.most-n {
+		return refuse(kerr.PolicyViolation, "%d partitions more: there are %d, and may be %d", more, n, ts.most)
 	}
 	return nil
 }
@@ -203,10 +214,11 @@ func (ts *topics) grow(name string, partitions int, dry bool) error {
 	switch {
 	case t == nil:
 		return kerr.UnknownTopicOrPartition
-	case partitions <= len(t.partitions) || partitions > maxPartitions:
-		return refuse(kerr.InvalidPartitions, "%d: the topic has %d, want more, at most %d", partitions, len(t.partitions), maxPartitions)
-	case dry:
-		return nil
+	case partitions <= len(t.partitions):
+		return refuse(kerr.InvalidPartitions, "%d: the topic has %d, want more", partitions, len(t.partitions))
+	}
+	if err := ts.room(partitions - len(t.partitions)); err != nil || dry {
+		return err
 	}
 	r := topicRow{Partitions: partitions, Settings: t.settings.topic}
 	if err := ts.save(name, r); err != nil {

@@ -26,10 +26,26 @@ import (
 	"github.com/seglog/seglog"
 )
 
+const about = `metrics publishes what a log counts, for expvar and for Prometheus.
+
+  cd examples/metrics && go run .                         serves on loopback, scrapes itself, and ends
+  cd examples/metrics && go run . -listen 127.0.0.1:9100  /metrics and /debug/vars until interrupted
+
+`
+
 func main() {
-	listen := flag.String("listen", "", "address to serve at; default: a demonstration on loopback")
-	dir := flag.String("dir", "", "directory of the log; default: a temporary one")
+	listen := flag.String("listen", "", "`address` to serve at; default: a demonstration on loopback")
+	dir := flag.String("dir", "", "`directory` of the log; default: a temporary one")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), about)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "metrics: unexpected arguments %q\n\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
 	if err := run(*listen, *dir); err != nil {
 		log.Fatal("metrics: ", err)
 	}
@@ -67,7 +83,8 @@ func run(listen, dir string) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	// A scraper that stalls is let go of.
+	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	fmt.Printf("http://%s/metrics\n", listener.Addr())

@@ -6,6 +6,10 @@
 //	go run ./examples/mirror -from 127.0.0.1:7070 -dir copy   # follows examples/serve until interrupted
 //
 // It prints a live line: where it is, how far the leader is ahead, and the rate.
+//
+// A leader is believed what the batches prove: that they join the copy, in offsets and checksums. It is not believed
+// lengths that it was not asked for, ends that it has nothing to show for, or that records of the copy are to go, unless
+// -reset says so. What is left out: who the leader is nobody checks, and how much it may send nothing bounds but the disk.
 package main
 
 import (
@@ -22,21 +26,40 @@ import (
 	"github.com/seglog/seglog"
 )
 
+const about = `mirror keeps a copy of a log that examples/serve serves, and goes on where the copy ends.
+
+  go run ./examples/mirror                                 starts a leader, is killed again and again, compares files
+  go run ./examples/mirror -from 127.0.0.1:7070 -dir copy  follows examples/serve until interrupted
+
+`
+
 func main() {
-	from := flag.String("from", "", "address of the leader; default: a demonstration on loopback")
-	dir := flag.String("dir", "", "directory of the copy")
+	from := flag.String("from", "", "`address` of the leader; default: a demonstration on loopback")
+	dir := flag.String("dir", "", "`directory` of the copy")
 	once := flag.Bool("once", false, "end once the copy has all that the leader has")
+	reset := flag.Bool("reset", false, "drop records of the copy that the leader has no more; default: stop, and say so")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), about)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "mirror: unexpected arguments %q\n\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
 	switch {
+	case *from == "" && *dir != "":
+		err = errors.New("-dir goes with -from")
 	case *from == "":
 		err = demonstrate(ctx)
 	case *dir == "":
 		err = errors.New("-from goes with -dir")
 	default:
-		err = mirror(ctx, *from, *dir, *once)
+		err = mirror(ctx, *from, *dir, *once, *reset)
 	}
 	if err != nil {
 		log.Fatal("mirror: ", err)
@@ -46,38 +69,59 @@ func main() {
 var (
 	errCaughtUp = errors.New("caught up")
 	errDiverged = errors.New("the copy is not one of this leader's log")
+	errShorter  = errors.New("the copy has records that the leader has not; -reset drops them")
+	errLies     = errors.New("the leader contradicts itself")
 )
 
 // mirror connects, and connects again, until ctx ends.
-func mirror(ctx context.Context, from, dir string, once bool) error {
+func mirror(ctx context.Context, from, dir string, once, reset bool) error {
 	l, err := seglog.Open(dir, nil)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	context.AfterFunc(ctx, func() { l.Close() }) // interrupts a transfer that waits
-	f := follower{log: l, once: once, shown: time.Now()}
-	for ctx.Err() == nil {
+	f := newFollower(l, once, reset)
+	const least, most = 200 * time.Millisecond, 30 * time.Second
+	for pause := least; ctx.Err() == nil; {
+		before := l.Offsets().End
 		err := f.follow(ctx, from)
+		end := l.Offsets().End
 		switch {
 		case ctx.Err() != nil:
-		case errors.Is(err, errCaughtUp):
 			return l.Close()
-		case errors.Is(err, errDiverged), errors.Is(err, seglog.ErrFailed), errors.Is(err, seglog.ErrTooLarge):
+		case errors.Is(err, errCaughtUp):
+			f.live.say("mirror: the copy has all that the leader has, up to offset %d", end)
+			return l.Close()
+		case errors.Is(err, errDiverged), errors.Is(err, errShorter), errors.Is(err, seglog.ErrFailed), errors.Is(err, seglog.ErrTooLarge):
 			return err
-		default: // the connection, or bytes that it damaged: what came before is stored, go on behind it
-			fmt.Printf("\nmirror: at offset %d: %v\n", l.Offsets().End, err)
-			time.Sleep(200 * time.Millisecond)
 		}
+		// The connection, or bytes that it damaged: what came before is stored, and is where the next one goes on.
+		if end != before {
+			pause = least
+		}
+		f.live.say("mirror: lost the leader (%v); the copy is good up to offset %d and goes on from there in %v", err, end, pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		pause = min(2*pause, most)
 	}
 	return l.Close()
 }
 
 type follower struct {
-	log   *seglog.Log
-	once  bool
-	shown time.Time // when the live line was printed last
-	bytes int64     // received until then
+	log      *seglog.Log
+	once     bool
+	reset    bool
+	patience time.Duration // how long the leader may say nothing
+	live     *live
+	shown    time.Time // when the live line was printed last
+	bytes    int64     // received until then
+}
+
+func newFollower(l *seglog.Log, once, reset bool) *follower {
+	return &follower{log: l, once: once, reset: reset, patience: 30 * time.Second, live: newLive(os.Stdout), shown: time.Now()}
 }
 
 // follow goes on where the copy ends, over one connection.
@@ -90,33 +134,57 @@ func (f *follower) follow(ctx context.Context, from string) error {
 	// The first request is for the last record that is here already: TransferFrom compares that batch with its own,
 	// which shows a leader with another history, and joins one whose offsets have a gap at the end of the copy.
 	o := f.log.Offsets()
+	empty := 0 // answers without batches for which the leader says that there are some
 	for ask := max(o.Start, o.End-1); ; ask = f.log.Offsets().End {
-		length, second, err := request(conn, ask)
+		a, err := f.request(conn, ask)
 		if err != nil {
 			return err
 		}
 		end := f.log.Offsets().End
-		switch {
-		case length > 0:
-			_, err = f.log.TransferFrom(conn, length)
-			if errors.Is(err, seglog.ErrNotJoined) && ask < end {
-				err = fmt.Errorf("%w: %w", errDiverged, err)
-			}
-		case length < 0 && second > end:
-			fmt.Printf("\nmirror: the leader starts at offset %d by now: starting over there\n", second)
-			err = f.log.Reset(second)
-		case length == 0 && second < end:
-			fmt.Printf("\nmirror: the leader was cut to offset %d: cutting the copy\n", second)
-			err = f.log.TruncateTo(max(second, f.log.Offsets().Start))
-		}
-		if err != nil {
+		if err := f.take(conn, a, ask); err != nil {
 			return err
 		}
-		if length >= 0 {
-			f.show(second)
+		if a.length < 0 {
+			continue
 		}
-		if f.once && length >= 0 && f.log.Offsets().End >= second {
+		if now := f.log.Offsets().End; now > end || a.end <= now {
+			empty = 0
+		} else if empty++; empty == 3 { // once or twice it may have come just after the answer
+			return fmt.Errorf("%w: its log ends at %d, and it sends nothing from %d on", errLies, a.end, ask)
+		}
+		f.show(a.end)
+		if f.once && f.log.Offsets().End >= a.end {
 			return errCaughtUp
 		}
 	}
+}
+
+// take does what an answer is for.
+func (f *follower) take(conn net.Conn, a answer, ask int64) error {
+	o := f.log.Offsets()
+	switch {
+	case a.length > 0:
+		_, err := f.log.TransferFrom(conn, a.length)
+		if errors.Is(err, seglog.ErrNotJoined) && ask < o.End {
+			err = fmt.Errorf("%w: %w", errDiverged, err)
+		}
+		return err
+	case a.length < 0 && a.start > o.End:
+		if o.End > o.Start && !f.reset {
+			return fmt.Errorf("%w: its log begins at offset %d by now, the copy has [%d, %d) and nothing in between", errShorter, a.start, o.Start, o.End)
+		}
+		f.live.say("mirror: the leader's retention has deleted what comes next, its log begins at offset %d: the copy starts over there", a.start)
+		return f.log.Reset(a.start)
+	case a.length < 0 && a.start > ask:
+		return nil // retention has taken what is here already: from the end on, then
+	case a.length < 0:
+		return fmt.Errorf("%w: offset %d is out of range, and its log begins at %d", errLies, ask, a.start)
+	case a.end < o.End:
+		if !f.reset {
+			return fmt.Errorf("%w: its log ends at offset %d, the copy at %d", errShorter, a.end, o.End)
+		}
+		f.live.say("mirror: the leader's log was cut to offset %d, and so is the copy", a.end)
+		return f.log.TruncateTo(max(a.end, o.Start))
+	}
+	return nil
 }

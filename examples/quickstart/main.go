@@ -22,10 +22,26 @@ import (
 	"github.com/seglog/seglog"
 )
 
+const about = `quickstart does with a log what a service does with it: append, read, iterate, send over a socket, open again.
+
+  go run ./examples/quickstart                       its own source text, in a temporary directory
+  go run ./examples/quickstart -file big.txt -dir d  a file of yours, in a log that stays
+
+`
+
 func main() {
-	dir := flag.String("dir", "", "directory of the log; default: a temporary one, removed at the end")
-	file := flag.String("file", "", `text to append, "-" for standard input; default: the source of this program`)
+	dir := flag.String("dir", "", "`directory` of the log; default: a temporary one, removed at the end")
+	file := flag.String("file", "", "`text` to append, - for standard input; default: the source of this program")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), about)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "quickstart: unexpected arguments %q: a text goes with -file\n\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
 	if err := run(*dir, *file); err != nil {
 		log.Fatal("quickstart: ", err)
 	}

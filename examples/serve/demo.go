@@ -44,22 +44,28 @@ func demonstrate(ctx context.Context) error {
 			return err
 		}
 	}
-	ways := [2]server{{log: l}, {log: l, copied: true}}
+	ways := [2]*server{newServer(l, false), newServer(l, true)}
+	out := ways[0].live
 	var bytes [2]int64
 	var cpu, took [2]time.Duration
 	for round := range 2 * demoRounds {
 		w := round % 2
 		sent, cpuBefore, start := ways[w].sent(), cpuTime(), time.Now()
-		if err := measure(ctx, &ways[w]); err != nil {
+		if err := measure(ctx, ways[w]); err != nil {
 			return err
 		}
 		bytes[w] += ways[w].sent() - sent
 		cpu[w] += cpuTime() - cpuBefore
 		took[w] += time.Since(start)
-		fmt.Printf("\r%-10s %-40s", ways[w].path(), rate(bytes[w], cpu[w], took[w]))
+		if out.terminal {
+			out.show("%-10s %s", ways[w].path(), rate(bytes[w], cpu[w], took[w]))
+		}
+	}
+	if out.terminal {
+		out.show("")
 	}
 	for w := range ways {
-		fmt.Printf("\r%-10s %-40s\n", ways[w].path(), rate(bytes[w], cpu[w], took[w]))
+		fmt.Printf("%-10s %s\n", ways[w].path(), rate(bytes[w], cpu[w], took[w]))
 	}
 	return nil
 }
@@ -153,7 +159,7 @@ func appendSome(ctx context.Context, l *seglog.Log, perSecond int) {
 		}
 		if _, err := l.Append(batch...); err != nil {
 			if !errors.Is(err, seglog.ErrClosed) {
-				fmt.Fprintln(os.Stderr, "\nserve: append:", err)
+				fmt.Fprintln(os.Stderr, "serve: append:", err)
 			}
 			return
 		}

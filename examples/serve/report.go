@@ -18,7 +18,7 @@ func (s *server) report(ctx context.Context, every time.Duration) {
 		case <-ticker.C:
 		}
 		sent, cpu, now := s.sent(), cpuTime(), time.Now()
-		fmt.Printf("\r%s: %d connections, end %d, %s   ", s.path(), s.conns.Load(), s.log.Offsets().HighWatermark,
+		s.live.show("%s: %d connections, end %d, %s", s.path(), s.conns.Load(), s.log.Offsets().HighWatermark,
 			rate(sent-last, cpu-lastCPU, now.Sub(since)))
 		last, lastCPU, since = sent, cpu, now
 	}

@@ -22,13 +22,33 @@ import (
 	"github.com/seglog/seglog"
 )
 
+const about = `tail shows the end of a log and then each record as it comes, beside the process that writes it.
+
+  go run ./examples/tail                       a log that a goroutine appends to, for two seconds
+  go run ./examples/tail -dir d                the last ten records, and what comes until ctrl-C
+  go run ./examples/tail -dir d -from 0 > all  the whole history first
+
+`
+
 func main() {
-	dir := flag.String("dir", "", "directory of the log; default: one made up for a demonstration")
-	from := flag.Int64("from", -1, "offset of the first record to show; -1: the last -n records")
+	dir := flag.String("dir", "", "`directory` of the log; default: one made up for a demonstration")
+	from := flag.Int64("from", -1, "`offset` of the first record to show; -1: the last -n records")
 	n := flag.Int64("n", 10, "how many records to begin with")
 	follow := flag.Bool("follow", true, "wait for more at the end")
 	forTime := flag.Duration("for", 0, "stop after that time; default: at an interrupt")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), about)
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "tail: unexpected arguments %q: the directory of a log goes with -dir\n\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
+	if *n < 0 {
+		log.Fatalf("tail: -n %d: less than nothing", *n)
+	}
 	if err := run(*dir, *from, *n, *follow, *forTime); err != nil {
 		log.Fatal("tail: ", err)
 	}

@@ -18,6 +18,10 @@ type Group struct {
 	flush func() error // makes durable all that was stored when it is called; only the owner calls it
 	end   func() int64 // the end of what is stored
 
+	// Started and Woken, if not nil, are called by a goroutine that the group started and by a caller that it woke: tests
+	// that decide who runs stop it there.
+	Started, Woken func()
+
 	mu sync.Mutex
 	// Guarded by mu:
 	owned   bool
@@ -72,17 +76,16 @@ func (g *Group) To(target int64, reached func() (bool, error)) error {
 		}
 		g.waiting[round%2]++
 		g.served[round%2].Wait()
+		if g.Woken != nil {
+			g.Woken()
+		}
 	}
 }
 
-// Started, if not nil, is called first by each goroutine that a group starts: tests that decide which goroutine goes on
-// want to know of it.
-var Started func()
-
 // run flushes until nobody waits. It owns the group.
 func (g *Group) run() {
-	if Started != nil {
-		Started()
+	if g.Started != nil {
+		g.Started()
 	}
 	for g.runRound() {
 	}
@@ -128,9 +131,9 @@ func (g *Group) pass() {
 // Lock waits until no flush runs and keeps others from starting, until Unlock.
 func (g *Group) Lock() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if !g.owned {
 		g.owned, g.covers = true, math.MinInt64
+		g.mu.Unlock()
 		return
 	}
 	g.lockers++
@@ -139,6 +142,10 @@ func (g *Group) Lock() {
 	}
 	g.passed = false
 	g.lockers--
+	g.mu.Unlock()
+	if g.Woken != nil {
+		g.Woken()
+	}
 }
 
 // Unlock lets flushes run again. Callers of To that came meanwhile look anew whether they need one.

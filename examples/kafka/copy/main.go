@@ -42,9 +42,14 @@ func main() {
 	replication := flag.Int("replication", -1, "replication factor of topics to create; -1: the destination's default")
 	flag.StringVar(&o.group, "group", "copy", "consumer `group` that remembers, at the source, what has been copied")
 	flag.BoolVar(&o.toEnd, "to-end", false, "stop when all that was there at the start is copied, instead of following")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "copy copies topics from one Kafka server to another, and goes on with what is produced meanwhile.\n\n"+
+			"  go run ./copy -from 127.0.0.1:9092 -to broker1:9092 -topics orders,events\n\n")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	o.from, o.to, o.topics, o.replication = strings.Split(*from, ","), strings.Split(*to, ","), strings.Split(*topics, ","), int16(*replication)
-	if *to == "" || *topics == "" {
+	if *to == "" || *topics == "" || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}

@@ -37,7 +37,16 @@ func main() {
 	flag.IntVar(&o.clients, "clients", 1, "producers that share the work, or consumers that each read all of it")
 	flag.Int64Var(&o.bytes, "bytes", 1<<30, "values to produce, or to consume by each client, in bytes")
 	flag.Int64Var(&o.size, "size", 1024, "bytes of a value")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), "load produces to or consumes from a Kafka server as fast as it can, and prints how fast that was.\n\n"+
+			"  go run ./load -server 127.0.0.1:9092 -topic t -produce -clients 8\n\n")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
+	if flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
 	if o.bytes%(o.size*int64(o.clients)) != 0 {
 		fail(fmt.Errorf("%d bytes are no whole number of records of %d for each of %d clients", o.bytes, o.size, o.clients))
 	}

@@ -1,0 +1,54 @@
+package seglog
+
+import (
+	"context"
+	"iter"
+	"net"
+)
+
+// DurableReader reads of a log what is on stable storage, up to the recovery point, and nothing that a power cut may take
+// back. It makes no flush: under FlushAsync its readers are behind by up to Options.FlushInterval, under FlushNone until a
+// Sync, a roll or the WaitDurable of somebody. Its methods are those of Log, and may be called from any goroutine.
+type DurableReader struct{ l *Log }
+
+// Durable returns a reader of what is on stable storage. Under FlushSync that is what the log's own methods read.
+//
+// Whoever hands records on, to another machine or to a person, wants this bound: under FlushAsync and FlushNone a power
+// cut may take back records that were read, and their offsets are given out again to others.
+func (l *Log) Durable() DurableReader { return DurableReader{l} }
+
+// Read is Log.Read of a record below the recovery point.
+func (d DurableReader) Read(offset int64) (Record, error) { return d.l.readAgain(offset, true) }
+
+// Records is Log.Records up to the recovery point.
+func (d DurableReader) Records(from int64) iter.Seq2[Record, error] {
+	next := d.l.newest(from)
+	return func(yield func(Record, error) bool) { d.l.records(next, true, yield, nil) }
+}
+
+// Follow is Log.Follow, which gives each record once it is on stable storage.
+func (d DurableReader) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
+	next := d.l.newest(from)
+	return func(yield func(Record, error) bool) { d.l.followFrom(ctx, next, true, yield, nil) }
+}
+
+// FollowBatches is Log.FollowBatches, which gives each batch once it is on stable storage.
+func (d DurableReader) FollowBatches(ctx context.Context, from int64) iter.Seq2[[]Record, error] {
+	next := d.l.newest(from)
+	return func(yield func([]Record, error) bool) { d.l.followFrom(ctx, next, true, nil, &batcher{yield: yield}) }
+}
+
+// Wait returns once the record at offset is on stable storage. Unlike Log.WaitDurable it starts no flush.
+func (d DurableReader) Wait(ctx context.Context, offset int64) error {
+	return d.l.waitFor(ctx, offset, -1, true)
+}
+
+// Section is Log.Section up to the recovery point.
+func (d DurableReader) Section(offset, n int64) (*Section, error) {
+	return d.l.sectionOf(offset, n, true)
+}
+
+// TransferTo is Log.TransferTo up to the recovery point.
+func (d DurableReader) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
+	return d.l.transferTo(offset, n, conn, true)
+}

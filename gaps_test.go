@@ -1,0 +1,316 @@
+package seglog
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// countingFS is the operating system's files, without mappings, and counts the bytes that are read of .log files.
+type countingFS struct {
+	osFS
+	read *atomic.Int64
+}
+
+type countingFile struct {
+	file
+	read *atomic.Int64
+}
+
+func newCountingFS() countingFS { return countingFS{read: new(atomic.Int64)} }
+
+func (c countingFS) open(path string, mode openMode) (file, error) {
+	f, err := c.osFS.open(path, mode)
+	if err != nil || filepath.Ext(path) != logSuffix {
+		return f, err
+	}
+	return countingFile{f, c.read}, nil
+}
+
+func (f countingFile) ReadAt(p []byte, pos int64) (int, error) {
+	n, err := f.file.ReadAt(p, pos)
+	f.read.Add(int64(n))
+	return n, err
+}
+
+func (f countingFile) mmap(int64, bool) (*mapping, error) { return nil, errors.ErrUnsupported }
+
+// took counts the bytes that f reads.
+func (c countingFS) took(f func()) int64 {
+	before := c.read.Load()
+	f()
+	return c.read.Load() - before
+}
+
+// spaced is a stream of n batches of a record each, whose offsets are step apart.
+func spaced(from int64, n int, step int64) []byte {
+	var b []byte
+	for i := range int64(n) {
+		rec := Record{Time: time.UnixMilli(1_700_000_000_000 + i), Value: fmt.Appendf(nil, "record %d of a log with gaps", i)}
+		b = append(b, encoded([]Record{rec}, from+i*step)...)
+	}
+	return b
+}
+
+// copyFiles copies a directory, as a kill would leave it.
+func copyFiles(t *testing.T, dir string) string {
+	t.Helper()
+	to := t.TempDir()
+	require.NoError(t, os.CopyFS(to+"/log", os.DirFS(dir)))
+	return to + "/log"
+}
+
+// Offsets that are left out make nothing read more than about what is read without: the batches on both sides are
+// checked, each once.
+func TestGapsAreLinear(t *testing.T) {
+	const n = 8000
+	costs := func(step int64) map[string]int64 {
+		c := map[string]int64{}
+		fsys := newCountingFS()
+		dir := t.TempDir()
+		o := Options{Flush: FlushNone, IndexBytes: 1 << 30}
+		l, err := openFS(fsys, dir, &o)
+		require.NoError(t, err)
+		defer l.Close()
+		_, err = l.TransferFrom(bytes.NewReader(spaced(0, n, step)), -1)
+		require.NoError(t, err)
+		require.NoError(t, l.Sync())
+		last := l.Offsets().End - 1
+		c["read"] = fsys.took(func() {
+			for i := range int64(8) {
+				_, err := l.Read(last - i*step)
+				require.NoError(t, err)
+			}
+		})
+		c["section"] = fsys.took(func() {
+			s, err := l.Section(last/2, 100_000)
+			require.NoError(t, err)
+			require.NoError(t, s.Close())
+		})
+		c["time"] = fsys.took(func() {
+			offset, err := l.OffsetForTime(time.UnixMilli(1_700_000_000_000 + n - 2))
+			require.NoError(t, err)
+			require.EqualValues(t, (n-2)*step, offset)
+		})
+		killed := copyFiles(t, dir)
+		c["open"] = fsys.took(func() {
+			l, err := openFS(fsys, killed, &o)
+			require.NoError(t, err)
+			require.Equal(t, last+1, l.Offsets().End)
+			require.NoError(t, l.Close())
+		})
+		// Sealed, without its time index: the greatest time is looked up batch by batch.
+		require.NoError(t, l.Close())
+		o.RetentionAge = time.Hour
+		o.SegmentBytes = minSegmentBytes
+		l, err = openFS(fsys, dir, &o)
+		require.NoError(t, err)
+		_, err = l.Append(Record{Value: []byte("in the next segment")})
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		l, err = openFS(fsys, dir, &o)
+		require.NoError(t, err)
+		c["retain"] = fsys.took(func() {
+			_, err := l.Retain()
+			require.NoError(t, err)
+		})
+		require.NoError(t, l.Close())
+		return c
+	}
+	joined, gaps := costs(1), costs(2)
+	t.Log(joined, gaps)
+	for what, want := range joined {
+		require.LessOrEqual(t, gaps[what], want+want/2, what)
+	}
+}
+
+// trailing is a log whose end lies behind a gap: batches at 0, 1 and, beyond it, cut away again.
+func trailing(t *testing.T, dir string, o *Options) *Log {
+	t.Helper()
+	l, err := Open(dir, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 2, 1), spaced(20, 3, 1)...)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(10))
+	return l
+}
+
+// requireOffsets walks a log from an offset, and expects these.
+func requireOffsets(t *testing.T, l *Log, from int64, want ...int64) {
+	t.Helper()
+	var got []int64
+	for r, err := range l.Records(from) {
+		require.NoError(t, err)
+		got = append(got, r.Offset)
+	}
+	require.Equal(t, want, got)
+}
+
+// A log may end in offsets that are left out, as TruncateTo to one of them leaves it: readers stop at its end, and every
+// way to open it comes to the same end.
+func TestTrailingGap(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
+		t.Run(policy.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			l := trailing(t, dir, &Options{Flush: policy})
+			check := func(l *Log) {
+				t.Helper()
+				require.EqualValues(t, 10, l.Offsets().End)
+				require.EqualValues(t, 10, l.Offsets().HighWatermark)
+				requireOffsets(t, l, 0, 0, 1)
+				requireOffsets(t, l, 5)
+				requireOffsets(t, l, 10)
+				_, err := l.Read(5)
+				require.ErrorIs(t, err, ErrOutOfRange)
+				s, err := l.Section(5, 1000)
+				require.NoError(t, err)
+				require.Zero(t, s.Len())
+				require.EqualValues(t, 10, s.Next())
+				require.NoError(t, s.Close())
+				n := 0
+				for b, err := range l.Batches(0) {
+					require.NoError(t, err)
+					require.EqualValues(t, n, b.Base)
+					n++
+				}
+				require.Equal(t, 2, n)
+			}
+			check(l)
+			for what, dir := range map[string]string{"killed": copyFiles(t, dir), "killed after a kill": func() string {
+				k := copyFiles(t, dir)
+				l, err := Open(k, &Options{Flush: policy})
+				require.NoError(t, err)
+				defer l.Close()
+				return copyFiles(t, k)
+			}()} {
+				report, err := Verify(dir, nil)
+				require.NoError(t, err)
+				require.Empty(t, report.Problems, what)
+				require.EqualValues(t, 10, report.End, what)
+				repair, err := Repair(dir, nil)
+				require.NoError(t, err)
+				require.True(t, repair.Sound(), "%s: %+v", what, repair)
+				r, err := Open(dir, &Options{ReadOnly: true})
+				require.NoError(t, err)
+				check(r)
+				w, err := Open(dir, &Options{Flush: policy})
+				require.NoError(t, err, what)
+				check(w)
+				base, err := w.Append(Record{Value: []byte("behind the gap")})
+				require.NoError(t, err)
+				require.EqualValues(t, 10, base)
+				requireOffsets(t, w, 1, 1, 10)
+				requireOffsets(t, r, 1, 1, 10)
+				require.NoError(t, r.Close())
+				require.NoError(t, w.Close())
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			follower := make(chan int64)
+			go func() {
+				for r, err := range l.Follow(ctx, 3) {
+					if err != nil {
+						panic(err)
+					}
+					follower <- r.Offset
+					return
+				}
+			}()
+			_, err := l.Append(Record{Value: []byte("behind the gap")})
+			require.NoError(t, err)
+			require.EqualValues(t, 10, <-follower)
+			require.NoError(t, l.TruncateTo(10))
+			require.NoError(t, l.Close())
+			w, err := Open(dir, nil)
+			require.NoError(t, err)
+			check(w)
+			require.NoError(t, w.Close())
+		})
+	}
+}
+
+// The cut that leaves it may be finished by the next Open.
+func TestTrailingGapOfInterruptedCut(t *testing.T) {
+	for step := 1; ; step++ {
+		w := newSimWorld()
+		s := newSimFS(w, true)
+		o := Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
+		l, err := openFS(s, simDir, &o)
+		require.NoError(t, err)
+		for l.Stats().Segments < 3 { // so that older segments may not be sealed yet
+			_, err := l.Append(Record{Value: make([]byte, 500)})
+			require.NoError(t, err)
+		}
+		end := l.Offsets().End
+		_, err = l.TransferFrom(bytes.NewReader(append(spaced(end, 1, 1), spaced(end+11, 2, 1)...)), -1)
+		require.NoError(t, err)
+		n := 0
+		s.mu.Lock()
+		s.fault = func(kind simKind, _ int, path string) *simFault {
+			if kind == simRead {
+				return nil
+			}
+			if n++; n == step {
+				s.dead = true
+			}
+			return nil
+		}
+		s.mu.Unlock()
+		err = l.TruncateTo(end + 5)
+		done := err == nil
+		killed := s.kill()
+		ignore(l.Close())
+		for range 2 { // again, killed right after
+			s = newSimFS(killed, true)
+			l, err = openFS(s, simDir, &o)
+			require.NoError(t, err, "step %d", step)
+			got := l.Offsets().End
+			require.True(t, got == end+5 || !done && got == end+13, "step %d: %d", step, got)
+			if got == end+5 {
+				requireOffsets(t, l, end-1, end-1, end)
+				r, err := openFS(s, simDir, &Options{ReadOnly: true})
+				require.NoError(t, err)
+				requireOffsets(t, r, end-1, end-1, end)
+				require.NoError(t, r.Close())
+			}
+			killed = s.kill()
+			ignore(l.Close())
+		}
+		if done {
+			return
+		}
+	}
+}
+
+// A log opened with ReadOnly before offsets were left out for the first time learns that they may be.
+func TestReadOnlyBeforeFirstGap(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, &Options{SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	defer w.Close()
+	_, err = w.Append(Record{Value: []byte("a")})
+	require.NoError(t, err)
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	requireOffsets(t, r, 0, 0)
+	_, err = w.TransferFrom(bytes.NewReader(append(spaced(1, 1, 1), spaced(5, 100, 3)...)), -1) // over several segments
+	require.NoError(t, err)
+	want := []int64{0, 1}
+	for i := range int64(100) {
+		want = append(want, 5+3*i)
+	}
+	requireOffsets(t, r, 0, want...)
+	rec, err := r.Read(302)
+	require.NoError(t, err)
+	require.EqualValues(t, 302, rec.Offset)
+}

@@ -1,0 +1,113 @@
+package seglog
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// oldMessage is a message of format 0 or 1, as Kafka wrote them before 0.11.
+func oldMessage(magic byte, offset int64, value string) []byte {
+	be := binary.BigEndian
+	body := []byte{magic, 0}
+	if magic == 1 {
+		body = be.AppendUint64(body, 1_400_000_000_000)
+	}
+	body = be.AppendUint32(body, 0xffffffff) // no key
+	body = append(be.AppendUint32(body, uint32(len(value))), value...)
+	b := be.AppendUint64(nil, uint64(offset))
+	b = be.AppendUint32(b, uint32(4+len(body)))
+	b = be.AppendUint32(b, crc32.ChecksumIEEE(body))
+	return append(b, body...)
+}
+
+// A directory of messages in the formats before 0.11 is told as what it is, and nothing of it is cut, also where batches of
+// format 2 come first.
+func TestOldMessageFormats(t *testing.T) {
+	for _, magic := range []byte{0, 1} {
+		for name, before := range map[string][]byte{"first": nil, "behind batches": spaced(0, 3, 1)} {
+			dir := t.TempDir()
+			content := before
+			for i := range int64(20) {
+				content = append(content, oldMessage(magic, 3+i, "a value that is long enough to look at a header")...)
+			}
+			path := filepath.Join(dir, fileName(0, logSuffix))
+			require.NoError(t, os.WriteFile(path, content, 0o644))
+			for _, readOnly := range []bool{false, true} {
+				_, err := Open(dir, &Options{ReadOnly: readOnly})
+				require.ErrorIs(t, err, ErrOldFormat, name)
+				require.ErrorIs(t, err, ErrCorrupt, name)
+				require.ErrorContains(t, err, path)
+			}
+			report, err := Verify(dir, nil)
+			require.NoError(t, err)
+			require.False(t, report.OK(), name)
+			require.Contains(t, report.Problems[0].Reason, "before 0.11", name)
+			after, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, content, after)
+		}
+	}
+}
+
+// An archive of bare .log files gets one warning, not two for each.
+func TestVerifyBareLogs(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	for range 100 {
+		_, err := l.Append(Record{Value: make([]byte, 300)})
+		require.NoError(t, err)
+	}
+	infos, err := l.Segments()
+	require.NoError(t, err)
+	require.False(t, infos[len(infos)-1].Sealed)
+	require.NoError(t, l.Close())
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	infos, err = l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(infos), 3)
+	for i, info := range infos {
+		require.Equal(t, i+1 < len(infos), info.Sealed)
+	}
+	require.NoError(t, l.Close())
+	for _, suffix := range []string{"*.index", "*.timeindex", stateName} {
+		names, err := filepath.Glob(filepath.Join(dir, suffix))
+		require.NoError(t, err)
+		for _, name := range names {
+			require.NoError(t, os.Remove(name))
+		}
+	}
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK())
+	require.Len(t, report.Problems, 1)
+	require.Equal(t, SeverityWarning, report.Problems[0].Severity)
+	require.Contains(t, report.Problems[0].Reason, "index files are missing")
+}
+
+// The files of a compaction that a broker was killed in hold records that the segments do not have any more: nobody takes
+// the rest for the log.
+func TestInterruptedCompaction(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, swapSuffix)), spaced(0, 50, 2), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(100, logSuffix)), spaced(100, 20, 1), 0o644))
+	for _, readOnly := range []bool{false, true} {
+		_, err := Open(dir, &Options{ReadOnly: readOnly})
+		require.ErrorIs(t, err, ErrCorrupt)
+		require.ErrorContains(t, err, "start the broker")
+	}
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.False(t, report.OK())
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		require.NotEqual(t, stateName, e.Name(), "nothing was taken over")
+	}
+}

@@ -1,0 +1,408 @@
+package seglog
+
+import (
+	"bytes"
+	"hash/crc32"
+	"io"
+	"math"
+	"slices"
+)
+
+// resync finds where good batches go on behind bytes that are none. The difficulty is that the value of a record may hold
+// whole batches: behind a damaged length they look like batches of the log. So a batch counts only if
+//
+//   - the CRC in the damaged header fits the bytes up to it: only the length was wrong; or
+//   - the damaged header's length leads to it; or
+//   - good batches lead from it to a position where one is known to begin; or, where none is known, to one more.
+//
+// The time it takes is linear in the bytes, whatever they hold: the CRC of each of the overlapping batches that a range
+// claims to hold comes from sums over the range, and looking on behind the first answer is paid from a budget.
+type resync struct {
+	f     io.ReaderAt
+	base  int64 // of the segment
+	next  int64 // no offset below it may come
+	end   int64 // nor one from here on; -1 if that is open
+	size  int64 // position that is not read past
+	zeros int64 // from here on there are only zeros
+	bound int64 // where a batch is known to begin, or the batches to end; -1 if that is not known
+
+	budget int64
+}
+
+// resyncBudget is how often a file is gone through at most to look on behind answers that were found.
+const resyncBudget = 4
+
+// maxSlack: a batch ends in some zeros, as a record without headers does. A length that leads at most that far behind the
+// last other byte is taken for right.
+const maxSlack = 64
+
+// find returns where the next good batch behind pos begins, and its base offset; -1 if there is none.
+func (r *resync) find(pos int64) (found, base int64, err error) {
+	var h [headerLen]byte
+	limit := r.zeros
+	if r.bound >= 0 {
+		limit = min(limit, r.bound)
+	}
+	n, err := readUpTo(r.f, h[:], pos, r.size)
+	if err != nil {
+		return -1, 0, err
+	}
+	if n == headerLen {
+		at, err := r.byLength(pos, h[:])
+		if err != nil || at >= 0 {
+			if at >= r.zeros || at < 0 {
+				return -1, 0, err
+			}
+			return r.confirmed(at)
+		}
+		declared := pos + batch(h[:]).size()
+		if declared >= r.zeros && declared <= r.zeros+maxSlack {
+			return -1, 0, nil
+		}
+		if declared > pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
+			if good, err := r.good(declared); good || err != nil {
+				return r.confirmed(declared)
+			}
+		}
+	}
+	p := resyncPass{r: r, pos: pos, header: h[:n], at: pos + 1, best: -1, chains: map[int64]chain{}}
+	at, err := p.run(limit)
+	if err != nil || at < 0 {
+		return -1, 0, err
+	}
+	return r.confirmed(at)
+}
+
+// confirmed returns the good batch at pos, or the next one.
+func (r *resync) confirmed(pos int64) (int64, int64, error) {
+	good, err := r.good(pos)
+	if err != nil {
+		return -1, 0, err
+	}
+	if !good {
+		return r.find(pos)
+	}
+	var h [headerLen]byte
+	_, err = readUpTo(r.f, h[:], pos, r.size)
+	return pos, batch(h[:]).base(), err
+}
+
+// byLength looks for the end of a batch of which one bit of the length is wrong: -1 if it is not that.
+func (r *resync) byLength(pos int64, h []byte) (int64, error) {
+	var ends []int64
+	for bit := range 32 {
+		size := lengthOverhead + int64(int32(uint32(batch(h).size()-lengthOverhead)^1<<bit))
+		end := pos + size
+		if size < headerLen || end > r.size || r.bound >= 0 && end > r.bound {
+			continue
+		}
+		var next [headerLen]byte
+		n, err := readUpTo(r.f, next[:], end, r.size)
+		if err != nil {
+			return -1, err
+		}
+		if end >= r.zeros || n == headerLen && r.plausible(next[:], end) {
+			ends = append(ends, end)
+		}
+	}
+	slices.Sort(ends)
+	crc, at := uint32(0), pos+atAttributes
+	for _, end := range ends {
+		if r.budget -= end - at; r.budget < 0 {
+			return -1, nil
+		}
+		var err error
+		if crc, err = sumRange(r.f, crc, at, end); err != nil {
+			return -1, err
+		}
+		if at = end; crc == batch(h).crc() {
+			return end, nil
+		}
+	}
+	return -1, nil
+}
+
+// plausible reports whether b, at pos, begins with the header of a batch that may stand there.
+func (r *resync) plausible(b []byte, pos int64) bool {
+	h := batch(b[:headerLen])
+	size, base, delta, count := h.size(), h.base(), h.lastDelta(), h.count()
+	return h[atMagic] == magicV2 && size >= headerLen && size <= r.size-pos && delta >= 0 && count >= 0 && count <= delta+1 &&
+		base >= r.next && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
+}
+
+// good reports whether a batch that may stand at pos is whole there.
+func (r *resync) good(pos int64) (bool, error) {
+	var h [headerLen]byte
+	if n, err := readUpTo(r.f, h[:], pos, r.size); n < headerLen || err != nil || !r.plausible(h[:], pos) {
+		return false, err
+	}
+	crc, err := sumRange(r.f, 0, pos+atAttributes, pos+batch(h[:]).size())
+	return err == nil && crc == batch(h[:]).crc(), err
+}
+
+// lastByte is the end of what is not zero in [pos, end) of f.
+func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for end > pos {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := f.ReadAt(p, end-int64(len(p)))
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		clear(p[n:]) // trimmed by a writer meanwhile
+		for i := len(p); i > 0; i-- {
+			if p[i-1] != 0 {
+				return end - int64(len(p)-i), nil
+			}
+		}
+		end -= int64(len(p))
+	}
+	return pos, nil
+}
+
+// readUpTo reads what there is of b at pos, below end.
+func readUpTo(f io.ReaderAt, b []byte, pos, end int64) (int, error) {
+	n, err := f.ReadAt(b[:max(0, min(int64(len(b)), end-pos))], pos)
+	if err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// sumRange adds [pos, end) of f to a CRC. What a writer trimmed meanwhile counts as zeros.
+func sumRange(f io.ReaderAt, crc uint32, pos, end int64) (uint32, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for pos < end {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := readUpTo(f, p, pos, end)
+		if err != nil {
+			return 0, err
+		}
+		clear(p[n:])
+		crc = crc32.Update(crc, castagnoli, p)
+		pos += int64(len(p))
+	}
+	return crc, nil
+}
+
+// resyncPass is one pass over the bytes behind a damaged batch.
+type resyncPass struct {
+	r      *resync
+	pos    int64 // of the damaged batch
+	header batch // its header, if that much is there
+	self   uint32
+
+	b       []byte // [lo, lo+len(b)) of the file
+	lo, at  int64
+	crc     uint32          // of [pos+1, at)
+	pending []candidate     // a heap: the one that ends first is in front
+	chains  map[int64]chain // of good batches, by the position behind the last one
+	best    int64           // start of the first chain that counts; -1 if there is none yet
+}
+
+// candidate is a header that may be one.
+type candidate struct {
+	pos, end   int64
+	base, last int64
+	crc        uint32
+	before     uint32 // of everything up to the bytes that its CRC covers
+}
+
+type chain struct{ start, last int64 }
+
+// maxPending bounds the candidates that wait for their ends. Of more than that the longest go.
+const maxPending = 1 << 16
+
+// run returns where a good batch begins below limit; -1 if none does.
+func (p *resyncPass) run(limit int64) (int64, error) {
+	buf := make([]byte, firstChunk+headerLen)
+	for p.lo = p.pos + 1; p.lo < limit || len(p.pending) > 0; {
+		n, err := readUpTo(p.r.f, buf, p.lo, p.r.size)
+		if err != nil {
+			return -1, err
+		}
+		p.b = buf[:n]
+		span := int64(n)
+		if p.lo+int64(n) < p.r.size && n == len(buf) {
+			span -= headerLen - 1 // headers that begin there are looked at with the next piece
+		}
+		if at := p.piece(p.lo+span, limit); at >= 0 {
+			return at, nil
+		}
+		if n < len(buf) {
+			break
+		}
+		if p.best >= 0 && p.r.bound < 0 {
+			if p.r.budget -= span; p.r.budget < 0 {
+				break
+			}
+		}
+		p.lo += span
+		if len(buf) < scanChunk {
+			buf = make([]byte, 2*len(buf))
+		}
+	}
+	if p.r.bound < 0 {
+		return p.best, nil
+	}
+	if c, ok := p.chains[p.r.bound]; ok {
+		return c.start, nil
+	}
+	if p.r.bound < p.r.size {
+		return p.r.bound, nil
+	}
+	return p.best, nil
+}
+
+// piece looks at the headers that begin in the piece at hand, up to end, and returns one behind which the CRC of the
+// damaged batch fits; -1 if none does.
+func (p *resyncPass) piece(end, limit int64) int64 {
+	for i := int64(0); p.lo+i < min(end, limit) && i+headerLen <= int64(len(p.b)); i++ {
+		k := bytes.IndexByte(p.b[i+atMagic:], magicV2)
+		if k < 0 {
+			break
+		}
+		i += int64(k)
+		pos := p.lo + i
+		if pos >= min(end, limit) || i+headerLen > int64(len(p.b)) {
+			break
+		}
+		if !p.r.plausible(p.b[i:], pos) || p.r.bound >= 0 && pos+batch(p.b[i:]).size() > p.r.bound {
+			continue
+		}
+		p.advance(pos)
+		if len(p.header) == headerLen && pos >= p.pos+headerLen && rangeCRC(p.self, p.crc, pos-p.pos-atAttributes) == p.header.crc() {
+			return pos
+		}
+		if _, follows := p.chains[pos]; p.best < 0 || follows || p.r.bound >= 0 {
+			h := batch(p.b[i : i+headerLen])
+			p.push(candidate{pos: pos, end: pos + h.size(), base: h.base(), last: h.last(), crc: h.crc(),
+				before: crc32.Update(p.crc, castagnoli, h[:atAttributes])})
+		}
+	}
+	p.advance(end)
+	return -1
+}
+
+// advance sums up to a position in the piece at hand, and confirms the candidates that end on the way.
+func (p *resyncPass) advance(to int64) {
+	for len(p.pending) > 0 && p.pending[0].end <= to {
+		p.sum(p.pending[0].end)
+		p.confirm(p.pop())
+	}
+	p.sum(to)
+}
+
+func (p *resyncPass) sum(to int64) {
+	if mark := p.pos + atAttributes; p.at < mark && to >= mark {
+		p.crc = crc32.Update(p.crc, castagnoli, p.b[p.at-p.lo:mark-p.lo])
+		p.at, p.self = mark, p.crc
+	}
+	if to > p.at {
+		p.crc = crc32.Update(p.crc, castagnoli, p.b[p.at-p.lo:to-p.lo])
+		p.at = to
+	}
+}
+
+// confirm checks the CRC of a candidate whose end is reached.
+func (p *resyncPass) confirm(c candidate) {
+	if rangeCRC(c.before, p.crc, c.end-c.pos-atAttributes) != c.crc {
+		return
+	}
+	of, follows := p.chains[c.pos]
+	if follows = follows && of.last < c.base; follows {
+		delete(p.chains, c.pos)
+	} else {
+		of.start = c.pos
+	}
+	of.last = c.last
+	joined, open := p.behind(c)
+	if follows || joined || c.end >= p.r.zeros {
+		if p.best < 0 || of.start < p.best {
+			p.best = of.start
+		}
+	}
+	if other, ok := p.chains[c.end]; open && (!ok || of.start < other.start) {
+		p.chains[c.end] = of
+	}
+}
+
+// behind reports whether the header behind a good batch continues its offsets, and whether its chain may go on.
+func (p *resyncPass) behind(c candidate) (joined, open bool) {
+	var h [headerLen]byte
+	if i := c.end - p.lo; i >= 0 && i+headerLen <= int64(len(p.b)) {
+		copy(h[:], p.b[i:])
+	} else if n, err := readUpTo(p.r.f, h[:], c.end, p.r.size); n < headerLen || err != nil {
+		return false, c.end == p.r.bound
+	}
+	if !p.r.plausible(h[:], c.end) {
+		return false, c.end == p.r.bound
+	}
+	return batch(h[:]).base() == c.last+1, true
+}
+
+func (p *resyncPass) push(c candidate) {
+	if len(p.pending) == maxPending {
+		slices.SortFunc(p.pending, func(a, b candidate) int { return int(a.end - b.end) }) // a sorted slice is a heap
+		p.pending = p.pending[:maxPending/2]
+	}
+	h := append(p.pending, c)
+	for i := len(h) - 1; i > 0 && h[i].end < h[(i-1)/2].end; i = (i - 1) / 2 {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+	}
+	p.pending = h
+}
+
+func (p *resyncPass) pop() candidate {
+	h := p.pending
+	first, n := h[0], len(h)-1
+	h[0] = h[n]
+	h = h[:n]
+	for i := 0; ; {
+		least := i
+		for k := 2*i + 1; k <= 2*i+2 && k < n; k++ {
+			if h[k].end < h[least].end {
+				least = k
+			}
+		}
+		if least == i {
+			break
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
+	p.pending = h
+	return first
+}
+
+// rangeCRC is the CRC of the last n bytes of a range, from the CRC of all of it and of what lies before them. As zlib's
+// crc32_combine: a CRC is shifted over n bytes by multiplying it with x^8n modulo the polynomial.
+func rangeCRC(before, all uint32, n int64) uint32 {
+	shift := uint32(1) << 31 // x^0
+	for k := 3; n > 0; n, k = n>>1, k+1 {
+		if n&1 != 0 {
+			shift = multiplyCRC(crcPowers[k], shift)
+		}
+	}
+	return all ^ multiplyCRC(shift, before)
+}
+
+// crcPowers are x^(2^k) modulo the polynomial.
+var crcPowers = func() (p [3 + 32]uint32) {
+	p[0] = 1 << 30 // x^1
+	for k := range len(p) - 1 {
+		p[k+1] = multiplyCRC(p[k], p[k])
+	}
+	return p
+}()
+
+// multiplyCRC multiplies two polynomials modulo that of CRC-32C; the highest bit is the coefficient of x^0.
+func multiplyCRC(a, b uint32) (product uint32) {
+	for ; a != 0; a <<= 1 {
+		if a&(1<<31) != 0 {
+			product ^= b
+		}
+		b = b>>1 ^ crc32.Castagnoli&-(b&1)
+	}
+	return product
+}

@@ -1,0 +1,280 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRangeCRC(t *testing.T) {
+	b := make([]byte, 5000)
+	rng := rand.New(rand.NewPCG(1, 9))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	for _, n := range []int{0, 1, 7, 61, 4096, 5000} {
+		from := len(b) - n
+		all, before := crc32.Checksum(b, castagnoli), crc32.Checksum(b[:from], castagnoli)
+		require.Equal(t, crc32.Checksum(b[from:], castagnoli), rangeCRC(before, all, int64(n)), "%d bytes", n)
+	}
+}
+
+// damagedLog is a closed log of n batches of one record, one of which is damaged.
+func damagedLog(t *testing.T, n int, valueOf func(i int) []byte, spoil func(file []byte, at []int)) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := Open(dir, &Options{Flush: FlushNone, IndexBytes: 1000})
+	require.NoError(t, err)
+	for i := range n {
+		_, err := l.Append(Record{Time: time.UnixMilli(1_700_000_000_000 + int64(i)), Value: valueOf(i)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	path := filepath.Join(dir, fileName(0, logSuffix))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var at []int
+	for pos := 0; pos < len(b); pos += int(batch(b[pos:]).size()) {
+		at = append(at, pos)
+	}
+	spoil(b, at)
+	require.NoError(t, os.WriteFile(path, b, 0o644))
+	return dir
+}
+
+// embedded is a value that holds whole batches, whose offsets would fit.
+func embedded(from int64) []byte {
+	var b []byte
+	for i := range int64(10) {
+		b = append(b, encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("not of this log")}}, from+i)...)
+	}
+	return b
+}
+
+// One flipped bit in a header costs one batch, wherever it lies, also where values hold batches: Repair keeps all others
+// and invents none.
+func TestResyncBehindFlippedHeader(t *testing.T) {
+	values := map[string]func(i int) []byte{
+		"plain":   func(i int) []byte { return []byte{byte(i), 1, 2, 3} },
+		"batches": func(i int) []byte { return embedded(int64(i + 1)) },
+	}
+	const n = 40
+	for name, valueOf := range values {
+		t.Run(name, func(t *testing.T) {
+			dir := damagedLog(t, n, valueOf, func([]byte, []int) {})
+			path := filepath.Join(dir, fileName(0, logSuffix))
+			whole, err := os.ReadFile(path)
+			require.NoError(t, err)
+			var at []int
+			for pos := 0; pos < len(whole); pos += int(batch(whole[pos:]).size()) {
+				at = append(at, pos)
+			}
+			for _, spoilt := range []int{0, 17, n - 1} {
+				for bit := 0; bit < 8*headerLen; bit++ {
+					if at := bit / 8; at >= atLeaderEpoch && at < atMagic || at < atBatchLength && (spoilt == n-1 || bit%5 > 0) {
+						continue // nothing covers the leader epoch, nor the offset of the last batch
+					}
+					// Blocks reserved behind the last batch, as a kill leaves them.
+					b := append(bytes.Clone(whole), make([]byte, 5000)...)
+					b[at[spoilt]+bit/8] ^= 1 << (bit % 8)
+					require.NoError(t, os.WriteFile(path, b, 0o644))
+					report, err := Verify(dir, nil)
+					require.NoError(t, err)
+					require.EqualValues(t, n-1, report.Batches, "batch %d, bit %d: %v", spoilt, bit, report.Problems)
+				}
+				b := append(bytes.Clone(whole), make([]byte, 5000)...)
+				b[at[spoilt]+atBatchLength+2] ^= 0x20 // into the zeros, for a batch near the end
+				require.NoError(t, os.WriteFile(path, b, 0o644))
+				repaired := copyFiles(t, dir)
+				_, err = Repair(repaired, &RepairOptions{Apply: true, KeepAfter: true})
+				require.NoError(t, err)
+				l, err := Open(repaired, nil)
+				require.NoError(t, err)
+				got := 0
+				for r, err := range l.Records(l.Offsets().Start) {
+					require.NoError(t, err)
+					require.Equal(t, valueOf(int(r.Offset)), r.Value)
+					got++
+				}
+				require.NoError(t, l.Close())
+				require.Equal(t, n-1, got)
+			}
+		})
+	}
+}
+
+// A value that is full of headers takes no more time than others: what is read is at most a few times the file.
+func TestResyncIsLinear(t *testing.T) {
+	nested := make([]byte, 4<<20)
+	for pos := 0; pos+headerLen <= len(nested); pos += headerLen {
+		h := batch(nested[pos:])
+		binary.BigEndian.PutUint64(h, uint64(3+pos/headerLen))
+		binary.BigEndian.PutUint32(h[atBatchLength:], uint32(len(nested)-pos-lengthOverhead))
+		h[atMagic] = magicV2
+		binary.BigEndian.PutUint32(h[atRecordsCount:], 1)
+	}
+	for name, spoil := range map[string]func(b []byte, at []int){
+		"length":           func(b []byte, at []int) { b[at[2]+atBatchLength+2] ^= 0x10 },
+		"length and bytes": func(b []byte, at []int) { b[at[2]+atBatchLength+2] ^= 0x11; b[at[2]+100] ^= 1 },
+	} {
+		dir := damagedLog(t, 5, func(i int) []byte {
+			if i == 2 {
+				return nested
+			}
+			return []byte("small")
+		}, spoil)
+		fsys := newCountingFS()
+		var report *Report
+		read := fsys.took(func() {
+			var err error
+			report, err = verifyFS(fsys, dir, nil)
+			require.NoError(t, err)
+		})
+		require.False(t, report.OK())
+		require.EqualValues(t, 4, report.Batches, name)
+		require.Less(t, read, int64(12*len(nested)), name)
+	}
+}
+
+// Damage at every turn takes time in proportion too.
+func TestResyncOfManyIsLinear(t *testing.T) {
+	const n = 20_000
+	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
+		for i := 1; i < n; i += 2 {
+			b[at[i]+atMagic] ^= 4
+		}
+	})
+	info, err := os.Stat(filepath.Join(dir, fileName(0, logSuffix)))
+	require.NoError(t, err)
+	fsys := newCountingFS()
+	read := fsys.took(func() {
+		report, err := verifyFS(fsys, dir, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, n/2, report.Batches)
+	})
+	require.Less(t, read, 40*info.Size())
+}
+
+// readPast reads all there is, going on behind each damage, and returns the offsets.
+func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
+	t.Helper()
+	for from := l.Offsets().Start; ; {
+		next := int64(-1)
+		for r, err := range l.Records(from) {
+			var corrupt *CorruptError
+			if errors.As(err, &corrupt) {
+				next = corrupt.NextOffset
+				damages++
+				break
+			}
+			require.NoError(t, err, what)
+			got = append(got, r.Offset)
+		}
+		if next < 0 {
+			return got, damages
+		}
+		require.Greater(t, next, from, what)
+		from = next
+	}
+}
+
+// A damaged header costs its batch: a log that was closed opens, whatever entry of the index leads to it; Read, Records,
+// Section and Batches serve what lies before and behind, and the error says where it goes on.
+func TestDamagedHeaderHidesOneBatch(t *testing.T) {
+	const n = 36
+	for name, valueOf := range map[string]func(i int) []byte{
+		"plain":   func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 100) },
+		"batches": func(i int) []byte { return embedded(int64(i + 1)) },
+	} {
+		dir := damagedLog(t, n, valueOf, func([]byte, []int) {})
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var at []int
+		for pos := 0; pos < len(whole); pos += int(batch(whole[pos:]).size()) {
+			at = append(at, pos)
+		}
+		for spoilt := 0; spoilt < n; spoilt++ {
+			for how, spoil := range map[string]func(h batch){
+				"magic":  func(h batch) { h[atMagic] ^= 1 },
+				"length": func(h batch) { h[atBatchLength+2] ^= 1 },
+				"delta":  func(h batch) { h[atLastOffsetDelta+2] ^= 1 },
+				"value":  func(h batch) { h[headerLen+9] ^= 1 },
+				"times":  func(h batch) { h[atMaxTimestamp+3] ^= 1 },
+			} {
+				what := fmt.Sprintf("%s, batch %d, %s", name, spoilt, how)
+				b := bytes.Clone(whole)
+				spoil(b[at[spoilt]:])
+				damaged := t.TempDir()
+				require.NoError(t, os.CopyFS(damaged, os.DirFS(dir)))
+				require.NoError(t, os.WriteFile(filepath.Join(damaged, fileName(0, logSuffix)), b, 0o644))
+				var want []int64
+				for i := range int64(n) {
+					if i != int64(spoilt) {
+						want = append(want, i)
+					}
+				}
+				l, err := Open(damaged, &Options{Flush: FlushNone, ReadOnly: spoilt%2 == 1})
+				require.NoError(t, err, what)
+				got, damages := readPast(t, what, l)
+				require.Equal(t, want, got, what)
+				require.Equal(t, 1, damages, what)
+				for i := range int64(n) {
+					r, err := l.Read(i)
+					if i != int64(spoilt) {
+						require.NoError(t, err, "%s: %d", what, i)
+						require.Equal(t, valueOf(int(i)), r.Value, what)
+						continue
+					}
+					var corrupt *CorruptError
+					require.ErrorAs(t, err, &corrupt, what)
+					require.EqualValues(t, at[spoilt], corrupt.Pos, what)
+					require.EqualValues(t, spoilt+1, corrupt.NextOffset, what)
+				}
+				if spoilt+1 < n {
+					s, err := l.Section(int64(spoilt)+1, 1)
+					require.NoError(t, err, what)
+					require.EqualValues(t, spoilt+1, s.Base(), what)
+					require.NoError(t, s.Close())
+				}
+				require.NoError(t, l.Close(), what)
+			}
+		}
+	}
+}
+
+// A read-only log beside a writer goes past damage to what is durable as well.
+func TestReadOnlyPastDamage(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, nil)
+	require.NoError(t, err)
+	defer w.Close()
+	for range 20 {
+		_, err := w.Append(Record{Value: []byte("value")})
+		require.NoError(t, err)
+	}
+	s, err := w.Section(7, 1)
+	require.NoError(t, err)
+	f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	require.NoError(t, s.Close())
+	require.NoError(t, w.Sync())
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	got, damages := readPast(t, "", r)
+	require.Len(t, got, 19)
+	require.Equal(t, 1, damages)
+}
