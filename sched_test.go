@@ -89,7 +89,8 @@ type sched struct {
 	change   int // one step of so many changes a priority
 	pauses   int // at one step of so many the clock goes on though tasks could
 	maxSteps int
-	verbose  bool // steps say where locks are taken
+	timers   *task // stands for what starts the goroutines of timers
+	verbose  bool  // steps say where locks are taken
 	// onStep, if not nil, is called between steps, when nothing runs.
 	onStep func() error
 
@@ -106,6 +107,7 @@ type sched struct {
 
 func newSched(seed uint64) *sched {
 	s := &sched{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
+	s.timers = s.newTask("timers")
 	s.strategy = schedStrategy(s.rng.IntN(int(pickKinds)))
 	s.change = 20 + s.rng.IntN(200)
 	s.pauses = []int{0, 30, 100, 400}[s.rng.IntN(4)]
@@ -185,8 +187,8 @@ func (s *sched) lock(m *mutex) bool {
 
 func (s *sched) started(name string) {
 	parent := current()
-	if parent == nil {
-		return
+	if parent == nil { // a timer's
+		parent = s.timers
 	}
 	s.mu.Lock()
 	parent.kids[name]++

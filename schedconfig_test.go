@@ -37,7 +37,10 @@ type schedConfig struct {
 	fault     schedFault
 	from, to  int  // the calls of the file system that the fault meets
 	ext4      bool // blocks whose first write failed stay bad; else as XFS
+	hostile   bool // lost writes show what was there before
+	uncut     bool // no cut either after a crash
 	bounded   bool // descriptors are
+	plant     schedPlant
 }
 
 // schedFault is what goes wrong in the file system.
@@ -58,6 +61,7 @@ var schedFaults = []schedFault{
 	{name: "write fails", err: syscall.EIO, kinds: []simKind{simWrite, simStore}, latch: true},
 	{name: "names fail", err: syscall.EIO, kinds: []simKind{simRename, simCreate, simRemove, simSyncDir}, latch: true},
 	{name: "disk full", err: syscall.ENOSPC, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename}, passes: true},
+	{name: "no blocks", err: syscall.ENOSPC, kinds: []simKind{simReserve}, passes: true},
 	{name: "quota", err: syscall.EDQUOT, kinds: []simKind{simCreate, simReserve, simZero, simWrite}, passes: true},
 	{name: "no descriptors", err: syscall.EMFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
 	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
@@ -94,7 +98,7 @@ func newSchedConfig(seed uint64) *schedConfig {
 		c.from = rng.IntN(400)
 		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
 	}
-	c.ext4 = one(2)
+	c.ext4, c.hostile = one(2), one(3)
 	c.bounded = true
 	for _, k := range schedKnown {
 		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
@@ -111,7 +115,7 @@ func (c *schedConfig) String() string {
 	}
 	var with []string
 	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
-		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4} {
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
 		if on {
 			with = append(with, name)
 		}
@@ -181,7 +185,7 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 // world is an empty disk.
 func (c *schedConfig) world() *simWorld {
 	w := newSimWorld()
-	w.ext4 = c.ext4
+	w.ext4, w.hostile = c.ext4, c.hostile
 	return w
 }
 
@@ -236,11 +240,8 @@ func (c *schedConfig) faults(s *simFS, number int) {
 		if !slices.Contains(c.fault.kinds, kind) {
 			return nil
 		}
-		if c.fault.passes && kind == simWrite && filepath.Base(path) == stateName {
-			return nil // its blocks are there; on btrfs, which takes new ones, the end of a cut that meets a full disk latches the log
-		}
-		if c.fault.passes && kind == simWrite && c.mapped && isLog(filepath.Base(path)) {
-			return nil // into blocks that are reserved
+		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && isLog(name) || name == stateName) {
+			return nil // into blocks that are there
 		}
 		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil

@@ -2,13 +2,30 @@
 
 package seglog
 
-import "os"
+import (
+	"os"
+)
 
 // schedFS is a simFS whose calls are points of the schedule.
 type schedFS struct {
 	*simFS
-	s *sched
+	s     *sched
+	plant schedPlant
 }
+
+// schedPlant is a bug that stands between the engine and the system, to see it found.
+type schedPlant int
+
+const (
+	plantNothing     schedPlant = iota
+	plantNoFlush                // a flush does nothing
+	plantNoSyncDir              // names are never made durable
+	plantNoTruncate             // a file stays as long as it is
+	plantWrongRead              // one bit of what a read returns is wrong
+	plantLeak                   // a descriptor stays open
+	plantLateReserve            // zeros are laid behind the end of a segment that is trimmed
+	plants
+)
 
 func (f *schedFS) open(path string, mode openMode) (file, error) {
 	kind := simOpen
@@ -20,7 +37,7 @@ func (f *schedFS) open(path string, mode openMode) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &schedFile{g.(*simFile), f.s}, nil
+	return &schedFile{g.(*simFile), f}, nil
 }
 
 func (f *schedFS) stat(path string) (fileInfo, error) {
@@ -55,6 +72,9 @@ func (f *schedFS) link(from, to string) error {
 
 func (f *schedFS) syncDir(dir string) error {
 	f.s.call(simSyncDir, dir)
+	if f.plant == plantNoSyncDir {
+		return nil
+	}
 	return f.simFS.syncDir(dir)
 }
 
@@ -73,65 +93,88 @@ func (f *schedFS) lock(path string) (directoryLock, error) {
 
 type schedFile struct {
 	*simFile
-	s *sched
+	fs *schedFS
 }
 
+// at parks before a call.
+func (f *schedFile) at(kind simKind) { f.fs.s.call(kind, f.path) }
+
 func (f *schedFile) ReadAt(p []byte, pos int64) (int, error) {
-	f.s.call(simRead, f.path)
-	return f.simFile.ReadAt(p, pos)
+	f.at(simRead)
+	n, err := f.simFile.ReadAt(p, pos)
+	if f.fs.plant == plantWrongRead && n > 100 && isLog(f.name) {
+		p[n-1] ^= 1
+	}
+	return n, err
 }
 
 func (f *schedFile) WriteAt(p []byte, pos int64) (int, error) {
-	f.s.call(simWrite, f.path)
+	f.at(simWrite)
 	return f.simFile.WriteAt(p, pos)
 }
 
 func (f *schedFile) size() (int64, error) {
-	f.s.call(simStat, f.path)
+	f.at(simStat)
 	return f.simFile.size()
 }
 
 func (f *schedFile) truncate(size int64) error {
-	f.s.call(simTruncate, f.path)
+	f.at(simTruncate)
+	if size > 0 {
+		switch f.fs.plant {
+		case plantNoTruncate:
+			return nil
+		case plantLateReserve:
+			if err := f.simFile.truncate(size); err != nil {
+				return err
+			}
+			return f.simFile.zero(size, 100)
+		}
+	}
 	return f.simFile.truncate(size)
 }
 
 func (f *schedFile) reserve(pos, n int64) error {
-	f.s.call(simReserve, f.path)
+	f.at(simReserve)
 	return f.simFile.reserve(pos, n)
 }
 
 func (f *schedFile) zero(pos, n int64) error {
-	f.s.call(simZero, f.path)
+	f.at(simZero)
 	return f.simFile.zero(pos, n)
 }
 
 func (f *schedFile) writeBack(pos, n int64) error {
-	f.s.call(simWrite, f.path)
+	f.at(simWrite)
 	return f.simFile.writeBack(pos, n)
 }
 
-func (f *schedFile) alone() (bool, error) {
-	f.s.call(simStat, f.path)
-	return f.simFile.alone()
-}
-
 func (f *schedFile) flush() error {
-	f.s.call(simFlush, f.path)
+	f.at(simFlush)
+	if f.fs.plant == plantNoFlush {
+		return nil
+	}
 	return f.simFile.flush()
 }
 
 func (f *schedFile) mmap(n int64, writable bool) (*mapping, error) {
-	f.s.call(simMap, f.path)
+	f.at(simMap)
 	m, err := f.simFile.mmap(n, writable)
 	if err == nil && m.stored != nil {
 		path, stored := f.path, m.stored
 		m.stored = func(pos, n int64) error {
-			f.s.call(simStore, path)
+			f.fs.s.call(simStore, path)
 			return stored(pos, n)
 		}
 	}
 	return m, err
+}
+
+func (f *schedFile) Close() error {
+	if f.fs.plant == plantLeak && f.mode == openRead {
+		return nil
+	}
+	return f.simFile.Close()
 }
 
 func (f *schedFile) osFile() *os.File { return nil }

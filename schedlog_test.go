@@ -33,7 +33,7 @@ type schedLog struct {
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
-	w.fs = &schedFS{w.sim, s}
+	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
 	w.h.gaps = c.gaps
 	w.h.retention = c.retention
 	return w
@@ -278,7 +278,8 @@ func (r *schedRun) run() {
 	schedule = r.s
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
-	r.s.wake = make(chan struct{}, 1) // the bubble's own: the clock goes on only while all wait for such
+	backgroundWork.n, flushCalls.n = 0, 0 // of a schedule before that got stuck
+	r.s.wake = make(chan struct{}, 1)     // the bubble's own: the clock goes on only while all wait for such
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)

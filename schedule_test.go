@@ -54,8 +54,9 @@ func watchdog(r *schedRun) (stop func()) {
 // one of the engine's goroutines shows it.
 //
 //go:noinline
-func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
+func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err error) {
 	c := newSchedConfig(seed)
+	c.plant = plant
 	r = &schedRun{c: c, s: newSched(seed)}
 	r.s.verbose = *schedSeed != 0
 	defer func() { schedule = nil }()
@@ -78,6 +79,7 @@ func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
 			opts.FlushInterval = time.Millisecond
 		}
 		x := newCrasher(opts, c.mapped, seed)
+		x.uncut = c.uncut
 		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, *schedCrash)), 2, 2, 1, 1
 		o := newOracle(0)
 		o.judge = histView{w.h, 0}
@@ -92,7 +94,10 @@ func schedule1(t *testing.T, seed uint64) (r *schedRun, err error) {
 func (r *schedRun) trace() string {
 	s := "the last steps:\n" + r.s.tail(*schedSteps)
 	for i, w := range r.logs {
-		s += fmt.Sprintf("log %d, what changed and what its users saw:\n%s", i, around(w.sim.ops, len(w.sim.ops)))
+		s += fmt.Sprintf("log %d, what changed and what its users saw:\n", i)
+		for k := max(0, len(w.sim.ops)-*schedSteps); k < len(w.sim.ops); k++ {
+			s += fmt.Sprintf("%6d %v\n", k, w.sim.ops[k])
+		}
 	}
 	return s
 }
@@ -100,7 +105,7 @@ func (r *schedRun) trace() string {
 // TestSchedule runs workloads of many goroutines in orders that a seed decides, and crashes each.
 func TestSchedule(t *testing.T) {
 	if *schedSeed != 0 {
-		r, err := schedule1(t, *schedSeed)
+		r, err := schedule1(t, *schedSeed, plantNothing)
 		require.NoErrorf(t, err, "%v", r.c)
 		t.Logf("%v: %d steps\n%s", r.c, len(r.s.steps), r.trace())
 		return
@@ -115,7 +120,7 @@ func TestSchedule(t *testing.T) {
 		if c := newSchedConfig(seed).String(); slices.ContainsFunc(strings.Split(*schedOnly, ","), func(part string) bool { return !strings.Contains(c, part) }) {
 			continue
 		}
-		r, err := schedule1(t, seed)
+		r, err := schedule1(t, seed, plantNothing)
 		steps += len(r.s.steps)
 		if err != nil {
 			if *schedGoOn {
@@ -139,7 +144,7 @@ func TestScheduleRepeats(t *testing.T) {
 	for seed := range uint64(60) {
 		var steps [2][]string
 		for i := range steps {
-			r, err := schedule1(t, seed+1)
+			r, err := schedule1(t, seed+1, plantNothing)
 			require.NoErrorf(t, err, "%v", r.c)
 			for _, st := range r.s.steps {
 				steps[i] = append(steps[i], st.String())
@@ -149,5 +154,20 @@ func TestScheduleRepeats(t *testing.T) {
 			require.Equalf(t, steps[0][i], steps[1][i], "seed %d, step %d, after %v", seed+1, i, steps[0][max(0, i-10):i])
 		}
 		require.Len(t, steps[1], len(steps[0]), "seed %d", seed+1)
+	}
+}
+
+// Bugs planted between the engine and the system are found, each by one of the first schedules.
+func TestScheduleFindsPlantedBugs(t *testing.T) {
+	for plant := plantNothing + 1; plant < plants; plant++ {
+		var err error
+		seed := uint64(0)
+		for err == nil && seed < 300 {
+			seed++
+			_, err = schedule1(t, seed, plant)
+		}
+		require.Errorf(t, err, "plant %d", plant)
+		first, _, _ := strings.Cut(err.Error(), "\n")
+		t.Logf("plant %d: seed %d: %s", plant, seed, first)
 	}
 }

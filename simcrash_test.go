@@ -15,12 +15,14 @@ type crasher struct {
 	opts    Options
 	mapped  bool
 	wrap    func(*simFS) fileSystem // nil: the simulation as it is
-	rng     *rand.Rand
-	singles int // how many of singleCuts are tried at each point; -1: all
-	randoms int // how many of randomCut
-	every   int // only one of so many points is looked at
-	inner   int // cuts inside each recovery
-	depth   int // and how deep
+	seed    uint64
+	rng     *rand.Rand // of what goes on with a recovered log
+	singles int        // how many of singleCuts are tried at each point; -1: all
+	randoms int        // how many of randomCut
+	every   int        // only one of so many points is looked at
+	inner   int        // cuts inside each recovery
+	depth   int        // and how deep
+	uncut   bool       // a recovered log is not cut
 
 	last     []*simOp            // the trace that led to the state looked at
 	distinct map[uint64]struct{} // hashes of the states opened
@@ -32,7 +34,7 @@ type crasher struct {
 func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
 	opts.RetentionBytes, opts.RetentionAge = 0, 0
 	return &crasher{
-		opts: opts, mapped: mapped, rng: rand.New(rand.NewPCG(seed, 3)), every: 1, depth: 2,
+		opts: opts, mapped: mapped, seed: seed, rng: rand.New(rand.NewPCG(seed, 3)), every: 1, depth: 2,
 		distinct: map[uint64]struct{}{}, checked: map[uint64]struct{}{}, cuts: map[string]int{},
 	}
 }
@@ -45,10 +47,11 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 	w, o = w.clone(), o.clone()
 	version := uint64(c.rng.Uint64())
 	changed := true
+	points := c.source(0)
 	for p := 0; p <= len(ops); p++ {
 		// The oracle is strictest when all acknowledgements were given and no further call has begun.
 		ends := p == len(ops) || ops[p].kind != simEvent || strings.HasPrefix(ops[p].name, "begin") || strings.HasPrefix(ops[p].name, "append")
-		if p >= from && changed && ends && c.rng.IntN(c.every) == 0 {
+		if p >= from && changed && ends && points.IntN(c.every) == 0 {
 			changed = false
 			c.last = ops[:p]
 			if err := c.point(w, ops, p, o, version); err != nil {
@@ -83,20 +86,25 @@ func around(ops []*simOp, p int) string {
 	return s.String()
 }
 
+// source is for the choice of what is crashed, and how: the same for a seed, whatever the goroutines of the logs that are
+// opened in between do.
+func (c *crasher) source(n int) *rand.Rand { return rand.New(rand.NewPCG(c.seed, uint64(n)+1000)) }
+
 // point tries the crashes at one point of a trace.
 func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
-	if err := c.killed(w, ops, p, o, version); err != nil {
+	rng := c.source(1 + p)
+	if err := c.killed(w, ops, p, o, version, rng); err != nil {
 		return err
 	}
 	cuts := wholeCuts()
-	singles := singleCuts(w, c.rng)
+	singles := singleCuts(w, rng)
 	if c.singles >= 0 && len(singles) > c.singles {
-		c.rng.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
+		rng.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
 		singles = singles[:c.singles]
 	}
 	cuts = append(cuts, singles...)
 	for range c.randoms {
-		cuts = append(cuts, randomCut(c.rng))
+		cuts = append(cuts, randomCut(rng))
 	}
 	for i := range cuts {
 		if err := c.visit(cuts[i].what, cuts[i].apply(w), o, true, version, 0); err != nil {
@@ -108,7 +116,7 @@ func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uin
 
 // killed tries the death of the process alone: the page cache lives on. The last store may be done in part, in any
 // order; a system call is done or not.
-func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
+func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64, rng *rand.Rand) error {
 	if err := c.visit("killed", w.clone(), o, false, version, 0); err != nil {
 		return err
 	}
@@ -118,8 +126,8 @@ func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version ui
 	part := *ops[p]
 	part.data = slices.Clone(part.data)
 	old := w.nodes[part.node].cache[part.pos : part.pos+int64(len(part.data))]
-	from, to := c.rng.IntN(len(old)), len(old)
-	if c.rng.IntN(2) == 0 {
+	from, to := rng.IntN(len(old)), len(old)
+	if rng.IntN(2) == 0 {
 		from, to = 0, from
 	}
 	copy(part.data[from:to], old[from:to])
@@ -161,6 +169,7 @@ func (c *crasher) fsys(s *simFS) fileSystem {
 // check opens a state, appends to what it finds, and opens it again. In between it crashes inside of that.
 func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
 	s := newSimFS(state.clone(), c.mapped)
+	s.w.forgetErrors()
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
 	c.opens++
 	l, err := openFS(u.fsys, simDir, &c.opts)
@@ -213,7 +222,7 @@ func (c *crasher) goOn(u *simUser) error {
 			return err
 		}
 	}
-	if c.rng.IntN(4) == 0 {
+	if c.rng.IntN(4) == 0 && !c.uncut {
 		end := u.end()
 		if err := u.truncateTo(max(u.o.only().start, end-u.rng.Int64N(4))); err != nil {
 			return err

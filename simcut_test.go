@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 )
 
 // simCut says what a power cut leaves of everything that was not flushed.
@@ -17,7 +18,7 @@ type simCut struct {
 }
 
 func (c *simCut) apply(w *simWorld) *simWorld {
-	out := &simWorld{nodes: map[int]*simNode{}, next: w.next, names: maps.Clone(w.synced), lockFile: w.lockFile, ext4: w.ext4}
+	out := &simWorld{nodes: map[int]*simNode{}, next: w.next, names: maps.Clone(w.synced), lockFile: w.lockFile, ext4: w.ext4, hostile: w.hostile, freed: w.freed}
 	for i, op := range w.unsynced {
 		if c.name(i) {
 			rename(out.names, op)
@@ -33,6 +34,7 @@ func (c *simCut) apply(w *simWorld) *simWorld {
 		if c.mid != nil {
 			mid = c.mid(n)
 		}
+		n.stale = w.freed
 		out.nodes[i] = newSimNode(n.image(c.size(n), func(p int) simVersion { return c.page(n, p) }, c.world, mid))
 		out.nodes[i].ext4 = w.ext4
 	}
@@ -64,7 +66,8 @@ func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	var cuts []simCut
 	add := func(c simCut) { c.world = rng; cuts = append(cuts, c) }
 	seen := map[*simNode]bool{}
-	for _, n := range w.nodes {
+	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // the same every time
+		n := w.nodes[i]
 		if seen[n] || len(n.pending) == 0 {
 			continue
 		}
@@ -140,6 +143,7 @@ func randomCut(rng *rand.Rand) simCut {
 	pages, names, sizes := odds[rng.IntN(len(odds))], odds[rng.IntN(len(odds))], odds[rng.IntN(len(odds))]
 	torn := rng.IntN(2) * rng.IntN(60)
 	middle := rng.IntN(2) * rng.IntN(60)
+	stale := rng.IntN(2) * rng.IntN(100)
 	return simCut{
 		what: fmt.Sprintf("random: %d%% of pages, %d%% of names, %d%% of sizes, %d%% torn, %d%% half way", pages, names, sizes, torn, middle),
 		size: func(n *simNode) int {
@@ -159,6 +163,8 @@ func randomCut(rng *rand.Rand) simCut {
 				return simMid
 			case chance(pages):
 				return simNew
+			case chance(stale):
+				return simStale
 			}
 			return simOld
 		},

@@ -104,6 +104,8 @@ type simNode struct {
 	wbErr  int
 	unseen bool
 
+	stale [][]byte // for a cut: pages of blocks that were freed
+
 	// lied: a flush failed, after which cache and disk differ in pages that the kernel believes to be clean.
 	lied bool
 }
@@ -230,10 +232,11 @@ func (n *simNode) flush(op *simOp) {
 type simVersion uint8
 
 const (
-	simOld  simVersion = iota
-	simNew             // as it is in the cache
-	simTorn            // some sectors old, some new
-	simMid             // as it was after some of the pending operations
+	simOld   simVersion = iota
+	simNew              // as it is in the cache
+	simTorn             // some sectors old, some new
+	simMid              // as it was after some of the pending operations
+	simStale            // what the block held before it was this file's, if it never was on the disk; else simOld
 )
 
 // image is the content that a power cut leaves: the size after pending[:size], and of each dirty page the version that
@@ -262,6 +265,10 @@ func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand
 				if rng.IntN(2) == 0 {
 					overlay(page[s:min(s+simSectorBytes, len(page))], n.cache, at+s, int64(len(n.cache)))
 				}
+			}
+		case simStale:
+			if len(n.stale) > 0 && !isMarked(n.once, p) {
+				copy(page, n.stale[rng.IntN(len(n.stale))])
 			}
 		case simMid:
 			if middle == nil {
@@ -297,6 +304,8 @@ type simWorld struct {
 	unsynced []*simOp       // name operations since
 	lockFile bool
 	ext4     bool // see simNode
+	hostile  bool // lost writes may show what the blocks held before
+	freed    [][]byte
 }
 
 func newSimWorld() *simWorld {
@@ -322,6 +331,11 @@ func (w *simWorld) apply(op *simOp) {
 	case simSyncDir:
 		w.synced, w.unsynced = maps.Clone(w.names), nil
 	case simCreate, simRename, simLink, simRemove:
+		if n, ok := w.names[op.to]; ok && op.kind == simRename {
+			w.free(w.nodes[n].cache, 0)
+		} else if op.kind == simRemove {
+			w.free(w.nodes[op.node].cache, 0)
+		}
 		if op.kind == simCreate {
 			w.nodes[op.node] = newSimNode(nil)
 			w.nodes[op.node].ext4 = w.ext4
@@ -330,8 +344,31 @@ func (w *simWorld) apply(op *simOp) {
 		rename(w.names, op)
 		w.unsynced = append(w.unsynced, op)
 	default:
+		if n := w.nodes[op.node]; op.kind == simTruncate && op.n < int64(len(n.cache)) {
+			w.free(n.cache, op.n)
+		}
 		w.nodes[op.node].apply(op)
 	}
+}
+
+// forgetErrors: the kernel threw the inodes out of its cache, and with them the errors that nobody was told of.
+func (w *simWorld) forgetErrors() {
+	for _, n := range w.nodes {
+		n.wbErr, n.unseen = 0, false
+	}
+}
+
+// free notes what the blocks of a file from a position on hold as they are given back.
+func (w *simWorld) free(b []byte, from int64) {
+	if !w.hostile {
+		return
+	}
+	for at := from / simPageBytes * simPageBytes; at < int64(len(b)); at += simPageBytes {
+		if page := b[at:min(at+simPageBytes, int64(len(b)))]; !isZero(page) {
+			w.freed = append(w.freed, slices.Clone(page))
+		}
+	}
+	w.freed = w.freed[max(0, len(w.freed)-32):]
 }
 
 // rename applies an operation on names, also where one before it was lost: journals order what happens to one file,
