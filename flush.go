@@ -83,10 +83,10 @@ func (l *Log) flushOnce(limit int64) error {
 	f := &l.flusher
 	names := l.names.Load() // after the view: covers the names of its segments
 	first := len(segs) - 1
-	for first > 0 && segs[first-1].flushed.load() != segs[first-1].stored.load() {
+	for first > 0 && segs[first-1].written() { // one that is sealed was flushed; one that is empty is not the last to look at
 		first--
 	}
-	var few [4]mark
+	var few [maxUnsealed + 1]mark
 	marks := few[:0]
 	for _, s := range segs[first:] {
 		m := s.stored.load()
@@ -121,10 +121,10 @@ func (l *Log) flushOnce(limit int64) error {
 func (l *Log) unflushed() (n int64) {
 	segs := l.view.Load().segs
 	for i := len(segs) - 1; i >= 0; i-- {
-		stored, flushed := segs[i].stored.load(), segs[i].flushed.load()
-		if stored == flushed && i+1 < len(segs) {
+		if !segs[i].written() {
 			break
 		}
+		stored, flushed := segs[i].stored.load(), segs[i].flushed.load()
 		n += stored.pos() - flushed.pos()
 	}
 	return n

@@ -196,9 +196,14 @@ func (l *Log) seal(t *tail) error {
 	s := t.seg
 	end := s.base + s.stored.load().rel()
 	if end <= l.start.Load() {
-		// The segment lies wholly below the start; deleting it frees space, so it is not sealed. The state file is about
-		// to count its successor, so that one's name is made durable first.
-		if err := l.syncDir(); err != nil {
+		// The segment lies wholly below the start; deleting it frees space, so it gets no indexes, which would need some. The
+		// state file is about to count its successor, so that one's name is made durable first.
+		err := t.trim()
+		if err == nil {
+			err = l.syncDir()
+		}
+		if err != nil {
+			l.failUnlessShortage(inDoubt(err))
 			return err
 		}
 		s.flushed.store(s.stored.load()) // no flush has anything to do there any more

@@ -280,20 +280,23 @@ func (r *recovery) nameMissing(n int64) error {
 		}
 		return &CorruptError{Path: path, Offset: r.st.first, Reason: "first segment is missing, the next one is " + next + ": " + wanted}
 	}
+	look := &env{fs: l.fs, dir: l.dir, o: l.o, stats: l.stats}
+	look.o.ReadOnly = true // a log that is refused is left as it was found
+	look.gaps.Store(l.gaps.Load())
 	for i, base := range r.dir.bases {
 		if base >= r.st.scanBase || i+1 == len(r.dir.bases) {
 			break
 		}
 		next := r.dir.bases[i+1]
 		s := newSealed(base, next)
-		h, err := s.pin(&l.env)
+		h, err := s.pin(look)
 		if err != nil {
 			return err
 		}
 		var w window
-		f, ok, err := s.boundary(&l.env, h, &w, s.stored.load().pos(), s.stored.load())
+		f, ok, err := s.boundary(look, h, &w, s.stored.load().pos(), s.stored.load())
 		h.unref()
-		l.opened.drop(s)
+		look.opened.drop(s)
 		if err = errors.Join(err, s.retire()); err != nil {
 			return err
 		}

@@ -191,7 +191,7 @@ func TestOpenCaseA(t *testing.T) {
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
 	var c *seglog.CorruptError
 	require.ErrorAs(t, err, &c)
-	require.Equal(t, seglog.CorruptError{Path: last, Pos: 0, Offset: damaged, Reason: c.Reason}, *c)
+	require.Equal(t, seglog.CorruptError{Path: last, Pos: 0, Offset: damaged, NextOffset: damaged + 1, Reason: c.Reason}, *c)
 }
 
 func TestOpenCasesBAndC(t *testing.T) {
