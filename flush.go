@@ -55,16 +55,14 @@ func (l *Log) flushTo(m moment) error {
 	})
 }
 
-// flushRound is one round of group commit: a flush and, still by its owner, the note of how far it came. A note that came
-// later could meet a cut, and promise what is not there any more.
+// flushRound is one round of group commit. Its owner notes afterwards how far it came (noteRecoveryPoint), before anybody
+// else owns the flushes: a later note could meet a cut, and promise what is not there any more.
 func (l *Log) flushRound() error {
 	err := l.flushOnce(math.MaxInt64)
 	if err != nil {
 		l.fail(err)
-		return err
 	}
-	l.noteRecoveryPoint()
-	return nil
+	return err
 }
 
 // flushOnce makes durable what is stored when it starts: the data of each segment below limit that has some, oldest

@@ -178,11 +178,12 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 
 // dropBelowStart deletes segments that lay below the start already but were not sealed then.
 func (l *Log) dropBelowStart() {
+	cuts := l.settledCuts()
 	start := l.start.Load()
 	if segs := l.view.Load().segs; len(segs) < 2 || segs[1].base > start {
 		return
 	}
-	err := l.moveStart(start)
+	err := l.moveStart(start, cuts)
 	if err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
 		l.backgroundError("segment not deleted", err)
 	}
@@ -195,24 +196,10 @@ func (l *Log) seal(t *tail) error {
 	}
 	s := t.seg
 	end := s.base + s.stored.load().rel()
-	if end <= l.start.Load() {
-		// The segment lies wholly below the start; deleting it frees space, so it gets no indexes, which would need some. The
-		// state file is about to count its successor, so that one's name is made durable first.
-		err := t.trim()
-		if err == nil {
-			err = l.syncDir()
-		}
-		if err != nil {
-			l.failUnlessShortage(inDoubt(err))
-			return err
-		}
-		s.flushed.store(s.stored.load()) // no flush has anything to do there any more
-		l.takeSealed(t)
-		return nil
-	}
+	deleted := end <= l.start.Load()
 	// Not the active segment: its pages, made ready and dirty, would be written and protected, and the appends to it
 	// wait for that page by page.
-	if !s.is(phaseGone) && s.flushed.load() != s.stored.load() {
+	if !deleted && !s.is(phaseGone) && s.flushed.load() != s.stored.load() {
 		if err := l.flushBelow(end); err != nil {
 			return err
 		}
@@ -223,13 +210,27 @@ func (l *Log) seal(t *tail) error {
 		l.takeSealed(t)
 		return nil
 	}
-	err := t.seal()
+	var err error
+	if deleted {
+		// The segment lies wholly below the start; deleting it frees space, so it gets no indexes, which would need some. The
+		// state file is about to count its successor, so that one's name is made durable first.
+		if err = t.trim(); err == nil {
+			err = l.syncDir()
+		}
+		if err == nil {
+			s.flushed.store(s.stored.load()) // no flush has anything to do there any more
+		}
+	} else {
+		err = t.seal()
+	}
 	s.mu.Unlock()
 	if err != nil {
 		l.failUnlessShortage(inDoubt(err))
 		return err
 	}
-	l.stats.seals.Add(1)
+	if !deleted {
+		l.stats.seals.Add(1)
+	}
 	l.takeSealed(t)
 	l.hooks.kick()
 	return nil

@@ -124,7 +124,7 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
-	l.flushes = commit.New(l.flushRound, l.end.Load)
+	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
 	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu
 	l.hooks.init()

@@ -22,12 +22,20 @@ func (l *Log) DeleteBefore(offset int64) error {
 	if offset > l.highWatermark() {
 		return &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
+	return l.deleteBefore(offset, anyHistory)
+}
+
+// anyHistory is for a caller of moveStart that means the offset, whatever records are there by now.
+const anyHistory = -1
+
+// deleteBefore is DeleteBefore for what was found when the log had been cut that often.
+func (l *Log) deleteBefore(offset, cuts int64) error {
 	for {
 		// The start must not lie above what a power cut leaves.
 		if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
 			return err
 		}
-		if err := l.moveStart(offset); err != errNotFlushed {
+		if err := l.moveStart(offset, cuts); err != errNotFlushed {
 			return err
 		}
 	}
@@ -36,10 +44,14 @@ func (l *Log) DeleteBefore(offset int64) error {
 // errNotFlushed: the log was cut, and appended to, after what was to be deleted had been flushed.
 var errNotFlushed = errors.New("seglog: not flushed")
 
-// moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile.
-func (l *Log) moveStart(offset int64) error {
+// moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile. It does nothing if the
+// log was cut since it had been cut that often.
+func (l *Log) moveStart(offset, cuts int64) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()
+	if cuts != anyHistory && l.cuts.Load() != cuts {
+		return nil
+	}
 	dropped, rollErr, err := l.planDeletion(offset)
 	if err != nil {
 		return err
@@ -154,6 +166,7 @@ func (l *Log) Retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
 	}
+	cuts := l.settledCuts()
 	segs := l.view.Load().segs
 	var total int64
 	if l.o.RetentionBytes > 0 {
@@ -207,7 +220,7 @@ func (l *Log) Retain() (deleted int, err error) {
 	if deleted == 0 {
 		return 0, nil
 	}
-	return deleted, l.DeleteBefore(offset)
+	return deleted, l.deleteBefore(offset, cuts)
 }
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {

@@ -191,7 +191,7 @@ func (v histView) checkShown(got, base *content, calls []*histCall) error {
 	for i := range got.recs {
 		r := &got.recs[i]
 		if i > 0 && r.Offset != got.recs[i-1].Offset+1 {
-			if h := v.h.byID[schedID(r)]; !v.h.gaps || h.call == nil || !h.call.fixed && base.find(r) == nil && !v.cutAt(calls, r.Offset) {
+			if h := v.h.byID[schedID(r)]; !v.h.gaps || h.call == nil || !h.call.fixed && base.find(r) == nil && r.Offset != base.end && !v.cutAt(calls, r.Offset) {
 				return fmt.Errorf("hole: record %d after %d", r.Offset, got.recs[i-1].Offset)
 			}
 		}

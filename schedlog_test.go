@@ -116,6 +116,19 @@ func (w *schedLog) asked() int {
 	return w.h.events
 }
 
+// askedLate is asked of a reader in another process, which may be 20 ms behind.
+func (w *schedLog) askedLate() int {
+	w.sim.mu.Lock()
+	defer w.sim.mu.Unlock()
+	asked := w.h.events
+	for _, c := range w.h.calls {
+		if !c.at.IsZero() && time.Since(c.at) <= 20*time.Millisecond {
+			asked = min(asked, c.end)
+		}
+	}
+	return asked
+}
+
 // saw checks a record that a read begun at the event asked returned.
 func (w *schedLog) saw(r *Record, asked int) {
 	w.sim.mu.Lock()

@@ -342,7 +342,7 @@ func (w *schedLog) follower(rng *rand.Rand, calls int) {
 	}
 	defer func() { w.fine("close read-only", l.Close()) }()
 	for range calls {
-		asked := w.asked()
+		asked := w.askedLate()
 		o := l.Offsets()
 		if rng.IntN(2) == 0 {
 			r, err := l.Read(o.Start + rng.Int64N(max(0, o.End-o.Start)+1))

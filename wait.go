@@ -36,6 +36,9 @@ func (w *waiters) wait(ctx context.Context, reached func() (bool, error)) error 
 			yield("woken")
 		case <-ctx.Done():
 			yield("context done")
+			if ok, err := reached(); ok || err != nil {
+				return err // of two reasons the better one
+			}
 			return ctx.Err()
 		}
 	}

@@ -16,6 +16,7 @@ import (
 // the next caller of Lock first, so that a busy group cannot starve one.
 type Group struct {
 	flush func() error // makes durable all that was stored when it is called; only the owner calls it
+	after func()       // called by the owner after each successful flush, whose callers go on already
 	end   func() int64 // the end of what is stored
 
 	// Started and Woken, if not nil, are called by a goroutine that the group started and by a caller that it woke: tests
@@ -43,10 +44,10 @@ type releaseOnly struct{ mu *sync.Mutex }
 func (r releaseOnly) Lock()   {}
 func (r releaseOnly) Unlock() { r.mu.Unlock() }
 
-// New returns a group that flushes by flush. end returns the end of what is stored, which a flush that starts then makes
+// New returns a group that flushes by flush, and calls after between two flushes. end returns the end of what is stored, which a flush that starts then makes
 // durable; it is called with the group's mutex held and must not block.
-func New(flush func() error, end func() int64) *Group {
-	g := &Group{flush: flush, end: end}
+func New(flush func() error, after func(), end func() int64) *Group {
+	g := &Group{flush: flush, after: after, end: end}
 	for i := range g.served {
 		g.served[i] = sync.NewCond(releaseOnly{&g.mu})
 	}
@@ -99,24 +100,28 @@ func (g *Group) runRound() (more bool) {
 	round := g.round % 2
 	g.waiting[round] = 0
 	g.round++
-	failed := err != nil
-	more = g.waiting[g.round%2] > 0 && !failed
-	switch {
-	case g.lockers > 0:
-		g.pass()
-		more = false
-	case more:
-		g.covers = g.end()
-	default:
-		g.owned = false
-	}
-	if failed {
+	g.covers = math.MaxInt64 // the next flush has not begun, so it serves whoever comes now
+	if err != nil {
 		g.waiting[g.round%2] = 0
 	}
 	g.mu.Unlock()
 	g.served[round].Broadcast()
-	if failed {
+	if err != nil {
 		g.served[1-round].Broadcast() // so that they ask again what there is to wait for
+	} else {
+		g.after()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	more = g.waiting[g.round%2] > 0
+	switch {
+	case g.lockers > 0:
+		g.pass()
+		return false
+	case more:
+		g.covers = g.end()
+	default:
+		g.owned = false
 	}
 	return more
 }

@@ -25,7 +25,7 @@ type store struct {
 
 func newStore() *store {
 	s := &store{took: time.Millisecond}
-	s.g = New(s.flush, s.stored.Load)
+	s.g = New(s.flush, func() {}, s.stored.Load)
 	return s
 }
 
