@@ -116,7 +116,11 @@ func sealedTail(e *env, c *segmentScan) *tail {
 // are stored again (docs/reliability.md). A new file has no such pages.
 func (r *recovery) moveToNewFile(c *segmentScan) error {
 	l := r.l
-	f, err := l.copyBelow(c.f, l.path(c.base, logSuffix), &cutPlan{pos: c.pos})
+	plan := &cutPlan{pos: c.pos}
+	f, err := l.copyBelow(c.f, plan)
+	if err == nil {
+		f, err = l.placeCopy(f, l.path(c.base, logSuffix), plan)
+	}
 	if err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (w *schedLog) missed(c *histCall, offset int64, why any) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
 	v := histView{w.h, w.h.events}
-	if w.h.retention {
+	if w.h.retention || w.l.failed() != nil { // a cut that failed half-way hides the batch it goes through
 		return
 	}
 	if !slices.ContainsFunc(w.h.calls, func(x *histCall) bool { return v.removes(x, offset, c.begin) }) {

@@ -209,10 +209,21 @@ func (h *handle) named(err error) error {
 	return err
 }
 
+// seize takes the only reference there is, so that nobody can touch the file through the handle any more; it returns false
+// if there are others. The caller then ends by release or unseize.
+func (h *handle) seize() bool { return h.refs.CompareAndSwap(1, 0) }
+
+func (h *handle) unseize() { h.refs.Store(1) }
+
 func (h *handle) unref() error {
 	if h.refs.Add(-1) > 0 {
 		return nil
 	}
+	return h.release()
+}
+
+// release gives back what the handle holds. Nobody has a reference any more.
+func (h *handle) release() error {
 	if h.seg != nil {
 		h.seg.release()
 	}

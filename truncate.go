@@ -68,10 +68,11 @@ func (l *Log) Reset(offset int64) error {
 type cutPlan struct {
 	f     file // of the segment, opened for writing; nil in recovery
 	base  int64
+	held  *heldSegment // nil in recovery
 	pos   int64
 	rest  batch         // what stays of the batch that holds the offset; nil if the cut lies between two batches
 	whole found         // that batch, as long as the file is as it was; else empty
-	done  bool          // the file is what is planned
+	done  bool          // the file begins with what is planned
 	x     *indexBuilder // of what is left
 	first int64         // timestamp of the first batch, as tail.firstTime
 }
@@ -99,17 +100,15 @@ func (l *Log) cut(offset int64, reset bool) error {
 			l.fail(err)
 			return err
 		}
-		plan, err = l.planCut(offset)
+		if plan, err = l.planCut(offset); err == nil {
+			err = l.hold(&plan)
+		}
 	}
 	if err == nil {
 		err = l.state.putRest(plan.rest)
 	}
 	if err != nil {
-		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
-		if plan.f != nil {
-			err = errors.Join(err, plan.f.Close())
-		}
-		return err
+		return errors.Join(fmt.Errorf("seglog: cut at offset %d: %w", offset, err), l.giveUp(&plan))
 	}
 	err = l.state.commit(func(s *state) {
 		s.cut, s.reset = offset, reset
@@ -122,11 +121,7 @@ func (l *Log) cut(offset int64, reset bool) error {
 		s.epoch = int64(w.epoch) // of what the cut removes, for the fence
 	})
 	if err != nil && isShortage(err) && inDoubt(err) == nil {
-		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
-		if plan.f != nil {
-			err = errors.Join(err, plan.f.Close())
-		}
-		return err
+		return errors.Join(fmt.Errorf("seglog: cut at offset %d: %w", offset, err), l.giveUp(&plan))
 	}
 	if err == nil {
 		l.beginCut()
@@ -138,8 +133,8 @@ func (l *Log) cut(offset int64, reset bool) error {
 		l.endCut(offset, reset)
 		l.readers.wake()
 		l.durableWaiters.wake()
-	} else if plan.f != nil {
-		err = errors.Join(err, plan.f.Close())
+	} else {
+		err = errors.Join(err, l.giveUp(&plan))
 	}
 	if err != nil {
 		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
@@ -190,6 +185,64 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	// Last, and before the intent is noted: there may be no descriptor left.
 	p.f, err = l.acquire(l.path(p.base, logSuffix), openWrite)
 	return p, err
+}
+
+// heldSegment is a segment that is about to be cut, and that nobody can open meanwhile.
+type heldSegment struct {
+	s     *segment
+	h     *handle // nil: it is not open
+	alone bool    // nobody else in this process has a reference to h, and nobody can get one
+	copy  file    // of what is left, where somebody has; nil: the file is cut in place
+}
+
+// hold takes the segment to be cut away from readers and the preparer, and makes the copy that is needed if one of them
+// does not let go: after the intent is noted, no shortage may stop the cut.
+func (l *Log) hold(p *cutPlan) error {
+	segs := l.view.Load().segs
+	s := segs[(&view{segs}).find(p.base)]
+	if t := l.writer.tail; t.seg == s {
+		t.bulk.Store(true) // no more zeros: the preparer comes to its end soon
+	}
+	l.preparing.Lock()
+	s.mu.Lock()
+	held := &heldSegment{s: s, h: s.h.Swap(nil)}
+	held.alone = held.h == nil || held.h.seize()
+	p.held = held
+	if held.alone && !s.lent.Load() {
+		return nil
+	}
+	var err error
+	held.copy, err = l.copyBelow(p.f, p)
+	return err
+}
+
+// letGo ends what hold began. Nobody opens the segment any more, which is gone.
+func (l *Log) letGo(p *cutPlan) {
+	if p.held != nil {
+		p.held.s.mu.Unlock()
+		l.preparing.Unlock()
+		p.held = nil
+	}
+}
+
+// giveUp puts everything back as it was before the plan.
+func (l *Log) giveUp(p *cutPlan) (err error) {
+	if held := p.held; held != nil {
+		if held.h != nil {
+			if held.alone {
+				held.h.unseize()
+			}
+			held.s.h.Store(held.h)
+		}
+		if held.copy != nil {
+			err = errors.Join(held.copy.Close(), l.fs.remove(filepath.Join(l.dir, cutName)))
+		}
+		l.letGo(p)
+	}
+	if p.f != nil {
+		err = errors.Join(err, p.f.Close())
+	}
+	return err
 }
 
 // restOf is the batch at f without the records from offset on.
@@ -274,6 +327,7 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 		s.enter(phaseGone)
 	}
 	f, err := l.cutFiles(segs[i:], p)
+	l.letGo(p)
 	var t *tail
 	if err == nil {
 		if t, err = openTail(&l.env, f, l.path(p.base, logSuffix), p.base, p.x, p.size()); err != nil {
@@ -294,10 +348,8 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 // cutFiles removes the files of all segments but the first, from the end, and cuts that one. It returns its file.
 func (l *Log) cutFiles(segs []*segment, p *cutPlan) (f file, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
-	if err != nil {
-		return nil, errors.Join(err, p.f.Close())
-	}
-	if f, err = l.cutSegment(segs[0], p); err != nil {
+	f, cutErr := l.cutSegment(p, err == nil)
+	if err = errors.Join(err, cutErr); err != nil {
 		return nil, err
 	}
 	if removed {
@@ -331,38 +383,62 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 	return removed, nil
 }
 
-// cutSegment lets go of a segment and cuts its file.
-func (l *Log) cutSegment(s *segment, p *cutPlan) (file, error) {
-	l.preparing.Lock() // the preparer lets go of it, too
-	defer l.preparing.Unlock()
-	l.opened.drop(s)
-	if err := s.retire(); err != nil {
-		return nil, errors.Join(err, p.f.Close())
+// cutSegment gives back what is held of a segment and, with goOn, cuts its file.
+func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
+	held := p.held
+	l.opened.drop(held.s)
+	switch {
+	case held.h == nil:
+	case held.alone:
+		err = held.h.release()
+	default:
+		err = held.h.unref()
 	}
-	s.deleted(l.stats)
-	return l.cutFile(p.f, l.path(p.base, logSuffix), p, s.lent.Load())
+	goOn = goOn && err == nil
+	path := l.path(p.base, logSuffix)
+	switch {
+	case goOn && held.copy != nil:
+		f, err = l.placeCopy(held.copy, path, p)
+		err = errors.Join(err, p.f.Close())
+	case goOn:
+		f, err = l.cutFile(p.f, path, p)
+	default:
+		err = errors.Join(err, p.f.Close())
+		if held.copy != nil {
+			err = errors.Join(err, held.copy.Close())
+		}
+	}
+	if err != nil && f != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, err
 }
 
-// cutFile cuts f, the file at path, in place, flushed. With copied, or if somebody else has a hold of it, as a reader has
-// who was fast enough, a reader in another process, or a snapshot, it makes a file of its own of what is left, and puts it
-// in the place of f. Either way it returns the file to go on with, and no other stays open.
-func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error) {
+// cutFile cuts f, the file at path, in place, flushed. If somebody else has a hold of it, as a reader in another process or
+// a snapshot, it makes a file of its own of what is left, and puts it in the place of f. Either way it returns the file to go
+// on with, and no other stays open.
+func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	alone, err := f.alone()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	if copied || !alone {
-		out, err := e.copyBelow(f, path, p)
+	if !alone {
+		out, err := e.copyBelow(f, p)
+		if err == nil {
+			out, err = e.placeCopy(out, path, p)
+		}
 		return out, errors.Join(err, f.Close())
 	}
-	if err = f.truncate(p.pos); err == nil {
+	// What is left is written before the file is cut, into blocks that are there.
+	if len(p.rest) > 0 {
 		p.whole = found{}
-		if len(p.rest) > 0 {
-			_, err = f.WriteAt(p.rest, p.pos)
-		}
+		_, err = f.WriteAt(p.rest, p.pos)
 	}
 	if err == nil {
 		p.done = true
+		err = f.truncate(p.size())
+	}
+	if err == nil {
 		if err = f.flush(); err != nil {
 			err = &writeBackError{err}
 		}
@@ -373,8 +449,8 @@ func (e *env) cutFile(f file, path string, p *cutPlan, copied bool) (file, error
 	return f, nil
 }
 
-// copyBelow makes a file of what is left of a segment, and puts it in the place of the segment's own.
-func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
+// copyBelow makes a file of what is left of a segment, flushed. placeCopy puts it in the place of the segment's own.
+func (e *env) copyBelow(src file, p *cutPlan) (f file, err error) {
 	tmp := filepath.Join(e.dir, cutName)
 	if f, err = e.create(tmp); err != nil {
 		return nil, err
@@ -385,9 +461,14 @@ func (e *env) copyBelow(src file, path string, p *cutPlan) (f file, err error) {
 	if err == nil {
 		err = f.flush()
 	}
-	if err == nil {
-		err = e.fs.rename(tmp, path)
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), e.fs.remove(tmp))
 	}
+	return f, nil
+}
+
+func (e *env) placeCopy(f file, path string, p *cutPlan) (file, error) {
+	err := e.fs.rename(filepath.Join(e.dir, cutName), path)
 	if err == nil {
 		p.done = true
 		err = e.syncDir()
@@ -641,7 +722,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if f, err = l.cutFile(f, path, p, false); err != nil {
+	if f, err = l.cutFile(f, path, p); err != nil {
 		return err
 	}
 	if err := errors.Join(f.Close(), l.syncDir()); err != nil {
