@@ -468,6 +468,9 @@ func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error)
 	if i+1 < len(v.segs) {
 		behind = v.segs[i+1].base
 	}
+	if next < behind && r.limit(l) != limit {
+		return next, nil // more came to this segment, before it was rolled: look again
+	}
 	if next < behind && !l.gaps.Load() {
 		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next, NextOffset: min(behind, end),
 			Reason: fmt.Sprintf("the batches of the segment end before this offset, the next one is %d", behind)}

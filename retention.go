@@ -70,11 +70,13 @@ func (l *Log) moveStart(offset, cuts int64) error {
 	if err != nil {
 		return fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
 	}
-	raise(&l.start, offset)
+	l.mu.Lock()
 	if len(dropped) > 0 {
-		l.mu.Lock()
 		l.view.Store(&view{l.view.Load().segs[len(dropped):]})
-		l.mu.Unlock()
+	}
+	raise(&l.start, offset) // last: whoever sees the new start sees the view that belongs to it
+	l.mu.Unlock()
+	if len(dropped) > 0 {
 		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", len(dropped))
 		l.stats.deletedSegments.Add(int64(len(dropped)))
 	}

@@ -197,6 +197,9 @@ func (s *server) serve(conn net.Conn) error {
 
 // section waits a second for the record at offset, and pins the batches from there on.
 func (s *server) section(offset, most int64) (*seglog.Section, error) {
+	if offset < 0 { // seglog.Oldest and Newest are no offsets of this protocol
+		return nil, seglog.ErrOutOfRange
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := s.log.Wait(ctx, offset); err != nil {
