@@ -301,3 +301,65 @@ func TestLockRemoved(t *testing.T) {
 	requireFailure(t, l)
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
+
+// The state file counts the segments of a directory that is taken over only once their names are durable: whoever made them
+// may have been killed before it synced them.
+func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 2)
+	require.NoError(t, l.Close())
+	require.NoError(t, s.remove(filepath.Join(simDir, stateName)))
+	synced, counted, early := false, false, false
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		switch name := filepath.Base(path); {
+		case kind == simSyncDir && name == simDir:
+			synced = true
+		case kind == simWrite && name == stateName && !counted:
+			counted = true
+			early = !synced
+		}
+		return nil
+	})
+	l, err := openFS(s, simDir, nil)
+	require.NoError(t, err)
+	s.setFault(nil)
+	require.True(t, counted)
+	require.False(t, early)
+	require.NoError(t, l.Close())
+}
+
+// A cut that fails half-way leaves what lies below it readable.
+func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 4)
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simTruncate && isLog(filepath.Base(path)) {
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	require.ErrorIs(t, l.TruncateTo(2), syscall.EIO)
+	s.setFault(nil)
+	next := int64(0)
+	for r, err := range l.Records(0) {
+		require.NoError(t, err)
+		require.Equal(t, next, r.Offset)
+		next++
+	}
+	require.EqualValues(t, 2, next)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+}
+
+// The intent of a cut may reach the disk without the batch that belongs to it: then the cut never was, and what lies above its
+// offset is no older than before, also where recovery has to look at it.
+func TestIntentWithoutItsRest(t *testing.T) {
+	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, func(u *simUser) error {
+		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simWrite && filepath.Base(path) == stateName { // nothing is noted, so recovery looks at all
+				return &simFault{err: syscall.EIO}
+			}
+			return nil
+		})
+		err := appends(1, 2, 2)(u)
+		u.sim.setFault(nil)
+		return err
+	}, func(u *simUser) error { return u.truncateTo(2) })
+}
