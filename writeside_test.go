@@ -1,0 +1,365 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Faults of the write side that no schedule meets by itself, each put back by a patch in torture/bugs.
+
+// smallSegments is a log in memory with a segment for every few batches.
+func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) (*simFS, *Log) {
+	s := newSimFS(newSimWorld(), mapped)
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: policy})
+	require.NoError(t, err)
+	for l.Stats().Segments < segments {
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+	}
+	return s, l
+}
+
+// A preparer that looked up the active segment, and comes to it when it was rolled, sealed and trimmed, leaves it alone: zeros
+// behind its end are damage there.
+func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
+		s, l := smallSegments(t, true, policy, 1)
+		l.mu.Lock()
+		old := l.writer.tail
+		l.mu.Unlock()
+		require.True(t, old.h.ref()) // as the preparer does
+		for l.Stats().Seals == 0 {
+			_, err := l.Append(Record{Value: make([]byte, 100)})
+			require.NoError(t, err)
+		}
+		pos := old.seg.stored.load().pos()
+		old.reserved.Store(pos) // the segment was trimmed before it was full
+		ignore(old.zeroAhead(pos + 1000))
+		ignore(old.reserve(pos + 1000))
+		st, err := s.stat(old.h.path)
+		require.NoError(t, err)
+		require.Equal(t, pos, st.size)
+		require.NoError(t, old.h.unref())
+		require.NoError(t, l.Close())
+	}
+}
+
+// The kernel tells each open file description once that a write-back failed. The preparer, whose zeros make it look, has to
+// report it and to leave it to the flusher as well.
+func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	l, err := openFS(s, simDir, nil)
+	require.NoError(t, err)
+	tail := l.writer.tail
+	l.preparing.Lock()                                              // the real one stays out
+	_, err = tail.h.f.WriteAt([]byte("what an append stored"), 500) // as the flusher does before it flushes
+	require.NoError(t, err)
+	failed := false
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simZero && !failed {
+			failed = true
+			return &simFault{err: syscall.EIO, late: true}
+		}
+		return nil
+	})
+	err = tail.zeroAhead(tail.reserved.Load() + 1)
+	require.ErrorIs(t, err, syscall.EIO)
+	require.NotNil(t, inDoubt(err))
+	require.ErrorIs(t, tail.h.f.flush(), syscall.EIO)
+	s.setFault(nil)
+	l.preparing.Unlock()
+	require.NoError(t, l.Close())
+}
+
+// A TruncateTo that finds that it can't cut has changed nothing, and the log opens again. The intent used to be durable
+// by then, and every later Open failed as the cut had.
+func TestCutThatCannotBePlanned(t *testing.T) {
+	const snappy = 2 // nobody has registered a decompressor for it
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	b := encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("a")}, {Time: time.UnixMilli(1), Value: []byte("b")}}, 0)
+	binary.BigEndian.PutUint16(b[21:], snappy)
+	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
+	_, err = l.AppendBatch(b)
+	require.NoError(t, err)
+	require.ErrorIs(t, l.TruncateTo(1), ErrCodec)
+	_, err = l.Append(Record{Value: []byte("c")})
+	require.NoError(t, err, "nothing has changed")
+	require.NoError(t, l.Close())
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, l.Offsets().End)
+	require.NoError(t, l.Close())
+
+	// A want of descriptors at that moment.
+	s, l := smallSegments(t, true, FlushSync, 2)
+	end := l.Offsets().End
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simOpen && isLog(filepath.Base(path)) {
+			return &simFault{err: syscall.EMFILE}
+		}
+		return nil
+	})
+	require.ErrorIs(t, l.TruncateTo(end-1), syscall.EMFILE)
+	s.setFault(nil)
+	_, err = l.Append(Record{})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	l, err = openFS(s, simDir, nil)
+	require.NoError(t, err)
+	require.Equal(t, end+1, l.Offsets().End)
+	require.NoError(t, l.Close())
+}
+
+// Rolls that outrun the seals wait for them; where seals fail, they say so, and go on once seals work again.
+func TestRollsWaitForSeals(t *testing.T) {
+	s, l := smallSegments(t, true, FlushNone, 1)
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simCreate && strings.Contains(path, "index") {
+			return &simFault{err: syscall.ENOSPC}
+		}
+		return nil
+	})
+	var err error
+	for n := 0; err == nil; n++ {
+		require.Less(t, n, 40*maxUnsealed, "segments wait for their seal without a bound")
+		_, err = l.Append(Record{Value: make([]byte, 1000)})
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.LessOrEqual(t, l.Stats().Segments, 1+maxUnsealed)
+	s.setFault(nil)
+	require.Eventually(t, func() bool {
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		return err == nil
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.Close())
+}
+
+// A roll that finds no room leaves no name behind: a smaller batch fits the segment before, and a power cut must not bring
+// back an empty one that begins where this batch lies.
+func TestFailedRollLeavesNoName(t *testing.T) {
+	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 1), func(u *simUser) error {
+		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simReserve || kind == simRename && isLog(filepath.Base(path)) {
+				return &simFault{err: syscall.ENOSPC}
+			}
+			return nil
+		})
+		if _, err := u.log.Append(Record{Value: make([]byte, 3900)}); !errors.Is(err, syscall.ENOSPC) {
+			return fmt.Errorf("the roll met no full disk: %v", err)
+		}
+		u.sim.setFault(nil)
+		return errors.Join(u.append(1), u.append(1))
+	})
+}
+
+// No more goroutines are inside of a limiter than it allows.
+func TestLimiter(t *testing.T) {
+	l := limiter{most: 2}
+	l.enter()
+	l.enter()
+	inside := make(chan struct{})
+	go func() {
+		l.enter()
+		close(inside)
+	}()
+	waits := func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.free != nil
+	}
+	for !waits() {
+		select {
+		case <-inside:
+			require.Fail(t, "a third one is inside")
+		default:
+			runtime.Gosched()
+		}
+	}
+	l.leave()
+	<-inside
+	l.leave()
+	l.leave()
+	require.Zero(t, l.n)
+}
+
+// An append under FlushAsync that has to flush and meets a full disk has stored its batch, so the error must not be the one
+// that says that it has not.
+func TestShortageInAFlushLatches(t *testing.T) {
+	for range 10 {
+		s := newSimFS(newSimWorld(), true)
+		l, err := openFS(s, simDir, &Options{SegmentBytes: 1 << 20, Flush: FlushAsync, FlushBytes: 1000, FlushInterval: time.Hour})
+		require.NoError(t, err)
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simFlush && isLog(filepath.Base(path)) {
+				return &simFault{err: syscall.ENOSPC}
+			}
+			return nil
+		})
+		_, err = l.Append(Record{Value: make([]byte, 10_000)})
+		require.ErrorIs(t, err, ErrFailed)
+		require.ErrorIs(t, l.Close(), ErrFailed)
+	}
+}
+
+// A segment whose file can't be removed is given back all the same, and those behind it too.
+func TestFailedRemovalReleasesTheSegments(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 6)
+	require.Eventually(t, func() bool { return l.Stats().Seals >= 5 }, 10*time.Second, time.Millisecond)
+	for offset := range l.Offsets().End {
+		_, err := l.Read(offset) // opens its segment
+		require.NoError(t, err)
+	}
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simRemove && isLog(filepath.Base(path)) {
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End-1), syscall.EIO)
+	s.setFault(nil)
+	require.NoError(t, l.Close())
+	require.Empty(t, s.left())
+}
+
+// A cut over many segments holds the writer's lock for as few syncs of the directory as one over a few.
+func TestCutSyncsTheDirectoryOnce(t *testing.T) {
+	var syncs [2]int
+	for i, segments := range []int{3, 30} {
+		s, l := smallSegments(t, true, FlushSync, segments)
+		require.Eventually(t, func() bool { return l.Stats().Seals >= int64(segments-1) }, 10*time.Second, time.Millisecond)
+		s.mu.Lock()
+		before := s.count[simSyncDir]
+		s.mu.Unlock()
+		require.NoError(t, l.TruncateTo(1))
+		s.mu.Lock()
+		syncs[i] = s.count[simSyncDir] - before
+		s.mu.Unlock()
+		require.NoError(t, l.Close())
+	}
+	require.Equal(t, syncs[0], syncs[1])
+}
+
+// requireFailure appends to a log of small segments until a roll looks at the directory, after which the log has failed.
+func requireFailure(t *testing.T, l *Log) {
+	for range 100 {
+		if _, err := l.Append(Record{Value: bytes.Repeat([]byte("x"), 1000)}); err != nil {
+			require.ErrorIs(t, l.Sync(), ErrFailed)
+			return
+		}
+	}
+	require.Fail(t, "100 appends did not meet it")
+}
+
+// Somebody puts another directory in the place of the log's: the log fails at its next roll, and puts nothing into it.
+func TestDirectoryReplaced(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a directory with open files can't be renamed here")
+	}
+	dir := filepath.Join(t.TempDir(), "log")
+	l, err := Open(dir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(dir, dir+".old"))
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	requireFailure(t, l)
+	names, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, names)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+	l, err = Open(dir+".old", nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}
+
+// Somebody removes the file LOCK: a second writer is still kept out, and the first fails at its next roll.
+func TestLockRemoved(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file can't be removed here")
+	}
+	dir := t.TempDir()
+	l, err := Open(dir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")))
+	second, err := Open(dir, nil)
+	if err == nil {
+		err = errors.Join(second.Close(), errors.New("a second writer"))
+	}
+	require.ErrorIs(t, err, ErrLocked)
+	requireFailure(t, l)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+}
+
+// The state file counts the segments of a directory that is taken over only once their names are durable: whoever made them
+// may have been killed before it synced them.
+func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 2)
+	require.NoError(t, l.Close())
+	require.NoError(t, s.remove(filepath.Join(simDir, stateName)))
+	synced, counted, early := false, false, false
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		switch name := filepath.Base(path); {
+		case kind == simSyncDir && name == simDir:
+			synced = true
+		case kind == simWrite && name == stateName && !counted:
+			counted = true
+			early = !synced
+		}
+		return nil
+	})
+	l, err := openFS(s, simDir, nil)
+	require.NoError(t, err)
+	s.setFault(nil)
+	require.True(t, counted)
+	require.False(t, early)
+	require.NoError(t, l.Close())
+}
+
+// A cut that fails half-way leaves what lies below it readable.
+func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 4)
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simTruncate && isLog(filepath.Base(path)) {
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	require.ErrorIs(t, l.TruncateTo(2), syscall.EIO)
+	s.setFault(nil)
+	next := int64(0)
+	for r, err := range l.Records(0) {
+		require.NoError(t, err)
+		require.Equal(t, next, r.Offset)
+		next++
+	}
+	require.EqualValues(t, 2, next)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+}
+
+// The intent of a cut may reach the disk without the batch that belongs to it: then the cut never was, and what lies above its
+// offset is no older than before, also where recovery has to look at it.
+func TestIntentWithoutItsRest(t *testing.T) {
+	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, func(u *simUser) error {
+		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simWrite && filepath.Base(path) == stateName { // nothing is noted, so recovery looks at all
+				return &simFault{err: syscall.EIO}
+			}
+			return nil
+		})
+		err := appends(1, 2, 2)(u)
+		u.sim.setFault(nil)
+		return err
+	}, func(u *simUser) error { return u.truncateTo(2) })
+}
