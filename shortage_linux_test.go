@@ -27,6 +27,9 @@ func TestShortagePasses(t *testing.T) {
 		t.Run(fmt.Sprintf("%s, %v, %d left", kind, policy, left), func(t *testing.T) {
 			out := startChild(t, "shortage", kind, strconv.Itoa(int(policy)), strconv.Itoa(left), memoryDir(t)).wait(t)
 			require.NotEmpty(t, out)
+			if kind == "descriptors" && left == 0 {
+				require.Greater(t, len(out), 1, "nothing was refused")
+			}
 			t.Log("refused:", strings.Join(out, ", "))
 		})
 	}
@@ -70,7 +73,7 @@ func shortageChild(args []string) error {
 	policy, _ := strconv.Atoi(args[1])
 	left, _ := strconv.Atoi(args[2])
 	s := &shortage{dir: args[3], want: map[int64]string{}}
-	s.o = seglog.Options{Flush: seglog.FlushPolicy(policy), SegmentBytes: 4096, MaxOpenSegments: 4 + 60*(left%2), RetentionBytes: 1 << 20}
+	s.o = seglog.Options{Flush: seglog.FlushPolicy(policy), SegmentBytes: 4096, MaxOpenSegments: 4 + 60*(left%2), RetentionBytes: 48 << 10}
 	if args[0] == "descriptors" {
 		s.cause, s.begin = syscall.EMFILE, func() (func() error, error) { return takeDescriptors(left) }
 	} else {
@@ -87,8 +90,6 @@ func shortageChild(args []string) error {
 		}
 		if refused {
 			report("%s", op.name)
-		} else if op.needs > left && s.cause == syscall.EMFILE {
-			return fmt.Errorf("%s works with %d descriptors", op.name, left)
 		}
 	}
 	report("of %d operations", len(s.ops()))
@@ -151,32 +152,46 @@ func takeAddressSpace() (func() error, error) {
 	if err := unix.Setrlimit(unix.RLIMIT_AS, &unix.Rlimit{Cur: limit, Max: old.Max}); err != nil {
 		return nil, err
 	}
-	if m, err := unix.Mmap(-1, 0, shortSegment, unix.PROT_READ, unix.MAP_ANON|unix.MAP_PRIVATE); err != unix.ENOMEM {
-		return nil, errors.Join(fmt.Errorf("there is room for a mapping: %v", err), unix.Munmap(m))
+	var taken [][]byte
+	for { // what a seal in the background has given back meanwhile
+		m, err := unix.Mmap(-1, 0, shortSegment, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
+		if err == unix.ENOMEM {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		taken = append(taken, m)
 	}
-	return func() error { return unix.Setrlimit(unix.RLIMIT_AS, &old) }, nil
+	return func() error {
+		for _, m := range taken {
+			if err := unix.Munmap(m); err != nil {
+				return err
+			}
+		}
+		return unix.Setrlimit(unix.RLIMIT_AS, &old)
+	}, nil
 }
 
 type shortOp struct {
-	name  string
-	needs int // so many descriptors at least, or it can't be done
-	do    func(s *shortage) error
+	name string
+	do   func(s *shortage) error
 }
 
 func (s *shortage) ops() []shortOp {
 	return []shortOp{
-		{"Append", 0, func(s *shortage) error { return s.append(60) }}, // and so the rolls
-		{"TruncateTo", 0, func(s *shortage) error { return s.truncate(s.l.Offsets().End - 5) }},
-		{"TruncateTo over segments", 0, func(s *shortage) error { return s.truncate(s.l.Offsets().End - 40) }},
-		{"DeleteBefore", 0, func(s *shortage) error { return s.l.DeleteBefore(s.l.Offsets().Start + 15) }},
-		{"Retain", 0, func(s *shortage) error { _, err := s.l.Retain(); return err }},
-		{"Snapshot", 1, (*shortage).snapshot},
-		{"ReadOnly", 1, func(s *shortage) error { return s.other(s.dir, &seglog.Options{ReadOnly: true}) }},
-		{"Open", 1, func(s *shortage) error { return s.other(filepath.Join(s.dir, "other"), &s.o) }},
-		{"Records", 0, func(s *shortage) error { return s.read(s.l) }},
-		{"Sync", 0, func(s *shortage) error { return s.l.Sync() }},
-		{"Close and Open", 0, (*shortage).reopen},
-		{"Reset", 0, func(s *shortage) error { return s.reset(1000) }},
+		{"Append", func(s *shortage) error { return s.append(60) }}, // and so the rolls
+		{"TruncateTo", func(s *shortage) error { return s.truncate(s.l.Offsets().End - 5) }},
+		{"TruncateTo over segments", func(s *shortage) error { return s.truncate(s.l.Offsets().End - 40) }},
+		{"DeleteBefore", func(s *shortage) error { return s.l.DeleteBefore(s.l.Offsets().Start + 15) }},
+		{"Retain", func(s *shortage) error { _, err := s.l.Retain(); return err }},
+		{"Snapshot", (*shortage).snapshot},
+		{"ReadOnly", func(s *shortage) error { return s.other(s.dir, &seglog.Options{ReadOnly: true}) }},
+		{"Open", func(s *shortage) error { return s.other(filepath.Join(s.dir, "other"), &s.o) }},
+		{"Records", func(s *shortage) error { return s.read(s.l) }},
+		{"Sync", func(s *shortage) error { return s.l.Sync() }},
+		{"Close and Open", (*shortage).reopen},
+		{"Reset", func(s *shortage) error { return s.reset(1000) }},
 	}
 }
 

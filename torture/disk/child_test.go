@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -71,19 +72,23 @@ type request struct {
 	Dir     string
 	Policy  seglog.FlushPolicy
 	Segment int64
-	Seq     int // of the first record
-	N       int // records, each a batch
-	Size    int // of a value
+	Seq     int  // of the first record
+	N       int  // records, each a batch
+	Size    int  // of a value
+	Expire  bool // records are too old at once, and only an operation "retain" may delete them
 }
 
 // reply is its answer.
 type reply struct {
 	Offsets []int64 // of the records stored, or read
+	Start   int64   // of the log that was read
 	Seqs    []int   // of the records read
 	Err     string
 	Latched bool // Err is ErrFailed
 	Errno   syscall.Errno
 }
+
+var mayDelete atomic.Bool
 
 // serve answers requests, one a line. The process of the test must not use the log itself: it is the disk.
 func serve() error {
@@ -114,6 +119,9 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 		if q.Policy == seglog.FlushAsync {
 			o.FlushInterval = time.Hour
 		}
+		if q.Expire {
+			o.RetentionAge, o.MayDelete = time.Millisecond, func(seglog.SegmentInfo) bool { return mayDelete.Load() }
+		}
 		*log, err = seglog.Open(q.Dir, o)
 		return err
 	case "append":
@@ -126,7 +134,8 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 		}
 		return nil
 	case "read":
-		for r, err := range l.Records(l.Offsets().Start) {
+		a.Start = l.Offsets().Start
+		for r, err := range l.Records(a.Start) {
 			if err != nil {
 				return err
 			}
@@ -146,6 +155,8 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 	case "reset":
 		return l.Reset(int64(q.Seq))
 	case "retain":
+		mayDelete.Store(true)
+		defer mayDelete.Store(false)
 		_, err = l.Retain()
 		return err
 	case "snapshot":

@@ -77,13 +77,14 @@ type scenario struct {
 	c       *child
 	policy  seglog.FlushPolicy
 	dir     string
+	expire  bool
 	seq     int
 	stored  map[int64]int // by offset the record that was acknowledged since the last flush
 	durable map[int64]int // and the record that a power cut must leave
 }
 
 func (s *scenario) open(c *child) reply {
-	return c.do(request{Op: "open", Dir: s.dir, Policy: s.policy, Segment: 256 << 10})
+	return c.do(request{Op: "open", Dir: s.dir, Policy: s.policy, Segment: 256 << 10, Expire: s.expire})
 }
 
 // append appends n records and notes what was acknowledged.
