@@ -15,20 +15,27 @@ import (
 // status is 0, or it says on standard error what went wrong.
 const childRole = "SEGLOG_TEST_CHILD"
 
+var childRoles = map[string]func(args []string) error{
+	"append":   killedAppender,
+	"change":   killedChanger,
+	"open":     killedOpener,
+	"transfer": transferringChild,
+	"follow":   killedFollower,
+	"write":    writingChild,
+}
+
+// addRole is for the files of one system only.
+func addRole(name string, role func(args []string) error) bool {
+	childRoles[name] = role
+	return true
+}
+
 func init() {
-	roles := map[string]func(args []string) error{
-		"append":   killedAppender,
-		"change":   killedChanger,
-		"open":     killedOpener,
-		"transfer": transferringChild,
-		"follow":   killedFollower,
-		"write":    writingChild,
-	}
 	role := os.Getenv(childRole)
 	if role == "" {
 		return
 	}
-	if err := roles[role](os.Args[1:]); err != nil {
+	if err := childRoles[role](os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, role, "failed:", err)
 		os.Exit(1)
 	}

@@ -150,6 +150,7 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	var t *tail
 	if waiting > 0 {
 		t = l.writer.sealing[0]
+		l.writer.sealsBegun++
 	}
 	l.mu.Unlock()
 	s.seal = time.Time{}
@@ -161,6 +162,7 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	backgroundWork.leave()
 	l.mu.Lock()
 	l.writer.sealErr = err
+	l.writer.sealsEnded = l.writer.sealsBegun
 	l.writer.sealed.Broadcast()
 	l.mu.Unlock()
 	if err != nil {

@@ -14,9 +14,11 @@ type writer struct {
 	prepareAt int64   // position in tail from which on the preparer has something to do
 	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
 	sealErr   error   // why the last attempt to seal failed; nil if it did not
-	sealed    sync.Cond
-	appended  struct{ batches, records, bytes int64 }
-	clock     coarseClock
+	// Attempts to seal are counted as they begin; sealsEnded is the count of the last that has ended.
+	sealsBegun, sealsEnded int64
+	sealed                 sync.Cond
+	appended               struct{ batches, records, bytes int64 }
+	clock                  coarseClock
 	// epoch is the leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log.
 	epoch    int32
 	received receivedLast
@@ -180,6 +182,7 @@ const maxUnsealed = 8
 // the caller looks at nothing before.
 func (l *Log) makeRoom(size, count, maxTime int64) error {
 	w := &l.writer
+	begun := w.sealsBegun
 	for len(w.sealing) >= maxUnsealed {
 		if err := l.writable(); err != nil {
 			return err
@@ -187,7 +190,7 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 		if end := l.end.Load(); !l.mustRoll(w.tail, w.tail.seg.stored.load(), size, end+count-1, maxTime) {
 			return nil
 		}
-		if w.sealErr != nil {
+		if w.sealErr != nil && w.sealsEnded > begun { // not by an attempt of before, since what it lacked may be there again
 			l.stats.errors.Add(1)
 			return fmt.Errorf("seglog: %d segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
 		}

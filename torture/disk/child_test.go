@@ -1,0 +1,238 @@
+//go:build linux
+
+package disk
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/seglog/seglog"
+)
+
+const (
+	childRole = "SEGLOG_DISK_CHILD"
+	namespace = "SEGLOG_DISK_NAMESPACE"
+)
+
+// TestMain runs the tests in a process with a mount namespace of its own: however that ends, the mounts end with it, and the
+// loop devices with them.
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(childRole) != "":
+		if err := serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case os.Getenv(namespace) != "" || Available() != nil:
+		os.Exit(m.Run())
+	default:
+		runtime.LockOSThread() // the child dies with the thread that started it
+		cmd := exec.Command(os.Args[0], os.Args[1:]...)
+		cmd.Env = append(os.Environ(), namespace+"=1")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+		var exit *exec.ExitError
+		if err := cmd.Run(); errors.As(err, &exit) {
+			os.Exit(max(1, exit.ExitCode()))
+		} else if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+}
+
+// mark is in each block of the records' values, so that the disk knows them.
+var mark = []byte("seglog disk test")
+
+func value(seq, size int) []byte {
+	v := fmt.Appendf(nil, "%016d", seq)
+	for len(v) < size {
+		v = append(v, mark...)
+	}
+	return v
+}
+
+// request is one call of the log that the child has.
+type request struct {
+	Op      string
+	Dir     string
+	Policy  seglog.FlushPolicy
+	Segment int64
+	Seq     int  // of the first record
+	N       int  // records, each a batch
+	Size    int  // of a value
+	Expire  bool // records are too old at once, and only an operation "retain" may delete them
+}
+
+// reply is its answer.
+type reply struct {
+	Offsets []int64 // of the records stored, or read
+	Start   int64   // of the log that was read
+	Seqs    []int   // of the records read
+	Err     string
+	Latched bool // Err is ErrFailed
+	Errno   syscall.Errno
+}
+
+var mayDelete atomic.Bool
+
+// serve answers requests, one a line. The process of the test must not use the log itself: it is the disk.
+func serve() error {
+	var l *seglog.Log
+	in, out := json.NewDecoder(bufio.NewReader(os.Stdin)), json.NewEncoder(os.Stdout)
+	for {
+		var q request
+		if err := in.Decode(&q); err != nil {
+			return nil
+		}
+		var a reply
+		err := answer(&l, q, &a)
+		if err != nil {
+			a.Err, a.Latched = err.Error(), errors.Is(err, seglog.ErrFailed)
+			errors.As(err, &a.Errno)
+		}
+		if err := out.Encode(a); err != nil {
+			return err
+		}
+	}
+}
+
+func answer(log **seglog.Log, q request, a *reply) (err error) {
+	l := *log
+	switch q.Op {
+	case "open":
+		o := &seglog.Options{Flush: q.Policy, SegmentBytes: q.Segment}
+		if q.Policy == seglog.FlushAsync {
+			o.FlushInterval = time.Hour
+		}
+		if q.Expire {
+			o.RetentionAge, o.MayDelete = time.Millisecond, func(seglog.SegmentInfo) bool { return mayDelete.Load() }
+		}
+		*log, err = seglog.Open(q.Dir, o)
+		return err
+	case "append":
+		for i := range q.N {
+			base, err := l.Append(seglog.Record{Value: value(q.Seq+i, q.Size)})
+			if err != nil {
+				return err
+			}
+			a.Offsets = append(a.Offsets, base)
+		}
+		return nil
+	case "read":
+		a.Start = l.Offsets().Start
+		for r, err := range l.Records(a.Start) {
+			if err != nil {
+				return err
+			}
+			seq, err := strconv.Atoi(string(r.Value[:min(16, len(r.Value))]))
+			if err != nil || !bytes.Equal(r.Value, value(seq, len(r.Value))) {
+				return fmt.Errorf("wrong bytes at offset %d", r.Offset)
+			}
+			a.Offsets, a.Seqs = append(a.Offsets, r.Offset), append(a.Seqs, seq)
+		}
+		return nil
+	case "sync":
+		return l.Sync()
+	case "delete":
+		return l.DeleteBefore(int64(q.Seq))
+	case "truncate":
+		return l.TruncateTo(int64(q.Seq))
+	case "reset":
+		return l.Reset(int64(q.Seq))
+	case "retain":
+		mayDelete.Store(true)
+		defer mayDelete.Store(false)
+		_, err = l.Retain()
+		return err
+	case "snapshot":
+		return l.Snapshot(q.Dir)
+	case "readonly":
+		r, err := seglog.Open(q.Dir, &seglog.Options{ReadOnly: true})
+		if err != nil {
+			return err
+		}
+		return answerAll(r, a)
+	case "close":
+		return l.Close()
+	case "verify":
+		report, err := seglog.Verify(q.Dir, nil)
+		if err == nil && !report.OK() {
+			err = fmt.Errorf("%v", report.Problems)
+		}
+		return err
+	case "write back": // what the kernel does by itself after a while
+		f, err := os.Open(q.Dir)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_ = unix.Syncfs(int(f.Fd()))
+		return nil
+	}
+	return fmt.Errorf("no operation %q", q.Op)
+}
+
+func answerAll(l *seglog.Log, a *reply) error {
+	err := answer(&l, request{Op: "read"}, a)
+	return errors.Join(err, l.Close())
+}
+
+// child is a process with a log.
+type child struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  *json.Encoder
+	out *json.Decoder
+}
+
+func start(t *testing.T) *child {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childRole+"=1")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	c := &child{t: t, cmd: cmd, in: json.NewEncoder(in), out: json.NewDecoder(out)}
+	t.Cleanup(c.kill)
+	return c
+}
+
+func (c *child) do(q request) (a reply) {
+	c.t.Helper()
+	require.NoError(c.t, c.in.Encode(q))
+	require.NoError(c.t, c.out.Decode(&a), "the child has died in %s", q.Op)
+	return a
+}
+
+// must is do for what has no reason to fail.
+func (c *child) must(q request) reply {
+	c.t.Helper()
+	a := c.do(q)
+	require.Empty(c.t, a.Err, q.Op)
+	return a
+}
+
+// kill is kill -9.
+func (c *child) kill() {
+	if c.cmd.ProcessState == nil {
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait()
+	}
+}

@@ -1,0 +1,254 @@
+//go:build linux
+
+package disk
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/seglog/seglog"
+)
+
+// fullDisks are small ones: 16 MiB where mkfs makes such a file system. btrfs, which is slow at it, is for those who have
+// the time.
+func fullDisks() (small []FileSystem) {
+	for _, f := range FileSystems {
+		if f.Name == "ext4 ordered" {
+			f.Size = 16 << 20
+		}
+		if f.Name != "ext4 writeback" && (f.Type != "btrfs" || *all) {
+			small = append(small, f)
+		}
+	}
+	return small
+}
+
+// On a full disk each call does its work or fails with ENOSPC, having changed nothing; the log has not failed, is read, can be
+// opened, and the same call works once there is room.
+func TestFullDisk(t *testing.T) {
+	ops := []struct {
+		name string
+		op   request
+	}{
+		{"append", request{Op: "append", N: 200, Size: 3000}}, // with rolls
+		{"truncate", request{Op: "truncate", Seq: 150}},
+		{"truncate over segments", request{Op: "truncate", Seq: 60}},
+		{"reset", request{Op: "reset", Seq: 1000}},
+		{"delete", request{Op: "delete", Seq: 130}},
+		{"retain", request{Op: "retain"}},
+		{"snapshot", request{Op: "snapshot"}},
+		{"readonly", request{Op: "readonly"}},
+		{"sync", request{Op: "sync"}},
+		{"reopen", request{}},
+	}
+	for _, f := range fullDisks() {
+		t.Run(f.Name, func(t *testing.T) {
+			m := newMachine(t, f)
+			for i, o := range ops {
+				for policy := seglog.FlushSync; policy <= seglog.FlushNone; policy++ {
+					if !*all && int(policy) != i%3 {
+						continue
+					}
+					t.Run(fmt.Sprintf("%s, %v", o.name, policy), func(t *testing.T) {
+						m.boot(t, m.empty)
+						f := &fullDisk{scenario: scenario{m: m, t: t, policy: policy, dir: filepath.Join(m.mnt, "log"), stored: map[int64]int{}, durable: map[int64]int{}, c: start(t)}}
+						defer func() { f.c.kill() }()
+						f.run(o.op)
+					})
+				}
+			}
+		})
+	}
+}
+
+type fullDisk struct {
+	scenario
+	filler string
+}
+
+func (f *fullDisk) run(op request) {
+	t := f.t
+	f.filler = filepath.Join(f.m.mnt, "filler")
+	f.expire = op.Op == "retain"
+	require.Empty(t, f.open(f.c).Err)
+	require.Empty(t, f.append(200, 3000).Err)
+	require.Empty(t, f.sync().Err)
+	f.fill()
+	f.try(op)
+	f.again("", f.read())
+	if op.Op != "reset" && op.Op != "truncate" {
+		f.present()
+	}
+	// A disk that was full before the log is opened.
+	closed := f.c.do(request{Op: "close"})
+	f.passes("close", closed)
+	f.fill()
+	f.openFull()
+	f.again("", f.read())
+	f.passes("append", f.append(1, 3000))
+
+	// The log frees room by itself, but for a file system that writes nothing in place: there somebody else has to go.
+	bounds := f.c.must(request{Op: "read"}).Offsets
+	if len(bounds) > 100 {
+		a := f.c.do(request{Op: "delete", Seq: int(bounds[100])})
+		f.passes("delete", a)
+		if a.Err == "" {
+			f.forget(bounds[100])
+			if !f.copies() {
+				f.again("append to what DeleteBefore has freed", f.appended(func() reply { return f.append(1, 3000) }))
+			}
+		}
+	}
+	if err := os.Remove(f.filler); err != nil {
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+	syncDir(t, f.m.mnt)
+	f.again("append once there is room", f.appended(func() reply { return f.append(20, 3000) }))
+	f.again("sync", f.sync())
+	if op.Op != "" && op.Op != "append" {
+		if op.Op == "truncate" || op.Op == "delete" {
+			now := f.c.must(request{Op: "read"}).Offsets
+			op.Seq = int(now[len(now)/2])
+		}
+		require.Empty(t, f.call(op).Err, "%s once there is room", op.Op)
+	}
+	f.c.must(request{Op: "read"})
+	f.c.must(request{Op: "close"})
+	f.c.must(request{Op: "verify", Dir: f.dir})
+}
+
+// fill leaves no room at all.
+func (f *fullDisk) fill() {
+	file, err := os.OpenFile(f.filler, os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(f.t, err)
+	defer file.Close()
+	at, err := file.Seek(0, io.SeekEnd)
+	require.NoError(f.t, err)
+	for size := int64(64 << 20); size >= blockSize; {
+		if err = unix.Fallocate(int(file.Fd()), 0, at, size); err == nil {
+			at += size
+			continue
+		}
+		require.ErrorIs(f.t, err, syscall.ENOSPC)
+		size /= 2
+	}
+	require.NoError(f.t, file.Sync())
+}
+
+// openFull demands that a log on a full disk opens, but for a file system that writes nothing in place, where not even its
+// state can be noted: there somebody else has to go.
+func (f *fullDisk) openFull() {
+	a := f.open(f.c)
+	if a.Err != "" && f.copies() {
+		f.passes("open", a)
+		require.Empty(f.t, f.c.do(request{Op: "readonly", Dir: f.dir}).Err)
+		require.NoError(f.t, os.Remove(f.filler))
+		syncDir(f.t, f.m.mnt)
+		a = f.open(f.c)
+	}
+	require.Empty(f.t, a.Err, "open on a full disk")
+}
+
+// copies tells of a file system on which a write in place needs room.
+func (f *fullDisk) copies() bool { return f.m.fs.Type == "btrfs" }
+
+func (f *fullDisk) call(op request) reply {
+	switch op.Op {
+	case "":
+		f.passes("close", f.c.do(request{Op: "close"}))
+		return f.open(f.c)
+	case "append":
+		return f.append(op.N, op.Size)
+	case "snapshot":
+		f.seq++
+		op.Dir = filepath.Join(f.m.mnt, fmt.Sprint("snapshot", f.seq))
+	case "readonly":
+		op.Dir = f.dir
+	}
+	return f.c.do(op)
+}
+
+// try does op on the full disk.
+func (f *fullDisk) try(op request) {
+	a := f.call(op)
+	f.passes(op.Op, a)
+	if a.Err != "" {
+		f.t.Log(a.Err)
+	}
+	switch op.Op {
+	case "":
+		if a.Err != "" {
+			f.openFull()
+		}
+	case "readonly":
+		require.Empty(f.t, a.Err)
+	}
+	if a.Err == "" && op.Op == "delete" {
+		f.forget(int64(op.Seq))
+	}
+	if op.Op == "retain" {
+		start := f.read().Start
+		require.True(f.t, start > 0 || f.copies(), "retention deletes nothing: %s", a.Err)
+		f.forget(start)
+	}
+}
+
+// passes demands that there is no error, or the disk's, and that it is not for good.
+func (f *fullDisk) passes(what string, a reply) {
+	f.t.Helper()
+	require.False(f.t, a.Latched, "%s: the log has failed: %s", what, a.Err)
+	if a.Err != "" {
+		require.Equal(f.t, syscall.ENOSPC, a.Errno, "%s: %s", what, a.Err)
+	}
+}
+
+func (f *fullDisk) again(what string, a reply) {
+	f.t.Helper()
+	require.Empty(f.t, a.Err, what)
+}
+
+func (f *fullDisk) read() reply { return f.c.do(request{Op: "read"}) }
+
+// appended tries more than once: file systems give blocks back when their journal is written, not at once.
+func (f *fullDisk) appended(do func() reply) (a reply) {
+	for range 20 {
+		if a = do(); a.Err == "" {
+			return a
+		}
+		f.passes("append", a)
+		syncDir(f.t, f.m.mnt)
+		f.c.must(request{Op: "write back", Dir: f.m.mnt})
+	}
+	return a
+}
+
+func (f *fullDisk) forget(below int64) {
+	for offset := range f.durable {
+		if offset < below {
+			delete(f.durable, offset)
+		}
+	}
+}
+
+// present demands that what was acknowledged is there.
+func (f *fullDisk) present() {
+	f.t.Helper()
+	a := f.c.must(request{Op: "read"})
+	found := map[int64]int{}
+	for i, offset := range a.Offsets {
+		found[offset] = a.Seqs[i]
+	}
+	for _, acknowledged := range []map[int64]int{f.durable, f.stored} {
+		for offset, seq := range acknowledged {
+			got, ok := found[offset]
+			require.True(f.t, ok && got == seq, "offset %d was acknowledged and is lost", offset)
+		}
+	}
+}
