@@ -1,8 +1,12 @@
 package seglog_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -57,4 +61,74 @@ func TestOpenWithSmallerSegmentBytes(t *testing.T) {
 		require.Greater(t, l.Stats().Segments, 2)
 		require.NoError(t, l.Close())
 	}
+}
+
+// The directory is renamed while the log is open, and another log begins in its old place: the first one read the second
+// one's records as its own, and a cut, a deletion, retention, a snapshot or Close took or wrote the second one's files.
+func TestDirectoryTakenByAnotherLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a directory with open files can't be renamed")
+	}
+	calls := map[string]func(l *seglog.Log) error{
+		"TruncateTo":   func(l *seglog.Log) error { return l.TruncateTo(3) },
+		"Reset":        func(l *seglog.Log) error { return l.Reset(3) },
+		"DeleteBefore": func(l *seglog.Log) error { return l.DeleteBefore(l.Offsets().End - 1) },
+		"Retain":       func(l *seglog.Log) error { _, err := l.Retain(); return err },
+		"Read":         func(l *seglog.Log) error { _, err := l.Read(0); return err },
+		"Snapshot":     func(l *seglog.Log) error { return l.Snapshot(filepath.Join(t.TempDir(), "copy")) },
+		"Close":        func(l *seglog.Log) error { return l.Close() },
+	}
+	for name, call := range calls {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "log")
+			fill := func(l *seglog.Log, value string) {
+				for range 66 {
+					_, err := l.Append(seglog.Record{Key: make([]byte, 500), Value: []byte(value)})
+					require.NoError(t, err)
+				}
+			}
+			var expire atomic.Bool
+			opts := &seglog.Options{SegmentBytes: 4096, MaxOpenSegments: 1, MayDelete: func(seglog.SegmentInfo) bool { return expire.Load() }}
+			if name == "Retain" {
+				opts.RetentionBytes = 4096
+			}
+			l, err := seglog.Open(dir, opts)
+			require.NoError(t, err)
+			fill(l, "first")
+			require.NoError(t, os.Rename(dir, dir+"2"))
+			other := open(t, dir, &seglog.Options{SegmentBytes: 4096})
+			fill(other, "second")
+			require.NoError(t, other.Close())
+			before, err := os.ReadDir(dir)
+			require.NoError(t, err)
+
+			expire.Store(true)
+			require.ErrorContains(t, call(l), "not this log's any more")
+			require.Error(t, l.Close())
+			after, err := os.ReadDir(dir)
+			require.NoError(t, err)
+			require.Equal(t, names(before), names(after))
+			for _, d := range []string{dir, dir + "2"} {
+				report, err := seglog.Verify(d, nil)
+				require.NoError(t, err)
+				require.True(t, report.OK(), "%v", report.Problems)
+				value := map[string]string{dir: "second", dir + "2": "first"}[d]
+				reopened := open(t, d, nil)
+				n := 0
+				for r, err := range reopened.Records(seglog.Oldest) {
+					require.NoError(t, err)
+					require.Equal(t, value, string(r.Value))
+					n++
+				}
+				require.Equal(t, 66, n)
+			}
+		})
+	}
+}
+
+func names(entries []os.DirEntry) (list []string) {
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
 }

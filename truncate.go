@@ -86,6 +86,9 @@ func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 // zeros, and old records behind it (ext4 and XFS leave that), so the intent stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
+	if err := l.checkDirectory(); err != nil {
+		return fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
+	}
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	var plan cutPlan
