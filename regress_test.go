@@ -1,13 +1,16 @@
 package seglog_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -131,4 +134,41 @@ func names(entries []os.DirEntry) (list []string) {
 		list = append(list, e.Name())
 	}
 	return list
+}
+
+// Close tells OnSeal of the last segments: a Reset that OnSeal called waited for Close, and Close for it.
+func TestOnSealCallsWriterDuringClose(t *testing.T) {
+	var l *seglog.Log
+	closing, told := make(chan struct{}), 0
+	l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096, OnSeal: func(seglog.SegmentInfo) {
+		<-closing
+		for l.Wait(t.Context(), 0) == nil { // until Close has begun
+			runtime.Gosched()
+		}
+		told++
+		_, retained := l.Retain()
+		_, received := l.TransferFrom(strings.NewReader(""), -1)
+		for _, err := range []error{
+			retained, received, l.Reset(100), l.TruncateTo(0), l.DeleteBefore(1), l.Sync(), l.WaitDurable(t.Context(), 1), l.AppendAt(4, seglog.Record{}),
+		} {
+			if !errors.Is(err, seglog.ErrClosed) {
+				t.Error(err)
+			}
+		}
+	}})
+	require.NoError(t, err)
+	for range 4 {
+		_, err = l.Append(seglog.Record{Value: make([]byte, 3000)})
+		require.NoError(t, err)
+	}
+	close(closing)
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close() }()
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+		require.Equal(t, 3, told)
+	case <-time.After(20 * time.Second):
+		t.Fatal("Close waits for OnSeal, which waits for Close")
+	}
 }

@@ -53,6 +53,9 @@ func (l *Log) Reset(offset int64) error {
 	if offset < 0 {
 		return invalid("Reset to offset %d", offset)
 	}
+	if err := l.writable(); err != nil { // before the lock, which Close holds while OnSeal, that may call this, is told
+		return err
+	}
 	l.changing.Lock()
 	defer l.changing.Unlock()
 	l.mu.Lock()
