@@ -129,6 +129,35 @@ func TestDirectoryTakenByAnotherLog(t *testing.T) {
 	}
 }
 
+// A read-only log went over to the log that had taken its directory's name, and mixed the records of both.
+func TestReadOnlyDirectoryTakenByAnotherLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a directory with open files can't be renamed")
+	}
+	dir := filepath.Join(t.TempDir(), "log")
+	write := func(value string, n int) {
+		l := open(t, dir, &seglog.Options{SegmentBytes: 4096})
+		for range n {
+			_, err := l.Append(seglog.Record{Key: make([]byte, 500), Value: []byte(value)})
+			require.NoError(t, err)
+		}
+		require.NoError(t, l.Close())
+	}
+	write("first", 60)
+	r := open(t, dir, &seglog.Options{ReadOnly: true, MaxOpenSegments: 1})
+	require.NoError(t, os.Rename(dir, dir+"2"))
+	write("second", 90)
+	for offset := range int64(90) {
+		if record, err := r.Read(offset); err != nil {
+			require.ErrorContains(t, err, "not this log's any more")
+		} else {
+			require.Equal(t, "first", string(record.Value))
+		}
+	}
+	_, err := r.Read(89)
+	require.ErrorContains(t, err, "not this log's any more")
+}
+
 func names(entries []os.DirEntry) (list []string) {
 	for _, e := range entries {
 		list = append(list, e.Name())
