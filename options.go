@@ -67,7 +67,8 @@ type Options struct {
 	// retention runs again. It is called from the log's own goroutine and must not call the log's methods that write.
 	MayDelete func(SegmentInfo) bool
 	// OnSeal, if not nil, is told of each segment that will not change any more: flushed, trimmed, its indexes
-	// written. It is called from the log's own goroutine, in order.
+	// written. It is called from the log's own goroutine, in order, and for the last ones by Close, when the log's methods
+	// return ErrClosed already.
 	OnSeal func(SegmentInfo)
 
 	// MaxOpenSegments bounds the sealed segments that are kept open at once, each with a descriptor and up to three

@@ -49,6 +49,9 @@ func (l *Log) openReadOnly() error {
 	}
 	ro := &l.follow
 	ro.seen.cut, ro.began = -1, time.Now()
+	if l.dirH, err = l.fs.openDir(l.dir); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
 	return l.refresh()
 }
 
@@ -138,6 +141,12 @@ func (l *Log) readWriterState() (state, error) {
 		f, err := l.fs.open(filepath.Join(l.dir, stateName), openRead)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return state{}, fmt.Errorf("seglog: open %s: %w", l.dir, err)
+		}
+		if notOurs := l.ours(); notOurs != nil {
+			if err == nil {
+				notOurs = errors.Join(notOurs, f.Close())
+			}
+			return state{}, notOurs
 		}
 		if ro.state != nil {
 			_ = ro.state.Close() // of a file that was only read

@@ -101,6 +101,9 @@ func (l *Log) planDeletion(offset int64) (dropped []*segment, rollErr, err error
 	if offset > l.durable.Load() {
 		return nil, nil, errNotFlushed
 	}
+	if err := l.checkDirectory(); err != nil {
+		return nil, nil, fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
+	}
 	w := &l.writer
 	if offset == l.end.Load() && w.tail.seg.stored.load().pos() > 0 && len(w.sealing) < maxUnsealed {
 		if err := l.roll(offset); err != nil {

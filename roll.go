@@ -6,13 +6,23 @@ import (
 	"math"
 )
 
+// checkDirectory latches the log if its directory, or the file LOCK, is not where it was: before files are made, cut or
+// removed by their names, which would be those of another log. l.mu is held.
+func (l *Log) checkDirectory() error {
+	err := l.lock.held()
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%w: %w", errNotOurs, err)
+	l.fail(err)
+	return err
+}
+
 // roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed
 // if it fails.
 func (l *Log) roll(base int64) error {
 	w := &l.writer
-	if err := l.lock.held(); err != nil {
-		err = fmt.Errorf("seglog: the directory is not this log's any more: %w", err)
-		l.fail(err)
+	if err := l.checkDirectory(); err != nil {
 		return err
 	}
 	if end := l.end.Load(); base > end {

@@ -74,6 +74,20 @@ func (e *env) syncDir() error {
 	return e.dirH.sync()
 }
 
+// errNotOurs: the name of the log's directory leads to another one, whose files must be neither read nor written, or to none.
+var errNotOurs = errors.New("seglog: the directory is not this log's any more")
+
+// ours is asked before files are opened, made or removed by their names.
+func (e *env) ours() error {
+	if e.dirH == nil {
+		return nil
+	}
+	if err := e.dirH.held(); err != nil {
+		return fmt.Errorf("%w: %w", errNotOurs, err)
+	}
+	return nil
+}
+
 func (e *env) path(base int64, suffix string) string {
 	return e.dir + string(filepath.Separator) + fileName(base, suffix)
 }
@@ -298,6 +312,9 @@ func (e *env) acquire(path string, mode openMode) (file, error) {
 // create makes a new file. One of the same name, left by a process that was killed, goes first: the kernel may hold an error
 // of its write-back, and would tell the flush of the new one.
 func (e *env) create(path string) (file, error) {
+	if err := e.ours(); err != nil {
+		return nil, err
+	}
 	if err := e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -323,6 +340,9 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 			return nil, &CorruptError{Path: path, Offset: s.base, NextOffset: s.base + s.stored.load().rel(), Reason: "segment is missing", cause: err}
 		}
 		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)
+	}
+	if err := e.ours(); err != nil {
+		return nil, errors.Join(fmt.Errorf("seglog: open segment %d: %w", s.base, err), f.Close())
 	}
 	if err := s.learnSize(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())

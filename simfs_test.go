@@ -229,6 +229,7 @@ type simDirectory struct {
 
 func (d simDirectory) sync() error { return d.fsys.syncDir(d.dir) }
 func (simDirectory) Close() error  { return nil }
+func (simDirectory) held() error   { return nil }
 
 func (s *simFS) openDir(dir string) (directoryHandle, error) {
 	s.mu.Lock()

@@ -84,7 +84,7 @@ func (s *snapshot) link(seg *segment) error {
 			return err
 		}
 	}
-	return nil
+	return s.l.ours()
 }
 
 // gone reports whether the log has given a segment up, in contrast to one whose file is lost.

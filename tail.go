@@ -97,6 +97,9 @@ func (t *tail) activate(base int64) error {
 
 // discard removes a segment that was prepared in vain.
 func (t *tail) discard() error {
+	if err := t.e.ours(); err != nil {
+		return errors.Join(err, t.seg.retire())
+	}
 	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
 }
 

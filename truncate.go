@@ -53,6 +53,9 @@ func (l *Log) Reset(offset int64) error {
 	if offset < 0 {
 		return invalid("Reset to offset %d", offset)
 	}
+	if err := l.writable(); err != nil { // before the lock, which Close holds while OnSeal, that may call this, is told
+		return err
+	}
 	l.changing.Lock()
 	defer l.changing.Unlock()
 	l.mu.Lock()
@@ -86,6 +89,9 @@ func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 // zeros, and old records behind it (ext4 and XFS leave that), so the intent stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
+	if err := l.checkDirectory(); err != nil {
+		return fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
+	}
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	var plan cutPlan

@@ -29,6 +29,7 @@ type fileSystem interface {
 type directoryHandle interface {
 	io.Closer
 	sync() error
+	held() error // an error if its name leads to another directory by now, or to none
 }
 
 // directoryLock is a lock file that is held.
@@ -195,6 +196,7 @@ func pathError(op, path string, err error) error {
 type openDirectory struct{ f *os.File }
 
 func (d openDirectory) Close() error { return d.f.Close() }
+func (d openDirectory) held() error  { return sameFile(d.f) }
 
 func (osFS) openDir(dir string) (directoryHandle, error) {
 	f, err := os.Open(dir)
@@ -223,7 +225,7 @@ func sameFile(f *os.File) error {
 		return err
 	}
 	if !os.SameFile(is, named) {
-		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errors.New("another file has taken its place")}
+		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errors.New("another one has taken its place")}
 	}
 	return nil
 }
