@@ -70,9 +70,12 @@ type Options struct {
 	// written. It is called from the log's own goroutine, in order.
 	OnSeal func(SegmentInfo)
 
-	// MaxOpenSegments bounds the sealed segments that are kept open at once, each with a descriptor and up to three
-	// mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
+	// MaxOpenSegments bounds the sealed segments of the log that are kept open at once, each with a descriptor and up to
+	// three mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
 	// of the process's limit on open files where that is less.
+	//
+	// Beside it, all segments of all logs of the process, those being written included, have half of that limit, as it is
+	// when a log is opened: beyond it sealed ones are closed, least recently used first, whichever log they belong to.
 	MaxOpenSegments int
 
 	// ReadOnly opens without lock and without a single write, also beside a writer in another process, whose appends,

@@ -314,8 +314,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		if err := l.removeSegmentFiles(segs[k].base); err != nil {
 			return removed, err
 		}
-		l.opened.drop(segs[k])
-		if err := segs[k].retire(); err != nil {
+		if err := l.retire(segs[k]); err != nil {
 			return removed, err
 		}
 		segs[k].deleted(l.stats)
@@ -335,8 +334,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 func (l *Log) cutSegment(s *segment, p *cutPlan) (file, error) {
 	l.preparing.Lock() // the preparer lets go of it, too
 	defer l.preparing.Unlock()
-	l.opened.drop(s)
-	if err := s.retire(); err != nil {
+	if err := l.retire(s); err != nil {
 		return nil, errors.Join(err, p.f.Close())
 	}
 	s.deleted(l.stats)
@@ -414,7 +412,7 @@ func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
 	s.stored.store(markAt(next-p.base, pos))
 	s.flushed.store(s.stored.load())
 	for _, c := range cut {
-		_ = c.retire() // the log has failed, and says why
+		_ = l.retire(c) // the log has failed, and says why
 	}
 	l.end.Store(end)
 	l.durable.Store(min(l.durable.Load(), end))
@@ -430,8 +428,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	l.preparing.Lock()
 	l.preparing.Unlock() //lint:ignore SA2001 the preparer has let go of the active segment
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
-		l.opened.drop(segs[k])
-		err = errors.Join(l.removeSegmentFiles(segs[k].base), segs[k].retire())
+		err = errors.Join(l.removeSegmentFiles(segs[k].base), l.retire(segs[k]))
 		segs[k].deleted(l.stats)
 	}
 	w := &l.writer
