@@ -76,6 +76,8 @@ type Options struct {
 	//
 	// Beside it, all segments of all logs of the process, those being written included, have half of that limit, as it is
 	// when a log is opened: beyond it sealed ones are closed, least recently used first, whichever log they belong to.
+	// Mappings are bounded by a quarter of what the system lets a process have (vm.max_map_count); segments beyond are
+	// read and written through their descriptors.
 	MaxOpenSegments int
 
 	// ReadOnly opens without lock and without a single write, also beside a writer in another process, whose appends,
