@@ -24,7 +24,7 @@ type Log struct {
 	closed  atomic.Bool
 
 	// The locks, in the order they are taken. Below them come segment.mu, tail.grow and gather.mu, in this order, and
-	// then those that are held for a moment only: stateFile.mu, openSegments.mu, waiters.mu, transfers.mu, cutLog.mu.
+	// then those that are held for a moment only: stateFile.mu, openSegments.mu and below it openBudget.mu, waiters.mu, transfers.mu, cutLog.mu.
 	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
 
 	// changing is held by whoever takes segments away: a cut, a deletion, Close.
@@ -124,6 +124,7 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
+	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
 	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
 	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu
@@ -145,6 +146,7 @@ func (l *Log) release() error {
 			errs = append(errs, s.retire())
 		}
 	}
+	l.opened.closeAll()
 	if l.state != nil {
 		errs = append(errs, l.state.close())
 	}

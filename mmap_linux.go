@@ -2,9 +2,23 @@ package seglog
 
 import (
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// mapLimit is how many mappings a process may have.
+// https://docs.kernel.org/admin-guide/sysctl/vm.html#max-map-count
+func mapLimit() int64 {
+	b, _ := os.ReadFile("/proc/sys/vm/max_map_count")
+	if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
+		return n
+	}
+	return defaultMapLimit
+}
+
+const defaultMapLimit = 65530 // the kernel's
 
 // populate makes the pages of [pos, pos+n) writable ahead of the store that needs them, which spares the appender a
 // page fault per 4 KiB. Only a hint: kernels before 5.14 do not have it.

@@ -2,6 +2,9 @@
 
 package seglog
 
+// mapLimit is Linux's default, which costs nothing where there is no limit.
+func mapLimit() int64 { return 65530 }
+
 func (m *mapping) populate(pos, n int64) {}
 
 func (m *mapping) unmapPages(pos, n int64) {}

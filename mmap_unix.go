@@ -5,9 +5,31 @@ package seglog
 import (
 	"errors"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
+
+// mapBudget bounds the mappings of the process that are the logs': of segments, of indexes and of what is written. A process
+// that has as many as the system lets it have gets no more memory, and Go ends it. Beyond the budget segments are read and
+// written through their descriptors.
+type mapBudget struct {
+	most func() int64
+	n    atomic.Int64
+}
+
+var mappings = mapBudget{most: sync.OnceValue(func() int64 { return mapLimit() / 4 })}
+
+func (b *mapBudget) take() bool {
+	if b.n.Add(1) <= b.most() {
+		return true
+	}
+	b.n.Add(-1)
+	return false
+}
+
+func (b *mapBudget) giveBack() { b.n.Add(-1) }
 
 func (f osFile) mmap(n int64, writable bool) (*mapping, error) {
 	if strconv.IntSize == 32 || n <= 0 {
@@ -18,9 +40,17 @@ func (f osFile) mmap(n int64, writable bool) (*mapping, error) {
 	if writable {
 		prot |= unix.PROT_WRITE
 	}
+	if !mappings.take() {
+		return nil, pathError("mmap", f.Name(), unix.ENOMEM)
+	}
 	b, err := unix.Mmap(int(f.Fd()), 0, int(n), prot, unix.MAP_SHARED)
 	if err != nil {
+		mappings.giveBack()
 		return nil, pathError("mmap", f.Name(), err)
 	}
-	return &mapping{b: b, real: true, unmap: func() error { return pathError("munmap", f.Name(), unix.Munmap(b)) }}, nil
+	return &mapping{b: b, real: true, unmap: func() error {
+		err := unix.Munmap(b)
+		mappings.giveBack()
+		return pathError("munmap", f.Name(), err)
+	}}, nil
 }

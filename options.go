@@ -71,9 +71,14 @@ type Options struct {
 	// return ErrClosed already.
 	OnSeal func(SegmentInfo)
 
-	// MaxOpenSegments bounds the sealed segments that are kept open at once, each with a descriptor and up to three
-	// mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
+	// MaxOpenSegments bounds the sealed segments of the log that are kept open at once, each with a descriptor and up to
+	// three mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
 	// of the process's limit on open files where that is less.
+	//
+	// Beside it, all segments of all logs of the process, those being written included, have half of that limit, as it is
+	// when a log is opened: beyond it sealed ones are closed, least recently used first, whichever log they belong to.
+	// Mappings are bounded by a quarter of what the system lets a process have (vm.max_map_count); segments beyond are
+	// read and written through their descriptors.
 	MaxOpenSegments int
 
 	// ReadOnly opens without lock and without a single write, also beside a writer in another process, whose appends,

@@ -138,7 +138,7 @@ const maxOvertaken = 100
 func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
 	if time.Since(ro.opened) >= followEvery {
-		f, err := l.fs.open(filepath.Join(l.dir, stateName), openRead)
+		f, err := l.acquire(filepath.Join(l.dir, stateName), openRead)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return state{}, fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
@@ -285,8 +285,7 @@ func (l *Log) rebuildView(st state) error {
 	l.view.Store(&view{segs})
 	if old != nil {
 		for _, s := range old.segs {
-			l.opened.drop(s)
-			_ = s.retire()
+			_ = l.retire(s)
 			s.deleted(l.stats)
 		}
 	}
@@ -308,7 +307,7 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 	h := newHandle(f, path, nil)
 	ro.f, ro.x = f, newIndexBuilder(l.o.IndexBytes)
 	h.x.Store(&ro.x.indexes)
-	s.hold(h)
+	s.hold(&l.env, h)
 	return s, nil
 }
 
@@ -329,7 +328,7 @@ func (l *Log) extendView(st state) error {
 					return err
 				}
 				l.view.Store(&view{append(segs[:len(segs)-1:len(segs)-1], s)})
-				_ = last.retire()
+				_ = l.retire(last)
 				if _, none := l.follow.f.(noFile); none {
 					return nil // it came and went
 				}
@@ -361,7 +360,7 @@ func (l *Log) extendView(st state) error {
 		// The one before is like any other that is sealed: it may be closed, and opened again.
 		last.enter(phaseSealed)
 		last.touched.Store(true)
-		l.opened.add(last, l.o.MaxOpenSegments)
+		l.opened.add(last)
 		l.end.Store(next)
 		l.view.Store(&view{append(segs, s)})
 	}
@@ -467,8 +466,7 @@ func (l *Log) dropDeleted(st state) {
 	}
 	l.view.Store(&view{segs[k:]})
 	for _, s := range segs[:k] {
-		l.opened.drop(s)
-		_ = s.retire()
+		_ = l.retire(s)
 		s.deleted(l.stats)
 	}
 }

@@ -88,7 +88,11 @@ type directory struct {
 }
 
 func (e *env) list() (directory, error) {
-	names, err := e.fs.list(e.dir)
+	var names []string
+	err := e.withDescriptor(func() (err error) {
+		names, err = e.fs.list(e.dir)
+		return err
+	})
 	if err != nil {
 		return directory{}, fmt.Errorf("seglog: list %s: %w", e.dir, err)
 	}
@@ -134,19 +138,30 @@ func (l *Log) open() error {
 	if err := l.fs.mkdirAll(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	lock, err := l.fs.lock(filepath.Join(l.dir, "LOCK"))
+	err := l.withDescriptor(func() (err error) {
+		l.lock, err = l.fs.lock(filepath.Join(l.dir, "LOCK"))
+		return err
+	})
 	if err != nil {
 		if errors.Is(err, ErrLocked) {
 			return err
 		}
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	l.lock = lock
-	if l.dirH, err = l.fs.openDir(l.dir); err != nil {
+	err = l.withDescriptor(func() (err error) {
+		l.dirH, err = l.fs.openDir(l.dir)
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	statePath := filepath.Join(l.dir, stateName)
-	st, promised, err := readState(l.fs, statePath)
+	var st state
+	var promised bool
+	err = l.withDescriptor(func() (err error) {
+		st, promised, err = readState(l.fs, statePath)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
@@ -155,7 +170,11 @@ func (l *Log) open() error {
 		return err
 	}
 	if promised {
-		if l.state, err = openState(l.fs, statePath, st); err != nil {
+		err = l.withDescriptor(func() (err error) {
+			l.state, err = openState(l.fs, statePath, st)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 	}
@@ -281,6 +300,7 @@ func (r *recovery) nameMissing(n int64) error {
 		return &CorruptError{Path: path, Offset: r.st.first, Reason: "first segment is missing, the next one is " + next + ": " + wanted}
 	}
 	look := &env{fs: l.fs, dir: l.dir, o: l.o, stats: l.stats}
+	look.opened.budget, look.opened.limit = l.opened.budget, l.opened.limit
 	look.o.ReadOnly = true // a log that is refused is left as it was found
 	look.gaps.Store(l.gaps.Load())
 	for i, base := range r.dir.bases {
@@ -296,8 +316,7 @@ func (r *recovery) nameMissing(n int64) error {
 		var w window
 		f, ok, err := s.boundary(look, h, &w, s.stored.load().pos(), s.stored.load())
 		h.unref()
-		look.opened.drop(s)
-		if err = errors.Join(err, s.retire()); err != nil {
+		if err = errors.Join(err, look.retire(s)); err != nil {
 			return err
 		}
 		if !ok || f.last+1 != next {

@@ -43,8 +43,10 @@ func (r *recovery) act(c *segmentScan) error {
 			return fmt.Errorf("seglog: trim segment %d: %w", c.base, err)
 		}
 	}
-	t := sealedTail(&l.env, c)
-	if c.last {
+	var t *tail
+	if !c.last {
+		t = sealedTail(&l.env, c)
+	} else {
 		var err error
 		if t, err = openTail(&l.env, c.f, c.path, c.base, c.x, c.pos); err != nil {
 			return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
@@ -68,7 +70,7 @@ func (r *recovery) act(c *segmentScan) error {
 // one be missing.
 func (r *recovery) adopt(c *segmentScan) error {
 	l := r.l
-	f, err := l.fs.open(c.path, openWrite)
+	f, err := l.acquire(c.path, openWrite)
 	if err != nil {
 		return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
 	}
@@ -107,7 +109,7 @@ func sealedTail(e *env, c *segmentScan) *tail {
 	t.seg.maxTime.Store(c.x.maxTime)
 	t.h = newHandle(c.f, c.path, nil)
 	t.h.x.Store(&c.x.indexes)
-	t.seg.hold(t.h)
+	t.seg.hold(e, t.h)
 	return t
 }
 
@@ -265,13 +267,17 @@ func (r *recovery) takeOver() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	if !r.promised {
-		if err := l.fs.syncDir(filepath.Dir(l.dir)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		err := l.withDescriptor(func() error { return l.fs.syncDir(filepath.Dir(l.dir)) })
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 	}
 	if l.state == nil {
-		var err error
-		if l.state, err = openState(l.fs, filepath.Join(l.dir, stateName), r.st); err != nil {
+		err := l.withDescriptor(func() (err error) {
+			l.state, err = openState(l.fs, filepath.Join(l.dir, stateName), r.st)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 	}

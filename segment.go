@@ -69,7 +69,7 @@ type env struct {
 // syncDir makes the names in the log's directory durable.
 func (e *env) syncDir() error {
 	if e.dirH == nil {
-		return e.fs.syncDir(e.dir)
+		return e.withDescriptor(func() error { return e.fs.syncDir(e.dir) })
 	}
 	return e.dirH.sync()
 }
@@ -155,7 +155,9 @@ type handle struct {
 	m    *mapping // nil: read through f
 	warm warmth   // of m
 	x    atomic.Pointer[indexes]
-	seg  *segment // that counts it, if any
+	// Who count it, if any:
+	seg    *segment
+	budget *openBudget
 }
 
 // holders counts the handles of a segment that are not released yet, and tells the log's statistics while a deleted one
@@ -169,10 +171,11 @@ type holders struct {
 const deletedSegment = 1 << 32
 
 // hold makes h the open handle of s.
-func (s *segment) hold(h *handle) {
-	h.seg = s
+func (s *segment) hold(e *env, h *handle) {
+	h.seg, h.budget = s, e.opened.budget
 	s.held.n.Add(1)
 	s.h.Store(h)
+	h.budget.opened()
 }
 
 // deleted is called once, after the segment gave its own reference back.
@@ -245,7 +248,9 @@ func (h *handle) release() error {
 	if h.m != nil {
 		err = h.m.unmap()
 	}
-	return errors.Join(err, h.x.Load().close(), h.f.Close())
+	err = errors.Join(err, h.x.Load().close(), h.f.Close())
+	h.budget.closed()
+	return err
 }
 
 // catch ends a function that touches a mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the mapping
@@ -299,14 +304,24 @@ func (s *segment) pin(e *env) (*handle, error) {
 	return s.openSealed(e)
 }
 
-// acquire opens a file. Where MaxOpenSegments is more than there are descriptors for, sealed segments are closed for it.
-func (e *env) acquire(path string, mode openMode) (file, error) {
-	f, err := e.fs.open(path, mode)
-	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-		e.opened.closeHalf()
+// acquire opens a file.
+func (e *env) acquire(path string, mode openMode) (f file, err error) {
+	err = e.withDescriptor(func() error {
 		f, err = e.fs.open(path, mode)
-	}
+		return err
+	})
 	return f, err
+}
+
+// withDescriptor makes a call that takes a descriptor. Where fewer are left than the budget of the process counts on,
+// sealed segments of all logs are closed for it.
+func (e *env) withDescriptor(call func() error) error {
+	err := call()
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		e.opened.budget.closeHalf()
+		err = call()
+	}
+	return err
 }
 
 // create makes a new file. One of the same name, left by a process that was killed, goes first: the kernel may hold an error
@@ -356,9 +371,9 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 		return nil, errors.Join(err, h.unref())
 	}
 	h.refs.Add(1)
-	s.hold(h)
 	s.touched.Store(true)
-	e.opened.add(s, e.o.MaxOpenSegments)
+	s.hold(e, h)
+	e.opened.add(s)
 	return h, nil
 }
 
@@ -399,71 +414,9 @@ func (s *segment) retire() error {
 	return s.close()
 }
 
-// openSegments bounds how many sealed segments are open. It is a clock: a sweep closes what was not touched since the
-// sweep before, which is least recently used but for ties.
-type openSegments struct {
-	mu   mutex
-	ring []*segment
-	hand int
-}
-
-func (o *openSegments) add(s *segment, limit int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.ring = append(o.ring, s)
-	for tries := 0; len(o.ring) > limit && tries < 2*len(o.ring); tries++ {
-		if o.hand >= len(o.ring) {
-			o.hand = 0
-		}
-		victim := o.ring[o.hand]
-		if victim == s || victim.touched.Swap(false) {
-			o.hand++
-			continue
-		}
-		_ = victim.close() // a read-only descriptor: nothing can be lost in closing it
-		o.ring[o.hand] = o.ring[len(o.ring)-1]
-		o.ring = o.ring[:len(o.ring)-1]
-	}
-}
-
-// closeHalf closes the half that comes next.
-func (o *openSegments) closeHalf() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	keep := len(o.ring) / 2
-	for _, s := range o.ring[keep:] {
-		_ = s.close() // as above
-	}
-	clear(o.ring[keep:])
-	o.ring = o.ring[:keep]
-}
-
-// drop forgets a segment that was retired.
-func (o *openSegments) drop(s *segment) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for i, x := range o.ring {
-		if x == s {
-			o.ring[i] = o.ring[len(o.ring)-1]
-			o.ring = o.ring[:len(o.ring)-1]
-			return
-		}
-	}
-}
-
-// cool makes the next reads of all of them look whether the bytes are still in memory.
-func (o *openSegments) cool() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, s := range o.ring {
-		if h := s.h.Load(); h != nil {
-			h.warm.cool()
-		}
-	}
-}
-
-func (o *openSegments) count() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.ring)
+// retire is segment.retire of one that readers may have opened. In this order none of them can put it back.
+func (e *env) retire(s *segment) error {
+	err := s.retire()
+	e.opened.drop(s)
+	return err
 }

@@ -125,7 +125,7 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 	}
 	t.h = newHandle(f, path, m)
 	t.h.x.Store(&x.indexes)
-	t.seg.hold(t.h)
+	t.seg.hold(t.e, t.h)
 	return nil
 }
 

@@ -372,8 +372,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		if err := l.removeSegmentFiles(segs[k].base); err != nil {
 			return removed, err
 		}
-		l.opened.drop(segs[k])
-		if err := segs[k].retire(); err != nil {
+		if err := l.retire(segs[k]); err != nil {
 			return removed, err
 		}
 		segs[k].deleted(l.stats)
@@ -400,6 +399,7 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 	default:
 		err = held.h.unref()
 	}
+	held.s.deleted(l.stats)
 	goOn = goOn && err == nil
 	path := l.path(p.base, logSuffix)
 	switch {
@@ -501,7 +501,7 @@ func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
 	s.stored.store(markAt(next-p.base, pos))
 	s.flushed.store(s.stored.load())
 	for _, c := range cut {
-		_ = c.retire() // the log has failed, and says why
+		_ = l.retire(c) // the log has failed, and says why
 	}
 	l.end.Store(end)
 	l.durable.Store(min(l.durable.Load(), end))
@@ -517,8 +517,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	l.preparing.Lock()
 	l.preparing.Unlock() //lint:ignore SA2001 the preparer has let go of the active segment
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
-		l.opened.drop(segs[k])
-		err = errors.Join(l.removeSegmentFiles(segs[k].base), segs[k].retire())
+		err = errors.Join(l.removeSegmentFiles(segs[k].base), l.retire(segs[k]))
 		segs[k].deleted(l.stats)
 	}
 	w := &l.writer

@@ -1,0 +1,252 @@
+package seglog
+
+import "sync/atomic"
+
+// openBudget bounds the descriptors that the segments of all logs of the process hold, whatever they are open for: the
+// active and the prepared ones, those that wait for their seal, sealed ones that readers opened, those of read-only logs.
+// Beyond it sealed segments are closed, least recently used first, whichever log they belong to.
+//
+// A log on a file system other than the system's own, which only tests have, has a budget to itself, so that what one log
+// does never depends on others.
+type openBudget struct {
+	most   atomic.Int64
+	open   atomic.Int64 // handles of segments; also those that somebody holds whose segment was closed or deleted
+	sealed atomic.Int64 // segments in the rings of all logs
+
+	mu   mutex
+	logs []*openSegments // those with a segment in their ring
+	hand int             // the log whose ring is swept next
+}
+
+// processSegments is the budget of the logs on the operating system's files.
+var processSegments openBudget
+
+// minOpenSegments sealed segments stay open although everything else takes more than there is: without them each read of
+// a busy process would open a file.
+const minOpenSegments = 16
+
+// openBudgetOf returns the budget of a log that is opened on fsys. It takes the limit of the process as it is now: half of
+// it is for segments, the rest for the program and for what else a log holds, its lock, its state and its directory.
+func openBudgetOf(fsys fileSystem) *openBudget {
+	b := &processSegments
+	if _, real := fsys.(osFS); !real {
+		b = new(openBudget)
+	}
+	b.most.Store(int64(max(2*minOpenSegments, openFileLimit()/2)))
+	return b
+}
+
+// opened counts a handle.
+func (b *openBudget) opened() {
+	if b != nil {
+		b.open.Add(1)
+		b.makeRoom()
+	}
+}
+
+func (b *openBudget) closed() {
+	if b != nil {
+		b.open.Add(-1)
+	}
+}
+
+// makeRoom closes sealed segments while too much is open: two at the most, since each handle that is added makes room,
+// and closing one that a reader holds frees nothing yet.
+func (b *openBudget) makeRoom() {
+	for range 2 {
+		if b.open.Load() <= b.most.Load() || b.sealed.Load() <= minOpenSegments || !b.closeOne() {
+			return
+		}
+	}
+}
+
+// closeOne closes the segment that comes next in the clock that the rings of all logs make up. The first round over them may
+// only find segments that were used since the one before.
+func (b *openBudget) closeOne() bool {
+	b.mu.Lock()
+	visits := 2*len(b.logs) + 1
+	b.mu.Unlock()
+	for range visits {
+		b.mu.Lock()
+		if len(b.logs) == 0 {
+			b.mu.Unlock()
+			return false
+		}
+		if b.hand >= len(b.logs) {
+			b.hand = 0
+		}
+		o := b.logs[b.hand]
+		b.mu.Unlock()
+		// Without b.mu: closing takes calls of the system. Should o be closed meanwhile, its ring is empty.
+		if o.sweep() {
+			return true
+		}
+		b.mu.Lock()
+		if b.hand < len(b.logs) && b.logs[b.hand] == o { // else somebody else went on
+			b.hand++
+		}
+		b.mu.Unlock()
+	}
+	return false
+}
+
+// closeHalf closes half of the sealed segments of each log: there are fewer descriptors than the budget has.
+func (b *openBudget) closeHalf() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	logs := append([]*openSegments(nil), b.logs...)
+	b.mu.Unlock()
+	for _, o := range logs {
+		o.closeHalf()
+	}
+}
+
+// join and leave keep the list of logs that have something to close. The ring's mutex is held.
+func (b *openBudget) join(o *openSegments) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o.slot = len(b.logs)
+	b.logs = append(b.logs, o)
+}
+
+func (b *openBudget) leave(o *openSegments) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := len(b.logs) - 1
+	b.logs[o.slot] = b.logs[n]
+	b.logs[o.slot].slot = o.slot
+	b.logs[n] = nil
+	b.logs = b.logs[:n]
+}
+
+// openSegments is the sealed segments of one log that are open, of which Options.MaxOpenSegments bounds the number. It is
+// a clock: a sweep closes what was not touched since the sweep before, which is least recently used but for ties.
+type openSegments struct {
+	budget *openBudget // nil: counted nowhere
+	limit  int
+	slot   int // in budget.logs; guarded by budget.mu
+
+	// mu is held while a segment is closed, so that nobody closes one any more once closeAll has returned.
+	mu   mutex
+	ring []*segment
+	hand int
+}
+
+func (o *openSegments) add(s *segment) {
+	o.mu.Lock()
+	o.ring = append(o.ring, s)
+	o.resized(1)
+	for tries := 0; len(o.ring) > o.limit && tries < 2*len(o.ring); tries++ {
+		if o.hand >= len(o.ring) {
+			o.hand = 0
+		}
+		if victim := o.ring[o.hand]; victim == s || victim.touched.Swap(false) {
+			o.hand++
+			continue
+		}
+		o.closeAt(o.hand)
+	}
+	o.mu.Unlock()
+	if o.budget != nil {
+		o.budget.makeRoom()
+	}
+}
+
+// resized tells the budget that the ring has n segments more, or fewer. o.mu is held.
+func (o *openSegments) resized(n int) {
+	b := o.budget
+	if b == nil || n == 0 {
+		return
+	}
+	b.sealed.Add(int64(n))
+	switch {
+	case len(o.ring) == 0:
+		b.leave(o)
+	case len(o.ring) == n:
+		b.join(o)
+	}
+}
+
+// sweep goes on to the end of the ring and closes the first segment that was not touched. false says that there was none,
+// and that the next sweep starts over.
+func (o *openSegments) sweep() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for ; o.hand < len(o.ring); o.hand++ {
+		if !o.ring[o.hand].touched.Swap(false) {
+			o.closeAt(o.hand)
+			return true
+		}
+	}
+	o.hand = 0
+	return false
+}
+
+// closeAt closes segment i of the ring. o.mu is held.
+func (o *openSegments) closeAt(i int) {
+	_ = o.ring[i].close() // a read-only descriptor: nothing can be lost in closing it
+	o.removeAt(i)
+}
+
+func (o *openSegments) removeAt(i int) {
+	n := len(o.ring) - 1
+	o.ring[i] = o.ring[n]
+	o.ring[n] = nil
+	o.ring = o.ring[:n]
+	o.resized(-1)
+}
+
+// closeHalf closes the half that comes next, and at least one.
+func (o *openSegments) closeHalf() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shrink(len(o.ring) / 2)
+}
+
+// closeAll ends the log's part in the budget.
+func (o *openSegments) closeAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.shrink(0)
+}
+
+func (o *openSegments) shrink(keep int) {
+	for _, s := range o.ring[keep:] {
+		_ = s.close() // as above
+	}
+	n := len(o.ring) - keep
+	clear(o.ring[keep:])
+	o.ring = o.ring[:keep]
+	o.resized(-n)
+}
+
+// drop forgets a segment that was retired.
+func (o *openSegments) drop(s *segment) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, x := range o.ring {
+		if x == s {
+			o.removeAt(i)
+			return
+		}
+	}
+}
+
+// cool makes the next reads of all of them look whether the bytes are still in memory.
+func (o *openSegments) cool() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range o.ring {
+		if h := s.h.Load(); h != nil {
+			h.warm.cool()
+		}
+	}
+}
+
+func (o *openSegments) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.ring)
+}
