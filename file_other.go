@@ -22,13 +22,19 @@ func (f osFile) writeBack(int64, int64) error { return nil }
 func (f osFile) alone() (bool, error) { return false, nil }
 
 // flush: os.File.Sync is fsync, on darwin F_FULLFSYNC, on Windows FlushFileBuffers.
-func (f osFile) flush() error { return f.Sync() }
+func (f osFile) flush() error {
+	flushCalls.enter()
+	defer flushCalls.leave()
+	return f.Sync()
+}
 
 // sync: Windows keeps directory entries durable on its own, and can't flush a directory.
 func (d openDirectory) sync() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
+	flushCalls.enter()
+	defer flushCalls.leave()
 	return d.f.Sync()
 }
 

@@ -152,10 +152,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		}
 	}
 	start := time.Now()
-	flushCalls.enter()
-	err = h.f.flush()
-	flushCalls.leave()
-	if err != nil {
+	if err = h.f.flush(); err != nil {
 		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)

@@ -37,7 +37,8 @@ func (l *limiter) leave() {
 }
 
 var (
-	// flushCalls: a disk works on tens of flushes at a time at the most; more only wait in the kernel rather than here.
+	// flushCalls are those of files and directories, whoever makes them: a disk works on tens of flushes at a time at the
+	// most; more only wait in the kernel rather than here.
 	flushCalls = limiter{most: 256}
 	// backgroundWork is that of preparers and keepers, which use the processor as well.
 	backgroundWork = limiter{most: max(8, 2*runtime.NumCPU())}

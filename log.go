@@ -17,6 +17,7 @@ type Log struct {
 	lock     directoryLock
 	state    *stateFile
 	counters counters
+	sized    sizes
 	wall     wallClock
 
 	view    atomic.Pointer[view]
@@ -24,7 +25,8 @@ type Log struct {
 	closed  atomic.Bool
 
 	// The locks, in the order they are taken. Below them come segment.mu, tail.grow and gather.mu, in this order, and
-	// then those that are held for a moment only: stateFile.mu, openSegments.mu and below it openBudget.mu, waiters.mu, transfers.mu, cutLog.mu.
+	// then those that are held for a moment only: stateFile.mu, openSegments.mu and below it openBudget.mu, waiters.mu,
+	// transfers.mu, cutLog.mu, and sizes.mu, held while Stats looks at files.
 	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
 
 	// changing is held by whoever takes segments away: a cut, a deletion, Close.

@@ -6,12 +6,8 @@ import "time"
 func (l *Log) Stats() Stats {
 	c := &l.counters
 	l.refreshIfStale()
-	segs := l.view.Load().segs
-	var bytes int64
-	for _, s := range segs {
-		size, _ := l.size(s) // of a file that can't be looked at: as 0
-		bytes += size
-	}
+	v := l.view.Load()
+	segs, bytes := v.segs, l.bytes(v)
 	l.mu.Lock()
 	appended := l.writer.appended
 	l.mu.Unlock()
@@ -28,4 +24,36 @@ func (l *Log) Stats() Stats {
 		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}
+}
+
+// sizes is the sum of the first n segments of a view, which are sealed and keep their size.
+type sizes struct {
+	mu  mutex
+	of  *view
+	n   int
+	sum int64
+}
+
+// bytes is the size of all segments of v. What it added up once it does not look at again until the view changes: thousands
+// of segments lie in as many cache lines.
+func (l *Log) bytes(v *view) int64 {
+	c := &l.sized
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of != v {
+		c.of, c.n, c.sum = v, 0, 0
+	}
+	sum, sealed := c.sum, true
+	for _, s := range v.segs[c.n:] {
+		sealed = sealed && !s.written() // before its size
+		size, err := l.size(s)
+		if err != nil {
+			size, sealed = 0, false // of a file that can't be looked at, for now
+		}
+		sum += size
+		if sealed {
+			c.n, c.sum = c.n+1, sum
+		}
+	}
+	return sum
 }

@@ -60,6 +60,11 @@ type Options struct {
 	MaxInflatedBytes int64
 
 	// RetentionBytes is the size of the log above which the oldest segments are deleted. Default: 0, keep all.
+	//
+	// Whole segments go, so the log is larger by up to one segment at rest. Segments are sealed before they go, and up to
+	// eight more may wait for that while appends are faster than the disk. On the disk, the blocks that are reserved ahead
+	// come on top: up to 32 MiB, and no more than a segment, in each of the active segment and the one made ready to
+	// follow it.
 	RetentionBytes int64
 	// RetentionAge is the age of a segment's newest record above which it is deleted. Default: 0, keep all; at least 1ms.
 	RetentionAge time.Duration

@@ -30,7 +30,7 @@ type Stats struct {
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom
 
-	Errors int64 // failed operations, background work included
+	Errors int64 // failed operations, background work and each append that the log could not store included
 }
 
 // counters is what Stats counts beside appends, which the writer counts under Log.mu.

@@ -204,6 +204,9 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 // need be. l.mu is held.
 func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
 	if err := l.writable(); err != nil {
+		if l.failed() != nil {
+			l.stats.errors.Add(1)
+		}
 		return nil, err
 	}
 	if err := usedUp(base, count); err != nil {

@@ -1,0 +1,104 @@
+package seglog
+
+import (
+	"io/fs"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Stats remembers the sum of the sealed segments for as long as the list of segments is the same, and it is right after rolls,
+// seals, deletions and cuts.
+func TestStatsBytesFollowTheSegments(t *testing.T) {
+	l, err := Open(t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	defer l.Close()
+	check := func() {
+		t.Helper()
+		var want int64
+		for _, s := range l.view.Load().segs {
+			size, err := l.size(s)
+			require.NoError(t, err)
+			want += size
+		}
+		require.Equal(t, want, l.Stats().Bytes)
+	}
+	for i := range 400 {
+		appendNumbered(t, l)
+		check()
+		switch i % 50 {
+		case 20:
+			require.NoError(t, l.DeleteBefore(l.Offsets().End-30))
+		case 40:
+			require.NoError(t, l.TruncateTo(l.Offsets().End-10))
+		}
+		check()
+	}
+	l.Stats()
+	v, n := l.sized.of, l.sized.n
+	require.Same(t, l.view.Load(), v)
+	require.Greater(t, n, 3, "sealed segments are summed once")
+	require.NoError(t, l.Reset(7))
+	check()
+	appendNumbered(t, l)
+	check()
+}
+
+// fullDisk has no room while it is full.
+type fullDisk struct {
+	osFS
+	full atomic.Bool
+}
+
+type fullDiskFile struct {
+	file
+	fs *fullDisk
+}
+
+func (f *fullDisk) open(path string, mode openMode) (file, error) {
+	g, err := f.osFS.open(path, mode)
+	return fullDiskFile{g, f}, err
+}
+
+func (f fullDiskFile) reserve(pos, n int64) error {
+	if f.fs.full.Load() {
+		return &fs.PathError{Op: "fallocate", Path: "log", Err: syscall.ENOSPC}
+	}
+	return f.file.reserve(pos, n)
+}
+
+func (f fullDiskFile) flush() error {
+	if f.fs.full.Load() {
+		return &fs.PathError{Op: "fdatasync", Path: "log", Err: syscall.EIO}
+	}
+	return f.file.flush()
+}
+
+// Each append that fails for the disk counts: those that find it full, and those that a failed log refuses.
+func TestStatsCountFailedAppends(t *testing.T) {
+	disk := new(fullDisk)
+	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 8 << 20})
+	require.NoError(t, err)
+	defer l.Close()
+	appendNumbered(t, l) // which is left for Sync
+	disk.full.Store(true)
+	value := make([]byte, 1<<20)
+	failures := int64(0)
+	for failures < 5 {
+		before := l.Stats().Errors
+		if _, err := l.Append(Record{Value: value}); err != nil {
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.Greater(t, l.Stats().Errors, before)
+			failures++
+		}
+	}
+	require.ErrorIs(t, l.Sync(), ErrFailed)
+	for range 3 {
+		before := l.Stats().Errors
+		_, err := l.Append(Record{Value: value[:1]})
+		require.ErrorIs(t, err, ErrFailed)
+		require.Greater(t, l.Stats().Errors, before)
+	}
+}
