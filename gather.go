@@ -43,6 +43,13 @@ func (g *gather) end(n int) {
 	g.mu.Unlock()
 }
 
+// drop gives the buffers up: the segment is sealed, but lives on.
+func (g *gather) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.buf, g.spare = nil, nil
+}
+
 // write puts what was gathered into the file and returns how far the segment is written then. Only the owner of
 // flusher.busy calls it.
 func (g *gather) write(s *segment, f file) (mark, error) {

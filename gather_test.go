@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -69,4 +70,36 @@ func TestLargeFlushesGetNoZeros(t *testing.T) {
 		require.Equal(t, n, count)
 		require.NoError(t, l.Close())
 	}
+}
+
+// A sealed segment keeps neither the buffers that its batches were gathered in nor the writer's handle.
+func TestSealedSegmentsKeepNoBuffers(t *testing.T) {
+	l, err := Open(t.TempDir(), &Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	value := make([]byte, 20<<10)
+	for range 30 {
+		_, err := l.Append(Record{Value: value})
+		require.NoError(t, err)
+	}
+	keeps := func() (sealed int, kept bool) {
+		for _, s := range l.view.Load().segs {
+			if !s.is(phaseSealed) {
+				continue
+			}
+			sealed++
+			s.gather.mu.Lock()
+			kept = kept || s.h.Load() != nil || cap(s.gather.buf)+cap(s.gather.spare) > 0
+			s.gather.mu.Unlock()
+		}
+		return sealed, kept
+	}
+	if l.writer.tail.seg.gather == nil {
+		require.NoError(t, l.Close())
+		t.Skip("batches are not gathered on this platform")
+	}
+	require.Eventually(t, func() bool {
+		sealed, kept := keeps()
+		return sealed > 5 && !kept
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.Close())
 }

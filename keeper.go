@@ -284,6 +284,9 @@ func (l *Log) takeSealed(t *tail) {
 	if cut {
 		return
 	}
+	if t.seg.gather != nil {
+		t.seg.gather.drop()
+	}
 	if err := t.seg.close(); err != nil {
 		l.backgroundError(fmt.Sprintf("sealed segment %d not closed", t.seg.base), err)
 	}
