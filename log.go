@@ -187,8 +187,7 @@ func (l *Log) Close() error {
 	var err error
 	if !l.o.ReadOnly {
 		err = l.finish()
-		l.flushes.Lock() // an append that still waits for its flush is served before
-		l.flushes.Unlock()
+		l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
 	}
 	l.closeErr = errors.Join(err, l.release())
 	l.isClosed = true

@@ -226,7 +226,6 @@ type schedUser struct {
 	rng  *rand.Rand
 	name string
 	id   int64
-	acts []func() error
 }
 
 // record makes one that no other resembles, of about that size.

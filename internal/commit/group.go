@@ -153,6 +153,12 @@ func (g *Group) Lock() {
 	}
 }
 
+// Wait returns once no flush runs that began before.
+func (g *Group) Wait() {
+	g.Lock()
+	defer g.Unlock()
+}
+
 // Unlock lets flushes run again. Callers of To that came meanwhile look anew whether they need one.
 func (g *Group) Unlock() {
 	g.mu.Lock()
