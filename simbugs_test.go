@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +17,6 @@ type liar struct {
 	syncNames    func() error
 	truncateFile func(f *simFile, size int64) error
 	crowded      bool // somebody else always has a hold of a file, so that cuts copy
-	reserveFile  func(f *simFile, pos, n int64) error
 	writeFile    func(f *simFile, p []byte, pos int64) (int, error)
 	readFile     func(f *simFile, p []byte, pos int64) (int, error)
 	moveFile     func(from, to string) error
@@ -77,13 +75,6 @@ func (f *liarFile) truncate(size int64) error {
 	return f.simFile.truncate(size)
 }
 
-func (f *liarFile) reserve(pos, n int64) error {
-	if f.l.reserveFile != nil {
-		return f.l.reserveFile(f.simFile, pos, n)
-	}
-	return f.simFile.reserve(pos, n)
-}
-
 func (f *liarFile) WriteAt(p []byte, pos int64) (int, error) {
 	if f.l.writeFile != nil {
 		return f.l.writeFile(f.simFile, p, pos)
@@ -139,42 +130,6 @@ func unlessCut(s *simFS) fileSystem {
 			}
 			return f.flush()
 		}}
-}
-
-// stale brings back, where blocks are reserved behind the end of a file, the bytes that were there before a cut.
-func stale(s *simFS) fileSystem {
-	var mu sync.Mutex
-	was := map[string][]byte{}
-	l := &liar{simFS: s}
-	l.truncateFile = func(f *simFile, size int64) error {
-		mu.Lock()
-		defer mu.Unlock()
-		s.mu.Lock()
-		was[f.name] = append([]byte(nil), f.content()...)
-		s.mu.Unlock()
-		return f.truncate(size)
-	}
-	l.moveFile = func(from, to string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if n, ok := s.w.names[filepath.Base(to)]; ok {
-			was[filepath.Base(to)] = append([]byte(nil), s.w.nodes[n].cache...)
-		}
-		return s.rename(from, to)
-	}
-	l.reserveFile = func(f *simFile, pos, n int64) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if err := f.reserve(pos, n); err != nil {
-			return err
-		}
-		if old := was[f.name]; pos < int64(len(old)) {
-			_, err := f.WriteAt(old[pos:min(pos+n, int64(len(old)))], pos)
-			return err
-		}
-		return nil
-	}
-	return l
 }
 
 // tamper changes what is read of the batches of a log, and makes their CRC fit: what an engine sees that checks none.
@@ -247,7 +202,6 @@ var plantedBugs = []struct {
 			}}
 		}},
 	{name: "a cut without a flush", plant: unlessCut},
-	{name: "recycled bytes behind a cut", plant: stale},
 	{name: "a rename in two steps", plant: func(s *simFS) fileSystem {
 		return &liar{simFS: s, crowded: true, moveFile: func(from, to string) error {
 			ignore(s.remove(to))
