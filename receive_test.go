@@ -116,7 +116,7 @@ func TestTransferFromStalls(t *testing.T) {
 			for name, part := range map[string]int{"at the border": 0, "in a header": 20, "in a record": 70} {
 				l := open(t, t.TempDir(), &seglog.Options{Flush: p})
 				here, there := net.Pipe()
-				done := make(chan error)
+				done := make(chan error, 1)
 				go func() {
 					_, err := l.TransferFrom(here, -1)
 					done <- err
@@ -185,7 +185,7 @@ func TestTransferFromEndsWithClose(t *testing.T) {
 	} {
 		l := open(t, t.TempDir(), nil)
 		here, there := net.Pipe()
-		done := make(chan error)
+		done := make(chan error, 1)
 		go func() {
 			_, err := l.TransferFrom(wrap(here), -1)
 			done <- err
@@ -199,7 +199,7 @@ func TestTransferFromEndsWithClose(t *testing.T) {
 	// One that can't be interrupted: nothing more is stored once its Read returns.
 	l := open(t, t.TempDir(), nil)
 	here, there := io.Pipe()
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		_, err := l.TransferFrom(here, -1)
 		done <- err

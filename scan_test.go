@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -165,7 +166,8 @@ func TestScanAllocatesWhatArrives(t *testing.T) {
 }
 
 // No input makes the parser panic, go on for ever, or take more memory than a few times what arrived. What it accepts
-// are whole batches, in order, with good checks; and it accepts the same whatever pieces they arrive in.
+// are whole batches, in order, with good checks; and it accepts the same whatever pieces they arrive in, but for a batch
+// behind a gap that only its successor proves wrong: a stream that brings them apart shows it one batch later.
 func FuzzScan(f *testing.F) {
 	stream := scanSeed()
 	f.Add(stream, int64(-1), int64(-1), true, uint16(0))
@@ -179,7 +181,8 @@ func FuzzScan(f *testing.F) {
 			t.Fatal("a scan ends with an error")
 		}
 		again, againPos, againErr := scanned(&hesitant{r: bytes.NewReader(b)}, next, end, int(most), gaps)
-		if againPos != pos || len(again) != len(got) || againErr.Error() != err.Error() {
+		late := len(again) == len(got)+1 && strings.Contains(err.Error(), "collides") && errors.Is(againErr, ErrCorrupt)
+		if !late && (againPos != pos || len(again) != len(got) || againErr.Error() != err.Error()) {
 			t.Fatalf("in pieces: %d batches to %d, %v; whole: %d batches to %d, %v", len(again), againPos, againErr, len(got), pos, err)
 		}
 		at := int64(0)

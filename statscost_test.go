@@ -69,6 +69,13 @@ func (f fullDiskFile) reserve(pos, n int64) error {
 	return f.file.reserve(pos, n)
 }
 
+func (f fullDiskFile) WriteAt(p []byte, pos int64) (int, error) { // where nothing is mapped
+	if f.fs.full.Load() {
+		return 0, &fs.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
+	}
+	return f.file.WriteAt(p, pos)
+}
+
 func (f fullDiskFile) flush() error {
 	if f.fs.full.Load() {
 		return &fs.PathError{Op: "fdatasync", Path: "log", Err: syscall.EIO}
