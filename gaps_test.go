@@ -314,3 +314,29 @@ func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 302, rec.Offset)
 }
+
+// A gap may be wider than a segment can tell of. The log can be cut on both sides of it, and is as it was after a cut that
+// it refuses.
+func TestCutInAWideGap(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(spaced(0, 3, 1<<33)), -1)
+	require.NoError(t, err)
+	before := l.Offsets()
+	require.ErrorIs(t, l.TruncateTo(1<<33-1), ErrInvalid)
+	require.ErrorIs(t, l.TruncateTo(1<<33+1<<31+1), ErrInvalid)
+	require.Equal(t, before, l.Offsets())
+	require.NoError(t, l.TruncateTo(1<<33+1<<30))
+	require.EqualValues(t, 1<<33+1<<30, l.Offsets().End)
+	require.NoError(t, l.TruncateTo(1<<33))
+	require.EqualValues(t, 1<<33, l.Offsets().End)
+	require.NoError(t, l.Close())
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<33, l.Offsets().End)
+	base, err := l.Append(Record{Value: []byte("next")})
+	require.NoError(t, err)
+	require.EqualValues(t, 1<<33, base)
+	require.NoError(t, l.Close())
+}

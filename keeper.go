@@ -185,7 +185,7 @@ func (l *Log) dropBelowStart() {
 	if segs := l.view.Load().segs; len(segs) < 2 || segs[1].base > start {
 		return
 	}
-	err := l.moveStart(start, cuts)
+	_, err := l.moveStart(start, cuts)
 	if err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
 		l.backgroundError("segment not deleted", err)
 	}

@@ -272,17 +272,20 @@ func (l *Log) Offsets() Offsets {
 func (l *Log) offsets() Offsets {
 	for {
 		cuts := l.cuts.Load()
-		// In this order, and each only growing, they are in order whatever happens between the loads.
 		o := Offsets{Start: l.start.Load(), RecoveryPoint: l.durable.Load()}
 		o.HighWatermark = l.highWatermark()
 		o.End = l.end.Load()
-		if cuts%2 == 0 && l.cuts.Load() == cuts {
+		// What has not moved until the end was read, and only grows but for a cut, stood so beside it.
+		if cuts%2 == 0 && l.start.Load() == o.Start && l.durable.Load() == o.RecoveryPoint && l.cuts.Load() == cuts {
+			if l.o.Flush != FlushSync || l.o.ReadOnly {
+				o.HighWatermark = o.End
+			}
 			o.RecoveryPoint = max(o.RecoveryPoint, o.Start)
 			o.HighWatermark = max(o.HighWatermark, o.RecoveryPoint)
 			o.End = max(o.End, o.HighWatermark) // a flush may be faster than the append it serves
 			return o
 		}
-		l.settledCuts() // a cut changes them now
+		l.settledCuts() // a cut may change them now
 	}
 }
 

@@ -9,7 +9,7 @@ func (l *Log) Stats() Stats {
 	v := l.view.Load()
 	segs, bytes := v.segs, l.bytes(v)
 	l.mu.Lock()
-	appended := l.writer.appended
+	appended, reserved := l.writer.appended, l.writer.reserved()
 	l.mu.Unlock()
 	return Stats{
 		Offsets: l.offsets(),
@@ -20,10 +20,25 @@ func (l *Log) Stats() Stats {
 		UnflushedBytes: l.unflushed(),
 		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
-		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, PinnedBytes: c.pinned.Load(),
+		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, ReservedBytes: reserved, PinnedBytes: c.pinned.Load(),
 		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}
+}
+
+// reserved is how many bytes are set aside for appends to come. l.mu is held.
+func (w *writer) reserved() (n int64) {
+	add := func(t *tail) {
+		if t != nil {
+			n += max(0, t.reserved.Load()-t.seg.stored.load().pos())
+		}
+	}
+	add(w.tail)
+	add(w.next)
+	for _, t := range w.sealing {
+		add(t)
+	}
+	return n
 }
 
 // sizes is the sum of the first n segments of a view, which are sealed and keep their size.

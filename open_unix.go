@@ -21,6 +21,8 @@ func retry(call func() error) error {
 	}
 }
 
+func renameFile(from, to string) error { return os.Rename(from, to) }
+
 // lock takes flock(2) on the file at path. The kernel drops it with the process, so a dead holder never blocks. The
 // holder's pid is written into the file for the error message of the next one; it is not what decides.
 func (osFS) lock(path string) (directoryLock, error) {

@@ -1,10 +1,12 @@
 package seglog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
@@ -69,4 +71,46 @@ func openFile(path string, mode openMode) (*os.File, error) {
 		return nil, pathError("open", path, err)
 	}
 	return os.NewFile(uintptr(h), path), nil
+}
+
+// renameFile replaces a file that is open as well, which os.Rename does not: whoever has it open keeps the old one. It takes
+// NTFS of Windows 10 (version 1607) or later.
+// https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/ns-ntifs-_file_rename_information
+func renameFile(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, windows.ERROR_ACCESS_DENIED) && !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
+		return err
+	}
+	if e := renameOverOpen(from, to); e != nil {
+		return errors.Join(err, e)
+	}
+	return nil
+}
+
+func renameOverOpen(from, to string) error {
+	name, err := windows.UTF16FromString(to)
+	if err != nil {
+		return pathError("rename", to, err)
+	}
+	source, err := windows.UTF16PtrFromString(from)
+	if err != nil {
+		return pathError("rename", from, err)
+	}
+	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+	h, err := windows.CreateFile(source, windows.DELETE|windows.SYNCHRONIZE, share, nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	if err != nil {
+		return pathError("open", from, err)
+	}
+	defer windows.CloseHandle(h)
+	// FILE_RENAME_INFO: flags, the handle of a directory, which is none, and the name behind its length in bytes.
+	word := int(unsafe.Sizeof(uintptr(0)))
+	info := make([]byte, 2*word+4+2*len(name))
+	le := binary.LittleEndian
+	le.PutUint32(info, windows.FILE_RENAME_REPLACE_IF_EXISTS|windows.FILE_RENAME_POSIX_SEMANTICS)
+	le.PutUint32(info[2*word:], uint32(2*(len(name)-1)))
+	for i, c := range name {
+		le.PutUint16(info[2*word+4+2*i:], c)
+	}
+	err = windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, &info[0], uint32(len(info)))
+	return pathError("rename", to, err)
 }

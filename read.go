@@ -223,7 +223,7 @@ func (r Record) own() Record {
 	return r
 }
 
-// Positions that Records, Follow, Batches, Section and TransferTo take in place of an offset, so that none has to be
+// Positions that Records, Follow, Wait, Batches, Section and TransferTo take in place of an offset, so that none has to be
 // asked for first, which retention or an append may overtake.
 const (
 	// Oldest is the first record that is there when the reading begins.
@@ -498,10 +498,11 @@ func (l *Log) cutBelow(cuts *int64, next int64) error {
 	return nil
 }
 
-// Wait returns once the record at offset can be read. Errors: those of ctx; an *OffsetError if it was deleted; ErrFailed,
-// since nothing more comes; ErrClosed.
+// Wait returns once the record at offset can be read: with Oldest, once there is one at all; with Newest, once there is one
+// that was not there at the time of the call. Errors: those of ctx; an *OffsetError if it was deleted; ErrFailed, since
+// nothing more comes; ErrClosed.
 func (l *Log) Wait(ctx context.Context, offset int64) error {
-	return l.waitFor(ctx, offset, -1, false)
+	return l.waitFor(ctx, l.newest(offset), -1, false)
 }
 
 // waitFor also returns when the log was cut since cuts was read, unless that is -1.

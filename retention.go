@@ -22,21 +22,22 @@ func (l *Log) DeleteBefore(offset int64) error {
 	if offset > l.highWatermark() {
 		return &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
-	return l.deleteBefore(offset, anyHistory)
+	_, err := l.deleteBefore(offset, anyHistory)
+	return err
 }
 
 // anyHistory is for a caller of moveStart that means the offset, whatever records are there by now.
 const anyHistory = -1
 
-// deleteBefore is DeleteBefore for what was found when the log had been cut that often.
-func (l *Log) deleteBefore(offset, cuts int64) error {
+// deleteBefore is DeleteBefore for what was found when the log had been cut that often. It returns how many segments went.
+func (l *Log) deleteBefore(offset, cuts int64) (deleted int, err error) {
 	for {
 		// The start must not lie above what a power cut leaves.
 		if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
-			return err
+			return 0, err
 		}
-		if err := l.moveStart(offset, cuts); err != errNotFlushed {
-			return err
+		if deleted, err = l.moveStart(offset, cuts); err != errNotFlushed {
+			return deleted, err
 		}
 	}
 }
@@ -46,18 +47,18 @@ var errNotFlushed = errors.New("seglog: not flushed")
 
 // moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile. It does nothing if the
 // log was cut since it had been cut that often.
-func (l *Log) moveStart(offset, cuts int64) error {
+func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	l.changing.Lock()
 	defer l.changing.Unlock()
 	if cuts != anyHistory && l.cuts.Load() != cuts {
-		return nil
+		return 0, nil
 	}
 	dropped, rollErr, err := l.planDeletion(offset)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(dropped) == 0 && offset <= l.start.Load() {
-		return rollErr
+		return 0, rollErr
 	}
 	first := l.view.Load().segs[len(dropped)].base
 	err = l.state.commit(func(s *state) {
@@ -68,7 +69,7 @@ func (l *Log) moveStart(offset, cuts int64) error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
+		return 0, fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
 	}
 	l.mu.Lock()
 	if len(dropped) > 0 {
@@ -80,7 +81,7 @@ func (l *Log) moveStart(offset, cuts int64) error {
 		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", len(dropped))
 		l.stats.deletedSegments.Add(int64(len(dropped)))
 	}
-	return errors.Join(l.drop(dropped), rollErr)
+	return len(dropped), errors.Join(l.drop(dropped), rollErr)
 }
 
 // planDeletion returns the segments that go when offset becomes the start: none that waits for its seal, which goes later.
@@ -162,7 +163,8 @@ func (e *env) removeFile(base int64, suffix string) error {
 }
 
 // Retain applies Options.RetentionBytes and RetentionAge now rather than in the background, and returns how many
-// segments it deleted. Kafka's rules: whole segments, oldest first, up to the first that stays; by size while what is
+// segments it deleted, with an error too: files of theirs that are left the next Open removes. A segment that waits for its
+// seal is deleted, and counted, in the background. Kafka's rules: whole segments, oldest first, up to the first that stays; by size while what is
 // left without the segment is at least RetentionBytes; by age if its greatest record time (of a segment without times, or
 // one whose batches are damaged, the time of its last change) is longer ago than RetentionAge. A segment stays until
 // OnSeal was told of it and MayDelete agrees; MayDelete is asked of the active segment too, before it is rolled to be
@@ -183,7 +185,7 @@ func (l *Log) Retain() (deleted int, err error) {
 			total += size
 		}
 	}
-	offset, now := l.start.Load(), l.now()
+	offset, now, expired := l.start.Load(), l.now(), 0
 	for i, s := range segs {
 		last := i+1 == len(segs)
 		next := l.highWatermark()
@@ -208,7 +210,7 @@ func (l *Log) Retain() (deleted int, err error) {
 			return 0, err
 		}
 		if !bySize {
-			if expired, err := l.expired(info, now); err != nil || !expired {
+			if old, err := l.expired(info, now); err != nil || !old {
 				if err != nil {
 					return 0, err
 				}
@@ -220,12 +222,12 @@ func (l *Log) Retain() (deleted int, err error) {
 		}
 		total -= size
 		offset = next
-		deleted++
+		expired++
 	}
-	if deleted == 0 {
+	if expired == 0 {
 		return 0, nil
 	}
-	return deleted, l.deleteBefore(offset, cuts)
+	return l.deleteBefore(offset, cuts)
 }
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {

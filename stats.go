@@ -25,7 +25,11 @@ type Stats struct {
 	Segments     int
 	OpenSegments int   // with a descriptor and a mapping
 	Bytes        int64 // of all .log files
-	PinnedBytes  int64 // of segments that were deleted or cut, and take space until the readers and sections that hold them let go
+	// ReservedBytes are set aside for appends to come: behind the end of the segments that are not sealed, and for the next
+	// one. With Bytes, PinnedBytes and the index files, about as large as Options.IndexBytes makes them, it is what the log
+	// takes on the disk.
+	ReservedBytes int64
+	PinnedBytes   int64 // of segments that were deleted or cut, and take space until the readers and sections that hold them let go
 
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom

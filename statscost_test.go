@@ -109,3 +109,19 @@ func TestStatsCountFailedAppends(t *testing.T) {
 		require.Greater(t, l.Stats().Errors, before)
 	}
 }
+
+// Retain counts segments that are gone, and none that it meant to delete before a call failed.
+func TestRetainCountsWhatIsGone(t *testing.T) {
+	disk := new(fullDisk)
+	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	for l.Stats().Segments < 4 {
+		appendNumbered(t, l)
+	}
+	l.o.RetentionBytes = 1
+	disk.full.Store(true)
+	n, err := l.Retain()
+	require.Error(t, err)
+	require.Zero(t, n)
+	l.Close()
+}

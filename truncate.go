@@ -19,9 +19,10 @@ import (
 // from above keep them until they are closed; the segment is copied up to offset if one is open just then. Iterators that
 // were past offset end with an *OffsetError, others go on below.
 //
-// Errors: an *OffsetError for an offset outside [Start, End]; a *CorruptError or ErrCodec or ErrInflated for a batch around offset that
-// can't be read, and a shortage of the operating system's, after which nothing has changed; a failure in the middle, which
-// latches the log (ErrFailed), and Open finishes the cut.
+// Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for one in a gap of more than 2^31 offsets; a
+// *CorruptError or ErrCodec or ErrInflated for a batch around offset that can't be read, and a shortage of the operating
+// system's, after which nothing has changed; a failure in the middle, which latches the log (ErrFailed), and Open finishes
+// the cut.
 func (l *Log) TruncateTo(offset int64) error {
 	if err := l.writable(); err != nil {
 		return err
@@ -158,6 +159,11 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	// be deleted.
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(max(offset-1, l.start.Load()))]
+	if offset-s.base > math.MaxInt32 { // more than a segment can tell of, unless the next one is to be empty
+		if s = segs[(&view{segs}).find(offset)]; s.base != offset {
+			return p, invalid("TruncateTo offset %d: it lies in a gap, more than 2^31 offsets above segment %d", offset, s.base)
+		}
+	}
 	h, err := s.pin(&l.env)
 	if err != nil {
 		return p, err

@@ -169,7 +169,7 @@ func (osFS) mkdirAll(dir string) error {
 }
 
 func (osFS) remove(path string) error     { return os.Remove(path) }
-func (osFS) rename(from, to string) error { return os.Rename(from, to) }
+func (osFS) rename(from, to string) error { return renameFile(from, to) }
 
 // link makes a hard link to the file itself where from is a symbolic link: one to the link would lead nowhere from another
 // directory.

@@ -83,7 +83,7 @@ func (l *Log) appendAt(offset int64, records []Record) (base int64, err error) {
 	l.mu.Lock()
 	if err = l.makeRoom(size, int64(len(records)), maxTime); err == nil {
 		base = l.end.Load()
-		if offset != anyOffset && offset != base {
+		if offset != anyOffset && offset != base && l.writable() == nil {
 			err = fmt.Errorf("%w: the next offset is %d, not %d", ErrConflict, base, offset)
 		}
 	}

@@ -63,6 +63,7 @@ func newCollector(l *seglog.Log, dir string) *collector {
 	gauge("recovery_point_offset", "Everything below is on stable storage.", func(s *seglog.Stats) int64 { return s.Offsets.RecoveryPoint })
 	gauge("high_watermark_offset", "Everything below may be read.", func(s *seglog.Stats) int64 { return s.Offsets.HighWatermark })
 	gauge("end_offset", "Offset of the next record.", func(s *seglog.Stats) int64 { return s.Offsets.End })
+	gauge("reserved_bytes", "Bytes set aside for appends to come.", func(s *seglog.Stats) int64 { return s.ReservedBytes })
 	gauge("pinned_bytes", "Bytes of deleted segments that readers and sections still hold.", func(s *seglog.Stats) int64 { return s.PinnedBytes })
 	return c
 }
