@@ -106,6 +106,9 @@ func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool
 	c.init(&fileRange{s.h.f, s.pos, s.end}, s.h.path, s.pos, s.base, s.next)
 	c.gaps = s.l.gaps.Load()
 	for {
+		if c.next >= s.next && s.next > s.base {
+			return true // what lies behind is none of the segment's
+		}
 		pos := c.pos
 		b, err := c.scan()
 		if err == io.EOF {

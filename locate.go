@@ -258,20 +258,51 @@ func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark)
 	f, ok, err = s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
 		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, holds)
 	})
+	if err != nil {
+		return s.locateBehind(e, h, w, err, offset, limit)
+	}
+	return f, ok, nil
+}
+
+// locateBehind is locate after damage, of the kind that err tells, unless offset lies in what is lost: err is returned then,
+// completed by where reading can go on. It serves a caller of locate too who finds the batch damaged, whose offsets, and
+// whether the one that is looked for is among them, nobody can know.
+func (s *segment) locateBehind(e *env, h *handle, w *window, err error, offset int64, limit mark) (f found, ok bool, _ error) {
 	for err != nil {
 		var corrupt *CorruptError
-		if !errors.As(err, &corrupt) || corrupt.NextOffset > 0 {
-			return f, ok, err
+		if !errors.As(err, &corrupt) || corrupt.NextOffset > 0 || corrupt.Path != h.path {
+			return found{}, false, err
 		}
 		pos := s.goesOn(h, corrupt, limit)
-		if pos < 0 || offset < corrupt.NextOffset {
-			return f, ok, err
+		if corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
+			return found{}, false, err
+		}
+		if pos < 0 {
+			return found{}, false, nil // the next segment has it
 		}
 		f, ok, err = s.guardedLookUp(h, func(*indexes) (found, bool, error) {
-			return s.walk(e, w, hint{rel: -1, pos: pos, next: corrupt.NextOffset - s.base}, limit, holds)
+			return s.walk(e, w, hint{rel: -1, pos: pos, next: corrupt.NextOffset - s.base}, limit, func(f found) bool { return f.last >= offset })
 		})
 	}
+	return f, ok, nil
+}
+
+// locateWhole is locate for a caller who takes the batch for the one that holds offset without reading all of it.
+func (s *segment) locateWhole(e *env, h *handle, w *window, offset int64, limit mark) (f found, ok bool, err error) {
+	f, ok, err = s.locate(e, h, w, offset, limit)
+	for err == nil && ok && f.base < offset {
+		if bad := s.checkGuarded(h, w, f); bad == nil {
+			break
+		} else {
+			f, ok, err = s.locateBehind(e, h, w, bad, offset, limit)
+		}
+	}
 	return f, ok, err
+}
+
+func (s *segment) checkGuarded(h *handle, w *window, f found) (err error) {
+	defer h.catch(debug.SetPanicOnFault(true), &err)
+	return w.checkWhole(f)
 }
 
 // goesOn finds where good batches go on behind damage, and notes the offset in the error. It returns the position, -1 if
@@ -301,7 +332,7 @@ func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
 	case err != nil:
 		return -1 // the damage is what is reported
 	case pos < 0:
-		damage.NextOffset = max(s.base+limit.rel(), damage.Offset+1)
+		damage.NextOffset = max(s.base+limit.rel(), damage.Offset)
 	default:
 		damage.NextOffset = base
 	}

@@ -151,24 +151,25 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 		return Record{}, err
 	}
 	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, r.limit(l))
-	if err != nil {
-		return Record{}, err
-	}
-	if !ok || f.base > offset {
-		if !l.gaps.Load() {
-			return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
+	for err == nil {
+		if !ok || f.base > offset {
+			if !l.gaps.Load() {
+				return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
+			}
+			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
-		return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		rec, ok, bad := r.record(f, offset)
+		switch {
+		case bad != nil:
+			f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, bad, offset, r.limit(l))
+		case !ok:
+			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		default:
+			l.stats.reads.Add(1)
+			return rec, nil
+		}
 	}
-	rec, ok, err := r.record(f, offset)
-	if err == nil && !ok {
-		err = &OffsetError{Offset: offset, Offsets: l.Offsets()}
-	}
-	if err != nil {
-		return Record{}, r.seg.behindDamage(r.h, err, r.limit(l))
-	}
-	l.stats.reads.Add(1)
-	return rec, nil
+	return Record{}, err
 }
 
 // record copies the record at offset out of the batch that locate found.
@@ -373,17 +374,25 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 	}
 	limit := r.limit(l)
 	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, next, limit)
-	if err != nil {
-		return next, false, err
-	}
-	if ok {
+	for from := next; err == nil && ok; {
 		r.src = fileRange{r.h.f, f.pos, limit.pos()}
 		r.s.init(&r.src, r.h.path, f.pos, f.base, r.seg.base+limit.rel())
 		r.s.gaps = l.gaps.Load()
 		var more bool
-		if next, more, err = l.walkSegment(r, next, end, yield); err != nil || !more {
-			return next, more, r.seg.behindDamage(r.h, err, limit)
+		next, more, err = l.walkSegment(r, next, end, yield)
+		if err == nil && !more {
+			return next, false, nil
 		}
+		if err == nil {
+			break
+		}
+		if next > from {
+			return next, false, r.seg.behindDamage(r.h, err, limit)
+		}
+		f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, err, next, limit)
+	}
+	if err != nil {
+		return next, false, err
 	}
 	if next < end {
 		next, err = l.nextSegment(r, next, end, limit)
@@ -397,7 +406,7 @@ var errCut = errors.New("seglog: cut")
 // walkSegment yields the records of the scanner's batches with offsets in [next, end).
 func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) bool) (int64, bool, error) {
 	var rec Record
-	for next < end {
+	for next < min(end, r.s.end) { // behind the last offset of a segment nothing counts
 		pos := r.s.pos
 		b, err := r.s.scan()
 		if err == io.EOF {

@@ -77,7 +77,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 		if err != nil {
 			return err
 		}
-		first, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, limit)
+		first, ok, err := r.seg.locateWhole(&l.env, r.h, &r.w, offset, limit)
 		if err != nil {
 			return err
 		}

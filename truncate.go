@@ -172,7 +172,7 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	limit := s.stored.load()
 	p.base, p.pos = s.base, limit.pos()
 	var win window
-	f, ok, err := s.locate(&l.env, h, &win, offset, limit)
+	f, ok, err := s.locateWhole(&l.env, h, &win, offset, limit)
 	if err != nil {
 		return p, err
 	}
