@@ -1,6 +1,8 @@
 package seglog_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -94,3 +96,92 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 	}
 }
 
+// The leader epoch of a batch is outside of its CRC. One that is higher than that of the next batch keeps followers from
+// taking what comes behind it: Verify tells, and Repair sets it right.
+func TestFlippedLeaderEpoch(t *testing.T) {
+	for name, flip := range map[string]struct{ from, to int32 }{"raised": {4, 6}, "lowered": {4, 0}} {
+		dir := t.TempDir()
+		l := open(t, dir, &seglog.Options{SegmentBytes: 4096})
+		for i := range int64(60) {
+			b := plainBatch(i, fmt.Sprintf("record %d of a log that was led by three", i))
+			binary.BigEndian.PutUint32(b[12:], uint32(3+i/20))
+			_, err := l.TransferFrom(bytes.NewReader(b), -1)
+			require.NoError(t, err)
+		}
+		var at seglog.BatchInfo
+		for b, err := range l.Batches(30) {
+			require.NoError(t, err)
+			at = b
+			break
+		}
+		require.EqualValues(t, flip.from, at.LeaderEpoch)
+		require.NoError(t, l.Close())
+		content, err := os.ReadFile(at.Path)
+		require.NoError(t, err)
+		binary.BigEndian.PutUint32(content[at.Pos+12:], uint32(flip.to))
+		require.NoError(t, os.WriteFile(at.Path, content, 0o644))
+
+		report, err := seglog.Verify(dir, nil)
+		require.NoError(t, err)
+		require.False(t, report.OK(), name)
+		require.Len(t, report.Problems, 1)
+		require.Equal(t, at.Pos, report.Problems[0].Pos)
+		require.Equal(t, at.Base, report.Problems[0].Offset)
+		plan, err := seglog.Repair(dir, nil)
+		require.NoError(t, err)
+		require.Len(t, plan.Changes, 1, name)
+		require.Empty(t, plan.Removed)
+		_, err = seglog.Repair(dir, &seglog.RepairOptions{Apply: true})
+		require.NoError(t, err)
+		report, err = seglog.Verify(dir, nil)
+		require.NoError(t, err)
+		require.True(t, report.OK(), "%v", report.Problems)
+		plan, err = seglog.Repair(dir, nil)
+		require.NoError(t, err)
+		require.True(t, plan.Sound())
+		l = open(t, dir, nil)
+		require.EqualValues(t, 60, l.Offsets().End)
+		follower := open(t, t.TempDir(), nil)
+		var stream bytes.Buffer
+		for offset := int64(0); offset < 60; {
+			s, err := l.Section(offset, 1<<20)
+			require.NoError(t, err)
+			_, err = s.WriteTo(&stream)
+			require.NoError(t, err)
+			offset = s.Next()
+			require.NoError(t, s.Close())
+		}
+		_, err = follower.TransferFrom(&stream, -1)
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+	}
+}
+
+// No CRC covers the base offset either. A raised one makes the last batch look like the end of a gap, in a log that has none.
+func TestRepairOfARaisedOffset(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	for i := range 20 {
+		_, err := l.Append(seglog.Record{Value: fmt.Appendf(nil, "record %d", i)})
+		require.NoError(t, err)
+	}
+	var last seglog.BatchInfo
+	for b, err := range l.Batches(19) {
+		require.NoError(t, err)
+		last = b
+	}
+	killed := copyDir(t, dir)
+	require.NoError(t, l.Close())
+	path := filepath.Join(killed, filepath.Base(last.Path))
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	content[last.Pos+4] ^= 1 << 6
+	require.NoError(t, os.WriteFile(path, content, 0o644))
+	report, err := seglog.Repair(killed, &seglog.RepairOptions{Apply: true, KeepAfter: true})
+	require.NoError(t, err)
+	require.Len(t, report.Removed, 1)
+	require.Equal(t, last.Pos, report.Removed[0].Pos)
+	l = open(t, killed, nil)
+	require.EqualValues(t, 19, l.Offsets().End)
+	require.NoError(t, l.Close())
+}

@@ -65,7 +65,7 @@ func openFile(path string, mode openMode) (*os.File, error) {
 	case openCreate:
 		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	}
-	return os.OpenFile(path, flag, 0o644)
+	return os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // which a pipe in the place of a file would wait for
 }
 
 func (l fileLock) held() error { return sameFile(l.f) }

@@ -259,7 +259,8 @@ func (l *Log) records(from int64, durable bool, yield func(Record, error) bool, 
 }
 
 // Follow is Records that goes on: at the high watermark it waits for more, until ctx ends, which ends the sequence
-// without an error, or the log is closed, which ends it with ErrClosed.
+// without an error, or the log is closed, which ends it with ErrClosed. An offset above the end of the log, which a reader
+// has whose log was cut or restored meanwhile, is an *OffsetError as it is for Records.
 func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
 	return func(yield func(Record, error) bool) { l.followFrom(ctx, next, false, yield, nil) }
@@ -330,6 +331,10 @@ func (l *Log) catchUp() error {
 func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64, bool) {
 	from := next
 	fail := func(err error) (int64, bool) {
+		var corrupt *CorruptError
+		if errors.As(err, &corrupt) && corrupt.NextOffset > 0 {
+			corrupt.NextOffset = max(corrupt.NextOffset, l.start.Load())
+		}
 		yield(Record{}, err)
 		return next, false
 	}

@@ -36,7 +36,7 @@ type RepairReport struct {
 	Dir     string    `json:"dir"`
 	Applied bool      `json:"applied"`
 	Removed []Removal `json:"removed"`
-	Changes []string  `json:"changes"` // to what is noted in seglog.state
+	Changes []string  `json:"changes"` // to what is noted in seglog.state, and to leader epochs that go back
 	// What the log is afterwards.
 	Start   int64 `json:"start"`
 	End     int64 `json:"end"`
@@ -105,6 +105,9 @@ type repair struct {
 	gap   bool // offsets are left out of what is kept
 	next  state
 	check recordCheck
+
+	epochs epochs
+	fixes  []epochAt // what leader epochs are to be
 }
 
 // repairSegment is one .log file and what becomes of it.
@@ -154,6 +157,7 @@ func (p *repair) run() error {
 		return nil
 	}
 	foreign := p.foreign()
+	p.epochs = newEpochs()
 	for i, base := range p.dir.bases {
 		following := int64(-1)
 		if i+1 < len(p.dir.bases) {
@@ -232,6 +236,12 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 			return why, nil
 		}
 		s.add(b, pos, p.check.records)
+		if wrong, right, ok := p.epochs.add(b, base, pos); ok {
+			p.report.Changes = append(p.report.Changes, fmt.Sprintf("leader epoch of the batch at offset %d, position %d of segment %d: %d, was %d",
+				wrong.offset, wrong.pos, wrong.base, right, wrong.epoch))
+			wrong.epoch = right
+			p.fixes = append(p.fixes, wrong)
+		}
 		if base == p.st.scanBase && pos+b.size() == p.st.scanPos && p.st.endOffset(base, p.st.scanPos, b.last()+1) == p.st.scanOffset {
 			s.atMark = true
 		}

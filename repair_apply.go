@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,6 +20,11 @@ import (
 func (p *repair) apply() error {
 	if base := p.dir.unnamed; base >= 0 {
 		if err := p.e.fs.rename(filepath.Join(p.e.dir, nextName), p.e.path(base, logSuffix)); err != nil {
+			return err
+		}
+	}
+	for _, at := range p.fixes {
+		if err := p.setEpoch(at); err != nil {
 			return err
 		}
 	}
@@ -60,6 +66,19 @@ func (p *repair) apply() error {
 		// Read-only logs in other processes start over.
 		s.seq, s.cuts, s.lastCut, s.clean = seq, cuts+1, -1, false
 	})
+}
+
+// setEpoch writes the leader epoch of a batch, in place: no CRC covers it, and it is right or wrong on its own.
+func (p *repair) setEpoch(at epochAt) error {
+	f, err := p.e.fs.open(p.e.path(at.base, logSuffix), openWrite)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(binary.BigEndian.AppendUint32(nil, uint32(at.epoch)), at.pos+atLeaderEpoch)
+	if err == nil {
+		err = f.flush()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // saveName is where the bytes of d go. A file of an earlier repair keeps its name.

@@ -10,8 +10,11 @@ import (
 // removed by their names, which would be those of another log. l.mu is held.
 func (l *Log) checkDirectory() error {
 	err := l.lock.held()
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case !errors.Is(err, errReplaced): // nobody knows, and the call may be made again
+		return fmt.Errorf("seglog: look at the lock: %w", err)
 	}
 	err = fmt.Errorf("%w: %w", errNotOurs, err)
 	l.fail(err)

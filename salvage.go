@@ -142,7 +142,14 @@ func (v *salvage) walk(s *scanner) error {
 			s.pos, s.r = pos, s.r-int(b.size())
 			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), v.base)}
 		}
-		if b.base() > v.next && !v.gaps {
+		if next := v.next; b.base() > next && !v.gaps {
+			if why, err := v.raised(b.base(), next, s.pos); err != nil || why != "" {
+				if err != nil {
+					return err
+				}
+				s.pos, s.r = pos, s.r-int(b.size())
+				return &CorruptError{Path: v.path, Pos: pos, Offset: next, Reason: why}
+			}
 			goOn, err := v.damage(damage{pos: pos, end: pos, offset: v.next, next: b.base(),
 				cause: &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offsets are missing: batch has %d to %d", b.base(), b.last())}})
 			if err != nil {
@@ -169,6 +176,55 @@ func (v *salvage) walk(s *scanner) error {
 			return errStop
 		}
 	}
+}
+
+// raised says why the base offset of a batch, behind which end is, is taken for damaged rather than for the end of a gap,
+// or "". No CRC covers it. One that a flipped bit raised collides with the batch behind it, which the scanner sees; the last
+// batch has none.
+func (v *salvage) raised(base, next, end int64) (string, error) {
+	if flipped := base ^ next; flipped&(flipped-1) != 0 {
+		return "", nil
+	}
+	var h [headerLen]byte
+	n, err := readUpTo(v.f, h[:], end, v.size)
+	if err != nil || n == headerLen && !isZero(h[:]) {
+		return "", err
+	}
+	return fmt.Sprintf("its offset %d differs in one bit from the one that comes next", base), nil
+}
+
+// epochs looks whether the leader epochs of the batches of a log, which no CRC covers, go back, as a flipped bit makes them:
+// they never do, and no follower takes a batch whose epoch does.
+type epochs struct{ before, last epochAt }
+
+// epochAt is the epoch of a batch, which lies at pos of the segment at base.
+type epochAt struct {
+	base, pos, offset int64
+	epoch             int32 // -1: none
+}
+
+func newEpochs() epochs { return epochs{epochAt{epoch: -1}, epochAt{epoch: -1}} }
+
+// add returns the batch whose epoch does not fit, this one or the one before, and the epoch that it must have had. ok is
+// false if they fit.
+func (e *epochs) add(b batch, base, pos int64) (wrong epochAt, right int32, ok bool) {
+	at := epochAt{base, pos, b.base(), b.epoch()}
+	switch {
+	case at.epoch < 0:
+		return at, 0, false
+	case at.epoch >= e.last.epoch:
+	case e.before.epoch <= at.epoch:
+		wrong, right, ok = e.last, at.epoch, true
+		if e.before.epoch >= 0 {
+			right = e.before.epoch
+		}
+		e.last.epoch = right
+	default:
+		wrong, right, ok = at, e.last.epoch, true
+		at.epoch = right
+	}
+	e.before, e.last = e.last, at
+	return wrong, right, ok
 }
 
 // recordCheck decodes batches to see whether their records are what the batch says.

@@ -82,8 +82,12 @@ func (e *env) ours() error {
 	if e.dirH == nil {
 		return nil
 	}
-	if err := e.dirH.held(); err != nil {
+	err := e.dirH.held()
+	switch {
+	case errors.Is(err, errReplaced):
 		return fmt.Errorf("%w: %w", errNotOurs, err)
+	case err != nil:
+		return fmt.Errorf("seglog: look at the directory: %w", err)
 	}
 	return nil
 }

@@ -59,6 +59,7 @@ type verifier struct {
 	done, total int64
 	bare        int // index files that are missing of a directory without seglog.state
 	check       recordCheck
+	epochs      epochs
 }
 
 func (v *verifier) run() error {
@@ -117,6 +118,7 @@ const maxRestarts = 20
 // segments checks them one by one. What it finds counts only if no deletion or cut explains it.
 func (v *verifier) segments() error {
 	restarts := 0
+	v.epochs = newEpochs()
 	for i := 0; i < len(v.dir.bases); {
 		base := v.dir.bases[i]
 		if v.st.cut >= 0 && (base >= v.st.cut || v.st.reset) && i > 0 {
@@ -159,6 +161,7 @@ func (v *verifier) segments() error {
 // again looks at the directory anew after a cut, and returns where to go on.
 func (v *verifier) again(base int64) (int, error) {
 	v.report.Changed = true
+	v.epochs = newEpochs()
 	if err := v.look(); err != nil {
 		return 0, err
 	}

@@ -124,6 +124,10 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 	if why := v.check.check(b); why != "" {
 		return why, nil
 	}
+	if wrong, right, ok := v.epochs.add(b, c.base, pos); ok {
+		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityError,
+			Reason: fmt.Sprintf("leader epoch %d between batches of %d: followers refuse what comes behind it; Repair sets it right", wrong.epoch, right)})
+	}
 	c.end = pos + b.size()
 	c.r.Batches++
 	c.r.Bytes += b.size()

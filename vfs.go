@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -115,10 +116,20 @@ func (f osFile) size() (int64, error) {
 
 func (f osFile) truncate(size int64) error { return f.Truncate(size) }
 
+// errNotRegular: a directory, a pipe or a device stands in the place of a file.
+var errNotRegular = errors.New("not a regular file")
+
 func (osFS) open(path string, mode openMode) (file, error) {
 	f, err := openFile(path, mode)
 	if err != nil {
 		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return osFile{f}, nil
 }
@@ -214,18 +225,24 @@ func (o osFS) syncDir(dir string) error {
 	return errors.Join(d.sync(), d.Close())
 }
 
-// sameFile returns an error unless the name of an open file still leads to it.
+// errReplaced: a name leads to another file than the one that is open, or to none.
+var errReplaced = errors.New("another one has taken its place")
+
+// sameFile returns errReplaced unless the name of an open file still leads to it, and another error if that can't be known.
 func sameFile(f *os.File) error {
 	is, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	named, err := os.Stat(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errReplaced, err)
+	}
 	if err != nil {
 		return err
 	}
 	if !os.SameFile(is, named) {
-		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errors.New("another one has taken its place")}
+		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errReplaced}
 	}
 	return nil
 }
