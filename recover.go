@@ -27,6 +27,7 @@ type finding struct {
 	joins    bool   // the next segment starts where this one ends, or behind a gap that is known
 	below    bool   // its batches end below the recovery point
 	ends     ending // how
+	behind   bool   // with endsBad: good batches go on behind the bad bytes, looked for in a last segment of which nothing is promised
 }
 
 // recoveryCase is a row of the decision table in docs/recovery.md.
@@ -56,8 +57,8 @@ var recoveryCases = []recoveryCase{
 		func(f finding) bool { return f.sealed }},
 	{'F', "below the recovery point: a bad batch, a gap, a missing segment", "ErrCorrupt; change nothing",
 		func(f finding) bool { return f.below }},
-	{'F', "nothing promised, a bad batch, and segments follow", "ErrCorrupt; change nothing",
-		func(f finding) bool { return !f.promised && !f.last && f.ends == endsBad }},
+	{'F', "nothing promised, a bad batch, and good batches or segments follow", "ErrCorrupt; change nothing",
+		func(f finding) bool { return !f.promised && f.ends == endsBad && (f.behind || !f.last) }},
 	{'E', "above the recovery point: a bad batch, or the next segment does not join", "cut there, drop later segments, flush, report",
 		func(f finding) bool { return f.ends == endsBad || !f.last && !f.joins }},
 	{'J', "nothing promised, whole batches", "keep every byte, take the directory over",
@@ -382,7 +383,7 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 		c.ends = endsWhole // what lies behind is left from an append that failed before the roll
 	}
 	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.knownGap(c.next)
-	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, joins: joins,
+	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, behind: c.behind, joins: joins,
 		below: r.promised && c.offset < st.recoveryPoint && (c.last || c.ends == endsBad || !joins)})
 	if c.decision.id == 'F' {
 		return c.damage()

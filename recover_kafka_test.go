@@ -3,6 +3,7 @@ package seglog_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,5 +87,103 @@ func TestOpenCaseJ(t *testing.T) {
 		dir, _, _ := kafkaLike(t, true)
 		spoil(t, files(t, dir, "*.log")[1], flip(70))
 		requireRefused(t, dir)
+	})
+}
+
+// Nothing is promised without a good seglog.state, so good batches behind bad bytes are as good as those before them: Open
+// refuses, and what a crash tears, with nothing good behind it, is cut and kept.
+func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
+	stateless := func(t *testing.T) (dir, path string, last []stored) {
+		dir = killedLog(t, 100, 200)
+		require.NoError(t, os.Remove(filepath.Join(dir, "seglog.state")))
+		all := storedBatches(t, dir)
+		path = all[len(all)-1].segment
+		for _, b := range all {
+			if b.segment == path {
+				last = append(last, b)
+			}
+		}
+		require.Greater(t, len(last), 4)
+		return dir, path, last
+	}
+	at := func(last []stored, n int) (pos int) {
+		for _, b := range last[:n] {
+			pos += len(b.bytes)
+		}
+		return pos
+	}
+	dir, path, last := stateless(t)
+	end := at(last, len(last))
+	for n := range last[:len(last)-1] {
+		for what, spoilAt := range map[string]int{"length": 10, "magic": 16, "crc": 20, "last offset": 26, "records": 64} {
+			t.Run(fmt.Sprintf("batch %d, %s", n, what), func(t *testing.T) {
+				damaged := copyDir(t, dir)
+				name := filepath.Join(damaged, filepath.Base(path))
+				spoil(t, name, flip(at(last, n)+spoilAt))
+				c := requireRefused(t, damaged)
+				require.Equal(t, [4]any{name, int64(at(last, n)), last[n].base, last[n+1].base}, [4]any{c.Path, c.Pos, c.Offset, c.NextOffset})
+				require.Contains(t, c.Reason, fmt.Sprintf("good batches go on at position %d", at(last, n+1)))
+			})
+		}
+	}
+	t.Run("the way back", func(t *testing.T) {
+		damaged := copyDir(t, dir)
+		spoil(t, filepath.Join(damaged, filepath.Base(path)), flip(at(last, 1)+64))
+		report, err := seglog.Verify(damaged, nil)
+		require.NoError(t, err)
+		require.False(t, report.OK())
+		_, err = seglog.Repair(damaged, &seglog.RepairOptions{Apply: true, KeepAfter: true})
+		require.NoError(t, err)
+		l := open(t, damaged, nil)
+		require.Equal(t, last[len(last)-1].last+1, l.Offsets().End)
+		require.NoError(t, l.Close())
+	})
+	torn := map[string]func(b []byte) []byte{
+		"half a batch":               func(b []byte) []byte { return b[:end-10] },
+		"half a batch, then zeros":   func(b []byte) []byte { clear(b[end-10:]); return b },
+		"half a header":              func(b []byte) []byte { return b[:at(last, len(last)-1)+30] },
+		"a bit of the last batch":    flip(end - 10),
+		"a bit of its length":        flip(at(last, len(last)-1) + 10),
+		"a hole in the last batch":   func(b []byte) []byte { clear(b[at(last, len(last)-1)+20 : end-5]); return b },
+		"the last two are unwritten": func(b []byte) []byte { clear(b[at(last, len(last)-2)+20 : end-10]); return b },
+	}
+	for what, spoiled := range torn {
+		t.Run(what, func(t *testing.T) {
+			damaged := copyDir(t, dir)
+			spoil(t, filepath.Join(damaged, filepath.Base(path)), spoiled)
+			n := len(last) - 1
+			if strings.Contains(what, "two") {
+				n--
+			}
+			o, h := recoverOptions()
+			l := open(t, damaged, o)
+			require.Equal(t, "E", h.opened)
+			require.Equal(t, last[n].base, l.Offsets().End)
+			require.NoError(t, l.Close())
+			require.Len(t, files(t, damaged, "seglog.repair-*"), 1)
+		})
+	}
+	t.Run("garbage behind the last batch", func(t *testing.T) {
+		damaged := copyDir(t, dir)
+		spoil(t, filepath.Join(damaged, filepath.Base(path)), func(b []byte) []byte { copy(b[end:], "this is no batch"); return b })
+		requireLog(t, damaged, "E", 0, 300)
+		require.Len(t, files(t, damaged, "seglog.repair-*"), 1)
+	})
+	t.Run("with a state, a hole above its recovery point is cut", func(t *testing.T) {
+		holed := killedLog(t, 100, 200)
+		spoil(t, filepath.Join(holed, filepath.Base(path)), func(b []byte) []byte { clear(b[at(last, 1):at(last, 2)]); return b })
+		requireLog(t, holed, "E", 0, int(last[1].base))
+	})
+	t.Run("killed before the first state", func(t *testing.T) {
+		for _, state := range [][]byte{nil, {}, make([]byte, 8192)} {
+			fresh := t.TempDir()
+			require.NoError(t, os.WriteFile(filepath.Join(fresh, "00000000000000000000.log"), make([]byte, 4096), 0o644))
+			if state != nil {
+				require.NoError(t, os.WriteFile(filepath.Join(fresh, "seglog.state"), state, 0o644))
+			}
+			l := open(t, fresh, nil)
+			require.Zero(t, l.Offsets().End)
+			require.NoError(t, l.Close())
+		}
 	})
 }

@@ -25,6 +25,7 @@ type segmentScan struct {
 	from      mark
 	firstTime int64
 	ends      ending
+	behind    bool // good batches go on behind the bad bytes
 	zeroes    bool // from pos on there are only zeros
 	gap       bool // offsets are left out somewhere
 	why       error
@@ -106,11 +107,38 @@ func (c *segmentScan) scan() error {
 		}
 		c.why = err
 		c.zeroes, err = onlyZeros(c.f, c.pos, c.size)
-		if !c.zeroes {
-			c.ends = endsBad
+		if err != nil || c.zeroes {
+			return err
 		}
-		return err
+		c.ends = endsBad
+		if !c.r.promised && c.last {
+			return c.lookBehind()
+		}
+		return nil
 	}
+}
+
+// lookBehind looks for good batches behind the bad bytes of a last segment of which nothing is promised. A crash of the
+// process tears what it wrote last, so nothing good follows; what does was acknowledged once, as far as anybody can tell.
+// Pages that the disk wrote out of order leave the same behind, but not where nothing is promised: a log's first append
+// comes after its state file is durable.
+func (c *segmentScan) lookBehind() error {
+	size := min(c.size, maxSegmentBytes)
+	r := resync{f: c.f, base: c.base, next: c.offset, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	var err error
+	if r.zeros, err = lastByte(c.f, c.pos, size); err != nil {
+		return fmt.Errorf("seglog: read %s: %w", c.path, err)
+	}
+	found, next, err := r.find(c.pos)
+	if err != nil {
+		return fmt.Errorf("seglog: read %s: %w", c.path, err)
+	}
+	var bad *CorruptError
+	if c.behind = found >= 0; c.behind && errors.As(c.why, &bad) {
+		bad.NextOffset = next
+		bad.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
+	}
+	return nil
 }
 
 func (c *segmentScan) add(b batch, pos int64) {

@@ -8,17 +8,17 @@ import (
 
 // everyFinding calls f with every combination of what recovery can know of a segment.
 func everyFinding(f func(finding)) {
-	for bits := range 1 << 7 {
+	for bits := range 1 << 8 {
 		for _, ends := range []ending{endsWhole, endsBad} {
 			bit := func(i int) bool { return bits>>i&1 == 1 }
-			f(finding{promised: bit(0), clean: bit(1), sealed: bit(2), last: bit(3), empty: bit(4), joins: bit(5), below: bit(6), ends: ends})
+			f(finding{promised: bit(0), clean: bit(1), sealed: bit(2), last: bit(3), empty: bit(4), joins: bit(5), below: bit(6), behind: bit(7), ends: ends})
 		}
 	}
 }
 
-// pattern writes a finding down: one column a field, in their order; ends is b for bad, w for whole.
+// pattern writes a finding down: one column a field, in their order; ends is b for bad, w for whole, and the last column behind.
 func (f finding) pattern() string {
-	p := []byte("00000000")
+	p := []byte("000000000")
 	for i, set := range []bool{f.promised, f.clean, f.sealed, f.last, f.empty, f.joins, f.below} {
 		if set {
 			p[i] = '1'
@@ -27,6 +27,9 @@ func (f finding) pattern() string {
 	p[7] = 'w'
 	if f.ends == endsBad {
 		p[7] = 'b'
+	}
+	if f.behind {
+		p[8] = '1'
 	}
 	return string(p)
 }
@@ -44,21 +47,22 @@ func fits(finding, pattern string) bool {
 var recoveryPatterns = []struct {
 	row     int
 	id      byte
-	pattern string // promised clean sealed last empty joins below ends
+	pattern string // promised clean sealed last empty joins below ends behind
 }{
-	{0, 'A', ".1......"},
-	{1, 'B', ".01....."},
-	{2, 'F', ".00...1."},
-	{3, 'F', "0000..0b"}, // nothing promised: a bad batch before the last segment
-	{4, 'E', "1000..0b"},
-	{4, 'E', "1001..0b"},
-	{4, 'E', "0001..0b"},
-	{4, 'E', ".000.00w"}, // the next segment does not join
-	{5, 'J', "0000.10w"},
-	{5, 'J', "0001..0w"},
-	{6, 'D', "1000.10w"},
-	{7, 'G', "10011.0w"},
-	{8, 'D', "10010.0w"},
+	{0, 'A', ".1......."},
+	{1, 'B', ".01......"},
+	{2, 'F', ".00...1.."},
+	{3, 'F', "0000..0b."}, // nothing promised: a bad batch before the last segment
+	{3, 'F', "0001..0b1"}, // or before good ones
+	{4, 'E', "1000..0b."},
+	{4, 'E', "1001..0b."},
+	{4, 'E', "0001..0b0"},
+	{4, 'E', ".000.00w."}, // the next segment does not join
+	{5, 'J', "0000.10w."},
+	{5, 'J', "0001..0w."},
+	{6, 'D', "1000.10w."},
+	{7, 'G', "10011.0w."},
+	{8, 'D', "10010.0w."},
 }
 
 func TestRecoveryTable(t *testing.T) {

@@ -11,6 +11,8 @@ type schedFS struct {
 	*simFS
 	s     *sched
 	plant schedPlant
+	// started is told of each start of the log that is noted in the state file.
+	started func(offset int64)
 }
 
 // schedPlant is a bug that stands between the engine and the system, to see it found.
@@ -110,6 +112,10 @@ func (f *schedFile) ReadAt(p []byte, pos int64) (int, error) {
 
 func (f *schedFile) WriteAt(p []byte, pos int64) (int, error) {
 	f.at(simWrite)
+	var st state
+	if f.fs.started != nil && f.name == stateName && st.decode(p) {
+		f.fs.started(st.start)
+	}
 	return f.simFile.WriteAt(p, pos)
 }
 

@@ -27,7 +27,7 @@ type history struct {
 	events int
 	calls  []*histCall
 	byID   map[int64]histRecord
-	// retained is the greatest start seen anywhere in the run, where retention deletes.
+	// retained is the greatest start seen or noted anywhere in the run, where retention deletes.
 	retention bool
 	retained  int64
 	gaps      bool // offsets may be left out

@@ -34,6 +34,12 @@ type schedLog struct {
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
 	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
+	// A deletion that is under way may be undone, and seen by nobody but who opens the log after a crash in it.
+	w.fs.started = func(offset int64) {
+		w.sim.mu.Lock()
+		defer w.sim.mu.Unlock()
+		w.h.retained = max(w.h.retained, offset)
+	}
 	w.h.gaps = c.gaps
 	w.h.retention = c.retention
 	return w

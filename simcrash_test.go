@@ -117,8 +117,16 @@ func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uin
 // killed tries the death of the process alone: the page cache lives on. The last store may be done in part, in any
 // order; a system call is done or not.
 func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64, rng *rand.Rand) error {
+	if w.inWindow(ops[p:]) {
+		w = w.excused()
+	}
 	if err := c.visit("killed", w.clone(), o, false, version, 0); err != nil {
 		return err
+	}
+	if w.unseen() {
+		if err := c.visit("killed, and the cache was emptied", w.evicted(), o, true, version, 0); err != nil {
+			return err
+		}
 	}
 	if p == len(ops) || ops[p].kind != simStore {
 		return nil
@@ -169,10 +177,13 @@ func (c *crasher) fsys(s *simFS) fileSystem {
 // check opens a state, appends to what it finds, and opens it again. In between it crashes inside of that.
 func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
 	s := newSimFS(state.clone(), c.mapped)
-	s.w.forgetErrors()
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
 	c.opens++
-	l, err := openFS(u.fsys, simDir, &c.opts)
+	open := openFS
+	if s.w.unseen() {
+		open = func(fsys fileSystem, _ string, opts *Options) (*Log, error) { return openToldOf(fsys, s, opts) }
+	}
+	l, err := open(u.fsys, simDir, &c.opts)
 	if err != nil {
 		return fmt.Errorf("refused to open: %w", err)
 	}

@@ -289,7 +289,7 @@ func (f *simFile) enter(kind simKind, writes bool) (*simFault, error) {
 	fault, err := f.s.enter(kind, f.path)
 	if fault != nil && fault.late {
 		if len(f.s.w.nodes[f.node].pending) > 0 {
-			f.do(&simOp{kind: simFlush, failed: true, untold: true, keep: fault.keep})
+			f.do(&simOp{kind: simFlush, failed: true, keep: fault.keep})
 		}
 		return nil, nil
 	}
@@ -446,7 +446,7 @@ func (f *simFile) flush() error {
 	fault, err := f.enter(simFlush, true)
 	if fault != nil {
 		f.do(&simOp{kind: simFlush, failed: true, keep: fault.keep})
-		f.told = f.s.w.nodes[f.node].wbErr
+		f.tell()
 		return err
 	}
 	if err == nil {
@@ -465,7 +465,8 @@ func (f *simFile) tell() bool {
 	if f.told == n.wbErr {
 		return false
 	}
-	f.told, n.unseen = n.wbErr, false
+	f.told = n.wbErr
+	f.do(&simOp{kind: simTold})
 	return true
 }
 

@@ -143,3 +143,63 @@ func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
 	require.Error(t, one.stored(98, 4), "past the end of the file")
 	require.NotEmpty(t, s.misuse)
 }
+
+// An error of writing back is told to those who had the file open, else to the next one who opens it, and lost with the pages
+// that it was about.
+func TestSimErrorsOfWritingBack(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	f := simFileOf(t, s, "a")
+	put(t, f, 0, 1, simPageBytes)
+	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO, late: true} }
+	put(t, f, simPageBytes, 1, 1) // the write succeeds, what was dirty before is lost
+	s.fault = nil
+	require.True(t, s.w.unseen())
+	lost := s.w.clone()
+	require.NoError(t, f.Close())
+	next, err := s.open(filepath.Join(simDir, "a"), openWrite)
+	require.NoError(t, err)
+	require.ErrorIs(t, next.flush(), syscall.EIO)
+	require.NoError(t, next.flush(), "once")
+	require.False(t, s.w.unseen())
+	require.NoError(t, next.Close())
+	next, err = s.open(filepath.Join(simDir, "a"), openWrite)
+	require.NoError(t, err)
+	require.NoError(t, next.flush(), "and nobody else")
+	lost.apply(&simOp{kind: simFlush, node: 0})
+	require.Equal(t, byte(1), lost.get("a")[0])
+	require.NotContains(t, lost.evicted().get("a")[:simPageBytes], byte(1))
+}
+
+// What a simulation may excuse is the time between the failure that a process was told of and its note, if one comes.
+func TestSimWindow(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	s.w.ext4 = true
+	f, note := simFileOf(t, s, fileName(0, logSuffix)), simFileOf(t, s, stateName)
+	writeState := func(st state) {
+		b := make([]byte, stateLen)
+		st.encode(b)
+		_, err := note.WriteAt(b, 0)
+		require.NoError(t, err)
+	}
+	put(t, f, 0, 1, 10)
+	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO} }
+	require.ErrorIs(t, f.flush(), syscall.EIO)
+	s.fault = nil
+	writeState(state{seq: 1})
+	writeState(state{seq: 2, failed: true})
+	put(t, f, 10, 1, 10)
+	var in []string
+	w := newSimWorld()
+	w.ext4 = true
+	for p, op := range s.ops {
+		if w.inWindow(s.ops[p:]) {
+			in = append(in, op.kind.String()+" "+op.name)
+			require.False(t, w.inWindow(s.ops[p:len(s.ops)-2]), "no note comes")
+			require.NotEmpty(t, w.nodes[0].barred)
+			require.Empty(t, w.excused().nodes[0].barred)
+		}
+		w.apply(op)
+	}
+	require.Equal(t, []string{"write " + stateName, "write " + stateName}, in)
+	require.False(t, w.inWindow(nil))
+}

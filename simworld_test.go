@@ -32,6 +32,7 @@ const (
 	simLink
 	simRemove
 	simSyncDir
+	simTold  // a call was told of an error of writing the file back
 	simEvent // something the engine's user did or saw; no operation of the file system
 
 	// These change nothing that a power cut could lose. They are counted and can fail.
@@ -47,7 +48,7 @@ const (
 
 func (k simKind) String() string {
 	return [simKinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "create", "rename", "link", "remove",
-		"syncdir", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
+		"syncdir", "told", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
 }
 
 // simOp is one operation as it was done. It is immutable once recorded.
@@ -57,8 +58,7 @@ type simOp struct {
 	name, to string
 	pos, n   int64
 	data     []byte
-	failed   bool   // simFlush: it returned an error
-	untold   bool   // failed, and no caller was told so
+	failed   bool   // simFlush: writing back failed; simTold follows once somebody was told
 	keep     uint64 // failed: seed of which pages reached the disk nevertheless; 0 is none
 	event    func(*oracle)
 }
@@ -206,7 +206,7 @@ func (n *simNode) flush(op *simOp) {
 			return simOld
 		}, nil, 0)
 		n.lied = true
-		n.wbErr, n.unseen = n.wbErr+1, op.untold
+		n.wbErr, n.unseen = n.wbErr+1, true
 		for p := range n.dirty {
 			at := int64(p) * simPageBytes
 			if n.ext4 && n.dirty[p] && !kept[p] && !isMarked(n.once, p) && at < int64(len(n.cache)) {
@@ -306,6 +306,7 @@ type simWorld struct {
 	ext4     bool // see simNode
 	hostile  bool // lost writes may show what the blocks held before
 	freed    [][]byte
+	unnoted  bool // see inWindow
 }
 
 func newSimWorld() *simWorld {
@@ -330,6 +331,8 @@ func (w *simWorld) apply(op *simOp) {
 		w.nodes[op.node].flush(op)
 	case simSyncDir:
 		w.synced, w.unsynced = maps.Clone(w.names), nil
+	case simTold:
+		w.nodes[op.node].unseen, w.unnoted = false, true
 	case simCreate, simRename, simLink, simRemove:
 		if n, ok := w.names[op.to]; ok && op.kind == simRename {
 			w.free(w.nodes[n].cache, 0)
@@ -348,13 +351,7 @@ func (w *simWorld) apply(op *simOp) {
 			w.free(n.cache, op.n)
 		}
 		w.nodes[op.node].apply(op)
-	}
-}
-
-// forgetErrors: the kernel threw the inodes out of its cache, and with them the errors that nobody was told of.
-func (w *simWorld) forgetErrors() {
-	for _, n := range w.nodes {
-		n.wbErr, n.unseen = 0, false
+		w.unnoted = w.unnoted && !notesFailure(op)
 	}
 }
 

@@ -1,6 +1,8 @@
 package seglog
 
 import (
+	"errors"
+	"io"
 	"math"
 	"sync/atomic"
 	"time"
@@ -31,7 +33,8 @@ func (c *coarseClock) millis() int64 {
 
 // OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not
 // be in order. It returns the high watermark if there is none, which is End once all is flushed. The precision is a
-// millisecond. Errors: those of Read.
+// millisecond. Errors: those of Read. Damage costs the times that it may hold: a *CorruptError, whose NextOffset is where
+// reading can go on, says that the record may lie in it. Where earlier times follow the damage, the answer lies behind.
 func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	ms := unixMilli(t)
 	if t.Nanosecond()%1e6 > 0 && ms < math.MaxInt64 {
@@ -46,26 +49,53 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	if ms == math.MaxInt64 && t.After(time.UnixMilli(ms)) {
 		return l.highWatermark(), nil
 	}
+	search := timeSearch{r: r, ms: ms}
 	for _, s := range l.view.Load().segs {
 		greatest, err := l.maxTime(s)
 		if err == errGone {
 			continue
 		}
-		if err != nil {
-			return 0, err
-		}
-		if greatest < ms {
+		if err == nil && greatest < ms {
+			if greatest != noTimestamp {
+				search.damage = nil
+			}
 			continue
 		}
-		offset, ok, err := l.firstAt(r, s, ms)
-		if err != nil && err != errGone {
+		if err != nil && !errors.Is(err, ErrCorrupt) {
 			return 0, err
 		}
+		offset, ok, gone := l.firstAt(&search, s)
+		if gone != nil && gone != errGone {
+			return 0, gone
+		}
 		if ok {
-			return offset, nil
+			return offset, search.damage
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) { // behind all of its batches
+			search.pass(err)
 		}
 	}
-	return l.highWatermark(), nil
+	return l.highWatermark(), search.damage
+}
+
+// timeSearch is a search for the first record at or after ms.
+type timeSearch struct {
+	r  *reader
+	ms int64
+	// damage was met on the way, and no earlier record behind it: what is looked for may lie in it.
+	damage error
+}
+
+// pass notes damage that the search goes past, and returns whether err is that, and the offset to go on at.
+func (t *timeSearch) pass(err error) (next int64, ok bool) {
+	var damage *CorruptError
+	if !errors.As(err, &damage) || errors.Is(err, ErrOldFormat) {
+		return 0, false
+	}
+	if t.damage == nil {
+		t.damage = err
+	}
+	return damage.NextOffset, true
 }
 
 // maxTime is the greatest timestamp of a segment: by the last entry of its time index, unless a batch behind the one it
@@ -79,7 +109,27 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 		return 0, err
 	}
 	defer h.unref()
-	ms, from := int64(noTimestamp), hint{rel: -1}
+	ms, end, ok, err := l.lastTime(s, h)
+	if err == nil && !ok || err == errIndex {
+		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
+			ms, end, _, err = l.lastTime(s, h)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	if limit := s.stored.load(); end < s.base+limit.rel() && !l.gaps.Load() {
+		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
+	}
+	s.maxTime.Store(ms)
+	return ms, nil
+}
+
+// lastTime is the last entry of a segment's time index, unless a batch behind the one it points to has a greater time: ok
+// is false then. The batches end at offset end.
+func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error) {
+	from := hint{rel: -1}
+	ms, end = noTimestamp, s.base
 	var w window
 	limit := s.stored.load()
 	w.reset(h, limit.pos())
@@ -90,83 +140,100 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 			from = seekOffset(x.offsets.bytes(), rel)
 		}
 		return s.walk(&l.env, &w, from, limit, func(f found) bool {
+			end = f.last + 1
 			p, err := w.at(f.pos, headerLen)
 			return err == nil && batch(p).maxTimestamp() > ms
 		})
 	})
-	if greater || err == errIndex {
-		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
-			if times := h.x.Load().times.bytes(); len(times) > 0 {
-				ms, _ = timeEntry(times, len(times)/timeEntryLen-1)
-			}
-		}
-	}
-	if err != nil {
-		return 0, err
-	}
-	s.maxTime.Store(ms)
-	return ms, nil
+	return ms, end, !greater, err
 }
 
-// firstAt finds the first readable record of a segment at or after ms.
-func (l *Log) firstAt(r *reader, s *segment, ms int64) (offset int64, ok bool, err error) {
+// firstAt finds the first readable record of a segment at or after the time that is looked for. Damage is passed over.
+func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err error) {
+	r, ms := t.r, t.ms
 	r.unpin()
 	if r.h, err = s.pin(&l.env); err != nil {
+		if _, damaged := t.pass(err); damaged {
+			return 0, false, nil
+		}
 		return 0, false, err
 	}
 	r.seg = s
 	limit := l.limit(s)
-	from := max(s.base, l.start.Load())
-	var entryMS int64
-	var rel uint32
-	var entry bool
-	err = r.h.readIndexes(func(x *indexes) { entryMS, rel, entry = seekTime(x.times.bytes(), ms) })
-	if err != nil || entry && int64(rel) < limit.rel() {
-		var got int64
-		if err == nil {
-			got, err = s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), limit)
-		}
-		if err == nil && got != entryMS {
-			err = errIndex
-		}
-		switch {
-		case err == errIndex && s.written(): // the log is damaged, not the index: from the start
-		case err == errIndex:
-			if err := s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit"); err != nil {
-				return 0, false, err
-			}
-		case err != nil:
-			return 0, false, err
-		default:
-			from = max(from, s.base+int64(rel))
-		}
+	from, indexed, err := l.timeEntryBefore(r, ms, limit)
+	if err != nil {
+		return 0, false, err
 	}
 	// from may be the last offset of a batch whose first records are the ones.
 	f, ok, err := s.locate(&l.env, r.h, &r.w, from, limit)
-	for err == nil && ok {
+	if indexed && ok && f.pos > 0 {
+		t.damage = nil // the times before an entry are earlier than its own
+	}
+	for ok || err != nil {
 		var at int64
-		if at, err = r.firstInBatch(f, ms, l.start.Load()); err != nil || at >= 0 {
-			return at, err == nil, err
+		if err == nil {
+			if at, err = r.firstInBatch(f, ms, l.start.Load()); err == nil && at >= 0 {
+				return at, true, nil
+			}
+			from = f.base // if that is an error, its last offset may be wrong
 		}
+		if err != nil {
+			next, damaged := t.pass(s.behindDamage(r.h, err, limit))
+			if !damaged {
+				return 0, false, err
+			}
+			if next <= from || next >= s.base+limit.rel() {
+				break // nobody knows where it goes on, or it does not
+			}
+			from = next
+			f, ok, err = s.locate(&l.env, r.h, &r.w, from, limit)
+			continue
+		}
+		t.damage = nil // whatever came before, later times come behind
 		if f.last+1 >= s.base+limit.rel() {
 			break
 		}
 		f, ok, err = l.nextBatchAt(r, f, ms, limit)
 	}
-	return 0, false, err
+	return 0, false, nil
+}
+
+// timeEntryBefore is an offset of the pinned segment from where on to look for ms: indexed if it is one of its time index.
+func (l *Log) timeEntryBefore(r *reader, ms int64, limit mark) (from int64, indexed bool, err error) {
+	s := r.seg
+	from = max(s.base, l.start.Load())
+	var entryMS int64
+	var rel uint32
+	var entry bool
+	err = r.h.readIndexes(func(x *indexes) { entryMS, rel, entry = seekTime(x.times.bytes(), ms) })
+	if err == nil && (!entry || int64(rel) >= limit.rel()) {
+		return from, false, nil
+	}
+	var got int64
+	if err == nil {
+		got, err = s.maxTimeAt(&l.env, r.h, &r.w, s.base+int64(rel), limit)
+	}
+	if err == nil && got != entryMS {
+		err = errIndex
+	}
+	switch {
+	case err == nil:
+		return max(from, s.base+int64(rel)), true, nil
+	case err == errIndex && s.written() || errors.Is(err, ErrCorrupt): // the log is damaged, not the index: from the start
+		return from, false, nil
+	case err == errIndex:
+		return from, false, s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit")
+	}
+	return from, false, err
 }
 
 // nextBatchAt is the first batch behind f with a timestamp of ms or later. A batch is only passed over if its CRC says
 // that its timestamps are good.
 func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool, error) {
 	s := r.seg
-	after := f.last
-	return s.throughIndex(&l.env, r.h, func(x *indexes) (found, bool, error) {
-		var bad error
-		f, ok, err := s.walk(&l.env, &r.w, seekOffset(x.offsets.bytes(), uint32(after-s.base)), limit, func(f found) bool {
-			if f.last <= after {
-				return false
-			}
+	var bad error
+	f, ok, err := s.guardedLookUp(r.h, func(*indexes) (found, bool, error) {
+		return s.walk(&l.env, &r.w, hint{rel: -1, pos: f.end(), next: f.last + 1 - s.base}, limit, func(f found) bool {
 			p, err := r.w.at(f.pos, headerLen)
 			if err != nil || batch(p).maxTimestamp() >= ms {
 				return true // the caller reads it whole
@@ -178,11 +245,11 @@ func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool
 			}
 			return bad != nil
 		})
-		if bad != nil {
-			err = bad
-		}
-		return f, ok && err == nil, err
 	})
+	if bad != nil {
+		err = bad
+	}
+	return f, ok && err == nil, err
 }
 
 // firstInBatch is the first offset at or after ms in a batch, from start on; -1 if there is none.

@@ -1,0 +1,128 @@
+package seglog_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog"
+)
+
+// timedLog is a closed log of batches with one record each, whose times grow by a second each, in several segments.
+func timedLog(t *testing.T, n int) (dir string, all []stored) {
+	t.Helper()
+	dir = t.TempDir()
+	o, _ := recoverOptions()
+	l := open(t, dir, o)
+	for i := range n {
+		_, err := l.Append(seglog.Record{Time: second(i), Value: value(i)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	all = storedBatches(t, dir)
+	require.Len(t, all, n)
+	return dir, all
+}
+
+func second(i int) time.Time {
+	return time.UnixMilli(1_700_000_000_000).Add(time.Duration(i) * time.Second)
+}
+
+// Damage costs OffsetForTime the times that may lie in it, and no others, wherever it is.
+func TestOffsetForTimeBesideDamage(t *testing.T) {
+	const n = 250
+	sound, all := timedLog(t, n)
+	segments := files(t, sound, "*.log")
+	require.Greater(t, len(segments), 3)
+	// position is where in its segment batch i begins.
+	position := func(i int) (pos int) {
+		for _, b := range all[:i] {
+			if b.segment == all[i].segment {
+				pos += len(b.bytes)
+			}
+		}
+		return pos
+	}
+	type spoilt struct {
+		how         string
+		first, last int // batches that can't be read
+		do          func(dir string)
+	}
+	var damages []spoilt
+	flipAt := func(i, at int) func(dir string) {
+		return func(dir string) { spoil(t, dir+all[i].segment[len(sound):], flip(position(i)+at)) }
+	}
+	for _, i := range []int{0, 1, 20, 100, 101, n - 2} {
+		for what, at := range map[string]int{"length": 10, "magic": 16, "crc": 19, "last offset": 25, "greatest time": 38, "records": 64} {
+			damages = append(damages, spoilt{fmt.Sprintf("%s of batch %d", what, i), i, i, flipAt(i, at)})
+		}
+	}
+	inSegment := func(k int) (first, last int) {
+		first = -1
+		for i, b := range all {
+			if b.segment == segments[k] {
+				if first < 0 {
+					first = i
+				}
+				last = i
+			}
+		}
+		return first, last
+	}
+	for _, k := range []int{0, 1} {
+		first, last := inSegment(k)
+		damages = append(damages,
+			spoilt{fmt.Sprintf("segment %d removed", k), first, last, func(dir string) { require.NoError(t, os.Remove(dir+segments[k][len(sound):])) }},
+			spoilt{fmt.Sprintf("segment %d emptied", k), first, last, func(dir string) { require.NoError(t, os.Truncate(dir+segments[k][len(sound):], 0)) }},
+			spoilt{fmt.Sprintf("segment %d zeroed", k), first, last, func(dir string) {
+				spoil(t, dir+segments[k][len(sound):], func(b []byte) []byte { return make([]byte, len(b)) })
+			}})
+		first++
+		damages = append(damages, spoilt{fmt.Sprintf("segment %d cut short", k), first, last, func(dir string) {
+			require.NoError(t, os.Truncate(dir+segments[k][len(sound):], int64(position(first))))
+		}})
+	}
+	for _, withIndexes := range []bool{true, false} {
+		for _, d := range damages {
+			t.Run(fmt.Sprintf("%s, indexes %v", d.how, withIndexes), func(t *testing.T) {
+				dir := copyDir(t, sound)
+				if !withIndexes {
+					for _, name := range append(files(t, dir, "*.index"), files(t, dir, "*.timeindex")...) {
+						require.NoError(t, os.Remove(name))
+					}
+				}
+				o, _ := recoverOptions()
+				l := open(t, dir, o)
+				d.do(dir) // since Open would see that a segment is missing
+				for i := range n {
+					if i%16 > 0 && i < d.first-2 || i > d.last+3 && i%16 > 0 || i > d.first+2 && i < d.last-1 && i%8 > 0 {
+						continue
+					}
+					for _, at := range []time.Time{second(i), second(i).Add(-time.Millisecond)} {
+						got, err := l.OffsetForTime(at)
+						if i < d.first || i > d.last+1 {
+							require.NoError(t, err, "record %d", i)
+							require.EqualValues(t, i, got)
+							continue
+						}
+						// What is damaged, and the one behind it, which may not be the first at that time.
+						var c *seglog.CorruptError
+						if err == nil && i == d.last+1 {
+							require.EqualValues(t, i, got)
+							continue
+						}
+						require.ErrorAs(t, err, &c, "record %d", i)
+						require.EqualValues(t, d.last+1, c.NextOffset, "record %d", i)
+					}
+				}
+				got, err := l.OffsetForTime(second(n))
+				require.NoError(t, err)
+				require.EqualValues(t, n, got)
+				require.NoError(t, l.Close())
+			})
+		}
+	}
+}
