@@ -166,6 +166,9 @@ func (l *Log) readWriterState() (state, error) {
 	if ro.promised = ok; !ok {
 		return l.unpromised()
 	}
+	if st.baseSum < 0 { // no log counts so: see snapshot.prepare
+		return state{}, &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: -1, Reason: "the snapshot that made this directory was not finished"}
+	}
 	if st.gaps {
 		l.gaps.Store(true) // noted before the first batch that leaves offsets out
 	}

@@ -33,6 +33,7 @@ type schedConfig struct {
 	hooks     bool // slow, or call back
 	future    bool // users wait for records that come later
 	readOnly  bool // another process follows
+	snapshots bool
 	leaves    bool // one user closes the log while others use it
 	fault     schedFault
 	from, to  int  // the calls of the file system that the fault meets
@@ -103,6 +104,7 @@ func newSchedConfig(seed uint64) *schedConfig {
 	// back from one that was sent.
 	c.hostile = c.hostile && !c.gaps
 	c.bounded = true
+	c.snapshots = one(4)
 	for _, k := range schedKnown {
 		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
 			k.avoid(c)
@@ -118,7 +120,7 @@ func (c *schedConfig) String() string {
 	}
 	var with []string
 	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
-		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "snapshots": c.snapshots, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
 		if on {
 			with = append(with, name)
 		}

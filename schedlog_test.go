@@ -29,6 +29,7 @@ type schedLog struct {
 	// The greatest bounds that a call returned since the last cut began or ended; how many did; how many run.
 	bounds        Offsets
 	cuts, cutting int
+	copies        int // how many snapshots were begun
 }
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {

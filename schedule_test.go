@@ -81,6 +81,9 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 		x := newCrasher(opts, c.mapped, seed)
 		x.uncut = c.uncut
 		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, *schedCrash)), 2, 2, 1, 1
+		if err := (histView{w.h, w.h.events}).checkCopies(w.sim.w, c.mapped); err != nil {
+			return r, fmt.Errorf("log %d at the end: %w\n%s", i, err, r.trace())
+		}
 		o := newOracle(0)
 		o.judge = histView{w.h, 0}
 		if err := x.explore(c.world(), w.sim.ops, 0, o); err != nil {

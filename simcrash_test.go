@@ -172,6 +172,11 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 	s.w.forgetErrors()
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
 	c.opens++
+	if o.judge != nil {
+		if err := o.judge.checkCopies(state, c.mapped); err != nil {
+			return err
+		}
+	}
 	l, err := openFS(u.fsys, simDir, &c.opts)
 	if err != nil {
 		return fmt.Errorf("refused to open: %w", err)
