@@ -62,6 +62,7 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	wg.Wait()
 	yield("users gone")
 	w.close()
+	w.gone = true
 	return w.wrong == nil
 }
 
