@@ -166,6 +166,9 @@ func (l *Log) readWriterState() (state, error) {
 	if ro.promised = ok; !ok {
 		return l.unpromised()
 	}
+	if st.baseSum < 0 { // no log counts so: see snapshot.prepare
+		return state{}, &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: -1, Reason: "the snapshot that made this directory was not finished"}
+	}
 	if st.gaps {
 		l.gaps.Store(true) // noted before the first batch that leaves offsets out
 	}
@@ -419,6 +422,11 @@ func (l *Log) extendLast(st state) error {
 			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
 				break // not written yet, or not whole yet
 			}
+			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
+				return e
+			} else if ended {
+				break
+			}
 			// Damage to what was durable, which costs those who read it what it covers.
 			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
 			r.zeros, _ = lastByte(ro.f, pos, r.size)
@@ -451,6 +459,18 @@ func (l *Log) extendLast(st state) error {
 	}
 	l.durable.Store(max(l.start.Load(), min(st.recoveryPoint, l.end.Load())))
 	return nil
+}
+
+// endsInGap reports whether a segment that another follows holds nothing but the zeros of its reserved blocks from pos on.
+func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
+	if !l.gaps.Load() {
+		return false, nil
+	}
+	if last, err := lastByte(l.follow.f, pos, size); err != nil || last > pos {
+		return false, err
+	}
+	dir, err := l.list()
+	return err == nil && dir.after(s.base) >= 0, err
 }
 
 // dropDeleted follows the writer's start.

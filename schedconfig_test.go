@@ -33,13 +33,13 @@ type schedConfig struct {
 	hooks     bool // slow, or call back
 	future    bool // users wait for records that come later
 	readOnly  bool // another process follows
+	snapshots bool
 	leaves    bool // one user closes the log while others use it
 	fault     schedFault
 	from, to  int  // the calls of the file system that the fault meets
 	ext4      bool // blocks whose first write failed stay bad; else as XFS
 	hostile   bool // lost writes show what was there before
 	uncut     bool // no cut either after a crash
-	bounded   bool // descriptors are
 	plant     schedPlant
 }
 
@@ -67,6 +67,14 @@ var schedFaults = []schedFault{
 	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
 	{name: "no memory", err: syscall.ENOMEM, kinds: []simKind{simMap, simOpen, simCreate}, passes: true},
 	{name: "read fails", err: syscall.EIO, kinds: []simKind{simRead}, latch: true},
+}
+
+// schedMoreFaults came later, and are drawn by themselves, so that the seeds of before kept what they did.
+var schedMoreFaults = []schedFault{
+	{name: "interrupted", err: syscall.EINTR, latch: true, kinds: []simKind{simOpen, simCreate, simRead, simStat, simList, simMap, simLock, simMkdir, simWrite, simZero,
+		simReserve, simTruncate, simRename, simLink, simRemove, simSyncDir}},
+	{name: "trim fails", err: syscall.EIO, latch: true, kinds: []simKind{simTruncate, simStat, simList}},
+	{name: "quota at each call", err: syscall.EDQUOT, passes: true, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename, simLink}},
 }
 
 func newSchedConfig(seed uint64) *schedConfig {
@@ -102,7 +110,12 @@ func newSchedConfig(seed uint64) *schedConfig {
 	// Where offsets may be left out, or come from a leader with epochs of its own, nothing tells a batch that the disk brought
 	// back from one that was sent.
 	c.hostile = c.hostile && !c.gaps
-	c.bounded = true
+	c.snapshots = one(4)
+	if c.fault.name == "" && one(6) {
+		c.fault = schedMoreFaults[rng.IntN(len(schedMoreFaults))]
+		c.from = rng.IntN(1200)
+		c.to = c.from + 1 + rng.IntN(60)
+	}
 	for _, k := range schedKnown {
 		if !slices.Contains(strings.Split(*schedWith, ","), k.fault) && *schedWith != "all" {
 			k.avoid(c)
@@ -118,7 +131,7 @@ func (c *schedConfig) String() string {
 	}
 	var with []string
 	for name, on := range map[string]bool{"mapped": c.mapped, "large": c.large, "transfers": c.transfers, "gaps": c.gaps, "cuts": c.cuts, "deletions": c.deletions, "retention": c.retention,
-		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
+		"ages": c.ages, "hooks": c.hooks, "waits for the future": c.future, "read-only log": c.readOnly, "snapshots": c.snapshots, "close in the middle": c.leaves, "ext4": c.ext4, "hostile disk": c.hostile} {
 		if on {
 			with = append(with, name)
 		}

@@ -46,6 +46,7 @@ const (
 	histDelete          // DeleteBefore
 	histMark            // everything below offset that was acknowledged before it began is durable
 	histOpened          // a log was opened and showed got: nothing ran at that time
+	histCopy            // Snapshot, into the directory name
 )
 
 const histRuns = math.MaxInt
@@ -59,6 +60,8 @@ type histCall struct {
 	fixed      bool      // they have their offsets, as TransferFrom's have
 	offset     int64     // of the first record; of a cut, a deletion or a mark
 	reset      bool
+	name       string
+	asked      int // of a copy: what was removed or acknowledged before is, whatever the log's reader had seen
 	policy     FlushPolicy
 	got        *content // histOpened
 	err        error
@@ -122,36 +125,19 @@ func (v histView) base() (*content, int, []*histCall) {
 // check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
 func (v histView) check(got *content, machine bool) error {
 	base, since, calls := v.base()
-	if err := v.checkShown(got, base, calls); err != nil {
+	if err := v.checkShown(got, base, calls, v.n); err != nil {
 		return err
 	}
-	if err := v.checkStart(got, base, calls); err != nil {
+	low, high := v.starts(base, calls)
+	if err := checkStart(got, low, high); err != nil {
 		return err
-	}
-	there := func(r *Record, offset int64) bool {
-		i, ok := slices.BinarySearchFunc(got.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
-		return ok && schedID(&got.recs[i]) == schedID(r)
-	}
-	lost := func(r *Record, offset int64, from int) error {
-		if v.h.retention && offset < v.h.retained {
-			return nil
-		}
-		for _, c := range calls {
-			if v.removes(c, offset, from) {
-				return nil
-			}
-		}
-		if there(r, offset) {
-			return nil
-		}
-		return fmt.Errorf("lost: record %x, acknowledged at offset %d, is not in [%d, %d)%s", schedID(r), offset, got.start, got.end, got.near(offset))
 	}
 	for i := range base.recs {
 		r := &base.recs[i]
 		if machine && r.Offset >= base.durable && !v.marked(calls, r.Offset, since) {
 			continue
 		}
-		if err := lost(r, r.Offset, since); err != nil {
+		if err := v.lost(got, calls, r, r.Offset, since); err != nil {
 			return fmt.Errorf("%w (it was there when the log was opened; durable then below %d)", err, base.durable)
 		}
 	}
@@ -164,12 +150,29 @@ func (v histView) check(got *content, machine bool) error {
 			if machine && c.policy != FlushSync && !v.marked(calls, offset, c.end) {
 				continue
 			}
-			if err := lost(&c.recs[i], offset, c.begin); err != nil {
+			if err := v.lost(got, calls, &c.recs[i], offset, c.begin); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// lost says that a record is not there, which was at offset from an event on and which nothing may have removed since.
+func (v histView) lost(got *content, calls []*histCall, r *Record, offset int64, from int) error {
+	if v.h.retention && offset < v.h.retained {
+		return nil
+	}
+	for _, c := range calls {
+		if v.removes(c, offset, from) {
+			return nil
+		}
+	}
+	i, ok := slices.BinarySearchFunc(got.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
+	if ok && schedID(&got.recs[i]) == schedID(r) {
+		return nil
+	}
+	return fmt.Errorf("lost: record %x, acknowledged at offset %d, is not in [%d, %d)%s", schedID(r), offset, got.start, got.end, got.near(offset))
 }
 
 // marked reports whether what was at offset from an event on was told to be durable.
@@ -182,8 +185,8 @@ func (v histView) marked(calls []*histCall, offset int64, from int) bool {
 	return false
 }
 
-// checkShown checks each record that a log shows.
-func (v histView) checkShown(got, base *content, calls []*histCall) error {
+// checkShown checks each record that a log shows which was asked at an event.
+func (v histView) checkShown(got, base *content, calls []*histCall, asked int) error {
 	if !v.h.gaps && int64(len(got.recs)) != got.end-got.start {
 		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
 	}
@@ -195,7 +198,7 @@ func (v histView) checkShown(got, base *content, calls []*histCall) error {
 				return fmt.Errorf("hole: record %d after %d", r.Offset, got.recs[i-1].Offset)
 			}
 		}
-		this, err := v.checkRecord(r, base, calls, v.n)
+		this, err := v.checkRecord(r, base, calls, asked)
 		if err != nil {
 			return err
 		}
@@ -290,9 +293,9 @@ func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked
 	return this, nil
 }
 
-// checkStart checks the bounds: the start is where a deletion or a reset put it.
-func (v histView) checkStart(got, base *content, calls []*histCall) error {
-	low, high := base.start, base.start
+// starts is between which offsets a log may start: where a deletion or a reset put it.
+func (v histView) starts(base *content, calls []*histCall) (low, high int64) {
+	low, high = base.start, base.start
 	if v.h.retention {
 		high = max(high, v.h.retained)
 	}
@@ -315,6 +318,10 @@ func (v histView) checkStart(got, base *content, calls []*histCall) error {
 			low = max(low, c.offset)
 		}
 	}
+	return low, high
+}
+
+func checkStart(got *content, low, high int64) error {
 	switch {
 	case got.start > got.end:
 		return fmt.Errorf("starts at %d, behind its end %d", got.start, got.end)

@@ -29,6 +29,8 @@ type schedLog struct {
 	// The greatest bounds that a call returned since the last cut began or ended; how many did; how many run.
 	bounds        Offsets
 	cuts, cutting int
+	copies        int  // how many snapshots were begun
+	gone          bool // closed just now, with nobody using it any more
 }
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
@@ -305,10 +307,8 @@ func (r *schedRun) run() {
 		r.s.spawn(fmt.Sprint("log", i), func() { r.life(w, i) })
 	}
 	r.s.onStep = func() error {
-		for _, w := range r.logs {
-			if n := len(w.sim.files); r.c.bounded && n > 60+4*r.c.users {
-				return fmt.Errorf("%d files are open", n)
-			}
+		if err := r.bounds(); err != nil {
+			return err
 		}
 		return r.wrong()
 	}
@@ -332,6 +332,44 @@ func (r *schedRun) run() {
 			r.err = fmt.Errorf("misuse of the file system: %v", w.sim.misuse)
 		}
 	}
+}
+
+// bounds says what there is too much of. Nothing runs meanwhile.
+func (r *schedRun) bounds() error {
+	for i, w := range r.logs {
+		// Each user holds a few segments: one that it reads, one whose indexes it builds, one of a section; a snapshot two more.
+		most := 2*maxUnsealed + 12 + 4*r.c.users
+		if n := len(w.sim.files); n > most {
+			return fmt.Errorf("log %d: %d files are open, %d are enough", i, n, most)
+		}
+		if n := len(w.sim.mappings); n > most {
+			return fmt.Errorf("log %d: %d mappings, %d are enough", i, n, most)
+		}
+		if w.l == nil {
+			continue
+		}
+		if n := len(w.l.writer.sealing); n > maxUnsealed {
+			return fmt.Errorf("log %d: %d segments wait for their seal", i, n)
+		}
+		if w.gone && len(r.logs) == 1 {
+			w.gone = false
+			if left := left(r.bubble); left != "" {
+				return fmt.Errorf("goroutines of a log that was closed:\n%s", left)
+			}
+		}
+	}
+	return nil
+}
+
+// left are the stacks of the engine's goroutines in a bubble.
+func left(bubble string) string {
+	var b strings.Builder
+	for g := range strings.SplitSeq(bubbleStacks(bubble), "\n\n") {
+		if strings.Contains(g, "seglog.(*Log)") && !strings.Contains(g, "seglog.(*schedRun)") {
+			b.WriteString(g + "\n\n")
+		}
+	}
+	return b.String()
 }
 
 // life opens the log a few times, each time with another set of users.

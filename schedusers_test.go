@@ -62,6 +62,7 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	wg.Wait()
 	yield("users gone")
 	w.close()
+	w.gone = true
 	return w.wrong == nil
 }
 
@@ -86,6 +87,9 @@ func (u *schedUser) step() {
 	}
 	if c.retention {
 		acts = append(acts, act{4, u.retain})
+	}
+	if c.snapshots {
+		acts = append(acts, act{5, func(Offsets) { u.w.snapshot(u.w.l, u.name, u.w.asked()) }})
 	}
 	sum := 0
 	for _, a := range acts {
@@ -343,6 +347,10 @@ func (w *schedLog) follower(rng *rand.Rand, calls int) {
 	defer func() { w.fine("close read-only", l.Close()) }()
 	for range calls {
 		asked := w.askedLate()
+		if w.c.snapshots && rng.IntN(6) == 0 {
+			w.snapshot(l, "another process", asked)
+			continue
+		}
 		o := l.Offsets()
 		if rng.IntN(2) == 0 {
 			r, err := l.Read(o.Start + rng.Int64N(max(0, o.End-o.Start)+1))

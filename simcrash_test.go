@@ -179,6 +179,11 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 	s := newSimFS(state.clone(), c.mapped)
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
 	c.opens++
+	if o.judge != nil {
+		if err := o.judge.checkCopies(state, c.mapped); err != nil {
+			return err
+		}
+	}
 	open := openFS
 	if s.w.unseen() {
 		open = func(fsys fileSystem, _ string, opts *Options) (*Log, error) { return openToldOf(fsys, s, opts) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -16,8 +17,38 @@ import (
 // simDir is where the log of a simulation lives.
 const simDir = "simulated"
 
-// simFS is a fileSystem in memory that records what changes it, in order, and fails where it is told to. Its directory
-// is flat.
+// simCopies begins the names of the directories beside simDir, for copies of the log. A file in one of them has the
+// directory in its name in simWorld; one in simDir has not.
+const simCopies = "copy"
+
+// simName is how simWorld calls the file of a path.
+func simName(path string) string {
+	name := filepath.Base(path)
+	if dir := simFolder(filepath.Dir(path)); dir != "" {
+		return dir + "/" + name
+	}
+	return name
+}
+
+// simFolder is how simWorld calls a directory: "" for that of the log.
+func simFolder(dir string) string {
+	if name := filepath.Base(dir); strings.HasPrefix(name, simCopies) {
+		return name
+	}
+	return ""
+}
+
+// inFolder returns the name that a file has inside of a directory.
+func inFolder(folder, name string) (string, bool) {
+	of, base, ok := strings.Cut(name, "/")
+	if !ok {
+		of, base = "", name
+	}
+	return base, of == folder
+}
+
+// simFS is a fileSystem in memory that records what changes it, in order, and fails where it is told to. Besides the
+// directory of the log there may be others for copies of it.
 type simFS struct {
 	mapped bool // reserve and mmap work, as on ext4; if not the log is written by pwrite
 
@@ -28,7 +59,7 @@ type simFS struct {
 	fault    func(kind simKind, nth int, path string) *simFault // nil: no fault
 	faults   []simHit                                           // those that happened
 	dead     bool                                               // the process is: nothing changes any more
-	locked   bool
+	locked   map[string]bool                                    // by directory
 	files    map[*simFile]bool
 	mappings map[*simMapping]bool
 	misuse   []string         // what no caller may do
@@ -52,7 +83,7 @@ type simHit struct {
 }
 
 func newSimFS(w *simWorld, mapped bool) *simFS {
-	return &simFS{w: w, mapped: mapped, files: map[*simFile]bool{}, mappings: map[*simMapping]bool{}}
+	return &simFS{w: w, mapped: mapped, files: map[*simFile]bool{}, mappings: map[*simMapping]bool{}, locked: map[string]bool{}}
 }
 
 var errDead = errors.New("the simulated process is dead")
@@ -111,8 +142,8 @@ func (s *simFS) left() (left []string) {
 	for m := range s.mappings {
 		left = append(left, fmt.Sprintf("mapping of file #%d", m.node))
 	}
-	if s.locked {
-		left = append(left, "lock")
+	for dir := range s.locked {
+		left = append(left, "lock of "+simDir+" "+dir)
 	}
 	slices.Sort(left)
 	return left
@@ -121,7 +152,7 @@ func (s *simFS) left() (left []string) {
 func (s *simFS) open(path string, mode openMode) (file, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := filepath.Base(path)
+	name := simName(path)
 	n, ok := s.w.names[name]
 	kind := simOpen
 	if mode == openCreate && !ok {
@@ -154,10 +185,10 @@ func (s *simFS) stat(path string) (fileInfo, error) {
 	if _, err := s.enter(simStat, path); err != nil {
 		return fileInfo{}, err
 	}
-	if filepath.Base(path) == simDir {
+	if filepath.Base(path) == simDir || simFolder(path) != "" {
 		return fileInfo{isDir: true, mtime: time.UnixMilli(s.clock)}, nil
 	}
-	if n, ok := s.w.names[filepath.Base(path)]; ok {
+	if n, ok := s.w.names[simName(path)]; ok {
 		return fileInfo{size: int64(len(s.w.nodes[n].cache)), mtime: time.UnixMilli(s.clock)}, nil
 	}
 	return fileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
@@ -169,8 +200,14 @@ func (s *simFS) list(dir string) ([]string, error) {
 	if _, err := s.enter(simList, dir); err != nil {
 		return nil, err
 	}
-	names := s.w.sorted()
-	if s.w.lockFile {
+	var names []string
+	folder := simFolder(dir)
+	for _, name := range s.w.sorted() {
+		if base, ok := inFolder(folder, name); ok {
+			names = append(names, base)
+		}
+	}
+	if s.w.lockFile && folder == "" {
 		names = append(names, "LOCK")
 		slices.Sort(names)
 	}
@@ -198,7 +235,10 @@ func (s *simFS) rename1(kind simKind, from, to string) error {
 	if _, err := s.enter(kind, from); err != nil {
 		return err
 	}
-	op := &simOp{kind: kind, name: filepath.Base(from), to: filepath.Base(to)}
+	op := &simOp{kind: kind, name: simName(from)}
+	if to != "" {
+		op.to = simName(to)
+	}
 	n, ok := s.w.names[op.name]
 	if !ok {
 		return &fs.PathError{Op: kind.String(), Path: from, Err: fs.ErrNotExist}
@@ -217,7 +257,7 @@ func (s *simFS) syncDir(dir string) error {
 	if _, err := s.enter(simSyncDir, dir); err != nil {
 		return err
 	}
-	s.do(&simOp{kind: simSyncDir, name: dir})
+	s.do(&simOp{kind: simSyncDir, name: simFolder(dir)})
 	return nil
 }
 
@@ -246,25 +286,29 @@ func (s *simFS) lock(path string) (directoryLock, error) {
 	if _, err := s.enter(simLock, path); err != nil {
 		return nil, err
 	}
-	if s.locked {
+	folder := simFolder(filepath.Dir(path))
+	if s.locked[folder] {
 		return nil, fmt.Errorf("%w: %s", ErrLocked, path)
 	}
-	s.locked, s.w.lockFile = true, true
-	return (*simLockFile)(s), nil
+	s.locked[folder] = true
+	s.w.lockFile = s.w.lockFile || folder == ""
+	return simLockFile{s, folder}, nil
 }
 
-type simLockFile simFS
+type simLockFile struct {
+	s      *simFS
+	folder string
+}
 
-func (l *simLockFile) held() error { return nil }
+func (l simLockFile) held() error { return nil }
 
-func (l *simLockFile) Close() error {
-	s := (*simFS)(l)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.locked {
-		s.wrong("lock released twice")
+func (l simLockFile) Close() error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if !l.s.locked[l.folder] {
+		l.s.wrong("lock released twice")
 	}
-	s.locked = false
+	delete(l.s.locked, l.folder)
 	return nil
 }
 

@@ -22,6 +22,7 @@ type oracle struct {
 type judge interface {
 	check(got *content, machine bool) error
 	batchEnds(r *Record) bool
+	checkCopies(state *simWorld, mapped bool) error
 	holes() bool // offsets may be left out, which lineages do not know of
 }
 

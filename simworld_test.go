@@ -330,13 +330,13 @@ func (w *simWorld) apply(op *simOp) {
 	case simFlush:
 		w.nodes[op.node].flush(op)
 	case simSyncDir:
-		w.synced, w.unsynced = maps.Clone(w.names), nil
+		w.syncDir(op.name)
 	case simTold:
 		w.nodes[op.node].unseen, w.unnoted = false, true
 	case simCreate, simRename, simLink, simRemove:
-		if n, ok := w.names[op.to]; ok && op.kind == simRename {
+		if n, ok := w.names[op.to]; ok && op.kind == simRename && w.links(n) == 1 {
 			w.free(w.nodes[n].cache, 0)
-		} else if op.kind == simRemove {
+		} else if op.kind == simRemove && w.links(op.node) == 1 {
 			w.free(w.nodes[op.node].cache, 0)
 		}
 		if op.kind == simCreate {
@@ -353,6 +353,35 @@ func (w *simWorld) apply(op *simOp) {
 		w.nodes[op.node].apply(op)
 		w.unnoted = w.unnoted && !notesFailure(op)
 	}
+}
+
+// links is how many names a file has.
+func (w *simWorld) links(node int) (n int) {
+	for _, of := range w.names {
+		if of == node {
+			n++
+		}
+	}
+	return n
+}
+
+// syncDir makes the names in one directory durable.
+func (w *simWorld) syncDir(folder string) {
+	in := func(name string) bool { _, ok := inFolder(folder, name); return ok }
+	synced := maps.Clone(w.synced)
+	maps.DeleteFunc(synced, func(name string, _ int) bool { return in(name) })
+	for name, n := range w.names {
+		if in(name) {
+			synced[name] = n
+		}
+	}
+	w.synced = synced
+	w.unsynced = slices.DeleteFunc(slices.Clone(w.unsynced), func(op *simOp) bool {
+		if op.kind == simLink {
+			return in(op.to)
+		}
+		return in(op.name)
+	})
 }
 
 // free notes what the blocks of a file from a position on hold as they are given back.

@@ -17,7 +17,7 @@ import (
 //
 // A Snapshot that fails removes what it made; one that is killed leaves a directory that Open refuses. Errors:
 // ErrInvalid for a directory that is not empty; a *CorruptError for damage in what it copies; the operating system's;
-// ErrClosed.
+// ErrFailed if a cut has failed half-way; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -113,8 +113,9 @@ func (s *snapshot) prepare() error {
 	if s.lock, err = fsys.lock(filepath.Join(s.to.dir, lockName)); err != nil {
 		return err
 	}
-	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), state{}); err == nil {
-		err = s.file.commit(func(st *state) { *st = state{seq: st.seq, cut: -1, segments: 1, baseSum: -1} })
+	unfinished := state{cut: -1, segments: 1, baseSum: -1} // which no log has
+	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), unfinished); err == nil {
+		err = s.file.commit(func(*state) {})
 	}
 	if err == nil {
 		err = fsys.syncDir(s.to.dir)
@@ -129,7 +130,17 @@ func (s *snapshot) prepare() error {
 func (s *snapshot) release(failed bool) error {
 	var errs []error
 	if failed {
-		errs = append(errs, s.clear())
+		// The state file goes last, and only once the names of the segments are gone for good: without it they would be taken
+		// for a log.
+		begun := len(s.made) > 0
+		err := s.clear()
+		if err == nil && begun {
+			err = s.to.fs.syncDir(s.to.dir)
+		}
+		if err != nil {
+			failed = false // nothing more is removed
+		}
+		errs = append(errs, err)
 	}
 	remove := func(name string) {
 		if err := s.to.fs.remove(filepath.Join(s.to.dir, name)); failed && err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -177,6 +188,9 @@ func (s *snapshot) plan() error {
 		l.state.mu.Lock()
 		s.st = l.state.cur
 		l.state.mu.Unlock()
+		if err := l.failed(); err != nil && s.st.cut >= 0 {
+			return err // a cut that failed half-way: what is there are parts of two histories, until Open has finished it
+		}
 	case l.follow.promised:
 		s.st, s.unsealed = l.follow.seen, min(l.follow.seen.scanBase, last)
 	default:

@@ -351,8 +351,10 @@ func TestSnapshotInterrupted(t *testing.T) {
 					// Only the state file's own beginnings may be missing.
 					if st, ok, _ := readState(osFS{}, filepath.Join(copied, stateName)); ok {
 						if !st.clean {
-							_, err = Open(copied, nil)
-							require.ErrorIs(t, err, ErrCorrupt, "operation %d", k)
+							for _, readOnly := range []bool{false, true} {
+								_, err = Open(copied, &Options{ReadOnly: readOnly})
+								require.ErrorIs(t, err, ErrCorrupt, "operation %d, read-only %v, links %v, dead %v: %v, state %+v", k, readOnly, links, dead, names, st)
+							}
 						}
 					} else {
 						for _, name := range names {
@@ -367,6 +369,30 @@ func TestSnapshotInterrupted(t *testing.T) {
 			require.NoError(t, l.Close())
 		}
 	}
+}
+
+// A snapshot of a log whose cut had failed half-way was taken for whole: its last batches were there in part.
+func TestSnapshotAfterAFailedCut(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
+	require.NoError(t, u.open())
+	for u.log.Stats().Segments < 4 {
+		require.NoError(t, u.append(2))
+	}
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simRemove && filepath.Dir(path) == u.log.dir {
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	require.ErrorIs(t, u.log.TruncateTo(3), syscall.EIO)
+	s.setFault(nil)
+	require.ErrorIs(t, u.log.Snapshot(simCopies+"1"), ErrFailed)
+	names, err := s.list(simCopies + "1")
+	require.NoError(t, err)
+	require.Empty(t, names)
+	ignore(u.log.Close())
+	require.Empty(t, s.left())
 }
 
 func TestSegmentsAndBatches(t *testing.T) {

@@ -1,0 +1,123 @@
+//go:build go1.25
+
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// mostCopies bounds the snapshots of one log: each is opened in each state that a crash leaves.
+const mostCopies = 3
+
+// snapshot copies the log into a directory of its own, by the log or by one that reads it in another process.
+func (w *schedLog) snapshot(l *Log, by string, asked int) {
+	if w.copies >= mostCopies {
+		return
+	}
+	w.copies++
+	c := &histCall{kind: histCopy, name: fmt.Sprint(simCopies, w.copies), policy: w.opts.Flush}
+	w.note(fmt.Sprintf("begin %s: snapshot to %s", by, c.name), func(h *history) { h.begin(c); c.asked = min(asked, c.begin) })
+	err := l.Snapshot(c.name)
+	w.note(fmt.Sprintf("end %s: snapshot to %s, %v", by, c.name, err), func(h *history) { c.err = err; h.finish(c) })
+	w.fine("snapshot", err, ErrBusy)
+	if err != nil && len(w.sim.faults) == 0 {
+		if names, _ := w.sim.list(c.name); len(names) > 0 {
+			w.bad("a snapshot that failed left %v: %w", names, err)
+		}
+	}
+}
+
+// checkCopies opens each copy that there is in a state, and says what is wrong with one.
+func (v histView) checkCopies(state *simWorld, mapped bool) error {
+	for _, c := range v.h.calls {
+		if c.kind != histCopy || c.begin >= v.n {
+			continue
+		}
+		if err := v.checkCopy(c, state, mapped); err != nil {
+			return fmt.Errorf("snapshot in %s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
+	whole := v.ended(c) && c.err == nil
+	s := newSimFS(state.clone(), mapped)
+	s.forgetErrors()
+	names, _ := s.list(c.name)
+	if !whole && !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, logSuffix) }) {
+		return nil // an empty directory
+	}
+	l, err := openFS(s, c.name, &Options{ReadOnly: v.n%2 == 0, SegmentBytes: 4096})
+	if err != nil {
+		if !whole && (errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist)) {
+			return nil // not finished: it must refuse, or be whole
+		}
+		return fmt.Errorf("refused to open: %w", err)
+	}
+	got, err := readLog(l)
+	if err == nil {
+		err = v.checkMoment(c, got)
+	}
+	if err = errors.Join(err, l.Close()); err != nil {
+		return err
+	}
+	if left := append(s.left(), s.misuse...); len(left) > 0 {
+		return fmt.Errorf("not released, or misused: %v", left)
+	}
+	return nil
+}
+
+// checkMoment checks that a copy shows the log as it was at one moment while the call ran.
+func (v histView) checkMoment(c *histCall, got *content) error {
+	v.n = min(v.n, c.end)
+	base, since, calls := v.base()
+	if err := v.checkShown(got, base, calls, c.asked); err != nil {
+		return err
+	}
+	low, high := v.starts(base, calls)
+	before, _ := histView{v.h, c.asked}.starts(base, calls)
+	if err := checkStart(got, min(low, before), high); err != nil {
+		return err
+	}
+	for i := range base.recs {
+		if err := v.lost(got, calls, &base.recs[i], base.recs[i].Offset, since); err != nil {
+			return err
+		}
+	}
+	for _, a := range calls {
+		if a.kind != histAppend || a.err != nil || a.end >= c.asked {
+			continue
+		}
+		for i := range a.recs {
+			if err := v.lost(got, calls, &a.recs[i], a.offset+int64(i), a.begin); err != nil {
+				return err
+			}
+		}
+	}
+	// What a cut took away and what was appended after it were never there together.
+	for _, cut := range calls {
+		if cut.kind != histCut || cut.err != nil || !v.ended(cut) {
+			continue
+		}
+		var old, young *Record
+		for i := range got.recs {
+			r := &got.recs[i]
+			a := v.h.byID[schedID(r)].call
+			switch {
+			case a.begin > cut.end:
+				young = r
+			case (cut.reset || r.Offset >= cut.offset) && (a.begin < since || a.end < cut.begin):
+				old = r
+			}
+		}
+		if old != nil && young != nil {
+			return fmt.Errorf("two histories: record %x at %d was cut away before record %x at %d was appended", schedID(old), old.Offset, schedID(young), young.Offset)
+		}
+	}
+	return nil
+}
