@@ -74,10 +74,9 @@ func (l *Log) pin(r *reader, offset int64) error {
 		}
 		v := l.view.Load()
 		if i := v.find(offset); i >= 0 {
-			opened := v.segs[i].h.Load() != nil
 			h, err := v.segs[i].pin(&l.env)
-			if err == nil && l.o.ReadOnly && !opened {
-				// Its file may be one that the writer made since, under the same name.
+			if err == nil && l.o.ReadOnly && !h.trusted.Load() {
+				// Its file may be one that the writer made since, under the same name, or have been cut before it was opened.
 				if err = l.refresh(); err != nil || l.view.Load() != v && l.cuts.Load() != cuts {
 					_ = h.unref() // of a file that was only read
 					if err != nil {
@@ -85,6 +84,7 @@ func (l *Log) pin(r *reader, offset int64) error {
 					}
 					continue
 				}
+				h.trusted.Store(true)
 			}
 			if err == nil {
 				r.unpin()
@@ -135,9 +135,10 @@ func (l *Log) Read(offset int64) (Record, error) { return l.readAgain(offset, fa
 
 // readAgain reads, and once more where the writer of a read-only log was in between.
 func (l *Log) readAgain(offset int64, durable bool) (Record, error) {
-	for tries := 0; ; tries++ {
+	for a := (attempt{}); ; {
+		l.try(&a)
 		rec, err := l.read(offset, durable)
-		if err == nil || !l.overtaken(err, tries) {
+		if err == nil || !l.overtaken(&a, &err) {
 			return rec, err
 		}
 	}
@@ -348,12 +349,13 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 		}
 		return from, true // not readable yet
 	}
-	for tries := 0; next < end; {
+	for a := (attempt{}); next < end; {
 		var more bool
 		var err error
+		l.try(&a)
 		next, more, err = l.walkOne(r, next, end, yield)
-		if err != nil && l.overtaken(err, tries) {
-			tries, err = tries+1, errCut
+		if err != nil && l.overtaken(&a, &err) {
+			err = errCut
 		}
 		if err == errCut {
 			next, end, err = l.afterCut(r, next)

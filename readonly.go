@@ -108,12 +108,30 @@ func (l *Log) refresh() error {
 	return l.refreshLocked(st)
 }
 
+// attempt is one of the tries of a reader at what may change under it.
+type attempt struct {
+	tries int
+	view  *view // that it began with
+	began time.Time
+}
+
+// try begins the next attempt.
+func (l *Log) try(a *attempt) {
+	if l.o.ReadOnly {
+		a.view = l.view.Load()
+	}
+}
+
 // overtaken reports whether an error comes from looking at the files of a view that the writer has changed meanwhile. The
-// view is up to date then, and the caller looks again, up to maxOvertaken times.
-func (l *Log) overtaken(err error, tries int) bool {
+// view is up to date then, and the caller looks again. Else err is what the caller returns: ErrBusy if a cut of the writer
+// takes too long.
+func (l *Log) overtaken(a *attempt, err *error) bool {
 	var fault *fs.PathError // a mapping that was cut, too
-	if !l.o.ReadOnly || tries >= maxOvertaken || !errors.Is(err, ErrCorrupt) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.As(err, &fault) {
+	if !l.o.ReadOnly || !errors.Is(*err, ErrCorrupt) && !errors.Is(*err, io.ErrUnexpectedEOF) && !errors.As(*err, &fault) {
 		return false
+	}
+	if a.tries++; a.tries == 1 {
+		a.began = time.Now()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,17 +140,28 @@ func (l *Log) overtaken(err error, tries int) bool {
 	}
 	l.follow.opened, l.follow.listed = time.Time{}, time.Time{}
 	st, e := l.readWriterState()
-	seen := l.follow.seen
-	if e != nil || st.cut < 0 && st.first == seen.first && !l.follow.cutSince(st) {
+	if e != nil {
 		return false
 	}
-	if st.cut >= 0 {
-		spin("cut of the writer", time.Millisecond) // which is under way
+	// Another reader may have brought the view up to date before.
+	changed := l.view.Load() != a.view || st.first != l.follow.seen.first || l.follow.cutSince(st)
+	switch {
+	case st.cut < 0 && (!changed || a.tries > maxOvertaken):
+		return false
+	case st.cut >= 0 && time.Since(a.began) > maxCutWait:
+		*err = fmt.Errorf("%w: a cut at offset %d is under way, or was interrupted and is finished by the next Open: %w", ErrBusy, st.cut, *err)
+		return false
+	case st.cut >= 0:
+		spin("cut of the writer", time.Millisecond)
 	}
 	return l.refreshLocked(st) == nil
 }
 
-const maxOvertaken = 100
+const (
+	maxOvertaken = 100
+	// maxCutWait: a cut takes some flushes, of which a busy disk takes a few a second.
+	maxCutWait = 2 * time.Second
+)
 
 // readWriterState reads seglog.state, which may come, go and be replaced while the log is open.
 func (l *Log) readWriterState() (state, error) {
@@ -192,7 +221,8 @@ func (l *Log) unpromised() (state, error) {
 }
 
 // refreshLocked brings the view up to what the directory holds. It starts over while the writer changes what it looks
-// at; a writer that died in the middle of a cut leaves the log as it was before, as far as it is whole.
+// at. Of a cut that is under way, or that a writer died in, the log shows what the cut is certain to leave: up to the batch
+// that holds its offset.
 func (l *Log) refreshLocked(st state) error {
 	ro := &l.follow
 	for try := 0; ; try++ {
@@ -231,7 +261,7 @@ func (l *Log) bringUpTo(st state) error {
 		if cut {
 			lowest = st.lastCut
 		}
-		if cut && st.cuts-ro.seen.cuts != 1 {
+		if cut && st.cuts-ro.seen.cuts > 1 {
 			lowest = -1 // several, and only the last is known
 		}
 		l.beginCut()
@@ -258,6 +288,10 @@ func (l *Log) rebuildView(st state) error {
 	for len(dir.bases) > 0 && dir.bases[0] < st.first {
 		dir.bases = dir.bases[1:]
 	}
+	resetting := ro.promised && st.cut >= 0 && st.reset
+	if resetting {
+		dir.bases = []int64{st.cut} // what is there of others goes
+	}
 	old := l.view.Load()
 	if len(dir.bases) == 0 {
 		if ro.promised && st.segments > 0 && st.cut < 0 {
@@ -267,8 +301,9 @@ func (l *Log) rebuildView(st state) error {
 	}
 	n := len(dir.bases)
 	if ro.promised {
-		// What is not sealed yet may end in zeros; extendView goes through it batch by batch.
-		for n > 1 && dir.bases[n-1] > st.scanBase {
+		// What is not sealed yet may end in zeros; extendView goes through it batch by batch. So it does through the
+		// segment of a cut that is under way, which ends where the cut does.
+		for n > 1 && (dir.bases[n-1] > st.scanBase || st.truncating() && dir.bases[n-1] > st.cutBase) {
 			n--
 		}
 	}
@@ -282,7 +317,9 @@ func (l *Log) rebuildView(st state) error {
 	}
 	segs[n-1] = last
 	ro.seen.cuts, ro.seen.cut = st.cuts, st.cut
-	l.start.Store(max(st.start, segs[0].base))
+	if l.start.Store(segs[0].base); !resetting {
+		l.start.Store(max(st.start, segs[0].base))
+	}
 	l.end.Store(last.base)
 	l.durable.Store(last.base)
 	l.view.Store(&view{segs})
@@ -323,6 +360,9 @@ func (l *Log) extendView(st state) error {
 		}
 		segs := l.view.Load().segs
 		last, end := segs[len(segs)-1], l.end.Load()
+		if l.follow.promised && st.truncating() && last.base >= st.cutBase {
+			return nil
+		}
 		next := end
 		if last.base == end || !l.exists(next) {
 			if _, none := l.follow.f.(noFile); none && l.exists(last.base) {
@@ -400,6 +440,9 @@ func (l *Log) extendLast(st state) error {
 	size, err := ro.f.size()
 	if err != nil {
 		return fmt.Errorf("seglog: read segment %d: %w", s.base, err)
+	}
+	if ro.promised && st.truncating() && s.base == st.cutBase {
+		size = min(size, st.cutPos) // behind it the file changes
 	}
 	path := l.path(s.base, logSuffix)
 	var c scanner

@@ -159,6 +159,8 @@ type handle struct {
 	m    *mapping // nil: read through f
 	warm warmth   // of m
 	x    atomic.Pointer[indexes]
+	// trusted: a read-only log has found, after the file was opened, that it is the one of the view.
+	trusted atomic.Bool
 	// Who count it, if any:
 	seg    *segment
 	budget *openBudget

@@ -435,3 +435,6 @@ func (s *stateFile) put(next state) error {
 	s.cur, s.dirty = next, true
 	return nil
 }
+
+// truncating: a TruncateTo is under way, or was interrupted, whose segment and position are known.
+func (s *state) truncating() bool { return s.cut >= 0 && !s.reset && s.cutPos >= 0 }

@@ -43,13 +43,14 @@ func (l *Log) sectionOf(offset, n int64, durable bool) (*Section, error) {
 }
 
 func (l *Log) section(s *Section, offset, n int64, durable bool) error {
-	for tries := 0; ; tries++ {
+	for a := (attempt{}); ; {
+		l.try(&a)
 		at := l.newest(offset)
 		if offset == Oldest {
 			at = l.start.Load()
 		}
 		err := l.sectionOnce(s, at, n, durable)
-		if err == nil || !l.overtaken(err, tries) && !(offset == Oldest && at < l.start.Load() && errors.Is(err, ErrOutOfRange)) {
+		if err == nil || !l.overtaken(&a, &err) && !(offset == Oldest && at < l.start.Load() && errors.Is(err, ErrOutOfRange)) {
 			return err
 		}
 	}
