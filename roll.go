@@ -13,9 +13,8 @@ func (l *Log) checkDirectory() error {
 	if err == nil {
 		return nil
 	}
-	err = fmt.Errorf("%w: %w", errNotOurs, err)
-	l.fail(err)
-	return err
+	l.fail(fmt.Errorf("%w: %w", errNotOurs, err))
+	return l.failed()
 }
 
 // roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed
