@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -107,6 +108,9 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
+	if dir == "" {
+		return nil, invalid("no name of a directory")
+	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
@@ -134,6 +138,9 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	if err := l.open(); err != nil {
 		if e := l.release(); e != nil {
 			err = errors.Join(err, e)
+		}
+		if text := err.Error(); !strings.HasPrefix(text, "seglog: ") || !strings.Contains(text, l.dir) {
+			err = fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 		return nil, err
 	}

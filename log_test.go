@@ -191,6 +191,23 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
+// No name of a directory is no name of the working directory.
+func TestNoDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, readOnly := range []bool{false, true} {
+		_, err := seglog.Open("", &seglog.Options{ReadOnly: readOnly})
+		require.ErrorIs(t, err, seglog.ErrInvalid)
+	}
+	_, err := seglog.Verify("", nil)
+	require.ErrorIs(t, err, seglog.ErrInvalid)
+	_, err = seglog.Repair("", nil)
+	require.ErrorIs(t, err, seglog.ErrInvalid)
+	l := open(t, t.TempDir(), nil)
+	require.ErrorIs(t, l.Snapshot(""), seglog.ErrInvalid)
+	require.NoError(t, l.Close())
+	require.Empty(t, files(t, ".", "*"))
+}
+
 func TestReadOnlyBesideWriter(t *testing.T) {
 	for _, p := range policies {
 		dir := t.TempDir()

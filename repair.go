@@ -62,6 +62,9 @@ func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
 }
 
 func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairReport, err error) {
+	if dir == "" {
+		return nil, invalid("no name of a directory")
+	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("seglog: repair %s: %w", dir, err)

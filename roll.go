@@ -16,9 +16,8 @@ func (l *Log) checkDirectory() error {
 	case !errors.Is(err, errReplaced): // nobody knows, and the call may be made again
 		return fmt.Errorf("seglog: look at the lock: %w", err)
 	}
-	err = fmt.Errorf("%w: %w", errNotOurs, err)
-	l.fail(err)
-	return err
+	l.fail(fmt.Errorf("%w: %w", errNotOurs, err))
+	return l.failed()
 }
 
 // roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed

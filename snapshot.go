@@ -19,6 +19,9 @@ import (
 // ErrInvalid for a directory that is not empty; a *CorruptError for damage in what it copies; the operating system's;
 // ErrFailed if a cut has failed half-way; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
+	if dir == "" {
+		return invalid("no name of a directory")
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("seglog: snapshot: %w", err)

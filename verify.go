@@ -35,6 +35,9 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 	if v.o.MaxInflatedBytes < 0 {
 		return nil, invalid("VerifyOptions.MaxInflatedBytes is %d", v.o.MaxInflatedBytes)
 	}
+	if dir == "" {
+		return nil, invalid("no name of a directory")
+	}
 	v.check.d.limit = v.o.MaxInflatedBytes
 	abs, err := filepath.Abs(dir)
 	if err != nil {

@@ -302,6 +302,41 @@ func TestLockRemoved(t *testing.T) {
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
 
+// The first call that finds LOCK or the directory exchanged says that the log has failed, as all later ones do.
+func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file can't be removed here")
+	}
+	for what, exchange := range map[string]func(dir string) error{
+		"LOCK":      func(dir string) error { return os.Remove(filepath.Join(dir, "LOCK")) },
+		"directory": func(dir string) error { return errors.Join(os.Rename(dir, dir+".moved"), os.Mkdir(dir, 0o755)) },
+	} {
+		for name, call := range map[string]func(l *Log) error{
+			"TruncateTo":   func(l *Log) error { return l.TruncateTo(1) },
+			"Reset":        func(l *Log) error { return l.Reset(7) },
+			"DeleteBefore": func(l *Log) error { return l.DeleteBefore(1) },
+			"Append": func(l *Log) error {
+				for {
+					if _, err := l.Append(Record{Value: make([]byte, 1000)}); err != nil {
+						return err
+					}
+				}
+			},
+		} {
+			dir := filepath.Join(t.TempDir(), "log")
+			l, err := Open(dir, &Options{SegmentBytes: 4096})
+			require.NoError(t, err)
+			for range 3 {
+				_, err = l.Append(Record{Value: []byte("v")})
+				require.NoError(t, err)
+			}
+			require.NoError(t, exchange(dir))
+			require.ErrorIs(t, call(l), ErrFailed, "%s, %s", what, name)
+			require.ErrorIs(t, l.Close(), ErrFailed)
+		}
+	}
+}
+
 // The state file counts the segments of a directory that is taken over only once their names are durable: whoever made them
 // may have been killed before it synced them.
 func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {

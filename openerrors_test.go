@@ -1,0 +1,63 @@
+package seglog
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Whatever call of the system fails while a log is opened, the error says that it is this package's, and names the directory.
+func TestOpenErrorsNameTheLog(t *testing.T) {
+	d := newDamaged(t, false)
+	failed := d.w.clone() // a flush has failed: segments and the state are copied
+	b := append([]byte(nil), failed.get(stateName)...)
+	st, ok, err := readSlots(bytesFile{b: b})
+	require.NoError(t, err)
+	require.True(t, ok)
+	st.failed = true
+	for range 2 {
+		st.seq++
+		st.encode(b[int64(st.seq%2)*stateSlotGap:])
+	}
+	failed.put(stateName, b)
+	stateless := d.w.clone()
+	stateless.drop(stateName)
+	met := 0
+	for what, w := range map[string]*simWorld{"killed": d.w, "failed": failed, "without a state": stateless, "empty": newSimWorld()} {
+		for kind := range simKinds {
+			for nth := 1; ; nth++ {
+				s := newSimFS(w.clone(), true)
+				s.fault = func(k simKind, n int, _ string) *simFault {
+					if k == kind && n == nth {
+						return &simFault{err: syscall.EIO}
+					}
+					return nil
+				}
+				l, err := openFS(s, simDir, &d.opts)
+				if err == nil {
+					ignore(l.Close())
+				} else {
+					require.Regexp(t, `^seglog: `, err.Error(), "%s, %v %d", what, kind, nth)
+					require.Contains(t, err.Error(), simDir, "%s, %v %d", what, kind, nth)
+					met++
+				}
+				if len(s.faults) == 0 || nth > 40 {
+					break
+				}
+			}
+		}
+	}
+	require.Greater(t, met, 50, fmt.Sprint(met))
+}
+
+// bytesFile is a file in memory that is only read.
+type bytesFile struct {
+	file
+	b []byte
+}
+
+func (f bytesFile) ReadAt(p []byte, pos int64) (int, error) {
+	return copy(p, f.b[min(pos, int64(len(f.b))):]), nil
+}
