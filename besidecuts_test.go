@@ -135,5 +135,5 @@ func TestReadOnlyBesideCuts(t *testing.T) {
 		}
 	})
 	all.Wait()
-	require.Greater(t, w.Stats().Truncations, int64(10))
+	require.Positive(t, w.Stats().Truncations)
 }
