@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 )
 
 // Builds before version 2 of seglog.state gave a segment its name a moment after the roll. Until then it was the unnamed
@@ -78,6 +79,25 @@ func (e *env) openLog(base int64, mode openMode) (f file, path string, err error
 // swapSuffix is of what Kafka's compaction puts in the place of segments. A broker that was killed in between has removed
 // some of them already.
 const swapSuffix = ".log.swap"
+
+// cleanedSuffix ends the names of the files that Kafka's compaction, or its split of a segment, writes before it calls them
+// swaps. While there is one, no segment was removed yet: a broker that starts removes it, and with it the swaps of the same or
+// a greater base offset (LogLoader.removeTempFilesAndCollectSwapFiles, KAFKA-6264). The segments hold all records.
+const cleanedSuffix = ".cleaned"
+
+// cleanedBase is the base offset in the name of such a file, whether of batches or of an index.
+func cleanedBase(name string) (base int64, ok bool) {
+	name, ok = strings.CutSuffix(name, cleanedSuffix)
+	if !ok {
+		return 0, false
+	}
+	for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix, transactionSuffix} {
+		if base, ok = parseFileName(name, suffix); ok {
+			return base, true
+		}
+	}
+	return 0, false
+}
 
 // unfinished is the error for a directory of Kafka's in which a compaction was interrupted: its records are in part in the
 // files that the broker puts in place when it starts again.

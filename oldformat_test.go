@@ -111,3 +111,27 @@ func TestInterruptedCompaction(t *testing.T) {
 		require.NotEqual(t, stateName, e.Name(), "nothing was taken over")
 	}
 }
+
+// A compaction of Kafka's that was killed while it still named its output has removed nothing: its .cleaned files, and the
+// swaps from their offset on, are no part of the log.
+func TestCleanedFilesOfKafka(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), spaced(0, 50, 1), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(20, swapSuffix)), spaced(20, 10, 2), 0o644))
+	_, err := Open(dir, nil)
+	require.ErrorIs(t, err, ErrCorrupt)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(30, indexSuffix)+cleanedSuffix), nil, 0o644))
+	_, err = Open(dir, nil)
+	require.ErrorIs(t, err, ErrCorrupt, "the swap lies below what is cleaned")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)+cleanedSuffix), nil, 0o644))
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK())
+	require.Len(t, report.Problems, 3, "%v", report.Problems) // both files, and that there are no indexes
+	for _, readOnly := range []bool{true, false} {
+		l, err := Open(dir, &Options{ReadOnly: readOnly})
+		require.NoError(t, err)
+		require.EqualValues(t, 50, l.Offsets().End)
+		require.NoError(t, l.Close())
+	}
+}

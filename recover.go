@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -86,6 +87,7 @@ type directory struct {
 	unnamed  int64    // of the segment that is still seglog.next; -1 if none is
 	leftover []string // index files without a .log, and the engine's own temporary files
 	swaps    []string // .log.swap files of a compaction that a broker was killed in
+	cleaned  []string // files of one that had not come so far
 }
 
 func (e *env) list() (directory, error) {
@@ -99,6 +101,7 @@ func (e *env) list() (directory, error) {
 	}
 	d := directory{unnamed: -1}
 	var indexes []string
+	cleaned := int64(math.MaxInt64)
 	for _, name := range names {
 		if base, ok := parseFileName(name, logSuffix); ok {
 			d.bases = append(d.bases, base)
@@ -106,10 +109,16 @@ func (e *env) list() (directory, error) {
 			indexes = append(indexes, name)
 		} else if _, ok := parseFileName(name, swapSuffix); ok {
 			d.swaps = append(d.swaps, name)
+		} else if base, ok := cleanedBase(name); ok {
+			cleaned, d.cleaned = min(cleaned, base), append(d.cleaned, name)
 		} else if temporaryName(name) && !e.isDir(name) {
 			d.leftover = append(d.leftover, name)
 		}
 	}
+	d.swaps = slices.DeleteFunc(d.swaps, func(name string) bool {
+		base, _ := parseFileName(name, swapSuffix)
+		return base >= cleaned
+	})
 	slices.Sort(d.bases)
 	if slices.Contains(d.leftover, nextName) {
 		base, ok, err := e.unnamedBase()

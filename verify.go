@@ -82,6 +82,10 @@ func (v *verifier) run() error {
 				Reason: "a compaction of Kafka's was interrupted: records are in this file, which a broker puts in its place when it starts"})
 		}
 	}
+	for _, name := range v.dir.cleaned {
+		v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: -1, Severity: SeverityNote,
+			Reason: "a compaction of Kafka's was interrupted before it changed the log; a broker removes this file when it starts"})
+	}
 	v.measure()
 	first := v.ledger
 	if err := v.segments(); err != nil {
