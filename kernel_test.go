@@ -1,12 +1,15 @@
 package seglog
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -53,6 +56,28 @@ func TestDeletionOnAFullDisk(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	require.Empty(t, s.left())
+}
+
+// Leader epochs never go back, also if the process was killed before the state file knew the last one.
+func TestEpochAfterAKill(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	require.NoError(t, err)
+	sent := encoded([]Record{{Time: time.UnixMilli(1)}}, 0)
+	binary.BigEndian.PutUint32(sent[12:], 7) // not covered by the CRC
+	_, err = l.TransferFrom(bytes.NewReader(sent), -1)
+	require.NoError(t, err)
+	w := s.kill()
+	ignore(l.Close())
+	s = newSimFS(w, true)
+	l, err = openFS(s, simDir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: []byte("own")})
+	require.NoError(t, err)
+	b := batch(w.get(fileName(0, logSuffix)))
+	require.EqualValues(t, 7, b.epoch())
+	require.EqualValues(t, 7, b[b.size():].epoch(), "of the log's own batch")
+	require.NoError(t, l.Close())
 }
 
 // A page that can't be read, of any file: for good, or for the first few tries. Nothing is dropped for it: each record of
