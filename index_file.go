@@ -49,7 +49,7 @@ const mapIndexFrom = 16 << 10
 const missingFile = " file is missing"
 
 // loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
-// says that it is missing or too large.
+// says that it is missing, too large, or can't be read.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
 	f, err := e.acquire(path, openRead)
@@ -77,7 +77,11 @@ func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why str
 	b = make([]byte, size)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && err != io.EOF {
-		return nil, "", fmt.Errorf("seglog: read %s: %w", path, err)
+		err = fmt.Errorf("seglog: read %s at position %d: %w", path, n, err)
+		if isShortage(err) {
+			return nil, "", err
+		}
+		return nil, err.Error(), nil // a page is bad: all that it held the log has
 	}
 	return b[:n], "", nil
 }

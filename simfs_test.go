@@ -64,6 +64,7 @@ type simFS struct {
 	mappings map[*simMapping]bool
 	misuse   []string         // what no caller may do
 	bad      map[string]int64 // by name of a file: the page that can't be read until it is written
+	badTries int              // so many reads of it fail, and no more; all if it is 0
 	clock    int64
 }
 
@@ -358,6 +359,9 @@ func (f *simFile) ReadAt(p []byte, pos int64) (int, error) {
 		return 0, io.EOF
 	}
 	if page, ok := f.s.bad[f.name]; ok && pos < (page+1)*simPageBytes && pos+int64(len(p)) > page*simPageBytes {
+		if f.s.badTries--; f.s.badTries == 0 {
+			delete(f.s.bad, f.name)
+		}
 		err := &fs.PathError{Op: "read", Path: f.path, Err: syscall.EIO}
 		f.s.faults = append(f.s.faults, simHit{"read", f.path, syscall.EIO})
 		if pos >= page*simPageBytes {

@@ -1,0 +1,184 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What kernels do to a log, a fault at a time.
+
+// syncsFS notes which directories are flushed.
+type syncsFS struct {
+	*simFS
+	dirs []string
+}
+
+func (s *syncsFS) syncDir(dir string) error {
+	s.dirs = append(s.dirs, dir)
+	return s.simFS.syncDir(dir)
+}
+
+// The directory of a new log may have been made a moment ago by somebody who did not flush its name.
+func TestParentDirectoryIsSynced(t *testing.T) {
+	s := &syncsFS{simFS: newSimFS(newSimWorld(), true)}
+	dir := filepath.Join("volume", simDir)
+	l, err := openFS(s, dir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.True(t, slices.ContainsFunc(s.dirs, func(dir string) bool { return filepath.Base(dir) == "volume" }), "flushed: %v", s.dirs)
+}
+
+// On a full disk what is to go goes, although there is no room for a new segment in the place of the active one.
+func TestDeletionOnAFullDisk(t *testing.T) {
+	s, l := smallSegments(t, true, FlushSync, 4)
+	require.NoError(t, l.Close()) // so that they are sealed
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simCreate || kind == simReserve || kind == simRename {
+			return &simFault{err: syscall.ENOSPC}
+		}
+		return nil
+	})
+	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End), syscall.ENOSPC)
+	require.Equal(t, 1, int(l.Stats().Segments), "the sealed ones are deleted")
+	s.setFault(nil)
+	_, err = l.Append(Record{Value: []byte("later")})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.Empty(t, s.left())
+}
+
+// Leader epochs never go back, also if the process was killed before the state file knew the last one.
+func TestEpochAfterAKill(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	require.NoError(t, err)
+	sent := encoded([]Record{{Time: time.UnixMilli(1)}}, 0)
+	binary.BigEndian.PutUint32(sent[12:], 7) // not covered by the CRC
+	_, err = l.TransferFrom(bytes.NewReader(sent), -1)
+	require.NoError(t, err)
+	w := s.kill()
+	ignore(l.Close())
+	s = newSimFS(w, true)
+	l, err = openFS(s, simDir, &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: []byte("own")})
+	require.NoError(t, err)
+	b := batch(w.get(fileName(0, logSuffix)))
+	require.EqualValues(t, 7, b.epoch())
+	require.EqualValues(t, 7, b[b.size():].epoch(), "of the log's own batch")
+	require.NoError(t, l.Close())
+}
+
+// A page that can't be read, of any file: for good, or for the first few tries. Nothing is dropped for it: each record of
+// another segment is had, and all are if it is a page of an index; an error names the file, and once the page can be read again all is there.
+func TestUnreadablePages(t *testing.T) {
+	for _, mapped := range []bool{true, false} {
+		for _, closed := range []bool{true, false} {
+			w, end := unreadableLog(t, mapped, closed)
+			pages := 0
+			for _, name := range w.sorted() {
+				for page := int64(0); page*simPageBytes < int64(len(w.get(name))); page++ {
+					for _, tries := range []int{1, 2, 3, 5, 1 << 30} {
+						what := fmt.Sprintf("%s, page %d, %d reads fail, mapped %v, closed %v", name, page, tries, mapped, closed)
+						unreadablePage(t, what, w, mapped, name, page, tries, end)
+						pages++
+					}
+				}
+			}
+			require.Greater(t, pages, 100)
+		}
+	}
+}
+
+func unreadableLog(t *testing.T, mapped, closed bool) (*simWorld, int64) {
+	s := newSimFS(newSimWorld(), mapped)
+	u := newSimUser(s, unreadableOptions, 3)
+	require.NoError(t, u.open())
+	for u.log.Stats().Segments < 4 {
+		require.NoError(t, u.append(2))
+	}
+	require.NoError(t, u.close())
+	require.NoError(t, u.open())
+	for range 12 {
+		require.NoError(t, u.append(2))
+	}
+	end := u.end()
+	if closed {
+		require.NoError(t, u.close())
+		return s.kill(), end
+	}
+	w := s.kill()
+	ignore(u.log.Close())
+	return w, end
+}
+
+var unreadableOptions = Options{SegmentBytes: 12_000, IndexBytes: 300, MaxOpenSegments: 2}
+
+func unreadablePage(t *testing.T, what string, w *simWorld, mapped bool, name string, page int64, tries int, end int64) {
+	s := newSimFS(w.clone(), mapped)
+	s.bad, s.badTries = map[string]int64{name: page}, tries
+	told := func(err error) {
+		require.ErrorIs(t, err, syscall.EIO, what)
+		require.Contains(t, err.Error(), strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, logSuffix), indexSuffix), timeSuffix), "%s: the error does not name the file", what)
+	}
+	l, err := openFS(s, simDir, &unreadableOptions)
+	for range 6 {
+		if err == nil {
+			break
+		}
+		told(err)
+		require.Empty(t, s.left(), what)
+		l, err = openFS(s, simDir, &unreadableOptions)
+	}
+	if err == nil {
+		o := l.Offsets()
+		require.Equal(t, Offsets{0, end, end, end}, o, what)
+		b := w.get(name)
+		for offset := range end {
+			if _, err := l.Read(offset); err != nil {
+				told(err)
+				require.True(t, isLog(name) && holds(b, offset) || tries < 1<<30, "%s: record %d of another segment is not to be had: %v", what, offset, err)
+			}
+		}
+		if tries == 1<<30 {
+			ignore(l.Close())
+		} else {
+			require.NoError(t, l.Close(), what)
+		}
+		require.Empty(t, s.left(), what)
+	}
+	s.bad = nil
+	l, err = openFS(s, simDir, &unreadableOptions)
+	require.NoError(t, err, what)
+	got, err := readLog(l)
+	require.NoError(t, err, what)
+	require.EqualValues(t, end, len(got.recs), what)
+	require.NoError(t, l.Close(), what)
+	require.Empty(t, s.misuse, what)
+}
+
+// holds reports whether a record lies in the segment with these bytes.
+func holds(b []byte, offset int64) bool {
+	for at := int64(0); at+headerLen <= int64(len(b)); {
+		h := batch(b[at:])
+		if parseHeader(h) != "" {
+			break
+		}
+		if h.base() <= offset && offset <= h.last() {
+			return true
+		}
+		at += h.size()
+	}
+	return false
+}

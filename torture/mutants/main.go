@@ -1,0 +1,252 @@
+// Mutants changes the engine in many small ways, one at a time, and tells which changes no test notices: conditions
+// negated, borders moved by one, operands and statements left out. It copies the tree, puts all changes into one program of
+// tests, and runs for each change the tests that come across it until one fails.
+//
+//	go run ./torture/mutants flush.go roll.go        the mutants of these files
+//	go run ./torture/mutants -one-of 10 truncate.go  one in ten
+//	go run ./torture/mutants -only 17,230 flush.go   these alone, by their numbers
+//
+// It goes over the files again and again, so that a run which is broken off is a sample.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+var (
+	oneOf   = flag.Int("one-of", 1, "only one mutant of so many")
+	only    = flag.String("only", "", "only the mutants of these numbers, with commas between them")
+	workers = flag.Int("workers", 2, "how many run at once")
+	most    = flag.Duration("longest", 2*time.Second, "tests that take longer are left out")
+	limit   = flag.Duration("limit", 10*time.Second, "a mutant whose tests take so much longer than six times as long as usual is found: it hangs")
+	skip    = flag.String("skip", "^(TestDoc|TestArch|TestStrace|TestKill|TestAlloc|TestCrash|TestInject$|TestSchedule|TestReadme|TestExample|Benchmark|Fuzz|Example)", "tests that are left out")
+)
+
+// schedules are run where the other tests find nothing: orders of many goroutines, each crashed at a few points.
+var schedules = [][]string{
+	{"-test.run", "^TestSchedule$", "-schedules", "150", "-schedule-crashes", "3"},
+}
+
+// suite is the compiled tests, and which of them come across which mutant.
+type suite struct {
+	dir, binary string
+	tests       []test
+}
+
+type test struct {
+	args []string
+	took time.Duration
+	seen map[int]bool
+}
+
+func main() {
+	log.SetFlags(0)
+	flag.Parse()
+	if err := run(flag.Args()); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(files []string) error {
+	dir, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s := &suite{dir: filepath.Join(dir, "tree"), binary: filepath.Join(dir, "seglog.test")}
+	if out, err := exec.Command("bash", "-c", "mkdir $0 && git ls-files -z --cached --others --exclude-standard | tar --null -cf - -T - | tar -xf - -C $0", s.dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy: %w: %s", err, out)
+	}
+	var mutants []mutant
+	for _, name := range files {
+		if err := mutateFile(filepath.Join(s.dir, name), &mutants); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "mutated.go"), fmt.Appendf(nil, support, len(mutants)+1), 0o666); err != nil {
+		return err
+	}
+	build := exec.Command("go", "test", "-vet=off", "-c", "-o", s.binary, ".")
+	build.Dir = s.dir
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile: %w\n%s", err, out)
+	}
+	if err := s.measure(); err != nil {
+		return err
+	}
+	s.try(mutants)
+	return nil
+}
+
+// command runs tests with a mutant turned on, or with a file for what they come across.
+func (s *suite) command(limit time.Duration, args []string, env ...string) (out []byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	c := exec.CommandContext(ctx, s.binary, append([]string{"-test.failfast"}, args...)...)
+	c.Dir, c.Env = s.dir, append(os.Environ(), env...)
+	out, err = c.CombinedOutput()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("hangs")
+	}
+	return out, err
+}
+
+// measure runs each test alone, on the engine as it is.
+func (s *suite) measure() error {
+	out, err := s.command(time.Minute, []string{"-test.list", "^Test"})
+	if err != nil {
+		return err
+	}
+	left := regexp.MustCompile(*skip)
+	var all [][]string
+	for name := range strings.FieldsSeq(string(out)) {
+		if !left.MatchString(name) {
+			all = append(all, []string{"-test.run", "^" + name + "$", "-test.short"})
+		}
+	}
+	all = append(all, schedules...)
+	var mu sync.Mutex
+	s.each(len(all), func(i int) {
+		seen := filepath.Join(filepath.Dir(s.dir), fmt.Sprint("seen", i))
+		begun := time.Now()
+		_, err := s.command(time.Minute, all[i], "SEGLOG_MUTANTS_SEEN="+seen)
+		took := time.Since(begun)
+		if last := i >= len(all)-len(schedules); err != nil || took > *most && !last {
+			fmt.Printf("left out: %s, %v, %v\n", all[i][1], took.Round(time.Millisecond), err)
+			return
+		}
+		t := test{args: all[i], took: took, seen: map[int]bool{}}
+		b, _ := os.ReadFile(seen) // absent: it meets none
+		for n := range strings.FieldsSeq(string(b)) {
+			id, _ := strconv.Atoi(n)
+			t.seen[id] = true
+		}
+		mu.Lock()
+		s.tests = append(s.tests, t)
+		mu.Unlock()
+	})
+	slices.SortFunc(s.tests, func(a, b test) int { return int(a.took - b.took) })
+	return nil
+}
+
+// each calls f with the numbers below n, some at once.
+func (s *suite) each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range *workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range next {
+				f(i)
+			}
+		}()
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+}
+
+// try runs what meets each mutant, and tells which live.
+func (s *suite) try(mutants []mutant) {
+	wanted := map[string]bool{}
+	for n := range strings.SplitSeq(*only, ",") {
+		wanted[n] = true
+	}
+	var mu sync.Mutex
+	count, begun := map[string]int{}, time.Now()
+	// In an order that goes over all files again and again, so that a run which is broken off is a sample.
+	slices.SortFunc(mutants, func(a, b mutant) int { return cmp.Or(a.id%50-b.id%50, a.id-b.id) })
+	s.each(len(mutants), func(i int) {
+		m := mutants[i]
+		if *only != "" && !wanted[strconv.Itoa(m.id)] || *only == "" && m.id%*oneOf != 0 {
+			return
+		}
+		by := s.find(m.id)
+		mu.Lock()
+		defer mu.Unlock()
+		count["mutants"]++
+		switch by {
+		case "":
+			count["live"]++
+			fmt.Printf("LIVES   %4d %v\n", m.id, m)
+		case unmet:
+			count["met by no test"]++
+			fmt.Printf("UNMET   %4d %v\n", m.id, m)
+		default:
+			count["found"]++
+			fmt.Printf("found   %4d %v: by %s\n", m.id, m, by)
+		}
+	})
+	fmt.Printf("%v in %v\n", count, time.Since(begun).Round(time.Second))
+}
+
+const unmet = "unmet"
+
+// find names the tests that fail with a mutant: quick ones first, many in one process.
+func (s *suite) find(id int) string {
+	env := "SEGLOG_MUTANT=" + strconv.Itoa(id)
+	var names []string
+	var took time.Duration
+	met := false
+	flush := func() string {
+		if len(names) == 0 {
+			return ""
+		}
+		args := []string{"-test.short", "-test.run", "^(" + strings.Join(names, "|") + ")$"}
+		out, err := s.command(*limit+6*took, args, env)
+		names, took = nil, 0
+		if err == nil {
+			return ""
+		}
+		if at := bytes.Index(out, []byte("--- FAIL: ")); at >= 0 {
+			return strings.Fields(string(out[at+10:]))[0]
+		}
+		return err.Error()
+	}
+	var late []test
+	for _, t := range s.tests {
+		if !t.seen[id] {
+			continue
+		}
+		met = true
+		if slices.Contains(t.args, "-schedules") {
+			late = append(late, t)
+			continue
+		}
+		names = append(names, strings.Trim(t.args[1], "^$"))
+		if took += t.took; took > time.Second {
+			if by := flush(); by != "" {
+				return by
+			}
+		}
+	}
+	if by := flush(); by != "" {
+		return by
+	}
+	for _, t := range late {
+		if _, err := s.command(*limit+6*t.took, t.args, env); err != nil {
+			return t.args[1]
+		}
+	}
+	if !met {
+		return unmet
+	}
+	return ""
+}
