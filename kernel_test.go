@@ -58,6 +58,30 @@ func TestDeletionOnAFullDisk(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
+// OnSeal is told of the segments that Close seals before Close returns.
+func TestCloseTellsOfItsSeals(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	var told []int64
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone, OnSeal: func(i SegmentInfo) { told = append(told, i.Base) }})
+	require.NoError(t, err)
+	l.flushes.Lock() // so that nothing is sealed before
+	for l.Stats().Segments < 5 {
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+	}
+	var want []int64
+	segs := l.view.Load().segs
+	for _, seg := range segs[:len(segs)-1] {
+		want = append(want, seg.base)
+	}
+	done := make(chan error)
+	go func() { done <- l.Close() }()
+	require.Eventually(t, l.closed.Load, 10*time.Second, time.Millisecond)
+	l.flushes.Unlock()
+	require.NoError(t, <-done)
+	require.Equal(t, want, told)
+}
+
 // Leader epochs never go back, also if the process was killed before the state file knew the last one.
 func TestEpochAfterAKill(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
