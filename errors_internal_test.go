@@ -21,7 +21,6 @@ var bare = map[string]string{
 	"(Log).openReadOnly":   "inside an fs.PathError",
 	"(verifier).run":       "inside an fs.PathError",
 	"(osFS).mkdirAll":      "inside an fs.PathError",
-	"sameFile":             "inside an fs.PathError",
 }
 
 // Every error wraps one of the sentinels of errors.go or what caused it: nothing else makes one out of a text alone.

@@ -323,20 +323,82 @@ func TestCutInAWideGap(t *testing.T) {
 	require.NoError(t, err)
 	_, err = l.TransferFrom(bytes.NewReader(spaced(0, 3, 1<<33)), -1)
 	require.NoError(t, err)
+	var read []int64
+	for r, err := range l.Records(Oldest) {
+		require.NoError(t, err)
+		read = append(read, r.Offset)
+	}
+	require.Equal(t, []int64{0, 1 << 33, 1 << 34}, read)
 	before := l.Offsets()
 	require.ErrorIs(t, l.TruncateTo(1<<33-1), ErrInvalid)
 	require.ErrorIs(t, l.TruncateTo(1<<33+1<<31+1), ErrInvalid)
 	require.Equal(t, before, l.Offsets())
 	require.NoError(t, l.TruncateTo(1<<33+1<<30))
-	require.EqualValues(t, 1<<33+1<<30, l.Offsets().End)
+	require.Equal(t, int64(1<<33+1<<30), l.Offsets().End)
+	read = read[:0]
+	for r, err := range l.Records(1 << 32) {
+		require.NoError(t, err)
+		read = append(read, r.Offset)
+	}
+	require.Equal(t, []int64{1 << 33}, read)
 	require.NoError(t, l.TruncateTo(1<<33))
-	require.EqualValues(t, 1<<33, l.Offsets().End)
+	require.Equal(t, int64(1<<33), l.Offsets().End)
 	require.NoError(t, l.Close())
 	l, err = Open(dir, nil)
 	require.NoError(t, err)
-	require.EqualValues(t, 1<<33, l.Offsets().End)
+	require.Equal(t, int64(1<<33), l.Offsets().End)
 	base, err := l.Append(Record{Value: []byte("next")})
 	require.NoError(t, err)
-	require.EqualValues(t, 1<<33, base)
+	require.Equal(t, int64(1<<33), base)
+	require.NoError(t, l.Close())
+}
+
+// heldSeals is a file system on which no segment is trimmed until it is let go.
+type heldSeals struct {
+	osFS
+	letGo chan struct{}
+}
+
+type heldSealFile struct {
+	file
+	fs *heldSeals
+}
+
+func (h *heldSeals) open(path string, mode openMode) (file, error) {
+	f, err := h.osFS.open(path, mode)
+	if err != nil || filepath.Ext(path) != logSuffix && filepath.Base(path) != nextName && filepath.Base(path) != rollName {
+		return f, err
+	}
+	return heldSealFile{f, h}, nil
+}
+
+func (f heldSealFile) truncate(size int64) error {
+	<-f.fs.letGo
+	return f.file.truncate(size)
+}
+
+// Blocks reserved behind a segment that ends in a gap, and is not sealed yet, are no damage to a read-only log.
+func TestReadOnlyPassesReservedBlocksBeforeAGap(t *testing.T) {
+	h := &heldSeals{letGo: make(chan struct{})}
+	dir := t.TempDir()
+	l, err := openFS(h, dir, nil)
+	require.NoError(t, err)
+	var stream []byte
+	for i := range int64(3) {
+		stream = append(stream, spaced(i<<33, 2, 1)...)
+	}
+	_, err = l.TransferFrom(bytes.NewReader(stream), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.Sync())
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	var read []int64
+	for rec, err := range r.Records(Oldest) {
+		require.NoError(t, err)
+		read = append(read, rec.Offset)
+	}
+	require.Equal(t, []int64{0, 1, 1 << 33, 1<<33 + 1, 1 << 34, 1<<34 + 1}, read)
+	require.NoError(t, r.Close())
+	close(h.letGo)
 	require.NoError(t, l.Close())
 }

@@ -56,6 +56,9 @@ func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why str
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, suffix + missingFile, nil
 	}
+	if errors.Is(err, errNotRegular) {
+		return nil, suffix + " is " + errNotRegular.Error(), nil
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
 	}
@@ -118,14 +121,16 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 		}
 	}
 	from := hintAt(offsets, len(offsets)/offsetEntryLen-1)
-	late := ""
+	late, most := "", int64(e.o.IndexBytes)
 	_, _, err := s.guardedLookUp(h, func(*indexes) (found, bool, error) {
 		return s.walk(e, &w, from, limit, func(f found) bool {
 			p, err := w.at(f.pos, headerLen)
 			switch {
 			case err != nil:
 				late = err.Error()
-			case f.pos-from.pos > int64(e.o.IndexBytes):
+			case f.pos == from.pos && f.last < s.base+from.rel:
+				most = max(most, maxAppend)
+			case f.pos-from.pos > most:
 				late = "offset index ends early"
 			case batch(p).maxTimestamp() > lastTime:
 				late = "time index ends early"
@@ -139,12 +144,17 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 	return late // damage of the log, as above
 }
 
-// maxTimeAt is the greatest timestamp of the batch with that last offset.
+// maxAppend: Kafka before 4.0 made no entry within an append, which is as large as this on a follower
+// (replica.fetch.max.bytes). That an entry stands for several batches shows that it is one of those.
+const maxAppend = 1 << 20
+
+// maxTimeAt is the greatest timestamp of the batch that holds an offset: its last one, or with some versions of Kafka that of
+// the record itself.
 func (s *segment) maxTimeAt(e *env, h *handle, w *window, last int64, limit mark) (ms int64, err error) {
 	w.reset(h, limit.pos())
 	_, ok, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
 		f, ok, err := s.walk(e, w, seekOffset(x.offsets.bytes(), uint32(last-s.base)), limit, func(f found) bool { return f.last >= last })
-		if err != nil || !ok || f.last != last {
+		if err != nil || !ok || f.base > last {
 			return f, false, err
 		}
 		p, err := w.at(f.pos, headerLen)

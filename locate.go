@@ -146,7 +146,8 @@ func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(f
 		f = found{pos: pos, size: b.size(), base: b.base(), last: b.last()}
 		gap := false
 		if from.rel >= 0 && pos == from.pos {
-			if f.last != s.base+from.rel {
+			// Kafka before 4.0 made one entry of all the batches of an append: the position of the first, the offset of the last.
+			if f.last > s.base+from.rel {
 				return found{}, false, errIndex
 			}
 		} else {
@@ -318,7 +319,7 @@ func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
 				continue
 			}
 			var b [headerLen]byte
-			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() == s.base+entry.rel {
+			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() <= s.base+entry.rel {
 				r.bound = entry.pos
 				return
 			}

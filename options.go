@@ -36,7 +36,8 @@ func (p FlushPolicy) String() string {
 type Options struct {
 	// Flush is when appends become durable. Default: FlushSync.
 	Flush FlushPolicy
-	// FlushInterval is, under FlushAsync, how long a record stays unflushed at most. Default: 1s.
+	// FlushInterval is, under FlushAsync, how long a record stays unflushed at most. Default: 1s. With another policy it is an
+	// error to set it or FlushBytes, so that nobody counts on what does not happen.
 	FlushInterval time.Duration
 	// FlushBytes is, under FlushAsync, how many bytes may be appended before a flush starts. Appends wait when twice as
 	// many are not flushed yet. Default: 8 MiB.

@@ -159,11 +159,11 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
-		rec, ok, bad := r.record(f, offset)
+		rec, there, bad := r.record(f, offset)
 		switch {
 		case bad != nil:
 			f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, bad, offset, r.limit(l))
-		case !ok:
+		case !there:
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		default:
 			l.stats.reads.Add(1)

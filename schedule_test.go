@@ -154,7 +154,7 @@ func TestSchedule(t *testing.T) {
 	count, until := *schedCount, time.Time{}
 	if count == 0 {
 		pinned(t)
-		budget := 25 * time.Second
+		budget := 14 * time.Second
 		if testing.Short() {
 			budget = 8 * time.Second
 		}

@@ -15,7 +15,8 @@ import (
 // bits, so one atomic store publishes the two together.
 type mark uint64
 
-func markAt(rel, pos int64) mark { return mark(uint64(rel)<<32 | uint64(pos)) }
+// markAt takes more offsets than a segment can hold, of which the rest are a gap before the next one, for as many as it can.
+func markAt(rel, pos int64) mark { return mark(uint64(min(rel, 1<<31))<<32 | uint64(pos)) }
 func (m mark) rel() int64        { return int64(m >> 32) }
 func (m mark) pos() int64        { return int64(m & 0xffffffff) }
 
@@ -142,7 +143,7 @@ func (s *segment) initSealed(base, next int64) {
 	s.base = base
 	s.enter(phaseSealed)
 	s.maxTime.Store(unknownTime)
-	m := markAt(min(next-base, 1<<31), sizeUnknown)
+	m := markAt(next-base, sizeUnknown)
 	s.stored.store(m)
 	s.flushed.store(m)
 }

@@ -15,7 +15,8 @@ import (
 // log may delete and cut what it likes afterwards, and so may the copy: neither ever writes into a file that is sealed.
 // (Other programs may: a copy that is handed to Kafka had better be one of the bytes.) It works on a read-only log too.
 //
-// A Snapshot that fails removes what it made; one that is killed leaves a directory that Open refuses. Errors:
+// A Snapshot that fails removes what it made, but for the directory; one that is killed leaves a directory that Open
+// refuses, unless it was killed before it made its first file there, and Open takes the directory for a new log. Errors:
 // ErrInvalid for a directory that is not empty; a *CorruptError for damage in what it copies; the operating system's;
 // ErrFailed if a cut has failed half-way; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
