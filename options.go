@@ -46,8 +46,8 @@ type Options struct {
 	// SegmentBytes is the size at which a segment is rolled. Larger ones mean fewer files, smaller ones finer
 	// retention. Default: 128 MiB; at most 2 GiB - 1, at least 4 KiB.
 	SegmentBytes int64
-	// SegmentAge rolls a segment when a record's time is that much later than its first one's. Default: 0, never; at least
-	// 1ms, the precision of a record's time.
+	// SegmentAge rolls a segment when a record is appended whose time is that much later than its first one's; a log that
+	// nobody appends to rolls nothing. Default: 0, never; at least 1ms, the precision of a record's time.
 	SegmentAge time.Duration
 	// IndexBytes is how many bytes of log share one index entry. Smaller makes Read faster and the indexes larger.
 	// Default: 4096.
@@ -73,16 +73,18 @@ type Options struct {
 	// retention runs again. It is called from the log's own goroutine and must not call the log's methods that write.
 	MayDelete func(SegmentInfo) bool
 	// OnSeal, if not nil, is told of each segment that will not change any more: flushed, trimmed, its indexes
-	// written. It is called from the log's own goroutine, in order, and for the last ones by Close, when the log's methods
-	// return ErrClosed already.
+	// written. It is called in order, at least once for each segment of the directory: what was sealed and not told of when
+	// the process ended is told of after the next Open. It is called from a goroutine of the log, and for the last ones by
+	// Close, when the log's methods return ErrClosed already.
 	OnSeal func(SegmentInfo)
 
 	// MaxOpenSegments bounds the sealed segments of the log that are kept open at once, each with a descriptor and up to
 	// three mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
 	// of the process's limit on open files where that is less.
 	//
-	// Beside it, all segments of all logs of the process, those being written included, have half of that limit, as it is
-	// when a log is opened: beyond it sealed ones are closed, least recently used first, whichever log they belong to.
+	// All logs of a process together, with the segments that they write, keep at most half as many files open as the process
+	// may have (RLIMIT_NOFILE when a log is opened): beyond that, sealed segments are closed, least recently used first,
+	// whichever log they belong to.
 	// Mappings are bounded by a quarter of what the system lets a process have (vm.max_map_count); segments beyond are
 	// read and written through their descriptors.
 	MaxOpenSegments int

@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// TransferFrom stores the batches that arrive from r, n bytes of them or, with n < 0, all up to EOF: what a TransferTo or
-// Section.WriteTo of another log sent. Each is checked (form, CRC, order of offsets and leader epochs) and stored as it
-// is, offset included, so that a follower's files equal its leader's. read is the size of the batches that were taken, and
-// when TransferFrom returns they are as durable as Options.Flush promises. A batch that arrived whole is not held back while
-// r has no more: it is stored, flushed as Options.Flush promises, and readable. After any error the follower asks its leader
-// for Offsets().End and goes on.
+// TransferFrom stores the batches that arrive from r, n bytes of them or, with n < 0, all up to EOF: what a TransferTo
+// or Section.WriteTo of another log sent. Each is checked (form, CRC, order of offsets and leader epochs; not the
+// records inside, which the leader has checked) and stored as it is, offset included, so that a follower's files equal
+// its leader's. read is the size of the batches that were taken, and when TransferFrom returns they are as durable as
+// Options.Flush promises. A batch that arrived whole is not held back while r has no more: it is stored, flushed as
+// Options.Flush promises, and readable. After any error the follower asks its leader for Offsets().End and goes on.
 //
 // The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
-// with those that are there and skipped, so that a leader whose offsets have a gap right at the follower's End can be
-// asked for End-1; gaps inside the stream are kept. A leader epoch must not be lower than that of the batch before it, unless
-// it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, naming both offsets; a *CorruptError for
-// bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end in the middle of one; io.ErrUnexpectedEOF if r ends
-// between two batches and before n bytes; ErrTooLarge; r's; and those of Append.
+// with those that are there and skipped. So if a leader's offsets have a gap right at the follower's End, which makes
+// ErrNotJoined, ask for End-1. Gaps inside the stream are kept. A leader epoch must not be lower than that of the batch
+// before it, unless it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, naming both offsets;
+// a *CorruptError for bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end in the middle of one;
+// io.ErrUnexpectedEOF if r ends between two batches and before n bytes; ErrTooLarge; r's; and those of Append.
 //
-// Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn does; TransferFrom then returns ErrClosed. Any other
-// reader, a bufio.Reader around a connection for one, can't be interrupted from here: TransferFrom returns once its Read
-// does, and stores nothing more. A struct that embeds the bufio.Reader and forwards SetReadDeadline to its connection
-// closes that gap.
+// Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn does; TransferFrom then returns
+// ErrClosed. Any other reader, a bufio.Reader around a connection for one, can't be interrupted from here: TransferFrom
+// returns once its Read does, and stores nothing more. A struct that embeds the bufio.Reader and forwards
+// SetReadDeadline to its connection closes that gap.
 func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err

@@ -10,7 +10,8 @@ import (
 
 // DeleteBefore makes offset the start of the log: what is below is out of range from now on, also after a restart.
 // Segments wholly below are deleted; readers and sections that hold one keep it until they let go. An offset at or below
-// the start does nothing. Errors: an *OffsetError for one above the high watermark; the operating system's, which may
+// the start does nothing. That the start lies inside a segment only seglog.state knows: if that file is lost, the log starts
+// where its first segment does. Errors: an *OffsetError for one above the high watermark; the operating system's, which may
 // leave files that the next Open removes.
 func (l *Log) DeleteBefore(offset int64) error {
 	if err := l.writable(); err != nil {
@@ -163,12 +164,13 @@ func (e *env) removeFile(base int64, suffix string) error {
 }
 
 // Retain applies Options.RetentionBytes and RetentionAge now rather than in the background, and returns how many
-// segments it deleted, with an error too: files of theirs that are left the next Open removes. A segment that waits for its
-// seal is deleted, and counted, in the background. Kafka's rules: whole segments, oldest first, up to the first that stays; by size while what is
-// left without the segment is at least RetentionBytes; by age if its greatest record time (of a segment without times, or
-// one whose batches are damaged, the time of its last change) is longer ago than RetentionAge. A segment stays until
-// OnSeal was told of it and MayDelete agrees; MayDelete is asked of the active segment too, before it is rolled to be
-// deleted. A clock that jumps ahead does not count until it has stayed there for an hour.
+// segments it deleted, with an error too: files of theirs that are left the next Open removes. A segment that waits for
+// its seal is deleted, and counted, in the background. Kafka's rules: whole segments, oldest first, up to the first that
+// stays; by size while the log keeps at least RetentionBytes without the segment; by age if its greatest record time (of
+// a segment without times, or one whose batches are damaged, the time of its last change) is longer ago than
+// RetentionAge. A segment stays until OnSeal was told of it and MayDelete agrees; MayDelete is asked of the active
+// segment too, before it is rolled to be deleted. A clock that jumps ahead does not count until it has stayed there for
+// an hour.
 func (l *Log) Retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err

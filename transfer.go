@@ -181,8 +181,9 @@ func (s *Section) WriteTo(w io.Writer) (int64, error) {
 }
 
 // TransferTo sends whole batches from the one that holds offset on to conn, as Section and WriteTo do, and goes on over
-// the borders of segments: at most n bytes, at least one batch, up to the high watermark. written is what conn took,
-// which after an error may end inside a batch. Errors: those of Section and WriteTo; an *OffsetError if a TruncateTo or
+// the borders of segments: at most n bytes, at least one batch, up to the high watermark. written is what conn took, in
+// bytes, which after an error may end inside a batch. The receiver knows from the batches where to go on; a sender that has
+// to know uses Section, whose Next tells. Errors: those of Section and WriteTo; an *OffsetError if a TruncateTo or
 // Reset took batches that were sent, after which the receiver has to ask anew.
 func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
 	return l.transferTo(offset, n, conn, false)
