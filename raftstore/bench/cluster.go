@@ -279,6 +279,7 @@ func (b *bench) leaderRows() error {
 		if _, err := c.commit(); err != nil {
 			return err
 		}
+		time.Sleep(5 * time.Second) // the filling left work to the background: seals, checkpoints
 		var took []float64
 		for range 10 {
 			leader, err := c.leader()
