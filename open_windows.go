@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -88,7 +90,11 @@ func renameFile(from, to string) error {
 }
 
 func renameOverOpen(from, to string) error {
-	name, err := windows.UTF16FromString(to)
+	path, err := filepath.Abs(to)
+	if err != nil {
+		return err
+	}
+	name, err := windows.UTF16FromString(ntPath(path))
 	if err != nil {
 		return pathError("rename", to, err)
 	}
@@ -102,7 +108,7 @@ func renameOverOpen(from, to string) error {
 		return pathError("open", from, err)
 	}
 	defer windows.CloseHandle(h)
-	// FILE_RENAME_INFO: flags, the handle of a directory, which is none, and the name behind its length in bytes.
+	// FILE_RENAME_INFORMATION: flags, the handle of a directory, which is none, and the name behind its length in bytes.
 	word := int(unsafe.Sizeof(uintptr(0)))
 	info := make([]byte, 2*word+4+2*len(name))
 	le := binary.LittleEndian
@@ -111,6 +117,19 @@ func renameOverOpen(from, to string) error {
 	for i, c := range name {
 		le.PutUint16(info[2*word+4+2*i:], c)
 	}
-	err = windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, &info[0], uint32(len(info)))
+	const fileRenameInformationEx = 65 // FILE_INFORMATION_CLASS
+	var status windows.IO_STATUS_BLOCK
+	err = windows.NtSetInformationFile(h, &status, &info[0], uint32(len(info)), fileRenameInformationEx)
 	return pathError("rename", to, err)
+}
+
+// ntPath is an absolute path in the form that the kernel has for it.
+func ntPath(path string) string {
+	if rest, ok := strings.CutPrefix(path, `\\?\`); ok {
+		return `\??\` + rest
+	}
+	if share, ok := strings.CutPrefix(path, `\\`); ok {
+		return `\??\UNC\` + share
+	}
+	return `\??\` + path
 }

@@ -410,8 +410,11 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 	path := l.path(p.base, logSuffix)
 	switch {
 	case goOn && held.copy != nil:
-		f, err = l.placeCopy(held.copy, path, p)
-		err = errors.Join(err, p.f.Close())
+		if err = p.f.Close(); err == nil { // which Windows would not rename over
+			f, err = l.placeCopy(held.copy, path, p)
+		} else {
+			err = errors.Join(err, held.copy.Close())
+		}
 	case goOn:
 		f, err = l.cutFile(p.f, path, p)
 	default:
@@ -436,10 +439,13 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	}
 	if !alone {
 		out, err := e.copyBelow(f, p)
-		if err == nil {
-			out, err = e.placeCopy(out, path, p)
+		if e := f.Close(); e != nil && err == nil { // which Windows would not rename over
+			err = errors.Join(e, out.Close())
 		}
-		return out, errors.Join(err, f.Close())
+		if err != nil {
+			return nil, err
+		}
+		return e.placeCopy(out, path, p)
 	}
 	// What is left is written before the file is cut, into blocks that are there.
 	if len(p.rest) > 0 {
