@@ -63,6 +63,9 @@ func (l *Log) pin(r *reader, offset int64) error {
 			if err := l.refreshFor(offset); err != nil {
 				return err
 			}
+			if err := l.awaitCut(offset); err != nil {
+				return err
+			}
 		}
 		cuts := l.cuts.Load()
 		if offset < l.start.Load() || offset >= l.readable(r.durable) {
@@ -314,7 +317,7 @@ func (l *Log) newest(from int64) int64 {
 		return from
 	}
 	_ = l.catchUp() // an error comes from the walk as well
-	return max(l.end.Load(), l.highWatermark())
+	return max(l.claimed(), l.highWatermark())
 }
 
 // catchUp looks, in a read-only log, for what the writer did.
@@ -344,7 +347,7 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 		next = min(l.start.Load(), end)
 	}
 	if next >= end {
-		if next < l.start.Load() && from != Oldest || next > max(end, l.end.Load()) {
+		if next < l.start.Load() && from != Oldest || next > max(end, l.claimed()) {
 			return fail(&OffsetError{Offset: next, Offsets: l.Offsets()})
 		}
 		return from, true // not readable yet

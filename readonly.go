@@ -27,7 +27,30 @@ type readOnly struct {
 	listed time.Time    // when the directory was, for one without it
 	first  int64        // base offset of the first segment then
 	fresh  atomic.Int64 // until when, in ns since began, offsets that are known are read without another look
+
+	// cutting is the offset of a TruncateTo that is under way, or was interrupted; 0 if none is. The view ends with the batch
+	// before it, and the records from there up to cutting come back when the cut is done.
+	cutting atomic.Int64
 }
+
+// claimed is up to where there are records, of which a cut may hide the last ones for a moment.
+func (l *Log) claimed() int64 { return max(l.end.Load(), l.follow.cutting.Load()) }
+
+// awaitCut returns once a cut of the writer no longer hides the record at offset, or ErrBusy.
+func (l *Log) awaitCut(offset int64) error {
+	for began := time.Now(); offset >= l.end.Load() && offset < l.follow.cutting.Load(); {
+		if time.Since(began) > maxCutWait {
+			return fmt.Errorf("%w: offset %d: %s", ErrBusy, offset, cutUnderWay)
+		}
+		spin("cut of the writer", time.Millisecond)
+		if err := l.refresh(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const cutUnderWay = "a cut is under way, or was interrupted and is finished by the next Open"
 
 // followEvery is how far a read-only log may be behind its writer: what was deleted or cut may be read that much longer,
 // and Offsets and Stats are at most that old. What was appended is looked for whenever a reader comes to the end.
@@ -149,7 +172,7 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 	case st.cut < 0 && (!changed || a.tries > maxOvertaken):
 		return false
 	case st.cut >= 0 && time.Since(a.began) > maxCutWait:
-		*err = fmt.Errorf("%w: a cut at offset %d is under way, or was interrupted and is finished by the next Open: %w", ErrBusy, st.cut, *err)
+		*err = fmt.Errorf("%w: %s: %w", ErrBusy, cutUnderWay, *err)
 		return false
 	case st.cut >= 0:
 		spin("cut of the writer", time.Millisecond)
@@ -317,6 +340,10 @@ func (l *Log) rebuildView(st state) error {
 	}
 	segs[n-1] = last
 	ro.seen.cuts, ro.seen.cut = st.cuts, st.cut
+	ro.cutting.Store(0)
+	if ro.promised && st.truncating() {
+		ro.cutting.Store(st.cut)
+	}
 	if l.start.Store(segs[0].base); !resetting {
 		l.start.Store(max(st.start, segs[0].base))
 	}

@@ -66,7 +66,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 			if err := l.catchUp(); err != nil {
 				return err
 			}
-			if hw = l.readable(durable); offset >= hw && offset <= max(hw, l.end.Load()) {
+			if hw = l.readable(durable); offset >= hw && offset <= max(hw, l.claimed()) {
 				return l.emptySection(s, r, offset)
 			}
 		}

@@ -1,0 +1,94 @@
+package seglog
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// uncut is a file system on which a segment can't be made shorter while it is stubborn.
+type uncut struct {
+	osFS
+	stubborn atomic.Bool
+}
+
+type uncutFile struct {
+	file
+	fs *uncut
+}
+
+func (u *uncut) open(path string, mode openMode) (file, error) {
+	f, err := u.osFS.open(path, mode)
+	if err != nil || filepath.Ext(path) != logSuffix {
+		return f, err
+	}
+	return uncutFile{f, u}, nil
+}
+
+func (f uncutFile) truncate(size int64) error {
+	if f.fs.stubborn.Load() {
+		return &fs.PathError{Op: "truncate", Path: "segment", Err: syscall.EIO}
+	}
+	return f.file.truncate(size)
+}
+
+// A cut that stopped half-way, or takes long, hides the records of the batch that it divides. A read-only log says so, whoever
+// follows below the cut waits, and both have them when it is done.
+func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
+	disk := new(uncut)
+	dir := t.TempDir()
+	w, err := openFS(disk, dir, nil)
+	require.NoError(t, err)
+	for range 2 {
+		records := make([]Record, 10)
+		for i := range records {
+			records[i].Value = numbered(int64(i))
+		}
+		_, err = w.Append(records...)
+		require.NoError(t, err)
+	}
+	disk.stubborn.Store(true)
+	require.ErrorIs(t, w.TruncateTo(15), syscall.EIO)
+	require.ErrorIs(t, w.Close(), ErrFailed)
+	r, err := Open(dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer r.Close()
+	require.EqualValues(t, 10, r.Offsets().End)
+	_, err = r.Read(9)
+	require.NoError(t, err)
+	began := time.Now()
+	_, err = r.Read(12)
+	require.ErrorIs(t, err, ErrBusy)
+	require.NotErrorIs(t, err, ErrCorrupt)
+	require.Less(t, time.Since(began), 10*maxCutWait)
+	_, err = r.Read(15)
+	require.ErrorIs(t, err, ErrOutOfRange)
+	next := make(chan error, 1)
+	go func() {
+		offset := int64(13)
+		for rec, err := range r.Follow(context.Background(), offset) {
+			if err == nil && rec.Offset != offset {
+				err = errors.New("another offset")
+			}
+			if offset++; err != nil || offset == 15 {
+				next <- err
+				return
+			}
+		}
+	}()
+	disk.stubborn.Store(false)
+	w, err = openFS(disk, dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 15, w.Offsets().End)
+	require.NoError(t, <-next)
+	_, err = r.Read(12)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+}
