@@ -65,6 +65,9 @@ func (s *Store) GetLog(index uint64, entry *raft.Log) error {
 	}
 	switch {
 	case errors.Is(err, seglog.ErrOutOfRange):
+		if err := s.failed(); err != nil { // an entry that a failed deletion hides is no entry that was deleted
+			return err
+		}
 		return raft.ErrLogNotFound
 	case err != nil:
 		return fmt.Errorf("raftstore: get entry %d: %w", index, err)
@@ -116,6 +119,9 @@ func (s *Store) joins(entries []*raft.Log) error {
 	if uint64(o.End) == first {
 		return nil
 	}
+	if err := s.failed(); err != nil {
+		return err
+	}
 	if o.Start < o.End {
 		return fmt.Errorf("raftstore: %w: entry %d does not follow entry %d, the last in the log (see Options.Snapshots)", seglog.ErrInvalid, first, o.End-1)
 	}
@@ -127,7 +133,7 @@ func (s *Store) joins(entries []*raft.Log) error {
 
 // checkIndex refuses an index behind which an offset would overflow.
 func checkIndex(index uint64) error {
-	if index >= math.MaxInt64 {
+	if index == 0 || index >= math.MaxInt64 { // 0 stands for none
 		return fmt.Errorf("raftstore: %w: index %d", seglog.ErrInvalid, index)
 	}
 	return nil
@@ -186,6 +192,15 @@ func (s *Store) forget() {
 	}
 }
 
+// failed returns ErrFailed if a change has failed half-way, or a flush: what the log shows may be less than it has, until it
+// is opened anew.
+func (s *Store) failed() error {
+	if err := s.log.Sync(); errors.Is(err, seglog.ErrFailed) {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	return nil
+}
+
 // change runs what takes entries away that may come back with other contents.
 func (s *Store) change(f func() error) error {
 	s.ahead.begin()
@@ -197,7 +212,9 @@ func (s *Store) change(f func() error) error {
 // not there need not be deleted. It returns once the deletion is durable, and is atomic. Deleting all entries leaves an
 // empty store, which takes any index next.
 //
-// Errors: seglog.ErrInvalid for a range in the middle; those of seglog.Log.TruncateTo, DeleteBefore and Reset.
+// Errors: seglog.ErrInvalid for a range in the middle; those of seglog.Log.TruncateTo, DeleteBefore and Reset. After one in
+// the middle of a deletion the store may show less than it has, and every call says ErrFailed where it would say that an entry
+// is not there, until the store is opened anew.
 func (s *Store) DeleteRange(min, max uint64) error {
 	start := time.Now()
 	s.mu.Lock()
@@ -210,7 +227,7 @@ func (s *Store) DeleteRange(min, max uint64) error {
 	var err error
 	switch {
 	case min > max || max < first || min >= next:
-		return nil
+		return s.failed() // a deletion that failed may have done a part
 	case min <= first && max >= next-1:
 		// |min [first ... last] max|: the next entry may have any index
 		err = s.change(func() error { return s.log.Reset(o.End) })

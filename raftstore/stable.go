@@ -19,8 +19,9 @@ import (
 )
 
 // The stable file has four slots of the same size, at least stableBlock. State number n, which is all keys and values, is
-// written twice, into the slots 2*(n%2) and 2*(n%2)+1, and flushed; the other two hold number n-1 meanwhile. So a write that
-// is torn leaves the state before it, and a block that goes bad later leaves a good copy of the state that was acknowledged.
+// written twice, into the slots n%2 and n%2+2, and flushed; the other two hold number n-1 meanwhile. So a write that is torn
+// leaves the state before it, and blocks that go bad later, neighbours too, leave a good copy of the state that was
+// acknowledged.
 // A slot:
 //
 //	magic    8 bytes, stableMagic; its last byte is the version
@@ -107,7 +108,7 @@ func (s *stable) load() error {
 		if number, values, why[i] = decodeStable(b); why[i] != nil {
 			continue
 		}
-		if number%2 != uint64(i/2) {
+		if number%2 != uint64(i%2) {
 			why[i] = fmt.Errorf("state %d is not at its place", number)
 			continue
 		}
@@ -224,12 +225,12 @@ func (s *stable) set(key, value []byte) error {
 
 // write puts a state, of s.number, into its two slots.
 func (s *stable) write(b []byte) error {
-	at := int64(s.number%2) * 2 * s.slot
+	at := int64(s.number%2) * s.slot
 	for range 2 {
 		if _, err := s.f.WriteAt(b, at); err != nil {
 			return err
 		}
-		at += s.slot
+		at += 2 * s.slot
 	}
 	return flush(s.f)
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hashicorp/raft"
 	"github.com/seglog/seglog"
 	"github.com/stretchr/testify/require"
 )
@@ -108,8 +109,15 @@ func TestStableDamage(t *testing.T) {
 		require.Equal(t, uint64(7), openTerm(t, dir), "slot %d", slot)
 		healed, err := os.ReadFile(path)
 		require.NoError(t, err)
-		newest := (openNumber(t, good) % 2) * 2 * stableBlock
-		require.Equal(t, good[newest:newest+2*stableBlock], healed[newest:newest+2*stableBlock])
+		for at := openNumber(t, good) % 2 * stableBlock; at < 4*stableBlock; at += 2 * stableBlock {
+			require.Equal(t, string(good[at:at+stableBlock]), string(healed[at:at+stableBlock]), "slot %d", slot)
+		}
+	}
+	for slot := range 3 { // two neighbours
+		bad := bytes.Clone(good)
+		clear(bad[slot*stableBlock : (slot+2)*stableBlock])
+		write(bad)
+		require.Equal(t, uint64(7), openTerm(t, dir), "slots %d and %d", slot, slot+1)
 	}
 	refused := func(b []byte) {
 		t.Helper()
@@ -128,7 +136,7 @@ func TestStableDamage(t *testing.T) {
 	refused(good[:len(good)-1])
 	refused(good[:2*stableBlock])
 	refused(append(bytes.Clone(good), 0))
-	refused(append(bytes.Clone(good[2*stableBlock:]), good[:2*stableBlock]...)) // not at their places
+	refused(append(bytes.Clone(good[stableBlock:]), good[:stableBlock]...)) // not at their places
 	require.NoError(t, os.Truncate(path, 8*maxStableSlot))
 	_, err := Open(dir, nil)
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
@@ -166,16 +174,17 @@ func TestStableTorn(t *testing.T) {
 	require.NoError(t, s.Close())
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)
-	at := int(openNumber(t, after)%2) * 2 * stableBlock
+	at := int(openNumber(t, after)%2) * stableBlock
+	other := at + 2*stableBlock
 	size := stableOverhead + int(binary.BigEndian.Uint32(after[at+stableHead-4:]))
 	for first := 0; first <= size; first++ {
 		for _, second := range []int{0, size - first, size} {
 			torn := bytes.Clone(before)
 			copy(torn[at:], after[at:at+first])
-			copy(torn[at+stableBlock:], after[at+stableBlock:at+stableBlock+second])
+			copy(torn[other:], after[other:other+second])
 			require.NoError(t, os.WriteFile(path, torn, 0o644))
 			want := uint64(7)
-			if bytes.Equal(torn[at:at+size], after[at:at+size]) || bytes.Equal(torn[at+stableBlock:at+stableBlock+size], after[at:at+size]) {
+			if bytes.Equal(torn[at:at+size], after[at:at+size]) || bytes.Equal(torn[other:other+size], after[at:at+size]) {
 				want = 8
 			}
 			require.Equal(t, want, openTerm(t, dir), "%d and %d bytes", first, second)
@@ -225,4 +234,36 @@ func TestStableFailure(t *testing.T) {
 	require.Error(t, s.SetUint64([]byte("CurrentTerm"), 7))
 	require.ErrorIs(t, s.SetUint64([]byte("CurrentTerm"), 7), seglog.ErrFailed)
 	s.stable.f = nil
+}
+
+// TestLostLog: a store whose log is lost, or what tells where it begins and ends, is none to go on with.
+func TestLostLog(t *testing.T) {
+	for _, lost := range []string{logDir, filepath.Join(logDir, "seglog.state")} {
+		dir := t.TempDir()
+		s := openStore(t, dir, nil)
+		require.ErrorIs(t, s.StoreLog(&raft.Log{Index: 0}), seglog.ErrInvalid)
+		require.NoError(t, s.StoreLog(&raft.Log{Index: 1, Term: 1}))
+		require.NoError(t, s.Close())
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, lost)))
+		_, err := Open(dir, nil)
+		require.ErrorIs(t, err, seglog.ErrCorrupt)
+		require.ErrorContains(t, err, "seglog.state is missing")
+	}
+}
+
+// TestFailedStore: once the log has failed, nobody is told that an entry is not there, or does not follow, or that a deletion
+// has nothing to do: what the log shows may be less than it has.
+func TestFailedStore(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, s.StoreLogs(entries(1, 10, 1)))
+	require.NoError(t, os.Remove(filepath.Join(dir, logDir, "LOCK"))) // at which the log fails before it cuts
+	require.ErrorIs(t, s.DeleteRange(5, 10), seglog.ErrFailed)
+	require.ErrorIs(t, s.DeleteRange(50, 60), seglog.ErrFailed)
+	require.ErrorIs(t, s.StoreLog(entry(50, 1)), seglog.ErrFailed)
+	var got raft.Log
+	require.ErrorIs(t, s.GetLog(50, &got), seglog.ErrFailed)
+	require.NoError(t, s.GetLog(10, &got))
+	require.ErrorIs(t, s.Close(), seglog.ErrFailed)
 }

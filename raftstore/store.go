@@ -93,6 +93,9 @@ func open(dir string, opts *Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if err := checkLogIsThere(dir); err != nil {
+		return nil, err
+	}
 	log, err := seglog.Open(filepath.Join(dir, logDir), &seglog.Options{
 		SegmentBytes:  o.SegmentBytes,
 		MaxBatchBytes: o.MaxBatchBytes,
@@ -109,6 +112,19 @@ func open(dir string, opts *Options) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// checkLogIsThere refuses a directory in which the log is lost, or the file that tells where it begins and ends: the stable
+// file is made after them.
+func checkLogIsThere(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, stableFile)); err != nil {
+		return nil // a new store, or openStable says what is missing
+	}
+	state := filepath.Join(dir, logDir, "seglog.state")
+	if _, err := os.Stat(state); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("raftstore: %w: %s is missing, and %s is there", seglog.ErrCorrupt, state, filepath.Join(dir, stableFile))
+	}
+	return nil
 }
 
 // openStable also makes the empty file of a new store, and only then moves the new log's end off 0, so that a file that is

@@ -66,7 +66,7 @@ func TestStoreLogs(t *testing.T) {
 			require.NoError(t, s.Close())
 			s = openStore(t, dir, small)
 			requireEntries(t, s, c.first, of(7, c.n)...)
-			next := c.first + uint64(c.n)
+			next := max(1, c.first+uint64(c.n))
 			require.NoError(t, s.StoreLog(entry(next, 7)))
 			requireEntries(t, s, next-uint64(c.n), of(7, c.n+1)...)
 		})
@@ -131,7 +131,7 @@ func TestDeleteRange(t *testing.T) {
 			requireEntries(t, s, c.first, of(1, c.n)...)
 
 			// What comes next has other contents, and nothing of the old ones shows.
-			next := c.first + uint64(c.n)
+			next := max(1, c.first+uint64(c.n))
 			if c.n == 0 {
 				next = 42
 			}
