@@ -36,7 +36,7 @@ type RepairReport struct {
 	Dir     string    `json:"dir"`
 	Applied bool      `json:"applied"`
 	Removed []Removal `json:"removed"`
-	Changes []string  `json:"changes"` // to what is noted in seglog.state, and to leader epochs that go back
+	Changes []string  `json:"changes"` // to what is noted in seglog.state, and to leader epochs that a flipped bit changed
 	// What the log is afterwards.
 	Start   int64 `json:"start"`
 	End     int64 `json:"end"`

@@ -193,8 +193,9 @@ func (v *salvage) raised(base, next, end int64) (string, error) {
 	return fmt.Sprintf("its offset %d differs in one bit from the one that comes next", base), nil
 }
 
-// epochs looks whether the leader epochs of the batches of a log, which no CRC covers, go back, as a flipped bit makes them:
-// they never do, and no follower takes a batch whose epoch does.
+// epochs looks for a batch whose leader epoch, which no CRC covers, a flipped bit has changed: it differs in one bit from that of
+// the batches before and behind, which have the same. Followers refuse what comes behind a raised one. An epoch that goes
+// back otherwise is no sign of damage: a broker that takes over the directory counts its own.
 type epochs struct{ before, last epochAt }
 
 // epochAt is the epoch of a batch, which lies at pos of the segment at base.
@@ -205,23 +206,12 @@ type epochAt struct {
 
 func newEpochs() epochs { return epochs{epochAt{epoch: -1}, epochAt{epoch: -1}} }
 
-// add returns the batch whose epoch does not fit, this one or the one before, and the epoch that it must have had. ok is
-// false if they fit.
+// add returns the batch before b if its epoch was changed, and the epoch that it must have had.
 func (e *epochs) add(b batch, base, pos int64) (wrong epochAt, right int32, ok bool) {
 	at := epochAt{base, pos, b.base(), b.epoch()}
-	switch {
-	case at.epoch < 0:
-		return at, 0, false
-	case at.epoch >= e.last.epoch:
-	case e.before.epoch <= at.epoch:
+	if flipped := e.last.epoch ^ at.epoch; e.before.epoch == at.epoch && at.epoch >= 0 && flipped != 0 && flipped&(flipped-1) == 0 {
 		wrong, right, ok = e.last, at.epoch, true
-		if e.before.epoch >= 0 {
-			right = e.before.epoch
-		}
 		e.last.epoch = right
-	default:
-		wrong, right, ok = at, e.last.epoch, true
-		at.epoch = right
 	}
 	e.before, e.last = e.last, at
 	return wrong, right, ok

@@ -3,6 +3,7 @@ package seglog
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -40,5 +41,7 @@ func TestStatsTellWhatTheDiskHolds(t *testing.T) {
 		t.Logf("%d bytes of blocks, %d of the log, %d reserved", blocks, s.Bytes, s.ReservedBytes)
 		return blocks > told-(64<<10) && blocks < told+(256<<10)
 	}, 10*time.Second, 10*time.Millisecond)
-	require.Greater(t, l.Stats().ReservedBytes, int64(1<<20))
+	if strconv.IntSize == 64 { // else nothing is mapped, and nothing reserved
+		require.Greater(t, l.Stats().ReservedBytes, int64(1<<20))
+	}
 }

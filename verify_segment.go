@@ -125,8 +125,8 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 		return why, nil
 	}
 	if wrong, right, ok := v.epochs.add(b, c.base, pos); ok {
-		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityError,
-			Reason: fmt.Sprintf("leader epoch %d between batches of %d: followers refuse what comes behind it; Repair sets it right", wrong.epoch, right)})
+		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityWarning,
+			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse what comes behind it; Repair sets it right", wrong.epoch, right)})
 	}
 	c.end = pos + b.size()
 	c.r.Batches++

@@ -43,12 +43,11 @@ func (d *damaged) openError(w *simWorld) error {
 	return err
 }
 
-// agree: Verify calls it an error if opening and reading does. It also looks below the start, and at leader epochs, which
-// only followers look at.
+// agree: Verify calls it an error if opening and reading does. It also looks below the start.
 func (d *damaged) agree(what string, opened error, r *Report) {
 	d.t.Helper()
 	below := len(r.Problems) > 0 && r.Problems[0].Offset < r.Start
-	if !r.OK() && opened == nil && (below || strings.HasPrefix(r.Problems[0].Reason, "leader epoch")) {
+	if !r.OK() && opened == nil && below {
 		return
 	}
 	require.Equal(d.t, errors.Is(opened, ErrCorrupt), !r.OK(), "%s: open says %v, verify %v", what, opened, r.Problems)

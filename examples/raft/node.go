@@ -105,7 +105,8 @@ func (n *node) start(dir, bootstrap string, threshold uint64) error {
 	config.CommitTimeout = 10 * time.Millisecond
 	config.SnapshotThreshold, config.TrailingLogs = threshold, threshold/4
 	config.SnapshotInterval = 300 * time.Millisecond
-	config.RestoreCommittedLogs = true // the store keeps the commit index
+	// RestoreCommittedLogs, which the store serves, stays off: raft 1.8.0 then looks for the servers of the cluster in a snapshot
+	// and above the commit index alone, and starts without any where they stand below.
 
 	exists, err := raft.HasExistingState(n.store, n.store, snapshots)
 	if err != nil {
