@@ -270,3 +270,25 @@ func TestNetwork(t *testing.T) {
 	n.cutOneWay("c")
 	require.NoError(t, passes(dial()))
 }
+
+// TestKilledBeforeASnapshot: servers that were all killed before the first snapshot know each other when they are back.
+func TestKilledBeforeASnapshot(t *testing.T) {
+	dir := t.TempDir()
+	ids := []string{"n1", "n2", "n3"}
+	c, err := newCluster(dir, 1<<20, func(string, ...any) {}, ids...)
+	require.NoError(t, err)
+	defer c.stop()
+	for _, id := range ids {
+		require.NoError(t, c.start(id, ids...))
+	}
+	_, err = c.awaitLeader()
+	require.NoError(t, err)
+	cs := newClients(c, time.Millisecond)
+	cs.run(2)
+	time.Sleep(200 * time.Millisecond)
+	_, err = cs.halt()
+	require.NoError(t, err)
+	killSome(t, c, 0, c.running()...)
+	_, err = c.awaitLeader()
+	require.NoError(t, err)
+}
