@@ -32,11 +32,12 @@ var layers = [][]string{
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
 	{"scan.go", "resync.go", "index.go"},                       // 2: many batches
 	{ // 3: the files of a log, one by one
-		"segment.go", "opensegments.go", "locate.go", "index_file.go", "tail.go", "gather.go", "state.go", "stats.go",
+		"segment.go", "opensegments.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "stats.go",
 	},
 	{ // 4: the log
-		"log.go", "read.go", "time.go", "flush.go", "retention.go", "truncate.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "recover.go",
-		"recover_scan.go", "recover_act.go", "readonly.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
+		"log.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go",
+		"hooks.go", "recover.go", "recover_cut.go",
+		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go",
 	},
 	{ // 5: a log looked at from outside

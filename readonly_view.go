@@ -1,0 +1,335 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"time"
+)
+
+// refreshLocked brings the view up to what the directory holds. It starts over while the writer changes what it looks
+// at. Of a cut that is under way, or that a writer died in, the log shows what the cut is certain to leave: up to the batch
+// that holds its offset.
+func (l *Log) refreshLocked(st state) error {
+	ro := &l.follow
+	for try := 0; ; try++ {
+		err := l.bringUpTo(st)
+		after, stateErr := l.readWriterState()
+		if stateErr != nil {
+			return stateErr
+		}
+		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
+			if l.view.Load() == nil {
+				return err // of an Open that failed
+			}
+			l.dropDeleted(after)
+			ro.seen = after
+			l.setFresh()
+			return err
+		}
+		if try > 1000 {
+			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
+		}
+		st = after
+		spin("writer", time.Millisecond)
+	}
+}
+
+// bringUpTo makes the view that of one state. While it is made anew, readers wait as for a cut of their own.
+func (l *Log) bringUpTo(st state) error {
+	ro := &l.follow
+	v := l.view.Load()
+	cut := v != nil && ro.cutSince(st)
+	if v != nil && !cut && v.segs[len(v.segs)-1].base >= st.first {
+		return l.extendView(st)
+	}
+	if v != nil {
+		lowest := int64(math.MaxInt64) // only what is deleted is gone
+		if cut {
+			lowest = st.lastCut
+		}
+		if cut && st.cuts-ro.seen.cuts > 1 {
+			lowest = -1 // several, and only the last is known
+		}
+		l.beginCut()
+		defer func() { l.endCut(lowest, lowest < 0) }()
+	}
+	err := l.rebuildView(st)
+	if err == nil {
+		err = l.extendView(st)
+	}
+	return err
+}
+
+// rebuildView lists the directory anew: at first, and after a cut.
+func (l *Log) rebuildView(st state) error {
+	ro := &l.follow
+	dir, err := l.list()
+	if err != nil {
+		return err
+	}
+	l.gaps.Store(st.gaps || !ro.promised)
+	if err := l.unfinished(dir); err != nil && !ro.promised {
+		return err
+	}
+	for len(dir.bases) > 0 && dir.bases[0] < st.first {
+		dir.bases = dir.bases[1:]
+	}
+	resetting := ro.promised && st.cut >= 0 && st.reset
+	if resetting {
+		dir.bases = []int64{st.cut} // what is there of others goes
+	}
+	old := l.view.Load()
+	if len(dir.bases) == 0 {
+		if ro.promised && st.segments > 0 && st.cut < 0 {
+			return &CorruptError{Path: l.path(st.first, logSuffix), Offset: st.first, Reason: "segment is missing"}
+		}
+		dir.bases = []int64{max(0, st.start)}
+	}
+	n := len(dir.bases)
+	if ro.promised {
+		// What is not sealed yet may end in zeros; extendView goes through it batch by batch. So it does through the
+		// segment of a cut that is under way, which ends where the cut does.
+		for n > 1 && (dir.bases[n-1] > st.scanBase || st.truncating() && dir.bases[n-1] > st.cutBase) {
+			n--
+		}
+	}
+	segs := make([]*segment, n)
+	for i, base := range dir.bases[:n-1] {
+		segs[i] = newSealed(base, dir.bases[i+1])
+	}
+	last, err := l.followSegment(dir.bases[n-1])
+	if err != nil {
+		return err
+	}
+	segs[n-1] = last
+	ro.seen.cuts, ro.seen.cut = st.cuts, st.cut
+	ro.cutting.Store(0)
+	if ro.promised && st.truncating() {
+		ro.cutting.Store(st.cut)
+	}
+	if l.start.Store(segs[0].base); !resetting {
+		l.start.Store(max(st.start, segs[0].base))
+	}
+	l.end.Store(last.base)
+	l.durable.Store(last.base)
+	l.view.Store(&view{segs})
+	if old != nil {
+		for _, s := range old.segs {
+			_ = l.retire(s)
+			s.deleted(l.stats)
+		}
+	}
+	return nil
+}
+
+// followSegment opens the segment that the writer appends to; one that does not exist (yet) is an empty one.
+func (l *Log) followSegment(base int64) (*segment, error) {
+	ro := &l.follow
+	s := &segment{base: base}
+	s.maxTime.Store(noTimestamp)
+	f, path, err := l.openLog(base, openRead)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = noFile{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seglog: open segment %d: %w", base, err)
+	}
+	h := newHandle(f, path, nil)
+	ro.f, ro.x = f, newIndexBuilder(l.o.IndexBytes)
+	h.x.Store(&ro.x.indexes)
+	s.hold(&l.env, h)
+	return s, nil
+}
+
+// extendView checks what was appended to the last segment, and goes on to the ones that follow it.
+func (l *Log) extendView(st state) error {
+	behind := int64(-1) // a segment that was there before the last one was looked at
+	for {
+		if err := l.extendLast(st); err != nil {
+			return err
+		}
+		segs := l.view.Load().segs
+		last, end := segs[len(segs)-1], l.end.Load()
+		if l.follow.promised && st.truncating() && last.base >= st.cutBase {
+			return nil
+		}
+		next := end
+		if last.base == end || !l.exists(next) {
+			if _, none := l.follow.f.(noFile); none && l.exists(last.base) {
+				s, err := l.followSegment(last.base)
+				if err != nil {
+					return err
+				}
+				l.view.Store(&view{append(segs[:len(segs)-1:len(segs)-1], s)})
+				_ = l.retire(last)
+				if _, none := l.follow.f.(noFile); none {
+					return nil // it came and went
+				}
+				continue
+			}
+			if last.base == end || !l.gaps.Load() && st.scanBase <= last.base {
+				return nil
+			}
+			// The segment may end in a gap.
+			dir, err := l.list()
+			if err != nil {
+				return err
+			}
+			if next = dir.after(last.base); next < 0 || l.follow.promised && st.policy == FlushSync && st.recoveryPoint < next {
+				return nil
+			}
+			if behind != next {
+				behind = next // what came to the last one before that
+				continue
+			}
+		}
+		behind = -1
+		last.stored.store(markAt(next-last.base, last.stored.load().pos()))
+		last.flushed.store(last.stored.load())
+		s, err := l.followSegment(next)
+		if err != nil {
+			return err
+		}
+		// The one before is like any other that is sealed: it may be closed, and opened again.
+		last.enter(phaseSealed)
+		last.touched.Store(true)
+		l.opened.add(last)
+		l.end.Store(next)
+		l.view.Store(&view{append(segs, s)})
+	}
+}
+
+func (l *Log) exists(base int64) bool {
+	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
+		return true
+	}
+	if at, ok, err := l.unnamedBase(); err == nil && ok && at == base {
+		return true
+	}
+	_, err := l.fs.stat(l.path(base, logSuffix)) // it may have got its name in between
+	return err == nil
+}
+
+// after is the base that follows base; -1 if none does.
+func (d directory) after(base int64) int64 {
+	for _, b := range d.bases {
+		if b > base {
+			return b
+		}
+	}
+	return -1
+}
+
+// extendLast moves the mark of the last segment over the batches that are whole by now and that the writer's own readers
+// may see. Under FlushSync these are the ones below the recovery point.
+func (l *Log) extendLast(st state) error {
+	ro := &l.follow
+	segs := l.view.Load().segs
+	s := segs[len(segs)-1]
+	m := s.stored.load()
+	size, err := ro.f.size()
+	if err != nil {
+		return fmt.Errorf("seglog: read segment %d: %w", s.base, err)
+	}
+	if ro.promised && st.truncating() && s.base == st.cutBase {
+		size = min(size, st.cutPos) // behind it the file changes
+	}
+	path := l.path(s.base, logSuffix)
+	var c scanner
+	src := &fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}
+	c.init(src, path, m.pos(), s.base+m.rel(), -1)
+	c.gaps = l.gaps.Load()
+	for {
+		if ro.promised {
+			c.next = st.endOffset(s.base, c.pos, c.next) // the offsets up to there may be left out
+		}
+		if ro.promised && st.policy == FlushSync && c.next >= st.recoveryPoint {
+			break
+		}
+		pos := c.pos
+		b, err := c.scan()
+		if errors.Is(err, ErrOldFormat) {
+			return err
+		}
+		if err != nil {
+			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
+				break // not written yet, or not whole yet
+			}
+			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
+				return e
+			} else if ended {
+				break
+			}
+			// Damage to what was durable, which costs those who read it what it covers.
+			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
+			r.zeros, _ = lastByte(ro.f, pos, r.size)
+			found, base, e := r.find(pos)
+			if found < 0 && st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size {
+				found, base = st.scanPos, st.scanOffset // where the flushed batches end
+			}
+			if e != nil || found < 0 {
+				return errors.Join(err, e)
+			}
+			if !c.skipTo(found, base) {
+				src.pos = found
+				c.restart(found, base)
+			}
+			continue
+		}
+		if b.last()-s.base > math.MaxInt32 {
+			return &CorruptError{Path: path, Pos: pos, Offset: s.base + s.stored.load().rel(), Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}
+		}
+		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
+		s.maxTime.Store(ro.x.maxTime)
+		s.stored.store(markAt(b.last()+1-s.base, c.pos))
+		s.flushed.store(s.stored.load())
+		l.end.Store(b.last() + 1)
+	}
+	if c.next > l.end.Load() {
+		s.stored.store(markAt(c.next-s.base, c.pos))
+		s.flushed.store(s.stored.load())
+		l.end.Store(c.next)
+	}
+	l.durable.Store(max(l.start.Load(), min(st.recoveryPoint, l.end.Load())))
+	return nil
+}
+
+// endsInGap reports whether a segment that another follows holds nothing but the zeros of its reserved blocks from pos on.
+func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
+	if !l.gaps.Load() {
+		return false, nil
+	}
+	if last, err := lastByte(l.follow.f, pos, size); err != nil || last > pos {
+		return false, err
+	}
+	dir, err := l.list()
+	return err == nil && dir.after(s.base) >= 0, err
+}
+
+// dropDeleted follows the writer's start.
+func (l *Log) dropDeleted(st state) {
+	l.start.Store(max(l.start.Load(), min(st.start, l.end.Load())))
+	segs := l.view.Load().segs
+	k := 0
+	for k+1 < len(segs) && segs[k].base < st.first {
+		k++
+	}
+	if k == 0 {
+		return
+	}
+	l.view.Store(&view{segs[k:]})
+	for _, s := range segs[:k] {
+		_ = l.retire(s)
+		s.deleted(l.stats)
+	}
+}
+
+// noFile stands for a segment that is not there: it is empty, and nothing is read of it.
+type noFile struct{ file }
+
+func (noFile) size() (int64, error) { return 0, nil }
+func (noFile) Close() error         { return nil }
+func (noFile) osFile() *os.File     { return nil }

@@ -1,0 +1,189 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// finishChanges carries out a cut and a deletion that seglog.state tells of and that were interrupted.
+func (r *recovery) finishChanges() error {
+	l, st := r.l, &r.st
+	for len(r.dir.bases) > 0 && r.dir.bases[0] < st.first {
+		if err := l.removeSegmentFiles(r.dir.bases[0]); err != nil {
+			return err
+		}
+		r.dir.bases = r.dir.bases[1:]
+	}
+	if st.cut < 0 {
+		return nil
+	}
+	if st.reset {
+		return r.finishReset()
+	}
+	plan, err := r.planCut()
+	if err != nil || plan == nil {
+		return err
+	}
+	return r.finishCut(plan)
+}
+
+func (r *recovery) finishReset() error {
+	l, st := r.l, &r.st
+	for k := len(r.dir.bases) - 1; k >= 0; k-- {
+		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+			return err
+		}
+	}
+	r.dir.bases = nil
+	if err := l.removeSegmentFiles(st.cut); err != nil {
+		return err
+	}
+	st.raiseFence(st.cut, int32(st.epoch))
+	st.start, st.first, st.told = st.cut, st.cut, min(st.told, st.cut)
+	st.recoveryPoint = st.cut
+	st.scanFrom(st.cut, 0)
+	st.segments, st.baseSum = 0, 0
+	return l.syncDir()
+}
+
+// planCut is the plan of the cut that was interrupted; nil if it had not begun.
+func (r *recovery) planCut() (*cutPlan, error) {
+	l, st := r.l, &r.st
+	if st.cutPos < 0 {
+		return r.planByScan()
+	}
+	p := &cutPlan{base: st.cutBase, pos: st.cutPos}
+	if st.cutLen == 0 {
+		return p, nil
+	}
+	rest, err := l.state.rest(st.cutLen)
+	if err != nil {
+		return nil, err
+	}
+	if len(rest) < headerLen || parseHeader(rest) != "" || rest.size() != st.cutLen || rest.checkCRC() != "" || rest.last() != st.cut-1 {
+		// The intent reached the disk without the batch that belongs to it, so its flush had not returned, and no file
+		// was changed.
+		st.cut, st.cuts = -1, st.cuts+1
+		return nil, nil
+	}
+	p.rest = rest
+	return p, nil
+}
+
+// planByScan plans a cut that was noted by version 1 of the state file, which tells the offset alone.
+func (r *recovery) planByScan() (*cutPlan, error) {
+	l, st := r.l, &r.st
+	keep := 0
+	for keep < len(r.dir.bases) && r.dir.bases[keep] < st.cut || keep == 0 && len(r.dir.bases) > 0 {
+		keep++
+	}
+	if keep == 0 {
+		return nil, &CorruptError{Path: l.path(st.first, logSuffix), Offset: st.first, Reason: fmt.Sprintf("no segment is left, and a cut at offset %d was under way", st.cut)}
+	}
+	p := &cutPlan{base: r.dir.bases[keep-1]}
+	path := l.path(p.base, logSuffix)
+	f, err := l.acquire(path, openRead)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.size()
+	if err != nil {
+		return nil, err
+	}
+	var c scanner
+	c.init(&fileRange{f, 0, min(size, maxSegmentBytes)}, path, 0, p.base, -1)
+	c.gaps = l.gaps.Load()
+	for c.next < st.cut {
+		p.pos = c.pos
+		b, err := c.scan()
+		if errors.Is(err, ErrCorrupt) {
+			if zeroes, e := onlyZeros(f, c.pos, size); zeroes && e == nil {
+				err = io.EOF
+			}
+		}
+		if err == io.EOF || err == nil && b.base() >= st.cut {
+			return p, nil // the offsets up to there are a gap, or the file was cut already
+		}
+		if err != nil {
+			return nil, err
+		}
+		if b.last() >= st.cut {
+			if p.rest, err = cutBatch(b, st.cut, l.o.MaxInflatedBytes); err != nil {
+				return nil, wrapBatchError(err, path, p.pos, st.cut)
+			}
+			return p, nil
+		}
+	}
+	p.pos = c.pos
+	return p, nil
+}
+
+// finishCut carries out the plan: as cutFiles does, in a directory that nobody reads.
+func (r *recovery) finishCut(p *cutPlan) error {
+	l, st := r.l, &r.st
+	if st.cutPos < 0 { // a crash in this run must find the same plan
+		st.cutBase, st.cutPos, st.cutLen = p.base, p.pos, int64(len(p.rest))
+		err := l.state.putRest(p.rest)
+		if err == nil {
+			err = l.state.commit(func(s *state) { s.cutBase, s.cutPos, s.cutLen = st.cutBase, st.cutPos, st.cutLen })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for k := len(r.dir.bases) - 1; k >= 0 && r.dir.bases[k] > p.base; k-- {
+		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+			return err
+		}
+	}
+	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
+		if err := l.removeFile(p.base, suffix); err != nil {
+			return err
+		}
+	}
+	path := l.path(p.base, logSuffix)
+	f, err := l.acquire(path, openWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &CorruptError{Path: path, Offset: p.base, Reason: fmt.Sprintf("segment is missing, and a cut at offset %d was under way", st.cut), cause: err}
+	}
+	if err != nil {
+		return err
+	}
+	size, err := f.size()
+	if err == nil && size < p.pos {
+		err = &CorruptError{Path: path, Pos: size, Offset: p.base, Reason: fmt.Sprintf("file has %d bytes, a cut at offset %d was to leave %d", size, st.cut, p.pos)}
+	}
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if f, err = l.cutFile(f, path, p); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), l.syncDir()); err != nil {
+		return err
+	}
+	st.raiseFence(st.cut, int32(st.epoch))
+	st.recoveryPoint = min(st.recoveryPoint, st.cut)
+	st.told = min(st.told, p.base)
+	st.clean = false
+	st.end, st.endPos = st.cut, p.size()
+	if err := r.relist(); err != nil {
+		return err
+	}
+	if st.scanBase >= p.base { // else an older segment was not sealed yet, and recovery starts there
+		st.scanFrom(p.base, 0)
+		st.count(r.dir.bases)
+	}
+	return nil
+}
+
+func (r *recovery) relist() error {
+	dir, err := r.l.list()
+	if err == nil {
+		r.dir = dir
+	}
+	return err
+}
