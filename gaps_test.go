@@ -68,12 +68,12 @@ func copyFiles(t *testing.T, dir string) string {
 	return to + "/log"
 }
 
-// Offsets that are left out make nothing read more than about what is read without: the batches on both sides are
-// checked, each once.
+// Offsets that are left out make nothing read a multiple of the log: how often the keeper, Retain and Close walk over it
+// depends on which comes first, and a search that tried each offset left out would read it thousands of times.
 func TestGapsAreLinear(t *testing.T) {
 	const n = 8000
-	costs := func(step int64) map[string]int64 {
-		c := map[string]int64{}
+	costs := func(step int64) (c map[string]int64, size int64) {
+		c = map[string]int64{}
 		fsys := newCountingFS()
 		dir := t.TempDir()
 		o := Options{Flush: FlushNone, IndexBytes: 1 << 30}
@@ -84,6 +84,7 @@ func TestGapsAreLinear(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, l.Sync())
 		last := l.Offsets().End - 1
+		size = l.Stats().Bytes
 		c["read"] = fsys.took(func() {
 			for i := range int64(8) {
 				_, err := l.Read(last - i*step)
@@ -100,7 +101,9 @@ func TestGapsAreLinear(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, (n-2)*step, offset)
 		})
+		// The zeros ahead of the end come in steps, beside the appends. Without them, open reads batches alone.
 		killed := copyFiles(t, dir)
+		require.NoError(t, os.Truncate(filepath.Join(killed, fileName(0, logSuffix)), size))
 		c["open"] = fsys.took(func() {
 			l, err := openFS(fsys, killed, &o)
 			require.NoError(t, err)
@@ -123,12 +126,14 @@ func TestGapsAreLinear(t *testing.T) {
 			require.NoError(t, err)
 		})
 		require.NoError(t, l.Close())
-		return c
+		return c, size
 	}
-	joined, gaps := costs(1), costs(2)
-	t.Log(joined, gaps)
-	for what, want := range joined {
-		require.LessOrEqual(t, gaps[what], want+want/2, what)
+	for step := int64(1); step <= 2; step++ {
+		c, size := costs(step)
+		t.Logf("step %d, %d bytes: %v", step, size, c)
+		for what, read := range c {
+			require.LessOrEqual(t, read, 6*size, what)
+		}
 	}
 }
 
