@@ -13,7 +13,7 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 	for _, s := range segs[i:] {
 		s.enter(phaseGone)
 	}
-	f, err := l.cutFiles(segs[i:], p)
+	f, err := l.cutFiles(segs[i:], offset, p)
 	l.letGo(p)
 	var t *tail
 	if err == nil {
@@ -33,8 +33,13 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 }
 
 // cutFiles removes the files of all segments but the first, from the end, and cuts that one. It returns its file.
-func (l *Log) cutFiles(segs []*segment, p *cutPlan) (f file, err error) {
+func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f file, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
+	if err == nil {
+		var more bool
+		more, err = l.removeProducersAbove(l.producers, offset)
+		removed = removed || more
+	}
 	f, cutErr := l.cutSegment(p, err == nil)
 	if err = errors.Join(err, cutErr); err != nil {
 		return nil, err
@@ -208,6 +213,9 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 		segs[k].deleted(l.stats)
 	}
 	w := &l.writer
+	if err == nil {
+		_, err = l.removeProducersAbove(l.producers, offset)
+	}
 	if err == nil {
 		err = w.next.activate(offset)
 	}

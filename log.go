@@ -50,6 +50,7 @@ type Log struct {
 	durableWaiters waiters // for the recovery point
 	transfers      transfers
 	hooks          hooks
+	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
 	keeper, preparer signal
 	done             chan struct{}

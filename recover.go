@@ -88,6 +88,8 @@ type directory struct {
 	leftover []string // index files without a .log, and the engine's own temporary files
 	swaps    []string // .log.swap files of a compaction that a broker was killed in
 	cleaned  []string // files of one that had not come so far
+	// producers are the offsets in the names of the files in which a broker keeps what it knows of producers.
+	producers []int64
 }
 
 func (e *env) list() (directory, error) {
@@ -107,6 +109,8 @@ func (e *env) list() (directory, error) {
 			d.bases = append(d.bases, base)
 		} else if _, ok := indexBase(name); ok {
 			indexes = append(indexes, name)
+		} else if offset, ok := parseFileName(name, producerSuffix); ok {
+			d.producers = append(d.producers, offset)
 		} else if _, ok := parseFileName(name, swapSuffix); ok {
 			d.swaps = append(d.swaps, name)
 		} else if base, ok := cleanedBase(name); ok {

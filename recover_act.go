@@ -261,6 +261,19 @@ func (r *recovery) takeOver() error {
 			w.sealing = append(w.sealing, t)
 		}
 	}
+	l.view.Store(&view{r.segs})
+	first, end := r.segs[0].base, w.tail.seg.base+w.tail.seg.stored.load().rel()
+	start := first
+	if r.promised {
+		start = max(start, r.st.start)
+	}
+	if start > end {
+		return &CorruptError{Path: w.tail.h.path, Pos: w.tail.seg.stored.load().pos(), Offset: end, Reason: fmt.Sprintf("log ends before its start offset %d", start)}
+	}
+	l.producers = r.dir.producers
+	if _, err := l.removeProducersAbove(l.producers, end); err != nil {
+		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
+	}
 	// The state file counts these names, so they are durable first: a predecessor may have been killed before it synced
 	// them. So is the name of the directory itself, which may have been made a moment ago by somebody who did not sync it.
 	if err := l.syncDir(); err != nil {
@@ -280,15 +293,6 @@ func (r *recovery) takeOver() error {
 		if err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
-	}
-	l.view.Store(&view{r.segs})
-	first, end := r.segs[0].base, w.tail.seg.base+w.tail.seg.stored.load().rel()
-	start := first
-	if r.promised {
-		start = max(start, r.st.start)
-	}
-	if start > end {
-		return &CorruptError{Path: w.tail.h.path, Pos: w.tail.seg.stored.load().pos(), Offset: end, Reason: fmt.Sprintf("log ends before its start offset %d", start)}
 	}
 	scan := w.unsealed()
 	from := scan.flushed.load()

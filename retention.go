@@ -163,6 +163,22 @@ func (e *env) removeFile(base int64, suffix string) error {
 	return nil
 }
 
+// removeProducersAbove removes a broker's files on producers that tell of offsets above a cut. One whose offset is given out
+// again would make the broker refuse, or take for repeated, what those producers send next
+// (ProducerStateManager.truncateAndReload removes the same ones).
+func (e *env) removeProducersAbove(producers []int64, offset int64) (removed bool, err error) {
+	for _, at := range producers {
+		if at <= offset {
+			continue
+		}
+		if err := e.removeFile(at, producerSuffix); err != nil {
+			return removed, err
+		}
+		removed = true
+	}
+	return removed, nil
+}
+
 // Retain applies Options.RetentionBytes and RetentionAge now rather than in the background, and returns how many
 // segments it deleted, with an error too: files of theirs that are left the next Open removes. A segment that waits for
 // its seal is deleted, and counted, in the background. Kafka's rules: whole segments, oldest first, up to the first that

@@ -119,6 +119,9 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 			} else {
 				err = u.log.TruncateTo(5)
 			}
+			if err != nil && u.log.failed() != nil {
+				require.ErrorIs(t, err, ErrFailed, "operation %d fails, reset %v", nth, reset)
+			}
 			s.setFault(nil)
 			done := make(chan error, 1)
 			go func() {

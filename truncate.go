@@ -103,7 +103,7 @@ func (l *Log) cut(offset int64, reset bool) error {
 	} else {
 		if err = l.flushOnce(math.MaxInt64); err != nil { // appends that wait for it get the error
 			l.fail(err)
-			return err
+			return l.failed()
 		}
 		if plan, err = l.planCut(offset); err == nil {
 			err = l.hold(&plan)
@@ -142,9 +142,8 @@ func (l *Log) cut(offset int64, reset bool) error {
 		err = errors.Join(err, l.giveUp(&plan))
 	}
 	if err != nil {
-		err = fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
-		l.fail(err)
-		return err
+		l.fail(fmt.Errorf("seglog: cut at offset %d: %w", offset, err))
+		return l.failed()
 	}
 	l.stats.truncations.Add(1)
 	l.o.Logger.Info("seglog: cut", "dir", l.dir, "offset", offset, "reset", reset)
