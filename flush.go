@@ -14,7 +14,7 @@ type flusher struct {
 }
 
 // Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, ErrClosed, ErrReadOnly; a full
-// disk where the name of a new segment needs a block, after which it may be called again.
+// disk or another shortage that keeps what a recovery kept from being written again, after which it may be called again.
 func (l *Log) Sync() error {
 	if err := l.writable(); err != nil {
 		return err
@@ -59,9 +59,7 @@ func (l *Log) flushTo(m moment) error {
 // else owns the flushes: a later note could meet a cut, and promise what is not there any more.
 func (l *Log) flushRound() error {
 	err := l.flushOnce(math.MaxInt64)
-	if err != nil {
-		l.fail(err)
-	}
+	l.failUnlessShortage(err)
 	return err
 }
 
@@ -98,7 +96,7 @@ func (l *Log) flushOnce(limit int64) error {
 	}
 	if names != f.namesSynced {
 		if err := l.syncDir(); err != nil {
-			return fmt.Errorf("seglog: flush directory: %w", err)
+			return fmt.Errorf("seglog: flush directory: %w", &writeBackError{err})
 		}
 		f.namesSynced = names
 	}
@@ -148,7 +146,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	}
 	if s.gather != nil {
 		if m, err = s.gather.write(s, h.f); err != nil {
-			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, h.named(err))
+			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, &writeBackError{h.named(err)}) // the buffer was let go
 		}
 	}
 	start := time.Now()

@@ -240,7 +240,10 @@ func (l *Log) seal(t *tail) error {
 
 // inDoubt is err if it says that stored bytes are in doubt, and else nil.
 func inDoubt(err error) error {
-	var doubt *writeBackError
+	if err == nil {
+		return nil
+	}
+	var doubt *writeBackError // on the heap
 	if errors.As(err, &doubt) {
 		return doubt
 	}
@@ -252,7 +255,7 @@ func (l *Log) flushBelow(limit int64) error {
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	if err := l.flushOnce(limit); err != nil {
-		l.fail(err)
+		l.failUnlessShortage(err)
 		return err
 	}
 	return nil

@@ -347,3 +347,42 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	require.Equal(t, 1, written)
 	require.NoError(t, l.Close())
 }
+
+// What a recovery keeps is written again by the first flush. A disk that has no room for that, as one that writes every block
+// to a new place, puts no byte in doubt: the flush fails with the cause, and works once there is room.
+func TestShortageWhileWrittenAgainPasses(t *testing.T) {
+	for policy, call := range map[FlushPolicy]func(*Log) error{
+		FlushNone:  func(l *Log) error { return l.Sync() },
+		FlushAsync: func(l *Log) error { return l.TruncateTo(2) },
+	} {
+		s := newSimFS(newSimWorld(), false)
+		l, err := openFS(s, simDir, &Options{Flush: policy})
+		require.NoError(t, err)
+		for range 3 {
+			_, err = l.Append(Record{Value: []byte("in the page cache")})
+			require.NoError(t, err)
+		}
+		s = newSimFS(s.kill(), false)
+		ignore(l.Close())
+		l, err = openFS(s, simDir, &Options{Flush: policy})
+		require.NoError(t, err)
+		require.Len(t, l.flusher.rewrites, 1)
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simWrite && isLog(filepath.Base(path)) {
+				return &simFault{err: syscall.ENOSPC}
+			}
+			return nil
+		})
+		for range 2 {
+			err = call(l)
+			require.ErrorIs(t, err, syscall.ENOSPC)
+			require.NotErrorIs(t, err, ErrFailed)
+		}
+		s.setFault(nil)
+		require.NoError(t, call(l))
+		_, err = l.Append(Record{Value: []byte("behind it")})
+		require.NoError(t, err)
+		require.NoError(t, l.Sync())
+		require.NoError(t, l.Close())
+	}
+}

@@ -321,8 +321,7 @@ func (l *Log) fail(err error) {
 // failUnlessShortage latches the log for an error that puts bytes in doubt: any but a shortage, which passes, unless a flush or
 // write-back reports it.
 func (l *Log) failUnlessShortage(err error) {
-	var doubt *writeBackError
-	if err != nil && (!isShortage(err) || errors.As(err, &doubt)) {
+	if err != nil && (!isShortage(err) || inDoubt(err) != nil) {
 		l.fail(err)
 	}
 }

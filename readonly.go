@@ -40,12 +40,18 @@ func (l *Log) awaitCut(offset int64) error {
 		if time.Since(began) > maxCutWait {
 			return fmt.Errorf("%w: offset %d: %s", ErrBusy, offset, cutUnderWay)
 		}
-		spin("cut of the writer", time.Millisecond)
+		pauseForCut(began)
 		if err := l.refresh(); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pauseForCut waits before the next look at a cut of the writer: longer the longer it takes, since one that was interrupted
+// may stay for hours.
+func pauseForCut(began time.Time) {
+	spin("cut of the writer", max(time.Millisecond, time.Since(began)/8))
 }
 
 const cutUnderWay = "a cut is under way, or was interrupted and is finished by the next Open"
@@ -173,7 +179,7 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 		*err = fmt.Errorf("%w: %s: %w", ErrBusy, cutUnderWay, *err)
 		return false
 	case st.cut >= 0:
-		spin("cut of the writer", time.Millisecond)
+		pauseForCut(a.began)
 	}
 	return l.refreshLocked(st) == nil
 }
@@ -208,8 +214,10 @@ func (l *Log) readWriterState() (state, error) {
 	}
 	st, ok := state{}, false
 	if ro.state != nil {
+		// A slot that can't be read may hold what the writer noted last: without it, records would be missing in silence. A
+		// log that was closed, though, is the same in both.
 		var err error
-		if st, ok, err = readSlots(ro.state); err != nil {
+		if st, ok, err = readEachSlot(ro.state); err != nil && !(ok && st.clean) {
 			return state{}, fmt.Errorf("seglog: read %s: %w", stateName, err)
 		}
 	}

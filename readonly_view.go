@@ -82,6 +82,11 @@ func (l *Log) rebuildView(st state) error {
 		dir.bases = []int64{st.cut} // what is there of others goes
 	}
 	old := l.view.Load()
+	if old == nil && ro.promised && st.cut < 0 && len(dir.bases) > 0 && st.misses(dir.bases) {
+		n, _ := tally(dir.bases, st.scanBase)
+		return &CorruptError{Path: l.path(dir.bases[0], logSuffix), Offset: dir.bases[0],
+			Reason: fmt.Sprintf("%d segments from here up to base offset %d where %d others must be", n, st.scanBase, st.segments)}
+	}
 	if len(dir.bases) == 0 {
 		if ro.promised && st.segments > 0 && st.cut < 0 {
 			return &CorruptError{Path: l.path(st.first, logSuffix), Offset: st.first, Reason: "segment is missing"}

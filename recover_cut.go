@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 )
 
 // finishChanges carries out a cut and a deletion that seglog.state tells of and that were interrupted.
 func (r *recovery) finishChanges() error {
-	l, st := r.l, &r.st
+	st := &r.st
 	for len(r.dir.bases) > 0 && r.dir.bases[0] < st.first {
-		if err := l.removeSegmentFiles(r.dir.bases[0]); err != nil {
+		if err := r.removeSegment(r.dir.bases[0]); err != nil {
 			return err
 		}
 		r.dir.bases = r.dir.bases[1:]
@@ -29,10 +30,22 @@ func (r *recovery) finishChanges() error {
 	return r.finishCut(plan)
 }
 
+// removeSegment removes the files of a segment that a change takes away. The power may have been lost before the name of the
+// last one came to the disk, which is still seglog.next then: left there, the next Open would take it for a part of the log.
+func (r *recovery) removeSegment(base int64) error {
+	if base == r.dir.unnamed {
+		if err := r.l.fs.remove(filepath.Join(r.l.dir, nextName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("seglog: delete segment %d: %w", base, err)
+		}
+		r.dir.unnamed = -1
+	}
+	return r.l.removeSegmentFiles(base)
+}
+
 func (r *recovery) finishReset() error {
 	l, st := r.l, &r.st
 	for k := len(r.dir.bases) - 1; k >= 0; k-- {
-		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+		if err := r.removeSegment(r.dir.bases[k]); err != nil {
 			return err
 		}
 	}
@@ -135,7 +148,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 		}
 	}
 	for k := len(r.dir.bases) - 1; k >= 0 && r.dir.bases[k] > p.base; k-- {
-		if err := l.removeSegmentFiles(r.dir.bases[k]); err != nil {
+		if err := r.removeSegment(r.dir.bases[k]); err != nil {
 			return err
 		}
 	}

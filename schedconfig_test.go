@@ -258,7 +258,7 @@ func (c *schedConfig) faults(s *simFS, number int) {
 		if !slices.Contains(c.fault.kinds, kind) {
 			return nil
 		}
-		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && isLog(name) || name == stateName) {
+		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && (isLog(name) || s.tookPlace(name)) || name == stateName) {
 			return nil // into blocks that are there
 		}
 		if c.fault.passes && kind == simRename && filepath.Base(path) == cutName {
@@ -269,4 +269,17 @@ func (c *schedConfig) faults(s *simFS, number int) {
 		}
 		return &simFault{err: c.fault.err, short: short.IntN(2) == 0, keep: short.Uint64() * short.Uint64N(2), late: c.fault.late}
 	}
+}
+
+// tookPlace reports whether name was that of a copy of a segment that has the segment's own name by now. s.mu is held.
+func (s *simFS) tookPlace(name string) bool {
+	if name != cutName {
+		return false
+	}
+	for other := range s.w.names {
+		if filepath.Base(other) == cutName {
+			return false
+		}
+	}
+	return true
 }

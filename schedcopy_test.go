@@ -81,7 +81,13 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 	}
 	low, high := v.starts(base, calls)
 	before, _ := histView{v.h, c.asked}.starts(base, calls)
-	if err := checkStart(got, min(low, before), high); err != nil {
+	low = min(low, before)
+	for _, cut := range calls { // a Reset below the start, and a deletion after it
+		if cut.kind == histCut && cut.reset && cut.begin < c.end && (!v.ended(cut) || cut.end > c.asked) {
+			low = min(low, cut.offset)
+		}
+	}
+	if err := checkStart(got, low, high); err != nil {
 		return err
 	}
 	for i := range base.recs {

@@ -118,6 +118,13 @@ var schedPinned = []struct {
 	{33, 12, "a snapshot that was killed opened read-only"},
 	{183, 12, "the same, of a log that was cut meanwhile"},
 	{127, 12, "the same, beside deletions"},
+	{300027414, 0, "a full disk latched the log that could not write again what it had kept"},
+	{300020144, 0, "a Section from the end of a log that is closed looked for its segment for ever"},
+	{300016564, 0, "a snapshot by a reader in another process missed what a slot of the state told that can't be read"},
+	{300042299, 0, "a snapshot by a reader in another process missed what a cut hid"},
+	{300030032, 12, "a snapshot whose last flush failed opened read-only without one of its segments"},
+	{300039752, 12, "what a Reset took away came back as seglog.next in the place of newer records"},
+	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 
 // pinned runs those.

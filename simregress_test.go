@@ -340,3 +340,56 @@ func TestSealAfterAFailedNote(t *testing.T) {
 	require.Equal(t, u.end(), got.end)
 	require.NoError(t, l.Close())
 }
+
+// The power may go before the name of the last segment comes to the disk, and after the intent of a Reset did. What the Reset
+// takes away is seglog.next then; it stayed, and a later Open took it for the end of the log in place of newer records.
+func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	o := Options{SegmentBytes: 4096}
+	u := newSimUser(s, o, 1)
+	require.NoError(t, u.open())
+	for u.log.Stats().Segments < 3 {
+		require.NoError(t, u.append(2))
+	}
+	last, end := u.log.view.Load().bases()[2], u.log.Offsets().End
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simRemove && filepath.Ext(path) == logSuffix {
+			s.dead = true
+			return &simFault{err: errDead}
+		}
+		return nil
+	})
+	require.Error(t, u.log.Reset(last-1))
+	w := s.kill()
+	ignore(u.log.Close())
+	lost := false
+	for path, node := range w.names {
+		if filepath.Base(path) == fileName(last, logSuffix) {
+			delete(w.names, path)
+			w.names[filepath.Join(filepath.Dir(path), nextName)] = node
+			lost = true
+		}
+	}
+	require.True(t, lost)
+	s = newSimFS(w, true)
+	l, err := openFS(s, simDir, &o)
+	require.NoError(t, err)
+	require.Equal(t, Offsets{Start: last - 1, RecoveryPoint: last - 1, HighWatermark: last - 1, End: last - 1}, l.Offsets())
+	_, left, err := l.unnamedBase()
+	require.NoError(t, err)
+	require.False(t, left)
+	for l.Offsets().End < end+2 {
+		_, err = l.Append(Record{Value: []byte("after the Reset")})
+		require.NoError(t, err)
+	}
+	s = newSimFS(s.kill(), true)
+	ignore(l.Close())
+	l, err = openFS(s, simDir, &o)
+	require.NoError(t, err)
+	require.Equal(t, end+2, l.Offsets().End)
+	for r, err := range l.Records(last - 1) {
+		require.NoError(t, err)
+		require.Equal(t, "after the Reset", string(r.Value))
+	}
+	require.NoError(t, l.Close())
+}

@@ -65,9 +65,15 @@ func (s *snapshot) try(n int) error {
 		if err := l.refresh(); err != nil {
 			return err
 		}
+		if err := l.awaitCut(l.claimed() - 1); err != nil { // which hides records that stay
+			return err
+		}
 	}
 	l.mu.Lock() // no cut, roll or deletion meanwhile
 	err := s.plan()
+	if err == nil && l.claimed() > l.end.Load() {
+		err = errGone
+	}
 	if err == nil && n == snapshotTries && !l.o.ReadOnly {
 		defer l.mu.Unlock()
 		return s.copy()

@@ -213,6 +213,15 @@ func readState(fsys fileSystem, path string) (state, bool, error) {
 
 // readSlots reads both slots. One that can't be read is as good as none; only if neither can, that is an error.
 func readSlots(f file) (best state, ok bool, err error) {
+	best, ok, err = readEachSlot(f)
+	if ok {
+		err = nil
+	}
+	return best, ok, err
+}
+
+// readEachSlot returns the newest state, and also the errors of slots that could not be read.
+func readEachSlot(f file) (best state, ok bool, err error) {
 	var failures []error
 	for i := range int64(2) {
 		var b [stateLen]byte
@@ -226,10 +235,7 @@ func readSlots(f file) (best state, ok bool, err error) {
 			best, ok = s, true
 		}
 	}
-	if !ok && len(failures) > 0 {
-		return state{}, false, errors.Join(failures...)
-	}
-	return best, ok, nil
+	return best, ok, errors.Join(failures...)
 }
 
 // stateFile keeps seglog.state.

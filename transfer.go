@@ -112,6 +112,9 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 // like others.
 func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 	for {
+		if l.closed.Load() {
+			return ErrClosed // Close lets go of the segments, too
+		}
 		v := l.view.Load()
 		r.seg = v.segs[len(v.segs)-1]
 		h, err := r.seg.pin(&l.env)

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -102,8 +103,8 @@ func (l *Log) cut(offset int64, reset bool) error {
 		}
 	} else {
 		if err = l.flushOnce(math.MaxInt64); err != nil { // appends that wait for it get the error
-			l.fail(err)
-			return l.failed()
+			l.failUnlessShortage(err)
+			return cmp.Or(l.failed(), fmt.Errorf("seglog: cut at offset %d: %w", offset, err))
 		}
 		if plan, err = l.planCut(offset); err == nil {
 			err = l.hold(&plan)

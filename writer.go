@@ -281,7 +281,7 @@ func (l *Log) commit(dst batch, encodeErr error, count int64, epoch int32) error
 // acknowledge waits for what the flush policy promises of everything below the end of m.
 func (l *Log) acknowledge(m moment) error {
 	if l.o.Flush == FlushSync {
-		return l.flushTo(m)
+		return l.flushStored(m)
 	}
 	l.readers.wake()
 	l.durableWaiters.wake()
@@ -291,10 +291,21 @@ func (l *Log) acknowledge(m moment) error {
 		}
 		switch unflushed := l.unflushed(); {
 		case unflushed-l.o.FlushBytes >= l.o.FlushBytes:
-			return l.flushTo(m)
+			return l.flushStored(m)
 		case unflushed >= l.o.FlushBytes:
 			l.keeper.kick()
 		}
 	}
 	return nil
+}
+
+// flushStored is flushTo for a batch that is stored already: an append that returns another error than ErrFailed has stored
+// nothing, so a shortage latches the log.
+func (l *Log) flushStored(m moment) error {
+	err := l.flushTo(m)
+	if err != nil && l.failed() == nil {
+		l.fail(err)
+		err = l.failed()
+	}
+	return err
 }

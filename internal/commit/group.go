@@ -56,7 +56,8 @@ func New(flush func() error, after func(), end func() int64) *Group {
 }
 
 // To returns once reached does, which is asked before each flush: that everything below target is durable, that nothing
-// needs to be any more, or an error, which To returns. A flush that fails is tried again unless reached says otherwise.
+// needs to be any more, or an error, which To returns. A caller whose own flush fails returns its error, unless reached has
+// a better one; those that waited for it flush themselves.
 func (g *Group) To(target int64, reached func() (bool, error)) error {
 	for {
 		if ok, err := reached(); ok || err != nil {
@@ -66,10 +67,17 @@ func (g *Group) To(target int64, reached func() (bool, error)) error {
 		if !g.owned {
 			g.owned, g.covers = true, g.end()
 			g.mu.Unlock()
-			if g.runRound() {
+			more, err := g.runRound()
+			if more {
 				go g.run()
 			}
-			continue
+			if err == nil {
+				continue
+			}
+			if ok, reason := reached(); ok || reason != nil {
+				return reason
+			}
+			return err
 		}
 		round := g.round
 		if target > g.covers {
@@ -88,14 +96,15 @@ func (g *Group) run() {
 	if g.Started != nil {
 		g.Started()
 	}
-	for g.runRound() {
+	for more := true; more; {
+		more, _ = g.runRound() // whoever waits for a flush that fails learns why from its own
 	}
 }
 
-// runRound does one flush for the callers that wait. The caller owns the group, and owns it still if runRound returns
-// true, which says that others wait already.
-func (g *Group) runRound() (more bool) {
-	err := g.flush()
+// runRound does one flush for the callers that wait, and returns its error. The caller owns the group, and owns it still if
+// more is true, which says that others wait already.
+func (g *Group) runRound() (more bool, err error) {
+	err = g.flush()
 	g.mu.Lock()
 	round := g.round % 2
 	g.waiting[round] = 0
@@ -117,13 +126,13 @@ func (g *Group) runRound() (more bool) {
 	switch {
 	case g.lockers > 0:
 		g.pass()
-		return false
+		return false, err
 	case more:
 		g.covers = g.end()
 	default:
 		g.owned = false
 	}
-	return more
+	return more, err
 }
 
 // pass hands the ownership to a caller of Lock. g.mu is held.

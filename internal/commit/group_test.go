@@ -177,6 +177,36 @@ func TestFailureReachesAllThatWait(t *testing.T) {
 	})
 }
 
+// A failure that passes reaches each caller that it fails, and nobody waits for ever.
+func TestFailureThatPasses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStore()
+		full := errors.New("disk is full")
+		attempts := 0
+		flush := s.g.flush
+		s.g.flush = func() error {
+			if attempts++; attempts <= 5 {
+				time.Sleep(s.took)
+				return full
+			}
+			return flush()
+		}
+		var wg sync.WaitGroup
+		var failed atomic.Int64
+		for range 10 {
+			wg.Go(func() {
+				if err := s.to(s.stored.Add(1)); err != nil {
+					failed.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, int64(5), failed.Load())
+		require.Equal(t, int64(10), s.durable.Load())
+		s.idle(t)
+	})
+}
+
 func BenchmarkTo(b *testing.B) {
 	s := newStore()
 	s.took = 0
