@@ -32,7 +32,7 @@ var layers = [][]string{
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
 	{"scan.go", "resync.go", "index.go"},                       // 2: many batches
 	{ // 3: the files of a log, one by one
-		"segment.go", "opensegments.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "stats.go",
+		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "stats.go",
 	},
 	{ // 4: the log
 		"log.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go",

@@ -15,7 +15,8 @@
 //	FlushAsync  all              all but the last FlushInterval or 2*FlushBytes, whichever is less; never a hole
 //	FlushNone   all              what Sync, a roll or the operating system flushed; never a hole
 //
-// Whatever is read was checked against its CRC. Damage to what was durable is a *CorruptError, never wrong data and never
+// Whatever is read was checked against its CRC: by the read itself or, where Read takes a record out of a large batch, at most
+// a minute before. Damage to what was durable is a *CorruptError, never wrong data and never
 // a log that is shorter in silence.
 //
 // # Vocabulary

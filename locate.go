@@ -35,7 +35,7 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 		return w.buf[off : off+n], nil
 	}
 	back := min(w.back, pos)
-	size := min(max(back+n, firstChunk, int64(len(w.buf))), back+w.end-pos)
+	size := min(max(back+n, firstChunk), back+w.end-pos)
 	if int64(len(w.buf)) < size {
 		w.buf = make([]byte, size)
 	}

@@ -132,6 +132,7 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
+	l.reads = readCacheOf(fsys)
 	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
 	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu

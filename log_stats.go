@@ -21,7 +21,8 @@ func (l *Log) Stats() Stats {
 		Rolls:          c.rolls.Load(), Seals: c.seals.Load(), IndexRebuilds: c.indexRebuilds.Load(),
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
 		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, ReservedBytes: reserved, PinnedBytes: c.pinned.Load(),
-		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
+		ReadCacheBytes: l.reads.bytes.Load(),
+		SentZeroCopy:   c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}
 }

@@ -78,6 +78,10 @@ type Options struct {
 	// Close, when the log's methods return ErrClosed already.
 	OnSeal func(SegmentInfo)
 
+	// CheckEveryRead makes Read check the CRC of the whole batch each time. Default: false, and of a batch of many records a
+	// check is good for a minute (see Log.Read).
+	CheckEveryRead bool
+
 	// MaxOpenSegments bounds the sealed segments of the log that are kept open at once, each with a descriptor and up to
 	// three mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
 	// of the process's limit on open files where that is less.

@@ -20,6 +20,14 @@ type reader struct {
 	durable bool // read nothing that is not on stable storage
 	yielded bool // a record of this walk
 	batched bool // they are yielded by the batch
+	// last is the batch that Read found last, of whichever log: who reads one record mostly reads the next one too.
+	last place
+}
+
+// place is a batch in a file that is, or was, open.
+type place struct {
+	handle uint64 // handle.id
+	f      found
 }
 
 var readers = sync.Pool{New: func() any { return new(reader) }}
@@ -125,7 +133,14 @@ func (l *Log) readable(durable bool) int64 {
 	return l.highWatermark()
 }
 
-// Read returns the record at offset; the caller owns it. It checks the CRC of the batch. Errors: an *OffsetError for an
+// Read returns the record at offset; the caller owns it.
+//
+// The CRC covers the batch as a whole. Read checks it, and goes by that for a minute where the batch has 4 KiB or more and
+// several records: it then reads a few records of it, wherever in the batch they are (SetReadCacheBytes). Bytes that are
+// damaged within that minute give an error or, at worst, a wrong key, value, header or time of the record that was asked
+// for. With Options.CheckEveryRead each Read checks the whole batch.
+//
+// Errors: an *OffsetError for an
 // offset that is not readable, or that a compaction or a control batch took; a *CorruptError; ErrCodec; the operating
 // system's; ErrClosed.
 func (l *Log) Read(offset int64) (Record, error) { return l.readAgain(offset, false) }
@@ -148,7 +163,7 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	if err := l.pin(r, offset); err != nil {
 		return Record{}, err
 	}
-	f, ok, err := r.seg.locate(&l.env, r.h, &r.w, offset, r.limit(l))
+	f, ok, err := l.find(r, offset)
 	for err == nil {
 		if !ok || f.base > offset {
 			if !l.gaps.Load() {
@@ -156,13 +171,14 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
-		rec, there, bad := r.record(f, offset)
+		rec, there, bad := l.record(r, f, offset)
 		switch {
 		case bad != nil:
 			f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, bad, offset, r.limit(l))
 		case !there:
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		default:
+			r.last = place{r.h.id, f}
 			l.stats.reads.Add(1)
 			return rec, nil
 		}
@@ -170,9 +186,35 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	return Record{}, err
 }
 
-// record copies the record at offset out of the batch that locate found.
-func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) {
+// find is locate, but for the batch of the record that was read last, and the one behind it.
+func (l *Log) find(r *reader, offset int64) (f found, ok bool, err error) {
+	limit := r.limit(l)
+	if f = r.last.f; r.last.handle == r.h.id && offset >= f.base && f.end() <= limit.pos() {
+		r.w.reset(r.h, limit.pos())
+		if offset <= f.last {
+			return f, true, nil
+		}
+		if from := (hint{rel: -1, pos: f.end(), next: offset - r.seg.base}); offset == f.last+1 {
+			f, ok, err = r.seg.guardedLookUp(r.h, func(*indexes) (found, bool, error) {
+				return r.seg.walk(&l.env, &r.w, from, limit, func(found) bool { return true })
+			})
+			if err == nil && ok && f.base == offset {
+				return f, true, nil
+			}
+		}
+	}
+	return r.seg.locate(&l.env, r.h, &r.w, offset, limit)
+}
+
+// record copies the record at offset out of the batch f. It checks the batch, or goes by the last check.
+func (l *Log) record(r *reader, f found, offset int64) (rec Record, ok bool, err error) {
 	defer r.h.catch(debug.SetPanicOnFault(true), &err)
+	if b := l.reads.get(r.h.id, f.pos); b != nil && !l.o.CheckEveryRead {
+		if rec, ok, err = l.known(r, b, f, offset); ok || err != nil {
+			return rec, ok, err
+		}
+		l.reads.forget(b) // the bytes are not as they were, or there is no such record: a check tells
+	}
 	p, err := r.w.at(f.pos, f.size)
 	if err != nil {
 		return Record{}, false, err
@@ -191,18 +233,55 @@ func (r *reader) record(f found, offset int64) (rec Record, ok bool, err error) 
 	if err := r.d.reset(b); err != nil {
 		return Record{}, false, wrapBatchError(err, r.h.path, f.pos, f.base)
 	}
-	for {
-		ok := r.d.next(&rec)
-		if r.d.why != "" {
-			return Record{}, false, wrapBatchError(r.d.err(), r.h.path, f.pos, f.base)
+	var keep *cachedBatch
+	if !l.o.CheckEveryRead {
+		keep = l.reads.begin(r.h.id, f.pos, b, r.d.body)
+	}
+	var next Record
+	for keep.add(&r.d); r.d.next(&next); keep.add(&r.d) {
+		if next.Offset == offset {
+			rec, ok = next.own(), true
 		}
-		if !ok || rec.Offset > offset {
-			return Record{}, false, nil
+		if next.Offset >= offset && keep == nil {
+			return rec, ok, nil
 		}
+	}
+	if r.d.why == "" {
+		l.reads.put(keep)
+	} else if !ok { // else others will meet what is wrong behind it
+		err = wrapBatchError(r.d.err(), r.h.path, f.pos, f.base)
+	}
+	return rec, ok, err
+}
+
+// known copies the record at offset out of a batch that was checked a moment ago, of which it reads the header and a few
+// records. ok is false if they do not fit what was known of them, or none of them has the offset.
+func (l *Log) known(r *reader, b *cachedBatch, f found, offset int64) (rec Record, ok bool, err error) {
+	p, err := r.w.at(f.pos, headerLen)
+	if err != nil {
+		return Record{}, false, err
+	}
+	h, delta := batch(p), offset-f.base
+	if parseHeader(p) != "" || h.base() != f.base || h.size() != f.size || h.crc() != b.crc || h.count() != int64(b.count) || b.dense && delta >= h.count() {
+		return Record{}, false, nil
+	}
+	r.d.resetTo(h, nil) // the window may move below
+	s := b.stepOf(delta)
+	if b.body != nil {
+		r.d.body, r.d.room = b.body[s.lo:s.hi], max(0, l.o.MaxInflatedBytes-int64(len(b.body)))
+	} else if r.d.body, err = r.w.at(f.pos+headerLen+s.lo, s.hi-s.lo); err != nil {
+		return Record{}, false, err
+	}
+	if !r.d.skip(s.skip) {
+		return Record{}, false, nil
+	}
+	r.d.lastDelta, r.d.left = s.least-1, s.records-s.skip
+	for r.d.next(&rec) && rec.Offset <= offset {
 		if rec.Offset == offset {
 			return rec.own(), true, nil
 		}
 	}
+	return Record{}, false, nil
 }
 
 // own is Clone with one allocation for key and value.

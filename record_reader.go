@@ -159,6 +159,18 @@ func (d *recordReader) next(r *Record) bool {
 	return true
 }
 
+// skip passes over n records, of which it looks at the lengths alone. It returns false where those do not fit.
+func (d *recordReader) skip(n int64) bool {
+	for ; n > 0; n-- {
+		length, i := varintAt(d.body, d.at)
+		if length < 1 || length > int64(len(d.body)-i) {
+			return false
+		}
+		d.at = i + int(length)
+	}
+	return true
+}
+
 func (d *recordReader) misfit(i, n int, delta int64) string {
 	switch {
 	case i > n:

@@ -61,6 +61,7 @@ type env struct {
 	o      Options
 	stats  *counters
 	opened openSegments
+	reads  *readCache
 	// gaps: offsets may be left out, as compaction does. Without it, which is how a log starts, a gap is corruption.
 	gaps atomic.Bool
 	// cachedEnd: what lies further from the end is dropped from the page cache behind a reader.
@@ -155,6 +156,7 @@ var errGone = errors.New("seglog: segment is gone")
 // is the segment's own. A count that reached zero never rises again, so nobody can touch what was unmapped.
 type handle struct {
 	refs atomic.Int64
+	id   uint64 // of no other handle of the process
 	f    file
 	path string
 	m    *mapping // nil: read through f
@@ -202,8 +204,11 @@ func (s *segment) release() {
 	}
 }
 
+// lastHandle is the id that was given out last.
+var lastHandle atomic.Uint64
+
 func newHandle(f file, path string, m *mapping) *handle {
-	h := &handle{f: f, path: path, m: m}
+	h := &handle{id: lastHandle.Add(1), f: f, path: path, m: m}
 	if m != nil {
 		h.warm = newWarmth(int64(len(m.b)))
 	}

@@ -30,6 +30,8 @@ type Stats struct {
 	// takes on the disk.
 	ReservedBytes int64
 	PinnedBytes   int64 // of segments that were deleted or cut, and take space until the readers and sections that hold them let go
+	// ReadCacheBytes is the memory that Read keeps about large batches, of all logs of the process (see SetReadCacheBytes).
+	ReadCacheBytes int64
 
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom

@@ -1,0 +1,281 @@
+package seglog
+
+import (
+	"bytes"
+	"sort"
+	"sync/atomic"
+	"time"
+)
+
+// readCache is what Read remembers of batches that it has checked: where every k-th of their records begins, and the
+// records of compressed ones. There is one for all logs of the process, and its memory is bounded.
+//
+// A look-up takes no lock: the table has sets of four places, and the key of a batch says which set it is in. The ring is a
+// clock, as that of openSegments: the hand drops what nobody used since it last came by.
+type readCache struct {
+	from  int64        // the size of the smallest batch that is kept: checking a smaller one costs little more than a look-up
+	limit atomic.Int64 // of bytes
+	bytes atomic.Int64 // of the batches and the table
+	table atomic.Pointer[[]cacheSet]
+
+	mu   mutex // held to change any of it
+	ring []*cachedBatch
+	hand int
+}
+
+// cacheSet is a line of the processor's cache. The keys are apart, so that a look-up touches no batch but the one it is for.
+type cacheSet struct {
+	keys    [4]atomic.Uint64
+	batches [4]atomic.Pointer[cachedBatch]
+}
+
+const (
+	defaultReadCacheBytes = 16 << 20
+	minCachedBatch        = 4 << 10
+	// cachedStep is about how many bytes of records share one position in the cache. Those take 1/256 of what they point to.
+	cachedStep = 1 << 10
+	// trustedFor is how long Read goes by a check. What a disk or the memory does to the bytes meanwhile may go unseen.
+	trustedFor = time.Minute
+
+	cacheSetBytes    = 64
+	cachedBatchBytes = 104 // of the struct, with its place in the ring
+	// largestShare: a batch that would take more than this part of the cache is not kept.
+	largestShare = 4
+)
+
+// processReads is the cache of the logs on the operating system's files.
+var processReads = readCache{from: minCachedBatch}
+
+func init() { processReads.limit.Store(defaultReadCacheBytes) }
+
+// SetReadCacheBytes bounds the memory in which Read keeps what it learned about batches of many records, for all logs of the
+// process together: of each batch of 4 KiB or more that was read, the positions of its records, which take 1/256 of its size
+// and about 120 bytes; of a compressed one its records as well, unless they take more than a quarter of the bound. With
+// that, reading a record costs about the same whatever the size of its batch. Without it, Read checks and inflates the
+// whole batch for each record.
+//
+// The default is 16 MiB; 0 keeps nothing. Memory is taken as it is needed, and Stats.ReadCacheBytes tells how much.
+// What is kept is dropped by the call, which any goroutine may make at any time.
+func SetReadCacheBytes(n int64) { processReads.setLimit(max(0, n)) }
+
+// readCacheOf returns the cache of a log that is opened on fsys. A log on another file system than the system's own, which
+// only tests have, has a cache to itself, so that what it does never depends on others, and keeps batches of any size.
+func readCacheOf(fsys fileSystem) *readCache {
+	if _, real := fsys.(osFS); real {
+		return &processReads
+	}
+	c := new(readCache)
+	c.limit.Store(1 << 20)
+	return c
+}
+
+// cachedBatch is a batch that was checked. But for used, it never changes.
+type cachedBatch struct {
+	handle  uint64        // handle.id of the file that was open
+	checked time.Duration // when, since processBegan
+	pos     uint32        // of the batch in the file
+	crc     uint32        // as in its header
+	count   uint32        // of records
+	size    uint32        // of the encoded records
+	every   uint32        // starts has each every-th record
+	dense   bool          // the batch leaves out no offset
+	used    atomic.Bool
+	slot    uint32   // in the ring; guarded by readCache.mu
+	starts  []uint32 // where those records begin in the encoded ones
+	body    []byte   // the encoded records of a compressed batch; those of others are in the file
+}
+
+// begin returns what is to be filled and put for a batch that was checked, the encoded records of which are body; nil if it
+// is not to be kept.
+func (c *readCache) begin(handle uint64, pos int64, h batch, body []byte) *cachedBatch {
+	count, size := h.count(), int64(len(body))
+	inflated := int64(0)
+	if h.codec() != CodecNone {
+		inflated = size
+	}
+	if count < 2 || count > size/minRecord || !c.keeps(h.size(), inflated) {
+		return nil
+	}
+	b := &cachedBatch{handle: handle, pos: uint32(pos), crc: h.crc(), count: uint32(count), size: uint32(size), checked: time.Since(processBegan)}
+	b.every = uint32(max(1, count*cachedStep/size))
+	b.dense = h.lastDelta() == count-1
+	n := (count + int64(b.every) - 1) / int64(b.every)
+	if !b.dense {
+		n *= 2
+	}
+	b.starts = make([]uint32, 0, n)
+	if inflated > 0 {
+		b.body = bytes.Clone(body)
+	}
+	return b
+}
+
+// add notes where the next record of d begins and, if offsets are left out, the least offset delta that it may have.
+func (b *cachedBatch) add(d *recordReader) {
+	if b == nil || d.left == 0 || (d.count-d.left)%int64(b.every) != 0 {
+		return
+	}
+	b.starts = append(b.starts, uint32(d.at))
+	if !b.dense {
+		b.starts = append(b.starts, uint32(d.lastDelta+1))
+	}
+}
+
+// recordStep is a part of a batch that is searched for a record, bytes [lo, hi) of the encoded records.
+type recordStep struct {
+	lo, hi  int64
+	records int64
+	skip    int64 // how many of them are passed over
+	least   int64 // offset delta that the next may have
+}
+
+// stepOf returns the part that has the record with an offset delta, which the batch covers, if any has.
+func (b *cachedBatch) stepOf(delta int64) recordStep {
+	every, width := int64(b.every), 1
+	i := int(delta / every)
+	s := recordStep{skip: delta % every, least: delta}
+	if !b.dense {
+		width = 2
+		i = sort.Search(len(b.starts)/2, func(i int) bool { return int64(b.starts[2*i+1]) > delta }) - 1
+		s.skip, s.least = 0, int64(b.starts[2*i+1])
+	}
+	s.lo, s.hi = int64(b.starts[i*width]), int64(b.size)
+	s.records = int64(b.count) - int64(i)*every
+	if (i+1)*width < len(b.starts) {
+		s.hi, s.records = int64(b.starts[(i+1)*width]), every
+	}
+	return s
+}
+
+// processBegan is the origin of times that no change of the clock moves.
+var processBegan = time.Now()
+
+func (b *cachedBatch) bytes() int64 {
+	return cachedBatchBytes + 4*int64(cap(b.starts)) + int64(cap(b.body))
+}
+
+// cacheKey is not 0, the key of an empty place, since no handle has the id 0.
+func cacheKey(handle uint64, pos uint32) uint64 { return handle<<31 | uint64(pos) }
+
+func (b *cachedBatch) key() uint64 { return cacheKey(b.handle, b.pos) }
+
+// cacheSetOf spreads the keys by Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4).
+func cacheSetOf(table []cacheSet, key uint64) *cacheSet {
+	hash := key * 0x9e3779b97f4a7c15 >> 32
+	return &table[hash*uint64(len(table))>>32]
+}
+
+// get returns what is known of the batch at pos of an open file, or nil.
+func (c *readCache) get(handle uint64, pos int64) *cachedBatch {
+	table := c.table.Load()
+	if table == nil {
+		return nil
+	}
+	key := cacheKey(handle, uint32(pos))
+	set := cacheSetOf(*table, key)
+	for i := range set.keys {
+		if set.keys[i].Load() != key {
+			continue
+		}
+		b := set.batches[i].Load()
+		if b == nil || b.handle != handle || int64(b.pos) != pos || time.Since(processBegan)-b.checked > trustedFor {
+			return nil
+		}
+		if !b.used.Load() {
+			b.used.Store(true)
+		}
+		return b
+	}
+	return nil
+}
+
+// keeps reports whether put would keep a batch of size bytes, whose records inflate to inflated bytes if it is compressed.
+func (c *readCache) keeps(size, inflated int64) bool {
+	return size >= c.from && cachedBatchBytes+inflated+max(size, inflated)/(cachedStep/4) <= c.limit.Load()/largestShare
+}
+
+// put keeps a batch that was checked, in the place of what was known of it.
+func (c *readCache) put(b *cachedBatch) {
+	if b == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	limit := c.limit.Load()
+	if b.bytes() > limit/largestShare {
+		return
+	}
+	table := c.table.Load()
+	if table == nil {
+		sets := make([]cacheSet, limit/(8*cacheSetBytes)+1) // an eighth of the memory: room for batches of 128 bytes
+		table = &sets
+		c.table.Store(table)
+		c.bytes.Add(int64(len(sets)) * cacheSetBytes)
+	}
+	key := b.key()
+	set := cacheSetOf(*table, key)
+	at := 0
+	for i := range set.keys {
+		old := set.batches[i].Load()
+		if old == nil || old.key() == key {
+			at = i
+			break
+		}
+		if !old.used.Load() {
+			at = i
+		}
+	}
+	if old := set.batches[at].Load(); old != nil {
+		c.drop(old)
+	}
+	set.batches[at].Store(b)
+	set.keys[at].Store(key)
+	b.slot = uint32(len(c.ring))
+	c.ring = append(c.ring, b)
+	c.bytes.Add(b.bytes())
+	for c.bytes.Load() > limit && len(c.ring) > 1 {
+		if c.hand >= len(c.ring) {
+			c.hand = 0
+		}
+		if next := c.ring[c.hand]; next == b || next.used.Swap(false) {
+			c.hand++
+		} else {
+			c.drop(next)
+		}
+	}
+}
+
+// drop forgets a batch. c.mu is held.
+func (c *readCache) drop(b *cachedBatch) {
+	set := cacheSetOf(*c.table.Load(), b.key())
+	for i := range set.batches {
+		if set.batches[i].Load() == b {
+			set.keys[i].Store(0)
+			set.batches[i].Store(nil)
+		}
+	}
+	last := len(c.ring) - 1
+	c.ring[b.slot] = c.ring[last]
+	c.ring[b.slot].slot = b.slot
+	c.ring[last] = nil
+	c.ring = c.ring[:last]
+	c.bytes.Add(-b.bytes())
+}
+
+// forget drops a batch that does not agree with what was found in the file.
+func (c *readCache) forget(b *cachedBatch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if int(b.slot) < len(c.ring) && c.ring[b.slot] == b {
+		c.drop(b)
+	}
+}
+
+func (c *readCache) setLimit(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit.Store(n)
+	c.table.Store(nil)
+	c.ring, c.hand = nil, 0
+	c.bytes.Store(0)
+}
