@@ -34,6 +34,39 @@ func TestStoreFindsEveryRecord(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestWalksFindEveryRecordOfLargeFrames has a last frame that is not full, and frames that are no multiple of the step.
+func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
+	const n = 1130
+	for _, perFrame := range []int64{1, 16, 100} {
+		dir := t.TempDir()
+		s, err := BuildStore(dir, n, int(perFrame), 128, numbered)
+		require.NoError(t, err)
+		defer s.Close()
+		d := s.BuildDirectory(perFrame, 16)
+		require.Equal(t, 4*((perFrame+15)/16)*((n+perFrame-1)/perFrame), d.Bytes())
+		want := make([]byte, 128)
+		for i := range int64(n) {
+			numbered(i, want)
+			for _, check := range []bool{false, true} {
+				for _, d := range []*Directory{nil, d} {
+					got, err := s.ReadWalk(i, check, d)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+				}
+			}
+		}
+		_, err = s.ReadWalk(n, false, d)
+		require.Error(t, err)
+		f, err := os.OpenFile(filepath.Join(dir, "frames.raw"), os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte{0xff}, FrameHeader+20)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		_, err = s.ReadWalk(0, true, d)
+		require.ErrorIs(t, err, errDamaged)
+	}
+}
+
 func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 	dir := t.TempDir()
 	s, err := BuildStore(dir, 30_000, 100, 128, numbered)

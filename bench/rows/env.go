@@ -104,6 +104,8 @@ func All() []Row {
 		{"5", "durable append 1 KiB, 64 callers", durableFor(64)},
 		{"6", "durable append 1 KiB, 256 callers", durableFor(256)},
 		{"7", "random Read of 128 B in cache", readRandom},
+		{"7b", "random Read in cache out of batches of 1, 100 and 1,000 records", readOutOfBatches},
+		{"7c", "Read one after another, plain and compressed", readNeighbours},
 		{"8", "scan with CRC", scanAll},
 		{"9", "transfer over loopback TCP", transfer},
 		{"10", "fetch round trips with a header", fetchTrips},
