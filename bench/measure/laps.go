@@ -14,8 +14,8 @@ func NewLaps() *Laps {
 	return &Laps{Sample{Latency: new(Histogram)}}
 }
 
-// Time adds one lap, which counts as ops operations.
-func (l *Laps) Time(ops int64, work func() error) error {
+// Time adds one lap.
+func (l *Laps) Time(work func() error) error {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	cpu := processTime()
@@ -28,7 +28,7 @@ func (l *Laps) Time(ops int64, work func() error) error {
 	l.s.Usage.Mallocs += after.Mallocs - before.Mallocs
 	l.s.Usage.Bytes += after.TotalAlloc - before.TotalAlloc
 	l.s.Latency.Record(took)
-	l.s.Ops += ops
+	l.s.Ops++
 	return err
 }
 

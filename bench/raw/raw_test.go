@@ -67,6 +67,47 @@ func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
 	}
 }
 
+// TestCutterCutsAndGoesOn compares the frames left after cuts and appends with those of a file that was never cut.
+func TestCutterCutsAndGoesOn(t *testing.T) {
+	for _, inPlace := range []int{0, 4} {
+		dir := t.TempDir()
+		c, err := NewCutter(dir, 2000, 1024, inPlace)
+		require.NoError(t, err)
+		write := c.Appender()
+		value := make([]byte, 1024)
+		for range 3 {
+			require.NoError(t, write([][]byte{value, value}))
+			require.NoError(t, c.Truncate(1999))
+		}
+		require.NoError(t, write([][]byte{value, value}))
+		require.NoError(t, c.Close())
+		got, err := os.ReadFile(filepath.Join(dir, "000000.raw"))
+		require.NoError(t, err)
+		if inPlace > 0 { // which leaves the size of the file
+			got = got[:2001*FrameSize(1, 1024)]
+		}
+		var want []byte
+		for i := range int64(2001) {
+			want = AppendFrame(want, i, value)
+		}
+		require.True(t, bytes.Equal(want, got))
+	}
+}
+
+func TestCompressedFramesAreWhole(t *testing.T) {
+	compressors, err := Compressors()
+	require.NoError(t, err)
+	values := [][]byte{bytes.Repeat([]byte("one "), 100), bytes.Repeat([]byte("two "), 100)}
+	for _, c := range compressors {
+		frame, err := c.Frame(values)
+		require.NoError(t, err)
+		require.Equal(t, len(frame), frameSize(frame))
+		require.True(t, frameIntact(frame))
+		require.Less(t, len(frame), FrameSize(2, 400)/2)
+		require.Equal(t, c.bits, binary.BigEndian.Uint16(frame[21:]))
+	}
+}
+
 func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 	dir := t.TempDir()
 	s, err := BuildStore(dir, 30_000, 100, 128, numbered)

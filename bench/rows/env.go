@@ -114,6 +114,8 @@ func All() []Row {
 		{"13", "append latency over a roll", rollLatency},
 		{"14", "allocations", allocations},
 		{"15", "growth", growth},
+		{"16", "TruncateTo 5 records back, by size of the segment", truncateEnd},
+		{"index", "random Read and Append by Options.IndexBytes", indexDistance},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
 		{"crowd", "1 to 4,096 readers and appenders", crowd},
