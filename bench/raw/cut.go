@@ -93,6 +93,19 @@ func (c *Cutter) Truncate(n int64) error {
 	return c.putNote()
 }
 
+// LayAhead lays n bytes of zeros behind the last frame and flushes them, as a log does that prepares for appends to come. The
+// next cut gives their blocks back.
+func (c *Cutter) LayAhead(n int64) error {
+	end := c.next * c.size
+	if err := unix.Fallocate(int(c.file.Fd()), 0, end, n); err != nil {
+		return err
+	}
+	if _, err := c.file.WriteAt(make([]byte, n), end); err != nil {
+		return err
+	}
+	return unix.Fdatasync(int(c.file.Fd()))
+}
+
 func (c *Cutter) putNote() error {
 	c.notes++
 	c.page[0] = byte(c.notes)

@@ -77,6 +77,7 @@ func TestCutterCutsAndGoesOn(t *testing.T) {
 		value := make([]byte, 1024)
 		for range 3 {
 			require.NoError(t, write([][]byte{value, value}))
+			require.NoError(t, c.LayAhead(100<<10))
 			require.NoError(t, c.Truncate(1999))
 		}
 		require.NoError(t, write([][]byte{value, value}))

@@ -127,7 +127,7 @@ func TestCutsMeasureEverySubject(t *testing.T) {
 	}
 	r.Lines = lines
 	requireMeasured(t, r)
-	require.Len(t, r.Lines, 3+2+3+6, "seglog in three ways, two raw limits, three peers, and the appends behind cuts of six")
+	require.Len(t, r.Lines, 3+3+3+6, "seglog in three ways, three raw limits, three peers, and the appends behind cuts of six")
 	require.Len(t, r.Checks, 1)
 }
 

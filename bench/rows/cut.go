@@ -19,6 +19,9 @@ const (
 	cutValue   = 1 << 10
 	// cutPause is long enough for what appends leave to the background to be done.
 	cutPause = 20 * time.Millisecond
+	// cutAhead is the zeros laid ahead that one of the raw limits drops with the records: the file system has blocks to give
+	// back then, which takes long where it tells the disk at once (mount option discard).
+	cutAhead = 1 << 20
 	// leastCutFlushes is what a cut takes at least: it is noted, done, and noted as done.
 	leastCutFlushes = 3
 )
@@ -79,8 +82,9 @@ type cutter struct {
 	line   Line
 	append func() error // five records, each an append of its own
 	cut    func() error // takes them away again
-	after  func() error // not timed; nil if there is nothing
-	pause  time.Duration
+	// Not timed; nil if there is nothing.
+	before func() error // right before the cut
+	after  func() error // right behind it
 }
 
 // newCutter cuts a log that holds n records, and writes its own behind.
@@ -150,7 +154,7 @@ func (e *Env) cutSize(r *Result, w cutWork) (err error) {
 	}
 	r.Lines = append(r.Lines, lines...)
 	for i, c := range cutters {
-		if c.after == nil && c.pause == 0 {
+		if c.before == nil && c.after == nil {
 			name := fmt.Sprintf("the next %d appends: %s", cutRecords, c.line.Name)
 			r.Lines = append(r.Lines, fill(Line{Name: name, X: float64(w.bytes)}, &behind[i], medians(behind[i])))
 		}
@@ -182,7 +186,11 @@ func (c cutter) round(w cutWork) (cuts, appends measure.Sample, err error) {
 	cutLaps, appendLaps := measure.NewLaps(), measure.NewLaps()
 	deadline := time.Now().Add(w.duration)
 	for lap := 0; lap < w.laps && (lap == 0 || time.Now().Before(deadline)); lap++ {
-		time.Sleep(c.pause)
+		if c.before != nil {
+			if err := c.before(); err != nil {
+				return cuts, appends, err
+			}
+		}
 		if err := cutLaps.Time(c.cut); err != nil {
 			return cuts, appends, err
 		}
@@ -225,23 +233,31 @@ func (e *Env) cutters(dir string, w cutWork) (all []cutter, absent []Line, close
 		return l
 	}
 	later := newCutter(line(fmt.Sprintf(", %v later", cutPause)), log, n)
-	later.pause = cutPause
+	later.before = func() error { time.Sleep(cutPause); return nil }
 	all = append(all, newCutter(lineOf(peers.Seglog), log, n), later, insideBatch(line(", inside a batch"), log, n))
-	for _, flushes := range []int{w.flushes, 0} {
-		name := fmt.Sprintf("raw, %d x (pwrite 4 KiB + fdatasync) in place", flushes)
-		if flushes == 0 {
-			name = "raw, note + truncate + note, a fdatasync each"
-		}
+	for _, limit := range []struct {
+		name    string
+		inPlace int
+		ahead   int64
+	}{
+		{fmt.Sprintf("raw, %d x (pwrite 4 KiB + fdatasync) in place", w.flushes), w.flushes, 0},
+		{"raw, note + truncate + note, a fdatasync each", 0, 0},
+		{"raw, the same with " + BytesName(cutAhead) + " of zeros behind the end", 0, cutAhead},
+	} {
 		sub, _, err := measure.Fresh(dir)
 		if err != nil {
 			return nil, nil, closeAll, err
 		}
-		c, err := raw.NewCutter(sub, n, cutValue, flushes)
+		file, err := raw.NewCutter(sub, n, cutValue, limit.inPlace)
 		if err != nil {
 			return nil, nil, closeAll, err
 		}
-		logs = append(logs, c)
-		all = append(all, newCutter(Line{Name: name}, c, n))
+		logs = append(logs, file)
+		c := newCutter(Line{Name: limit.name}, file, n)
+		if limit.ahead > 0 {
+			c.before = func() error { return file.LayAhead(limit.ahead) }
+		}
+		all = append(all, c)
 	}
 	for _, p := range e.peers() {
 		if p.Absent != "" {
