@@ -2,16 +2,22 @@ module github.com/seglog/seglog/bench
 
 go 1.26.7
 
-replace github.com/seglog/seglog => ../
+replace (
+	github.com/seglog/seglog => ../
+	github.com/seglog/seglog/codecs => ../codecs
+)
 
 require (
 	github.com/cockroachdb/pebble/v2 v2.1.7
 	github.com/hashicorp/go-hclog v1.6.3
 	github.com/hashicorp/raft v1.8.0
 	github.com/hashicorp/raft-wal v0.4.0
+	github.com/klauspost/compress v1.20.3
 	github.com/nats-io/nats-server/v2 v2.15.2
+	github.com/pierrec/lz4/v4 v4.1.33
 	github.com/prometheus/prometheus v0.316.0
 	github.com/seglog/seglog v0.0.0
+	github.com/seglog/seglog/codecs v0.0.0
 	github.com/stretchr/testify v1.12.1
 	github.com/tidwall/wal v1.2.1
 	go.etcd.io/bbolt v1.5.0
@@ -57,7 +63,6 @@ require (
 	github.com/hashicorp/go-metrics v0.7.0 // indirect
 	github.com/hashicorp/go-msgpack/v2 v2.1.5 // indirect
 	github.com/hashicorp/golang-lru v1.0.2 // indirect
-	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/kr/pretty v0.3.1 // indirect
 	github.com/kr/text v0.2.0 // indirect
 	github.com/kylelemons/godebug v1.1.0 // indirect

@@ -2,7 +2,7 @@
 // table per piece of work with target and result side by side.
 //
 //	go run .                     every row, at full length
-//	go run . -quick              the same comparisons in under three minutes
+//	go run . -quick              the same comparisons in six to eight minutes
 //	go run . -row 4,5,6          some rows
 //	go run . -json out.json      keep the figures; go run ./chart draws them
 package main

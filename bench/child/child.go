@@ -21,6 +21,7 @@ var roles = map[string]func(args []string) error{
 	"crash":   crash,
 	"send":    send,
 	"cold":    cold,
+	"cut":     cut,
 }
 
 // Main runs the role this process was started for, and does not return then. Every main that starts children calls it first.

@@ -168,6 +168,23 @@ func TestUsageSeesWorkAndAllocations(t *testing.T) {
 	require.GreaterOrEqual(t, u.Elapsed, 30*time.Millisecond)
 }
 
+func TestLapsLeaveOutWhatLiesBetween(t *testing.T) {
+	laps := NewLaps()
+	boom := errors.New("boom")
+	began := time.Now()
+	for i := range 3 {
+		time.Sleep(30 * time.Millisecond)
+		err := laps.Time(func() error { time.Sleep(time.Millisecond); return boom })
+		require.ErrorIs(t, err, boom, i)
+	}
+	whole := time.Since(began)
+	s := laps.Sample()
+	require.Equal(t, int64(3), s.Ops)
+	require.Equal(t, uint64(3), s.Latency.Count())
+	require.GreaterOrEqual(t, s.Usage.Elapsed, 3*time.Millisecond)
+	require.LessOrEqual(t, s.Usage.Elapsed, whole-90*time.Millisecond)
+}
+
 func TestParseProcessors(t *testing.T) {
 	busy, all, err := parseProcessors("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n")
 	require.NoError(t, err)

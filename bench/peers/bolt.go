@@ -78,4 +78,19 @@ func (l *boltLog) Read(i int64) ([]byte, error) {
 	return out, err
 }
 
+// Truncate deletes the last keys in one transaction.
+func (l *boltLog) Truncate(n int64) error {
+	return l.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(boltBucket)
+		for seq := b.Sequence(); seq > uint64(n); seq-- {
+			var key [8]byte
+			binary.BigEndian.PutUint64(key[:], seq)
+			if err := b.Delete(key[:]); err != nil {
+				return err
+			}
+		}
+		return b.SetSequence(uint64(n))
+	})
+}
+
 func (l *boltLog) Close() error { return l.db.Close() }

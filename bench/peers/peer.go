@@ -33,6 +33,12 @@ type Scanner interface {
 	Scan(each func(value []byte) error) error
 }
 
+// Truncater is a Log that can take back its last records. Opened for durable work, it returns once that is on stable storage.
+type Truncater interface {
+	// Truncate keeps the first n records, at least one; the next append follows them.
+	Truncate(n int64) error
+}
+
 // Peer is one of the logs measured.
 type Peer struct {
 	Name   string

@@ -61,6 +61,53 @@ func TestEveryPeerKeepsWhatItWasGiven(t *testing.T) {
 	}
 }
 
+// TestPeersTakeBackTheirLastRecords cuts, appends others in their place, and reopens.
+func TestPeersTakeBackTheirLastRecords(t *testing.T) {
+	cutters := 0
+	for _, p := range append(All(), Seglog) {
+		if p.Absent != "" || !p.Durable {
+			continue
+		}
+		dir, setup := t.TempDir(), Setup{Durable: true, Callers: 1}
+		log, err := p.Open(dir, setup)
+		require.NoError(t, err, p.Name)
+		cutter, ok := log.(Truncater)
+		if !ok {
+			require.NoError(t, log.Close())
+			continue
+		}
+		cutters++
+		t.Run(p.Name, func(t *testing.T) {
+			write := log.Appender()
+			for i := range 20 {
+				require.NoError(t, write([][]byte{value(i)}))
+			}
+			for round := range 3 {
+				require.NoError(t, cutter.Truncate(15))
+				_, err := log.(Reader).Read(15)
+				require.Error(t, err)
+				for i := range 5 {
+					require.NoError(t, write([][]byte{value(1000*round + i)}))
+				}
+			}
+			if p.Name != raftWAL.Name { // which can't be reopened after a cut
+				require.NoError(t, log.Close())
+				log, err = p.Open(dir, setup)
+				require.NoError(t, err)
+				write = log.Appender()
+			}
+			require.NoError(t, write([][]byte{value(20)}))
+			for i, want := range map[int]int{0: 0, 14: 14, 15: 2000, 19: 2004, 20: 20} {
+				got, err := log.(Reader).Read(int64(i))
+				require.NoError(t, err)
+				require.Equal(t, value(want), got)
+			}
+			require.NoError(t, log.Close())
+		})
+	}
+	require.Equal(t, 4, cutters, "seglog, raft-wal, tidwall/wal and bbolt")
+}
+
 func TestEveryPeerTakesManyCallers(t *testing.T) {
 	for _, p := range All() {
 		if p.Absent != "" || !p.Durable {

@@ -56,4 +56,17 @@ func (l *raftLog) Read(i int64) ([]byte, error) {
 	return entry.Data, err
 }
 
+// Truncate drops the end by DeleteRange, as raft does when a new leader overwrites it. This release does not open such a log
+// again: it marks a segment that it cut as sealed without writing the index that one has ("sealed segment has no index
+// block").
+func (l *raftLog) Truncate(n int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.log.DeleteRange(uint64(n)+1, l.next-1); err != nil {
+		return err
+	}
+	l.next = uint64(n) + 1
+	return nil
+}
+
 func (l *raftLog) Close() error { return l.log.Close() }

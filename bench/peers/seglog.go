@@ -50,6 +50,9 @@ func (l *SeglogLog) Read(i int64) ([]byte, error) {
 	return r.Value, err
 }
 
+// Truncate makes n the end of the log.
+func (l *SeglogLog) Truncate(n int64) error { return l.TruncateTo(n) }
+
 // Scan runs over all records.
 func (l *SeglogLog) Scan(each func([]byte) error) error {
 	for r, err := range l.Records(0) {

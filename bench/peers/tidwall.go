@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/tidwall/wal"
@@ -27,7 +28,11 @@ func openTidwall(dir string, s Setup) (Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tidwallLog{log: log, next: 1}, nil
+	last, err := log.LastIndex()
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	return &tidwallLog{log: log, next: last + 1}, nil
 }
 
 func (l *tidwallLog) Appender() Append {
@@ -55,5 +60,15 @@ func (l *tidwallLog) Appender() Append {
 }
 
 func (l *tidwallLog) Read(i int64) ([]byte, error) { return l.log.Read(uint64(i) + 1) }
+
+func (l *tidwallLog) Truncate(n int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.log.TruncateBack(uint64(n)); err != nil {
+		return err
+	}
+	l.next = uint64(n) + 1
+	return nil
+}
 
 func (l *tidwallLog) Close() error { return l.log.Close() }

@@ -30,6 +30,16 @@ func AppendFrame(dst []byte, offset int64, value []byte) []byte {
 	return dst
 }
 
+// FrameSize is the size of a frame of that many records, of values of that many bytes.
+func FrameSize(records, size int) int {
+	value := make([]byte, size)
+	frame := make([]byte, FrameHeader)
+	for i := range records {
+		frame = appendRecord(frame, int64(i), value)
+	}
+	return len(frame)
+}
+
 func appendRecord(dst []byte, delta int64, value []byte) []byte {
 	var head [32]byte
 	body := append(head[:0], 0, 0) // attributes, time delta
@@ -70,8 +80,10 @@ func frameIntact(frame []byte) bool {
 }
 
 // valueOf is the value of the only record of the frame. It trusts the frame: callers check the CRC first.
-func valueOf(frame []byte) []byte {
-	b := frame[FrameHeader:]
+func valueOf(frame []byte) []byte { return valueAt(frame[FrameHeader:]) }
+
+// valueAt is the value of the record that begins at b.
+func valueAt(b []byte) []byte {
 	skip := func() int64 {
 		v, n := binary.Varint(b)
 		b = b[n:]

@@ -34,6 +34,81 @@ func TestStoreFindsEveryRecord(t *testing.T) {
 	require.Error(t, err)
 }
 
+// TestWalksFindEveryRecordOfLargeFrames has a last frame that is not full, and frames that are no multiple of the step.
+func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
+	const n = 1130
+	for _, perFrame := range []int64{1, 16, 100} {
+		dir := t.TempDir()
+		s, err := BuildStore(dir, n, int(perFrame), 128, numbered)
+		require.NoError(t, err)
+		defer s.Close()
+		d := s.BuildDirectory(perFrame, 16)
+		require.Equal(t, 4*((perFrame+15)/16)*((n+perFrame-1)/perFrame), d.Bytes())
+		want := make([]byte, 128)
+		for i := range int64(n) {
+			numbered(i, want)
+			for _, check := range []bool{false, true} {
+				for _, d := range []*Directory{nil, d} {
+					got, err := s.ReadWalk(i, check, d)
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+				}
+			}
+		}
+		_, err = s.ReadWalk(n, false, d)
+		require.Error(t, err)
+		f, err := os.OpenFile(filepath.Join(dir, "frames.raw"), os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte{0xff}, FrameHeader+20)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		_, err = s.ReadWalk(0, true, d)
+		require.ErrorIs(t, err, errDamaged)
+	}
+}
+
+// TestCutterCutsAndGoesOn compares the frames left after cuts and appends with those of a file that was never cut.
+func TestCutterCutsAndGoesOn(t *testing.T) {
+	for _, inPlace := range []int{0, 4} {
+		dir := t.TempDir()
+		c, err := NewCutter(dir, 2000, 1024, inPlace)
+		require.NoError(t, err)
+		write := c.Appender()
+		value := make([]byte, 1024)
+		for range 3 {
+			require.NoError(t, write([][]byte{value, value}))
+			require.NoError(t, c.LayAhead(100<<10))
+			require.NoError(t, c.Truncate(1999))
+		}
+		require.NoError(t, write([][]byte{value, value}))
+		require.NoError(t, c.Close())
+		got, err := os.ReadFile(filepath.Join(dir, "000000.raw"))
+		require.NoError(t, err)
+		if inPlace > 0 { // which leaves the size of the file
+			got = got[:2001*FrameSize(1, 1024)]
+		}
+		var want []byte
+		for i := range int64(2001) {
+			want = AppendFrame(want, i, value)
+		}
+		require.True(t, bytes.Equal(want, got))
+	}
+}
+
+func TestCompressedFramesAreWhole(t *testing.T) {
+	compressors, err := Compressors()
+	require.NoError(t, err)
+	values := [][]byte{bytes.Repeat([]byte("one "), 100), bytes.Repeat([]byte("two "), 100)}
+	for _, c := range compressors {
+		frame, err := c.Frame(values)
+		require.NoError(t, err)
+		require.Equal(t, len(frame), frameSize(frame))
+		require.True(t, frameIntact(frame))
+		require.Less(t, len(frame), FrameSize(2, 400)/2)
+		require.Equal(t, c.bits, binary.BigEndian.Uint16(frame[21:]))
+	}
+}
+
 func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 	dir := t.TempDir()
 	s, err := BuildStore(dir, 30_000, 100, 128, numbered)

@@ -106,19 +106,27 @@ func (s *Store) interval(offset int64) (from, to int64) {
 }
 
 func walk(b []byte, offset int64) ([]byte, error) {
+	frame, err := frameOf(b, offset)
+	if err != nil {
+		return nil, err
+	}
+	if !frameIntact(frame) {
+		return nil, errDamaged
+	}
+	return append([]byte(nil), valueOf(frame)...), nil
+}
+
+// frameOf is the frame among those in b that holds offset.
+func frameOf(b []byte, offset int64) ([]byte, error) {
 	for len(b) > FrameHeader {
 		size := frameSize(b)
 		if size > len(b) {
 			return nil, errDamaged
 		}
-		if lastOffset(b) < offset {
-			b = b[size:]
-			continue
+		if lastOffset(b) >= offset {
+			return b[:size], nil
 		}
-		if !frameIntact(b[:size]) {
-			return nil, errDamaged
-		}
-		return append([]byte(nil), valueOf(b[:size])...), nil
+		b = b[size:]
 	}
 	return nil, fmt.Errorf("no frame holds offset %d", offset)
 }

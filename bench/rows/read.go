@@ -104,41 +104,70 @@ func (e *Env) readers(dir string, n int64) (readers []func(int64) ([]byte, error
 	lines = append(lines, lineOf(peers.Seglog),
 		Line{Name: "raw 4 KiB index + one pread + CRC + copy", CRC: "yes"},
 		Line{Name: "raw mapped walk + CRC + copy", CRC: "yes"})
-	var others []Line
+	others, absent, closePeers, err := e.readingPeers(dir, n, 128, func(peers.Peer) int { return 5000 })
+	closers = append(closers, closePeers)
+	if err != nil {
+		return nil, nil, closeAll, err
+	}
+	for _, o := range others {
+		readers = append(readers, o.read)
+		lines = append(lines, o.line)
+	}
+	return readers, append(lines, absent...), closeAll, nil
+}
+
+// readingPeer is a peer that was filled, and reads.
+type readingPeer struct {
+	line Line
+	read func(int64) ([]byte, error)
+}
+
+// readingPeers fills the peers that have a random read with n numbered records of the given size, perCall in one append. The
+// peers that cannot be had come back as lines.
+func (e *Env) readingPeers(dir string, n int64, size int, perCall func(peers.Peer) int) (can []readingPeer, absent []Line, closeAll func() error, err error) {
+	var opened []peers.Log
+	closeAll = func() (err error) {
+		for _, l := range opened {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}
 	for _, p := range e.peers() {
 		if p.Absent != "" {
-			others = append(others, lineOf(p))
+			absent = append(absent, lineOf(p))
 			continue
 		}
 		sub, _, err := measure.Fresh(dir)
 		if err != nil {
 			return nil, nil, closeAll, err
 		}
-		opened, err := p.Open(sub, peers.Setup{Durable: !p.NonDurable, Callers: 1})
+		log, err := p.Open(sub, peers.Setup{Durable: !p.NonDurable, Callers: 1})
 		if err != nil {
 			return nil, nil, closeAll, fmt.Errorf("%s: %w", p.Name, err)
 		}
-		closers = append(closers, opened.Close)
-		reader, ok := opened.(peers.Reader)
+		opened = append(opened, log)
+		reader, ok := log.(peers.Reader)
 		if !ok {
 			continue
 		}
 		e.Log("  filling %s", p.Name)
-		if err := fillLog(opened, n, 5000); err != nil {
+		if err := fillRecords(log, n, perCall(p), size); err != nil {
 			return nil, nil, closeAll, fmt.Errorf("%s: %w", p.Name, err)
 		}
-		readers = append(readers, reader.Read)
-		lines = append(lines, lineOf(p))
+		can = append(can, readingPeer{lineOf(p), reader.Read})
 	}
-	return readers, append(lines, others...), closeAll, nil
+	return can, absent, closeAll, nil
 }
 
 // fillLog appends n numbered records of 128 B, perCall in one append.
-func fillLog(log peers.Log, n int64, perCall int) error {
+func fillLog(log peers.Log, n int64, perCall int) error { return fillRecords(log, n, perCall, 128) }
+
+// fillRecords appends n numbered records of the given size, perCall in one append.
+func fillRecords(log peers.Log, n int64, perCall, size int) error {
 	write := log.Appender()
 	values := make([][]byte, perCall)
 	for i := range values {
-		values[i] = payload(0, 128)
+		values[i] = payload(0, size)
 	}
 	for i := int64(0); i < n; {
 		call := values[:min(int64(perCall), n-i)]

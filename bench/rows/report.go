@@ -85,7 +85,11 @@ func (r *Result) cells(l Line, latency, promises bool) []string {
 		cells[0] += " (" + l.Note + ")"
 	}
 	if r.XName != "" {
-		cells = append(cells, figure(l.X))
+		x := figure(l.X)
+		if l.X == 0 && len(l.Rounds) == 0 { // of a subject that is absent from the whole row
+			x = ""
+		}
+		cells = append(cells, x)
 	}
 	if len(l.Rounds) > 0 {
 		cells = append(cells, r.value(l.Value), fmt.Sprintf("±%.0f %%", 100*l.Spread), r.cpu(l.CPU), figure(l.Allocs))
