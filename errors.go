@@ -58,7 +58,7 @@ func (e *OffsetError) Error() string {
 	if e.Offset >= e.Offsets.Start && e.Offset < e.Offsets.HighWatermark {
 		return fmt.Sprintf("seglog: offset %d is missing: no record in [%d, %d) has it", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 	}
-	return fmt.Sprintf("seglog: offset %d out of range: readable are [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
+	return fmt.Sprintf("seglog: offset %d out of range: the readable range is [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 }
 
 // Is reports whether target is ErrOutOfRange.

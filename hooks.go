@@ -68,7 +68,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	for {
 		info, ok, err := h.untold(l)
 		if err != nil {
-			l.backgroundError("sealed segment not told of", err)
+			l.backgroundError("OnSeal not called for a sealed segment", err)
 			return
 		}
 		if !ok {
@@ -77,7 +77,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 		l.o.OnSeal(info)
 		l.state.stage(func(s *state) { s.told = max(s.told, info.Next) })
 		if err := l.state.note(); err != nil { // after a restart OnSeal is called again
-			l.backgroundError("sealed segment not noted as told of", err)
+			l.backgroundError("call of OnSeal not noted", err)
 		}
 		l.stateDirty.Store(true)
 		select {

@@ -117,7 +117,7 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 		lastTime, rel = timeEntry(times, n-1)
 		ms, err := s.maxTimeAt(e, h, &w, s.base+int64(rel), limit)
 		if err != nil && !errors.Is(err, ErrCorrupt) || err == nil && ms != lastTime { // damage of the log is reported by reads
-			return "last time entry points to a batch that it does not fit"
+			return "last time entry does not match the batch that it points to"
 		}
 	}
 	from := hintAt(offsets, len(offsets)/offsetEntryLen-1)
@@ -139,7 +139,7 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 		})
 	})
 	if err == errIndex {
-		return "last offset entry points to a batch that it does not fit"
+		return "last offset entry does not match the batch that it points to"
 	}
 	return late // damage of the log, as above
 }

@@ -111,7 +111,7 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 		return nil, err
 	}
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -314,7 +314,7 @@ func (l *Log) fail(err error) {
 	}
 	l.stats.errors.Add(1)
 	noted := l.state.noteFailed()
-	l.o.Logger.Error("seglog: failed, takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", errors.Join(err, noted))
+	l.o.Logger.Error("seglog: log failed, it takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", errors.Join(err, noted))
 	l.readers.wake()
 	l.durableWaiters.wake()
 	l.writer.sealed.Broadcast()

@@ -110,5 +110,5 @@ func (e *env) unfinished(dir directory) error {
 	}
 	base, _ := parseFileName(dir.swaps[0], swapSuffix)
 	return &CorruptError{Path: filepath.Join(e.dir, dir.swaps[0]), Offset: base,
-		Reason: "a compaction of Kafka's was interrupted: start the broker once, which finishes it, and stop it"}
+		Reason: "a compaction by Kafka was interrupted: start and stop the broker once to finish it"}
 }

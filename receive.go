@@ -356,7 +356,7 @@ func (l *Log) compare(w *window, b batch) (err error) {
 		}
 	}
 	if !bytes.Equal(here, b) {
-		return fmt.Errorf("%w: batch with offsets %d to %d is not the one the log has there", ErrNotJoined, base, b.last())
+		return fmt.Errorf("%w: batch with offsets %d to %d differs from the one in the log", ErrNotJoined, base, b.last())
 	}
 	return nil
 }

@@ -295,7 +295,7 @@ func (r *recovery) checkNames() error {
 // segments to find it.
 func (r *recovery) nameMissing(n int64) error {
 	l := r.l
-	wanted := fmt.Sprintf("%d segments up to base offset %d where %d must be", n, r.st.scanBase, r.st.segments)
+	wanted := fmt.Sprintf("%d segments up to base offset %d, want %d", n, r.st.scanBase, r.st.segments)
 	path := filepath.Join(l.dir, fileName(r.st.first, logSuffix))
 	if i, ok := slices.BinarySearch(r.dir.bases, r.st.first); !ok {
 		next := "none"

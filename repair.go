@@ -63,7 +63,7 @@ func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
 
 func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairReport, err error) {
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -210,7 +210,7 @@ func (p *repair) foreign() *repairSegment {
 	}
 	p.dir.bases = slices.Delete(slices.Clone(p.dir.bases), i, i+1)
 	s := &repairSegment{base: base, size: info.size, zeros: info.size, drop: true}
-	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file is not of this log"}}}
+	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file does not belong to this log"}}}
 	return s
 }
 

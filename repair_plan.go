@@ -205,8 +205,8 @@ func (p *repair) describe() {
 	}
 	say(was.recoveryPoint != n.recoveryPoint, "recovery point from %d to %d", was.recoveryPoint, n.recoveryPoint)
 	say(was.start != n.start, "start from %d to %d", was.start, n.start)
-	say(was.gaps != n.gaps, "offsets may be left out from now on")
-	say(was.cut != n.cut, "an interrupted cut at offset %d is done by this", was.cut)
-	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "segments that must be there")
+	say(was.gaps != n.gaps, "offsets may be missing from now on")
+	say(was.cut != n.cut, "this completes an interrupted cut at offset %d", was.cut)
+	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
 }

@@ -264,7 +264,7 @@ func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
 	ms, err := l.maxTime(s)
 	if errors.Is(err, ErrCorrupt) {
 		if !s.reported.Swap(true) {
-			l.backgroundError("times of a damaged segment not known, the time of its last change stands in", err)
+			l.backgroundError("times of a damaged segment are not known, the time of its last change is used instead", err)
 		}
 		ms, err = noTimestamp, nil
 	}
@@ -308,7 +308,7 @@ func (l *Log) expired(info SegmentInfo, now time.Time) (bool, error) {
 		newest = st.mtime
 	}
 	if ahead := newest.Sub(now); ahead > futureTolerance && !l.wall.warned.Swap(true) {
-		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all behind it from expiring",
+		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all later ones from expiring",
 			"dir", l.dir, "segment", info.Base, "time", newest)
 	}
 	return now.Sub(newest) > l.o.RetentionAge, nil

@@ -14,7 +14,7 @@ func (l *Log) checkDirectory() error {
 	case err == nil:
 		return nil
 	case !errors.Is(err, errReplaced): // it is not known, and the caller may try again
-		return fmt.Errorf("seglog: look at the lock: %w", err)
+		return fmt.Errorf("seglog: check the lock: %w", err)
 	}
 	l.fail(fmt.Errorf("%w: %w", errNotOurs, err))
 	return l.failed()

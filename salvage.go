@@ -193,7 +193,7 @@ func (v *salvage) raised(base, next, end int64) (string, error) {
 	if err != nil || n == headerLen && !isZero(h[:]) {
 		return "", err
 	}
-	return fmt.Sprintf("its offset %d differs in one bit from the one that comes next", base), nil
+	return fmt.Sprintf("its offset %d differs in one bit from the expected one", base), nil
 }
 
 // epochs finds batches whose leader epoch was changed by a flipped bit; the CRC does not cover it. The epoch then differs in

@@ -74,7 +74,7 @@ func (s *scanner) scan() (batch, error) {
 	switch {
 	case why != "":
 	case s.end >= 0 && last >= s.end:
-		why = fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last)
+		why = fmt.Sprintf("offsets overlap those that begin at %d: batch has %d to %d", s.end, base, last)
 	case size > int64(s.most):
 		why = fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most)
 	}

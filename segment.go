@@ -76,7 +76,7 @@ func (e *env) syncDir() error {
 }
 
 // errNotOurs: the name of the log's directory leads to no directory, or to another one, whose files must not be touched.
-var errNotOurs = errors.New("seglog: the directory is not this log's any more")
+var errNotOurs = errors.New("seglog: the directory no longer belongs to this log")
 
 // ours returns an error if the name of the log's directory no longer leads to it. It is called before files are opened,
 // created or removed by their names.
@@ -89,7 +89,7 @@ func (e *env) ours() error {
 	case errors.Is(err, errReplaced):
 		return fmt.Errorf("%w: %w", errNotOurs, err)
 	case err != nil:
-		return fmt.Errorf("seglog: look at the directory: %w", err)
+		return fmt.Errorf("seglog: check the directory: %w", err)
 	}
 	return nil
 }

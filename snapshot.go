@@ -21,7 +21,7 @@ import (
 // half-way; ErrBusy if the writer of a read-only log keeps cutting; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
 	if dir == "" {
-		return invalid("no name of a directory")
+		return invalid("the name of the directory is empty")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {

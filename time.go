@@ -223,7 +223,7 @@ func (l *Log) timeEntryBefore(r *reader, ms int64, limit mark) (from int64, inde
 	case err == errIndex && s.written() || errors.Is(err, ErrCorrupt): // the log is damaged, not the index: search from its start
 		return from, false, nil
 	case err == errIndex:
-		return from, false, s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit")
+		return from, false, s.rebuild(&l.env, r.h, "a time entry does not match the batch that it points to")
 	}
 	return from, false, err
 }

@@ -36,7 +36,7 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 		return nil, invalid("VerifyOptions.MaxInflatedBytes is %d", v.o.MaxInflatedBytes)
 	}
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	v.check.d.limit = v.o.MaxInflatedBytes
 	abs, err := filepath.Abs(dir)
@@ -79,12 +79,12 @@ func (v *verifier) run() error {
 	for _, name := range v.dir.swaps {
 		if base, _ := parseFileName(name, swapSuffix); !v.promised {
 			v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: base, Severity: SeverityError,
-				Reason: "a compaction of Kafka's was interrupted: records are in this file, which a broker puts in its place when it starts"})
+				Reason: "a compaction by Kafka was interrupted: this file holds records, and a broker puts it in place when it starts"})
 		}
 	}
 	for _, name := range v.dir.cleaned {
 		v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: -1, Severity: SeverityNote,
-			Reason: "a compaction of Kafka's was interrupted before it changed the log; a broker removes this file when it starts"})
+			Reason: "a compaction by Kafka was interrupted before it changed the log; a broker removes this file when it starts"})
 	}
 	v.measure()
 	first := v.ledger
@@ -204,7 +204,7 @@ func (v *verifier) names() error {
 		}
 		if sameShape(&seen.st, &v.st) && seen.st.scanBase == v.st.scanBase {
 			v.problem(Problem{Path: v.e.dir, Offset: v.st.first, Severity: SeverityError, Reason: fmt.Sprintf(
-				"%d segments up to base offset %d, %d must be: one is missing, or is not of this log", n, v.st.scanBase, v.st.segments)})
+				"%d segments up to base offset %d, want %d: one is missing, or does not belong to this log", n, v.st.scanBase, v.st.segments)})
 			return nil
 		}
 	}
@@ -247,7 +247,7 @@ func (v *verifier) sum() {
 	r := v.report
 	if v.bare > 0 {
 		v.problem(Problem{Path: v.e.dir, Offset: -1, Severity: SeverityWarning,
-			Reason: fmt.Sprintf("%d index files are missing; they are made when a segment is first read, or the log is opened for writing", v.bare)})
+			Reason: fmt.Sprintf("%d index files are missing; they are built when a segment is first read, or the log is opened for writing", v.bare)})
 	}
 	r.State = "none"
 	if v.promised {

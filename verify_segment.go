@@ -126,7 +126,7 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 	}
 	if wrong, right, ok := v.epochs.add(b, c.base, pos); ok {
 		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityWarning,
-			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse what comes behind it; Repair sets it right", wrong.epoch, right)})
+			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse the batches behind it; Repair sets it right", wrong.epoch, right)})
 	}
 	c.end = pos + b.size()
 	c.r.Batches++
@@ -205,7 +205,7 @@ func (c *segmentCheck) openIndexes() {
 			}
 		}
 		if why == "" && len(b)%entryLen != 0 {
-			why = fmt.Sprintf("%d bytes, which is no whole number of entries", len(b))
+			why = fmt.Sprintf("%d bytes, not a whole number of entries", len(b))
 		}
 		switch {
 		case why == "":
@@ -247,7 +247,7 @@ func (k *indexCheck) add(pos int64, rel uint32, ms int64) {
 			k.nextTime++
 			k.lastTime = ms
 		case entryMS <= ms || entryRel <= rel:
-			k.wrongTime(fmt.Sprintf("entry %d is time %d for relative offset %d, which is no batch that raised the time to that", k.nextTime, entryMS, entryRel))
+			k.wrongTime(fmt.Sprintf("entry %d has time %d for relative offset %d, but no batch there raised the greatest time to it", k.nextTime, entryMS, entryRel))
 		}
 	}
 	if k.haveOffsets && k.nextOffset < len(k.offsets)/offsetEntryLen {
@@ -261,7 +261,7 @@ func (k *indexCheck) add(pos int64, rel uint32, ms int64) {
 				k.wrongTime(fmt.Sprintf("no entry for time %d at relative offset %d", k.x.maxTime, k.x.maxRel))
 			}
 		case int64(entryPos) <= pos:
-			k.wrongOffset(fmt.Sprintf("entry %d is relative offset %d at position %d, where no batch with that last offset begins", k.nextOffset, entryRel, entryPos))
+			k.wrongOffset(fmt.Sprintf("entry %d has relative offset %d at position %d, where no batch with that last offset begins", k.nextOffset, entryRel, entryPos))
 		}
 	}
 	k.prevPos = pos

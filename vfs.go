@@ -225,7 +225,7 @@ func (o osFS) syncDir(dir string) error {
 }
 
 // errReplaced: the name of an open file leads to another file, or to none.
-var errReplaced = errors.New("another one has taken its place")
+var errReplaced = errors.New("it was replaced or removed")
 
 // sameFile returns errReplaced if the name of an open file no longer leads to it, and another error if that can't be known.
 func sameFile(f *os.File) error {
@@ -241,7 +241,7 @@ func sameFile(f *os.File) error {
 		return err
 	}
 	if !os.SameFile(is, named) {
-		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errReplaced}
+		return &fs.PathError{Op: "check", Path: f.Name(), Err: errReplaced}
 	}
 	return nil
 }

@@ -193,7 +193,7 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 		}
 		if w.sealErr != nil && w.sealsEnded > begun { // an earlier attempt may have lacked what is there again by now
 			l.stats.errors.Add(1)
-			return fmt.Errorf("seglog: %d segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
+			return fmt.Errorf("seglog: %d rolled segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
 		}
 		l.keeper.kick()
 		w.sealed.Wait()
