@@ -53,6 +53,7 @@ func TestArchitecture(t *testing.T) {
 	files := sources(t)
 	require.Empty(t, checkLayers(t, files, layers, upward))
 	require.Empty(t, checkPackageComments(t, files))
+	require.Empty(t, checkSizes(t, files))
 	mod, err := os.ReadFile("go.mod")
 	require.NoError(t, err)
 	require.Empty(t, checkDependencies(t, files, string(mod)))
@@ -199,6 +200,33 @@ func checkPackageComments(t *testing.T, files map[string]string) (wrong []string
 	return wrong
 }
 
+// A file is read in one sitting, and a function fits a screen or two.
+const (
+	maxFileLines = 500
+	maxFuncLines = 80
+)
+
+// checkSizes says which files and functions are too long.
+func checkSizes(t *testing.T, files map[string]string) (wrong []string) {
+	fset := token.NewFileSet()
+	parsed := parse(t, fset, files)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if n := strings.Count(files[name], "\n"); n > maxFileLines {
+			wrong = append(wrong, fmt.Sprintf("%s has %d lines, at most %d are allowed", name, n, maxFileLines))
+		}
+		for _, decl := range parsed[name].Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			if n := fset.Position(f.End()).Line - fset.Position(f.Pos()).Line + 1; n > maxFuncLines {
+				wrong = append(wrong, fmt.Sprintf("%s of %s has %d lines, at most %d are allowed", f.Name.Name, name, n, maxFuncLines))
+			}
+		}
+	}
+	return wrong
+}
+
 // checkDependencies: golang.org/x/sys, and testify for tests; whoever imports the package gets no more.
 func checkDependencies(t *testing.T, files map[string]string, mod string) (wrong []string) {
 	for line := range strings.Lines(mod) {
@@ -262,6 +290,11 @@ func TestArchitectureChecks(t *testing.T) {
 	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": doc}), 1, "a second one")
 	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": strings.Replace(doc, "\n", "\n\n", 1)}), 2, "a detached one")
 	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": "// What x is.\n\npackage seglog\n"}), 1)
+
+	long := "package seglog\n\nfunc f() {" + strings.Repeat("\n", maxFuncLines-1) + "}\n"
+	require.Empty(t, checkSizes(t, map[string]string{"x.go": long + strings.Repeat("\n", maxFileLines-maxFuncLines-2)}))
+	require.Equal(t, []string{"x.go has 501 lines, at most 500 are allowed"}, checkSizes(t, map[string]string{"x.go": "package seglog\n" + strings.Repeat("\n", maxFileLines)}))
+	require.Equal(t, []string{"f of x.go has 81 lines, at most 80 are allowed"}, checkSizes(t, map[string]string{"x.go": strings.Replace(long, "{", "{\n", 1)}))
 
 	mod := "module m\n\ngo 1.24.0\n\nrequire (\n\tgolang.org/x/sys v0.38.0\n\tgithub.com/a/b v1.0.0 // indirect\n)\n"
 	require.Empty(t, checkDependencies(t, nil, mod))

@@ -2,26 +2,26 @@ package seglog
 
 import "sync"
 
-// A reader far behind brings old bytes into the page cache, and what has to make room is the end of the log, which
-// everybody else reads: beside a transfer of a log of 3 GiB in a process with 600 MiB, p99 of a Read of the end was 2.9 ms
-// and is 30 us (bench row cold). So what lies further from the end than memory could hold is dropped from the page cache
-// once it was sent or scanned. Nobody loses by it: of a range larger than the cache the first bytes are gone anyway when
-// the next reader comes for them.
+// A reader far behind brings old bytes into the page cache, and these push out the end of the log, which everybody else
+// reads: beside a transfer of a log of 3 GiB in a process with 600 MiB, p99 of a Read of the end was 2.9 ms, and is 48 us
+// (docs/performance.md, "A reader far behind"). So bytes that lie further from the end than half of the memory are dropped
+// from the page cache once they were sent or scanned. Nobody loses by it: of a range larger than the cache, the first bytes
+// are gone anyway when the next reader comes for them.
 //
-// It leaves alone the active segment, and the pages that are mapped, as those are that Read looked at. Sections of such a
-// segment are looked up without its mapping.
+// Segments that are not sealed are left alone, and so are pages that are mapped, such as those that Read has looked at. For
+// sections of a segment that is far behind, batches are looked up without the mapping.
 
 const (
-	// stretch is dropped at once, and aligned: the kernel keeps a large folio that lies only in part in what is dropped.
+	// Bytes are dropped in aligned pieces of stretch: the kernel keeps a large folio of which only a part is dropped.
 	stretch = 4 << 20
-	// stretchLag stays: pages that a socket still refers to can't be dropped, and a second reader may be close behind.
+	// The last stretchLag bytes stay: pages that a socket refers to can't be dropped, and a second reader may be close behind.
 	stretchLag = 16 << 20
 )
 
-// cachedEnd is how much of its end a log may expect to find in the page cache.
+// cachedEnd returns how much of the end of a log is expected to stay in the page cache.
 var cachedEnd = sync.OnceValue(func() int64 { return memoryLimit() / 2 })
 
-// passed is told that a reader went over [from, to) of a segment.
+// passed is called when a reader has gone over [from, to) of a segment, and drops what is not needed any more.
 func (l *Log) passed(s *segment, h *handle, from, to int64) {
 	if from/stretch == to/stretch && from > 0 {
 		return
@@ -38,7 +38,8 @@ func (l *Log) passed(s *segment, h *handle, from, to int64) {
 	}
 }
 
-// dropRest drops what the reader left of the segment before the one it left.
+// dropRest drops the pages that are left of a segment that the reader has gone over: of the one two before s, since the last
+// bytes of the one before s may still be on their way.
 func (l *Log) dropRest(s *segment) {
 	v := l.view.Load()
 	i := v.find(s.base) - 2
@@ -51,7 +52,7 @@ func (l *Log) dropRest(s *segment) {
 	}
 }
 
-// farBehind reports whether there is more behind an open segment than memory is expected to hold.
+// farBehind reports whether more than l.cachedEnd bytes follow behind a sealed segment.
 func (l *Log) farBehind(s *segment) bool {
 	if s.written() {
 		return false
@@ -66,23 +67,25 @@ func (l *Log) farBehind(s *segment) bool {
 	return end-l.startPos(v, i)-l.knownSize(s) > l.cachedEnd
 }
 
-// startPos is where segment i of a view begins in the stream of all segments' bytes. It is worked out once for each.
+// startPos returns the position of segment i of a view in the bytes of all segments put together. It is computed once for
+// each segment.
 func (l *Log) startPos(v *view, i int) int64 {
 	k := i
 	for k > 0 && v.segs[k].startPos.Load() == 0 {
 		k--
 	}
-	v.segs[k].startPos.CompareAndSwap(0, 1) // of the oldest; 0 stands for not known
+	v.segs[k].startPos.CompareAndSwap(0, 1) // the oldest one's; 0 stands for not known
 	for ; k < i; k++ {
 		v.segs[k+1].startPos.Store(v.segs[k].startPos.Load() + l.knownSize(v.segs[k]))
 	}
 	return v.segs[i].startPos.Load()
 }
 
+// knownSize is size, or 0 for a segment whose size can't be had.
 func (l *Log) knownSize(s *segment) int64 {
 	size, err := l.size(s)
 	if err != nil {
-		return 0 // its readers are told
+		return 0 // the error is reported when the segment is read
 	}
 	return size
 }

@@ -5,23 +5,24 @@ import (
 	"time"
 )
 
-// bounds is what readers go by: where the log starts, how far it is durable, where it ends, and how often it was cut.
+// bounds holds the offsets that readers go by: where the log starts, up to where it is durable, and where it ends; and how
+// often it was cut.
 //
-// Each of the three offsets only grows, but for a cut (TruncateTo, Reset), during which cuts is odd. A reader that sees
-// the same even value of cuts before and after has read bounds of one history. Who may move them: start and end the owner
-// of Log.mu, durable the owner of Log.flushes, all three a cut, which owns both.
+// The three offsets only grow, except in a cut (TruncateTo, Reset), during which cuts is odd. A reader that sees the same
+// even value of cuts before and after has read bounds of one history. The owner of Log.mu moves start and end, the owner of
+// Log.flushes moves durable; a cut owns both and moves all three.
 type bounds struct {
 	start, durable, end atomic.Int64
 	cuts                atomic.Int64
 	cutLog              cutLog
 }
 
-// moment is the end of the log together with the number of cuts it belongs to. A flush that waits for the end of a moment
-// has nothing to wait for once the log was cut: the cut flushed everything below it first. Both are read under Log.mu, or
-// cuts before end: the other way round, a cut between the two loads would leave an end that is never reached.
+// moment is the end of the log, together with the value of cuts at the time. Whoever waits until everything below the end is
+// durable has nothing to wait for once the log was cut, since a cut first flushes what it keeps. Both are read under Log.mu,
+// or cuts is read before end: otherwise a cut between the two loads would leave an end that is never reached.
 type moment struct{ cuts, end int64 }
 
-// moment is the present one, for a caller that does not hold Log.mu.
+// moment returns the present moment, for a caller that does not hold Log.mu.
 func (b *bounds) moment() moment {
 	for {
 		m := moment{cuts: b.settledCuts(), end: b.end.Load()}
@@ -41,7 +42,7 @@ func raise(v *atomic.Int64, offset int64) {
 	}
 }
 
-// beginCut makes readers wait for endCut before they believe what they read.
+// beginCut makes readers wait for endCut before they trust what they have read.
 func (b *bounds) beginCut() { b.cuts.Add(1) }
 
 // endCut publishes a cut at offset, or a Reset.
@@ -50,17 +51,18 @@ func (b *bounds) endCut(offset int64, reset bool) {
 	b.cuts.Add(1)
 }
 
-// settledCuts is cuts at a moment when no cut runs.
+// settledCuts returns cuts, after it has waited until no cut runs.
 func (b *bounds) settledCuts() int64 {
 	for {
 		if n := b.cuts.Load(); n%2 == 0 {
 			return n
 		}
-		spin("cut", 100*time.Microsecond) // which takes as long as a few flushes
+		spin("cut", 100*time.Microsecond) // a cut takes as long as a few flushes
 	}
 }
 
-// lowestCut is the lowest offset cut at since cuts had that value; -1 if it is not known any more.
+// lowestCut returns the lowest offset at which the log was cut since cuts had that value; -1 if it was reset, or if that is
+// not remembered any more.
 func (b *bounds) lowestCut(cuts int64) int64 {
 	c := &b.cutLog
 	c.mu.Lock()
@@ -76,14 +78,14 @@ func (b *bounds) lowestCut(cuts int64) int64 {
 	return lowest
 }
 
-// cutLog remembers where the log was cut lately, for iterators that come to it later.
+// cutLog remembers the offsets of the last cuts, for iterators that were idle meanwhile.
 type cutLog struct {
 	mu      mutex
-	dropped int64   // cuts that are not remembered any more
-	last    []int64 // the offsets of those that are; -1 for a reset
+	dropped int64   // number of cuts that are not remembered any more
+	last    []int64 // the offsets of the others; -1 for a reset
 }
 
-// maxCuts: an iterator that slept over more of them ends, as after a reset.
+// maxCuts bounds the remembered cuts. An iterator that was idle over more of them ends, as after a reset.
 const maxCuts = 1024
 
 func (c *cutLog) add(offset int64, reset bool) {

@@ -6,15 +6,16 @@ import (
 	"net"
 )
 
-// DurableReader reads of a log what is on stable storage, up to the recovery point, and nothing that a power cut may take
-// back. It makes no flush: under FlushAsync its readers are behind by up to Options.FlushInterval, under FlushNone until a
-// Sync, a roll or the WaitDurable of somebody. Its methods are those of Log, and may be called from any goroutine.
+// DurableReader reads the records of a log that are on stable storage, up to the recovery point, so that a power cut takes
+// none of them back. It does not flush: under FlushAsync it lags by up to Options.FlushInterval, under FlushNone until a
+// Sync, a WaitDurable, or the seal that follows a roll. Its methods are like those of Log, and may be called from any
+// goroutine.
 type DurableReader struct{ l *Log }
 
-// Durable returns a reader of what is on stable storage. Under FlushSync that is what the log's own methods read.
+// Durable returns a reader of the records that are on stable storage. Under FlushSync the log's own methods read no others.
 //
-// Whoever hands records on, to another machine or to a person, wants this bound: under FlushAsync and FlushNone a power
-// cut may take back records that were read, and their offsets are given out again to others.
+// Use it to hand records on, to another machine or to a person: under FlushAsync and FlushNone a power cut may take back
+// records that were read, and their offsets are then given to other records.
 func (l *Log) Durable() DurableReader { return DurableReader{l} }
 
 // Read is Log.Read of a record below the recovery point.
@@ -26,13 +27,13 @@ func (d DurableReader) Records(from int64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) { d.l.records(next, true, yield, nil) }
 }
 
-// Follow is Log.Follow, which gives each record once it is on stable storage.
+// Follow is Log.Follow, but yields each record only once it is on stable storage.
 func (d DurableReader) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	next := d.l.newest(from)
 	return func(yield func(Record, error) bool) { d.l.followFrom(ctx, next, true, yield, nil) }
 }
 
-// FollowBatches is Log.FollowBatches, which gives each batch once it is on stable storage.
+// FollowBatches is Log.FollowBatches, but yields each batch only once it is on stable storage.
 func (d DurableReader) FollowBatches(ctx context.Context, from int64) iter.Seq2[[]Record, error] {
 	next := d.l.newest(from)
 	return func(yield func([]Record, error) bool) { d.l.followFrom(ctx, next, true, nil, &batcher{yield: yield}) }

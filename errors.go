@@ -22,61 +22,61 @@ var (
 	ErrInvalid = errors.New("seglog: invalid")
 	// ErrConflict: the log does not end at the offset that AppendAt was given. Nothing was stored.
 	ErrConflict = errors.New("seglog: offset is not the end of the log")
-	// ErrFailed: an earlier write or flush failed, and the log takes no more appends. What is below
-	// Offsets().RecoveryPoint is on stable storage, what is between it and End is in doubt. Reads go on. The way back
-	// is Close and Open. The error also wraps the failure that came first.
+	// ErrFailed: an earlier write or flush failed, and the log takes no more appends. The records below
+	// Offsets().RecoveryPoint are on stable storage, those between it and End are in doubt. Reads go on. The way back
+	// is Close and Open. The error also wraps the first failure.
 	ErrFailed = errors.New("seglog: log has failed")
-	// ErrOutOfRange: no record has that offset (any more, or yet). The error is an *OffsetError.
+	// ErrOutOfRange: no record has that offset, any more or yet. The error is an *OffsetError.
 	ErrOutOfRange = errors.New("seglog: offset out of range")
-	// ErrCorrupt: bytes that should be good fail their check. The error is a *CorruptError.
+	// ErrCorrupt: durable bytes fail their check. The error is a *CorruptError.
 	ErrCorrupt = errors.New("seglog: corrupt")
 	// ErrNotJoined: a batch handed to TransferFrom does not continue the log.
 	ErrNotJoined = errors.New("seglog: batches do not join the log")
 	// ErrBusy: the writer in another process changes the log faster than a read-only log can follow. A later call may
 	// succeed.
 	ErrBusy = errors.New("seglog: log changes too fast")
-	// ErrOldFormat: the log holds messages of format 0 or 1, which Kafka wrote before version 0.11 and converts for its
-	// clients; they are not read. The error is a *CorruptError as well, and nothing was changed.
+	// ErrOldFormat: the log holds messages of format 0 or 1, which Kafka wrote before version 0.11, and which this package
+	// does not read. The error is a *CorruptError as well, and nothing was changed.
 	ErrOldFormat = errors.New("seglog: old message format")
 	// ErrCodec: records are compressed with a codec for which RegisterDecompressor was not called. They can still be
 	// transferred.
 	ErrCodec = errors.New("seglog: no decompressor registered")
 	// ErrInflated: a compressed batch inflates to more than Options.MaxInflatedBytes, or its headers take more memory than
-	// that. AppendBatch does not store it. One that is stored, by an earlier limit or by TransferFrom, is not damaged:
-	// it can be transferred, and read where the limit is higher.
+	// that. AppendBatch does not store such a batch. If the log holds one, stored under another limit or by TransferFrom, it
+	// is not damaged: it can be transferred, and read with a higher limit.
 	ErrInflated = errors.New("seglog: compressed batch exceeds Options.MaxInflatedBytes")
 )
 
-// OffsetError is the error for an offset that the log does not hold: it lies outside of what is readable, or within where
-// a compaction, a control batch or TruncateTo took the record. errors.Is(err, ErrOutOfRange) is true.
+// OffsetError is the error for an offset that has no record: it lies outside the readable range, or it is missing in that
+// range, because of a compaction, a control batch or a gap. errors.Is(err, ErrOutOfRange) is true.
 type OffsetError struct {
-	Offset  int64   // what was asked for
-	Offsets Offsets // what there was at that moment
+	Offset  int64   // the offset that was asked for
+	Offsets Offsets // the bounds of the log at that moment
 }
 
 func (e *OffsetError) Error() string {
 	if e.Offset >= e.Offsets.Start && e.Offset < e.Offsets.HighWatermark {
 		return fmt.Sprintf("seglog: offset %d is missing: no record in [%d, %d) has it", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 	}
-	return fmt.Sprintf("seglog: offset %d out of range: readable are [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
+	return fmt.Sprintf("seglog: offset %d out of range: the readable range is [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 }
 
 // Is reports whether target is ErrOutOfRange.
 func (e *OffsetError) Is(target error) bool { return target == ErrOutOfRange }
 
-// CorruptError says where bytes fail their check, and which. errors.Is(err, ErrCorrupt) is true.
+// CorruptError says which bytes fail their check, and where. errors.Is(err, ErrCorrupt) is true.
 type CorruptError struct {
-	Path   string // file, or "" for a stream
-	Pos    int64  // position in the file or stream of the batch or entry that is bad
-	Offset int64  // offset of the first record that can't be had because of it; -1 if not known
-	// NextOffset is where reading can go on behind the damage: the offset of the next good batch, or the end of what there
-	// is, so that Records and Follow from there yield the rest. 0 if that is not known, as for a stream.
+	Path   string // of the file; "" for a stream
+	Pos    int64  // position of the bad batch or entry in the file or stream
+	Offset int64  // offset of the first record that is lost; -1 if not known
+	// NextOffset is where reading can go on behind the damage: the offset of the next good batch, or the end of the log.
+	// Records and Follow from there yield the rest. It is 0 if it is not known, as for a stream.
 	NextOffset int64
 	Reason     string
 	cause      error
 }
 
-// Unwrap returns what is behind it, such as io.ErrUnexpectedEOF for bytes that end too early, or nil.
+// Unwrap returns the cause, such as io.ErrUnexpectedEOF for bytes that end too early, or nil.
 func (e *CorruptError) Unwrap() error { return e.cause }
 
 func (e *CorruptError) Error() string {
@@ -90,7 +90,7 @@ func (e *CorruptError) Error() string {
 // Is reports whether target is ErrCorrupt.
 func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
-// closedError is ErrClosed in words that name what was closed.
+// closedError is ErrClosed, with a text that names what was closed.
 type closedError string
 
 func (e closedError) Error() string { return string(e) }
@@ -100,7 +100,7 @@ func (e closedError) Is(target error) bool { return target == ErrClosed }
 
 const errSectionClosed = closedError("seglog: section is closed")
 
-// failedError is what a latched log answers: ErrFailed and the failure that latched it.
+// failedError is the error of a log that has failed: ErrFailed, and the failure that latched it.
 type failedError struct{ cause error }
 
 func (e *failedError) Error() string {
@@ -109,10 +109,10 @@ func (e *failedError) Error() string {
 
 func (e *failedError) Unwrap() []error { return []error{ErrFailed, e.cause} }
 
-// errCount: a Reader that the caller handed in broke its contract.
+// errCount: a Reader of the caller broke its contract.
 var errCount = fmt.Errorf("%w: Read returned a negative count or more bytes than there was room for", ErrInvalid)
 
-// errWritten: a Writer that the caller handed in broke its contract.
+// errWritten: a Writer of the caller broke its contract.
 var errWritten = fmt.Errorf("%w: Write returned a negative count or more bytes than it was given", ErrInvalid)
 
 func invalid(format string, args ...any) error {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve allocates blocks with fallocate(2), on the file systems where that keeps a later store from failing. On
-// copy-on-write and network file systems it does not (btrfs after a snapshot, NFS, FUSE), so those are written by
-// pwrite. https://man7.org/linux/man-pages/man2/fallocate.2.html
+// reserve allocates blocks with fallocate(2), on the file systems where that keeps a later store from failing. It does not
+// on copy-on-write and network file systems (btrfs after a snapshot, NFS, FUSE), so files there are written by pwrite.
+// https://man7.org/linux/man-pages/man2/fallocate.2.html
 func (f osFile) reserve(pos, n int64) error {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
@@ -32,7 +32,7 @@ func (f osFile) reserve(pos, n int64) error {
 	return pathError("fallocate", f.Name(), err)
 }
 
-// zeros is written at once: from 1 MiB on, ext4 and XFS put them into large folios, which a store faults in whole.
+// zeros is written by one call: from 1 MiB on, ext4 and XFS use large folios, of which one page fault maps many pages.
 var zeros [1 << 20]byte
 
 func (f osFile) zero(pos, n int64) error {
@@ -46,8 +46,8 @@ func (f osFile) zero(pos, n int64) error {
 	return nil
 }
 
-// alone takes a write lease for a moment, which the kernel grants only on a file that nobody else has open. Mappings count,
-// also those whose descriptor is closed. https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html
+// alone takes a write lease for a moment, which the kernel grants only on a file that nobody else has open. A mapping counts
+// even after its descriptor is closed. https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html
 func (f osFile) alone() (bool, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) }); err != nil {
@@ -57,7 +57,7 @@ func (f osFile) alone() (bool, error) {
 		return false, nil
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
-		return false, nil // somebody has it open, or the file system knows no leases
+		return false, nil // somebody else has it open, or the file system has no leases
 	}
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
 	return err == nil, pathError("fcntl", f.Name(), err)
@@ -68,12 +68,12 @@ func (f osFile) writeBack(pos, n int64) error {
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	err := retry(func() error { return unix.SyncFileRange(int(f.Fd()), pos, n, all) })
 	if err == unix.ENOSYS || err == unix.EINVAL || err == unix.ESPIPE || err == unix.EPERM {
-		err = nil // not on this file system, or kept out by a sandbox: the flush does it all
+		err = nil // the file system can't, or a sandbox forbids it: the flush does all the work
 	}
 	return pathError("sync_file_range", f.Name(), err)
 }
 
-// The calls that wait for the disk. Only a test puts others here, which take a known time.
+// The calls that wait for the disk. A test replaces them by calls that take a known time.
 var fdatasync, fsync = unix.Fdatasync, unix.Fsync
 
 func (f osFile) flush() error {
@@ -88,19 +88,19 @@ func (d openDirectory) sync() error {
 	return pathError("fsync", d.f.Name(), retry(func() error { return fsync(int(d.f.Fd())) }))
 }
 
-// uncache drops clean pages of [pos, pos+n) from the page cache; n = 0 is up to the end.
+// uncache drops the clean pages of [pos, pos+n) from the page cache; n = 0 means up to the end.
 // https://man7.org/linux/man-pages/man2/posix_fadvise.2.html
 func uncache(f *os.File, pos, n int64) { _ = unix.Fadvise(int(f.Fd()), pos, n, unix.FADV_DONTNEED) }
 
-// memoryLimit is how much memory this process may use, the page cache of its files included: the machine's, or that of
-// its control groups. https://docs.kernel.org/admin-guide/cgroup-v2.html
+// memoryLimit returns how much memory this process may use, the page cache of its files included: that of the machine, or the
+// limit of its control groups. https://docs.kernel.org/admin-guide/cgroup-v2.html
 func memoryLimit() int64 {
 	limit := int64(math.MaxInt64)
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
 		limit = int64(info.Totalram) * int64(info.Unit)
 	}
-	groups, _ := os.ReadFile("/proc/self/cgroup") // without it the machine's counts
+	groups, _ := os.ReadFile("/proc/self/cgroup") // if it can't be read, the memory of the machine counts
 	for line := range strings.Lines(string(groups)) {
 		_, line, _ = strings.Cut(strings.TrimSpace(line), ":")
 		controllers, path, _ := strings.Cut(line, ":")
@@ -111,7 +111,7 @@ func memoryLimit() int64 {
 			}
 			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes" // version 1
 		}
-		for ; ; path = filepath.Dir(path) { // a group is bound by those above it, too
+		for ; ; path = filepath.Dir(path) { // the limits of the groups above hold, too
 			b, _ := os.ReadFile(filepath.Join(root, path, file))
 			if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
 				limit = min(limit, n)

@@ -9,8 +9,8 @@ import (
 	"runtime"
 )
 
-// reserve: no other platform here has a call that both allocates blocks and extends the file, so the log is written
-// by pwrite.
+// reserve is not supported: no other platform here has a call that both allocates blocks and extends the file. Logs are
+// written by pwrite.
 func (f osFile) reserve(pos, n int64) error {
 	return pathError("reserve", f.Name(), errors.ErrUnsupported)
 }
@@ -21,14 +21,14 @@ func (f osFile) writeBack(int64, int64) error { return nil }
 
 func (f osFile) alone() (bool, error) { return false, nil }
 
-// flush: os.File.Sync is fsync, on darwin F_FULLFSYNC, on Windows FlushFileBuffers.
+// flush uses os.File.Sync, which is fsync, on darwin F_FULLFSYNC, and on Windows FlushFileBuffers.
 func (f osFile) flush() error {
 	flushCalls.enter()
 	defer flushCalls.leave()
 	return f.Sync()
 }
 
-// sync: Windows keeps directory entries durable on its own, and can't flush a directory.
+// sync does nothing on Windows, which makes directory entries durable by itself and can't flush a directory.
 func (d openDirectory) sync() error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -42,5 +42,5 @@ func uncache(*os.File, int64, int64) {}
 
 func memoryLimit() int64 { return math.MaxInt64 }
 
-// openFileLimit: the usual soft limit of BSD and macOS is low, and Go raises it at start where it may.
+// openFileLimit is a guess: the usual soft limit of BSD and macOS is low, and Go raises it at the start if it may.
 func openFileLimit() int { return 4096 }

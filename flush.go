@@ -7,14 +7,15 @@ import (
 	"time"
 )
 
-// flusher is what flushes go by. It belongs to the owner of Log.flushes.
+// flusher is the state that flushes work on. It belongs to the owner of Log.flushes.
 type flusher struct {
 	rewrites    []rewrite
 	namesSynced int64 // Log.names at the last flush of the directory
 }
 
-// Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, ErrClosed, ErrReadOnly; a full
-// disk or another shortage that keeps what a recovery kept from being written again, after which it may be called again.
+// Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, also for a flush that fails in
+// this call; ErrClosed; ErrReadOnly; a full disk on which the first flush after a crash can't write again what the recovery
+// kept, after which Sync may be called again.
 func (l *Log) Sync() error {
 	if err := l.writable(); err != nil {
 		return err
@@ -22,9 +23,9 @@ func (l *Log) Sync() error {
 	return l.flushTo(l.moment())
 }
 
-// WaitDurable returns once the record at offset is on stable storage, starting a flush if none is due, which makes any
-// policy a durable one for the records that need it. It waits for a record that is not appended yet. Errors: those of
-// ctx and of Sync.
+// WaitDurable returns once the record at offset is on stable storage. It starts a flush if necessary, so under any policy
+// those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too. Errors:
+// those of ctx and of Sync.
 func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 	for {
 		err := l.durableWaiters.wait(ctx, func() (bool, error) {
@@ -55,16 +56,16 @@ func (l *Log) flushTo(m moment) error {
 	})
 }
 
-// flushRound is one round of group commit. Its owner notes afterwards how far it came (noteRecoveryPoint), before anybody
-// else owns the flushes: a later note could meet a cut, and promise what is not there any more.
+// flushRound is one round of group commit. Afterwards its owner notes the new recovery point (noteRecoveryPoint), before it
+// hands over the ownership of the flushes: a note made later could follow a cut, and promise records that are gone.
 func (l *Log) flushRound() error {
 	err := l.flushOnce(math.MaxInt64)
 	l.failUnlessShortage(err)
 	return err
 }
 
-// flushOnce makes durable what is stored when it starts: the data of each segment below limit that has some, oldest
-// first, and the names of new ones. Only then the recovery point moves. The caller owns l.flushes.
+// flushOnce makes durable what is stored when it starts: the data of the segments that begin below limit, oldest first,
+// and the names of new segments. Only then does the recovery point move. The caller owns l.flushes.
 func (l *Log) flushOnce(limit int64) error {
 	if err := l.failed(); err != nil {
 		return err
@@ -77,9 +78,9 @@ func (l *Log) flushOnce(limit int64) error {
 		segs = segs[:n]
 	}
 	f := &l.flusher
-	names := l.names.Load() // after the view: covers the names of its segments
+	names := l.names.Load() // after the view, so that it counts the names of its segments
 	first := len(segs) - 1
-	for first > 0 && segs[first-1].written() { // one that is sealed was flushed; one that is empty is not the last to look at
+	for first > 0 && segs[first-1].written() { // a sealed segment is flushed, and so are all before it
 		first--
 	}
 	var few [maxUnsealed + 1]mark
@@ -100,7 +101,7 @@ func (l *Log) flushOnce(limit int64) error {
 		}
 		f.namesSynced = names
 	}
-	// Last, since readers go by the marks: a record is not durable before the name of its segment is.
+	// The marks come last, since readers go by them: a record is not durable before the name of its segment is.
 	for i, s := range segs[first:] {
 		l.stats.flushedBytes.Add(marks[i].pos() - s.flushed.load().pos())
 		s.flushed.store(marks[i])
@@ -113,7 +114,7 @@ func (l *Log) flushOnce(limit int64) error {
 	return nil
 }
 
-// unflushed is how many bytes are stored and not flushed.
+// unflushed returns how many bytes are stored and not flushed.
 func (l *Log) unflushed() (n int64) {
 	segs := l.view.Load().segs
 	for i := len(segs) - 1; i >= 0; i-- {
@@ -126,7 +127,7 @@ func (l *Log) unflushed() (n int64) {
 	return n
 }
 
-// flushSegment makes a segment durable up to m, and what was gathered since too; it returns how far.
+// flushSegment makes a segment durable up to m, or further if more was gathered since, and returns the mark it reached.
 func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	h, err := s.pin(&l.env)
 	if err == errGone {
@@ -140,7 +141,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		return m, err
 	}
 	if s.gather == nil && h.m != nil {
-		// Else the system takes the right to write from each page by itself, and stops every processor for it.
+		// Otherwise write-back write-protects the pages one by one, each with a TLB shootdown on every processor.
 		from := s.flushed.load().pos()
 		h.m.unmapPages(from, m.pos()-from)
 	}
@@ -161,17 +162,18 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	return m, nil
 }
 
-// slowFlush is etcd's warnSyncDuration: an operator wants to know of a disk that takes this long.
+// slowFlush is the duration from which on a flush is reported to the Logger, as by etcd (warnSyncDuration).
 const slowFlush = time.Second
 
-// rewrite is a range of bytes that recovery kept of a log that was not closed. A flush that failed before may have left
-// their pages in the cache as if they were on the disk (ext4 and XFS mark them clean), so they are written again before
-// the first flush. "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
+// rewrite is a range of bytes that recovery kept of a log that was not closed. A flush that failed earlier may have marked
+// their pages in the cache clean although they are not on the disk (ext4 and XFS do so), so the bytes are written again
+// before their first flush. "Can Applications Recover from fsync Failures?", USENIX ATC 2020.
 type rewrite struct {
 	seg      *segment
 	pos, end int64
 }
 
+// writeAgain writes the bytes of s again that recovery kept.
 func (l *Log) writeAgain(s *segment, h *handle) error {
 	for i := range l.flusher.rewrites {
 		r := &l.flusher.rewrites[i]
@@ -193,8 +195,8 @@ func (l *Log) writeAgain(s *segment, h *handle) error {
 	return nil
 }
 
-// noteRecoveryPoint writes down how far the log is durable. It is a lower bound, so it needs no flush of its own at once,
-// and a failure to write it only makes the next recovery check more.
+// noteRecoveryPoint writes the recovery point to the state file. It is a lower bound, so it need not be flushed at once, and
+// if the write fails, the next recovery only has more to check.
 func (l *Log) noteRecoveryPoint() {
 	durable := l.durable.Load()
 	segs := l.view.Load().segs

@@ -4,22 +4,21 @@ import (
 	"sync/atomic"
 )
 
-// gather is where batches wait for their flush under FlushSync. One write of all of them and one fdatasync cost a quarter
-// of what storing each through the mapping does: a flush write-protects every page, so that each store after it faults,
-// one by one and under Log.mu (docs/performance.md has the figures). Nothing is lost by it, since what is not flushed
-// was neither acknowledged nor shown to a reader.
+// gather is the buffer in which batches wait for their flush under FlushSync. One write of all of them and one fdatasync
+// cost a quarter of storing each through the mapping: a flush write-protects every page, so that the stores after it fault,
+// one by one and under Log.mu (docs/performance.md has the figures). No promise depends on the buffer, since a batch that
+// is not flushed was neither acknowledged nor shown to a reader.
 type gather struct {
-	mu mutex // from tail.begin to commit, and while the flusher takes the buffer
+	mu mutex // held from tail.begin to tail.commit, and while the flusher takes the buffer
 	// Guarded by mu:
-	buf   []byte // batches from position at up to the end of what is stored
-	spare []byte // the buffer written last
+	buf   []byte // the stored batches from position at on
+	spare []byte // the buffer that was written last, to be used again
 	at    int64
 
 	large atomic.Bool // the last flush wrote largeFlush or more
 }
 
-// largeFlush: from here on, what a flush pays for blocks without zeros is less than what laying the zeros would take of
-// the disk.
+// From largeFlush on, writing zeros ahead costs more disk time than the journaling that it avoids.
 const largeFlush = 256 << 10
 
 // maxSpare is the largest buffer that is kept for the next flush.
@@ -43,15 +42,15 @@ func (g *gather) end(n int) {
 	g.mu.Unlock()
 }
 
-// drop gives the buffers up: the segment is sealed, but lives on.
+// drop releases the buffers of a segment that is sealed.
 func (g *gather) drop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.buf, g.spare = nil, nil
 }
 
-// write puts what was gathered into the file and returns how far the segment is written then. Only the owner of
-// flusher.busy calls it.
+// write writes the gathered batches to the file, and returns the mark up to which the segment is then written. Only the
+// owner of Log.flushes calls it.
 func (g *gather) write(s *segment, f file) (mark, error) {
 	g.mu.Lock()
 	b, at, m := g.buf, g.at, s.stored.load()

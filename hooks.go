@@ -6,10 +6,10 @@ import (
 
 // hooks calls Options.OnSeal and Options.MayDelete.
 //
-// OnSeal has a goroutine of its own, so that a slow one holds up nobody. It is told of each sealed segment in order, and
-// the state file notes how far, so that a segment which was sealed by a kill, by Close or by another program is told of
-// when the log is opened next. The goroutine starts with the first call of a method: the hook may use the variable that
-// Open's result is assigned to.
+// OnSeal has a goroutine of its own, so that a slow hook holds up nobody. It is called for each sealed segment in order. The
+// state file notes how far it was called, so that segments which were sealed by Close, by recovery or by another program
+// are not forgotten: the hook is called for them after the next Open. The goroutine starts with the first call of a method,
+// so that the hook may use the variable to which the result of Open is assigned.
 type hooks struct {
 	work    signal
 	started atomic.Bool
@@ -19,7 +19,7 @@ type hooks struct {
 
 func (h *hooks) init() { h.work = make(signal, 1) }
 
-// attach makes h tell of the segments of l. Before it, and of a read-only log, start does nothing.
+// attach makes h call OnSeal for the segments of l. Before that, and for a read-only log, start does nothing.
 func (h *hooks) attach(l *Log) {
 	if l.o.OnSeal != nil {
 		h.l = l
@@ -43,7 +43,8 @@ func (h *hooks) start() {
 	h.startLocked()
 }
 
-// startLocked is start for a caller that holds Log.mu, without which Close may be waiting already.
+// startLocked is start for a caller that holds Log.mu, which keeps Close from waiting for the background goroutines while
+// one is added.
 func (h *hooks) startLocked() {
 	l := h.l
 	if l == nil || l.closed.Load() || h.started.Swap(true) {
@@ -59,7 +60,7 @@ func (h *hooks) startLocked() {
 	}()
 }
 
-// tellAll tells of the sealed segments that OnSeal was not told of yet, until stop is closed.
+// tellAll calls OnSeal for the sealed segments for which it was not called yet, until stop is closed.
 func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	if l.o.OnSeal == nil {
 		return
@@ -67,7 +68,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	for {
 		info, ok, err := h.untold(l)
 		if err != nil {
-			l.backgroundError("sealed segment not told of", err)
+			l.backgroundError("OnSeal not called for a sealed segment", err)
 			return
 		}
 		if !ok {
@@ -75,8 +76,8 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 		}
 		l.o.OnSeal(info)
 		l.state.stage(func(s *state) { s.told = max(s.told, info.Next) })
-		if err := l.state.note(); err != nil { // it is told of twice then
-			l.backgroundError("sealed segment not noted as told of", err)
+		if err := l.state.note(); err != nil { // after a restart OnSeal is called again
+			l.backgroundError("call of OnSeal not noted", err)
 		}
 		l.stateDirty.Store(true)
 		select {
@@ -87,7 +88,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	}
 }
 
-// told reports whether OnSeal needs no more to be told of the segments that end at or below next.
+// told reports whether OnSeal was called for all segments that end at or below next, or there is no OnSeal.
 func (h *hooks) told(l *Log, next int64) bool {
 	if l.o.OnSeal == nil {
 		return true
@@ -97,7 +98,7 @@ func (h *hooks) told(l *Log, next int64) bool {
 	return l.state.cur.told >= next
 }
 
-// untold is the first sealed segment that OnSeal was not told of.
+// untold returns the first sealed segment for which OnSeal was not called; ok is false if there is none.
 func (h *hooks) untold(l *Log) (info SegmentInfo, ok bool, err error) {
 	l.state.mu.Lock()
 	told := l.state.cur.told
@@ -120,7 +121,7 @@ func (h *hooks) untold(l *Log) (info SegmentInfo, ok bool, err error) {
 	return SegmentInfo{}, false, nil
 }
 
-// mayDelete asks Options.MayDelete.
+// mayDelete calls Options.MayDelete.
 func (h *hooks) mayDelete(l *Log, info SegmentInfo) bool {
 	h.asking.Lock()
 	defer h.asking.Unlock()

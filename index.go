@@ -13,22 +13,22 @@ import (
 // offset of the first batch that has it. Source: apache/kafka, storage/.../OffsetIndex.java, TimeIndex.java and
 // LogSegment.append.
 //
-// An index is a function of the batches alone, so it is rebuilt rather than repaired, and never believed: whoever
-// follows an entry checks the batch it points to.
+// An index depends on the batches alone, so it is rebuilt rather than repaired. It is never trusted: whoever follows an
+// entry checks the batch that it points to.
 const (
 	offsetEntryLen = 8
 	timeEntryLen   = 12
 
-	// An index that is full rolls the segment. Kafka's default segment.index.bytes, and its spare time entry for the
-	// final one.
+	// A full index makes the segment roll. The size is Kafka's default for segment.index.bytes; one time entry is kept free
+	// for the final one, as in Kafka.
 	maxIndexBytes    = 10 << 20
 	maxOffsetEntries = maxIndexBytes / offsetEntryLen
 	maxTimeEntries   = maxIndexBytes/timeEntryLen - 1
 )
 
-// table is a growing run of entries in the form they have on disk. One goroutine adds, any number read.
+// table is a growing list of entries in their form on disk. One goroutine adds entries while any number read.
 type table struct {
-	n atomic.Int64 // bytes of complete entries; loaded before b, stored after
+	n atomic.Int64 // bytes of complete entries; loaded before b, stored after b
 	b atomic.Pointer[[]byte]
 }
 
@@ -39,7 +39,7 @@ func newTable(b []byte) *table {
 	return t
 }
 
-// bytes is the entries so far. They never change.
+// bytes returns the entries so far. They never change.
 func (t *table) bytes() []byte {
 	n := t.n.Load()
 	return (*t.b.Load())[:n]
@@ -62,7 +62,7 @@ func (t *table) grow(size int64) []byte {
 	return grown
 }
 
-// indexes is both indexes of a segment, in memory or mapped.
+// indexes are both indexes of a segment, in memory or mapped.
 type indexes struct {
 	offsets, times *table
 	mapped         []*mapping
@@ -82,7 +82,7 @@ func (x *indexes) close() error {
 type indexBuilder struct {
 	interval int64
 	indexes
-	lastPos  int64  // position of the batch indexed last; 0 if none was
+	lastPos  int64  // position of the last batch that has an offset entry; 0 if none has
 	maxTime  int64  // greatest timestamp so far
 	maxRel   uint32 // relative last offset of the first batch that has it
 	lastTime int64  // timestamp of the last time entry
@@ -97,16 +97,16 @@ func newIndexBuilder(interval int) *indexBuilder {
 	}
 }
 
-// reserve makes room for the entries of a segment of that many bytes, within reason: growing costs an append tens of
-// microseconds.
+// reserve makes room for the entries of a segment of that many bytes, within reason, since growing would cost an append tens
+// of microseconds.
 func (x *indexBuilder) reserve(segmentBytes int64) {
 	n := min(segmentBytes/max(x.interval, 1), 32<<10)
-	clear(x.offsets.grow(n * offsetEntryLen)) // the system gives memory when it is touched, which takes as long
+	clear(x.offsets.grow(n * offsetEntryLen)) // touches the memory now: the system provides it only then, which takes long
 	clear(x.times.grow(n * timeEntryLen))
 }
 
-// resume goes on where indexes read from files end. The time entry that a seal or a Close added at the end is taken off
-// again: it would not be there had the segment stayed open.
+// resume goes on behind indexes that were read from files. It takes off the time entry that a seal or a Close has added at
+// the end, which would not be there if the segment had stayed open.
 func (x *indexBuilder) resume(offsets, times []byte) {
 	x.offsets, x.times = newTable(offsets), newTable(times)
 	lastRel := int64(-1)
@@ -125,8 +125,8 @@ func (x *indexBuilder) resume(offsets, times []byte) {
 	}
 }
 
-// add takes the batch at pos into account. Kafka's rule: an entry once more than an interval of bytes lies between the
-// start of the batch indexed last and the start of this one.
+// add takes the batch at pos into account. By Kafka's rule it gets an entry if more than an interval of bytes lies between
+// the start of the last batch that has an entry and its own start.
 func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
 	if maxTime > x.maxTime {
 		x.maxTime, x.maxRel = maxTime, lastRel
@@ -146,8 +146,8 @@ func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
 	}
 }
 
-// copyBelow starts x with the entries of have that stand for batches below pos. It returns the last of them, up to which x
-// then knows all batches: an offset entry and the time entries up to its offset were written together.
+// copyBelow starts x with the entries of have for batches below pos. It returns the last offset entry; x then accounts for
+// all batches up to there, since an offset entry and the time entries up to its offset were added together.
 func (x *indexBuilder) copyBelow(have *indexes, pos int64) hint {
 	offsets, times := have.offsets.bytes(), have.times.bytes()
 	n := seekPos(offsets, pos-1) + 1
@@ -176,8 +176,8 @@ func (x *indexBuilder) full() bool {
 	return len(x.offsets.bytes()) >= maxOffsetEntries*offsetEntryLen || len(x.times.bytes()) >= maxTimeEntries*timeEntryLen
 }
 
-// files is what belongs into the two files when the segment is sealed or the log closed: all entries, and the greatest
-// time once more if it came after the last of them.
+// files returns the contents of the two files of a segment that is sealed, or whose log is closed: all entries, and a time
+// entry for the greatest time if that came after the last entry.
 func (x *indexBuilder) files() (offsets, times []byte) {
 	times = x.times.bytes()
 	if x.maxTime > x.lastTime {
@@ -197,28 +197,28 @@ func timeEntry(e []byte, i int) (ms int64, rel uint32) {
 	return int64(binary.BigEndian.Uint64(e)), binary.BigEndian.Uint32(e[8:])
 }
 
-// hint is where a walk through a segment starts: at position pos, where a batch with that last offset must begin. rel
-// is -1 for the start of the file, where any batch may be.
+// hint says where a walk through a segment starts: at position pos, where a batch whose relative last offset is rel must
+// begin. With rel = -1 any batch that continues next may begin there, as at the start of the file.
 type hint struct {
 	rel     int64
 	pos     int64
 	next    int64  // with rel -1: relative offset that the batch at pos continues
-	entries []byte // of the index it comes from
-	entry   int
+	entries []byte // the offset index that it comes from, if any
+	entry   int    // number of the entry
 }
 
-// seekOffset is the greatest entry whose offset is at most rel.
+// seekOffset returns the greatest entry whose offset is at most rel.
 func seekOffset(e []byte, rel uint32) hint {
 	i := sort.Search(len(e)/offsetEntryLen, func(i int) bool { r, _ := offsetEntry(e, i); return r > rel })
 	return hintAt(e, i-1)
 }
 
-// seekPos is the number of the greatest entry whose position is at most pos; -1 if there is none.
+// seekPos returns the number of the greatest entry whose position is at most pos, or -1 if there is none.
 func seekPos(e []byte, pos int64) int {
 	return sort.Search(len(e)/offsetEntryLen, func(i int) bool { _, p := offsetEntry(e, i); return int64(p) > pos }) - 1
 }
 
-// hintAt is entry i; the start of the file for -1.
+// hintAt returns entry i as a hint, and the start of the file for -1.
 func hintAt(e []byte, i int) hint {
 	if i < 0 {
 		return hint{rel: -1}
@@ -227,7 +227,7 @@ func hintAt(e []byte, i int) hint {
 	return hint{rel: int64(rel), pos: int64(pos), entries: e, entry: i}
 }
 
-// seekTime is the greatest entry whose timestamp is at most ms; ok is false if there is none.
+// seekTime returns the greatest entry whose timestamp is at most ms; ok is false if there is none.
 func seekTime(e []byte, ms int64) (entryMS int64, rel uint32, ok bool) {
 	i := sort.Search(len(e)/timeEntryLen, func(i int) bool { t, _ := timeEntry(e, i); return t > ms })
 	if i == 0 {
@@ -237,7 +237,7 @@ func seekTime(e []byte, ms int64) (entryMS int64, rel uint32, ok bool) {
 	return entryMS, rel, true
 }
 
-// checkEntries says why entries can't be the indexes of a segment of that many bytes and offsets, or "". It does not
+// checkEntries returns why the entries can't be the indexes of a segment of that many bytes and offsets, or "". It does not
 // look at batches.
 func checkEntries(offsets, times []byte, size, span int64) string {
 	if len(offsets)%offsetEntryLen != 0 || len(times)%timeEntryLen != 0 {

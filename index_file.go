@@ -8,17 +8,17 @@ import (
 	"runtime/debug"
 )
 
-// readIndexes looks into the indexes of h where that is no look-up.
+// readIndexes calls look with the indexes of h, and turns a fault of their mapping into errIndex.
 func (h *handle) readIndexes(look func(*indexes)) (err error) {
 	defer h.catch(debug.SetPanicOnFault(true), &err)
 	look(h.x.Load())
 	return nil
 }
 
-// loadIndexes gives a sealed segment's handle its indexes: from their files if these are plausible, else rebuilt.
+// loadIndexes gives the handle of a sealed segment its indexes: those in the files if they are plausible, otherwise new ones.
 func (s *segment) loadIndexes(e *env, h *handle) error {
 	x := new(indexes)
-	h.x.Store(x) // the handle releases what is mapped, whatever comes
+	h.x.Store(x) // so that the handle releases the mappings also if this fails
 	offsets, why, err := loadIndex(e, s.base, indexSuffix, x)
 	if err != nil {
 		return err
@@ -42,14 +42,14 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 	return nil
 }
 
-// mapIndexFrom: below, a read costs less than a mapping; from there on the indexes of thousands of segments are better left to
-// the page cache.
+// mapIndexFrom is the size from which on an index file is mapped. Below it, reading costs less; above it, the indexes of
+// thousands of segments are better left in the page cache.
 const mapIndexFrom = 16 << 10
 
 const missingFile = " file is missing"
 
-// loadIndex brings an index file into memory, mapped if it is large and that can be done; x releases the mapping. why
-// says that it is missing, too large, or can't be read.
+// loadIndex reads an index file, or maps it if it is large; x then holds the mapping. why says that the file is missing, too
+// large, or can't be read. err is an error that has nothing to do with the contents of the file.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
 	f, err := e.acquire(path, openRead)
@@ -84,18 +84,18 @@ func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why str
 		if isShortage(err) {
 			return nil, "", err
 		}
-		return nil, err.Error(), nil // a page is bad: all that it held the log has
+		return nil, err.Error(), nil // the disk has lost a part of the file, which can be rebuilt
 	}
 	return b[:n], "", nil
 }
 
-// readIndex reads an index file whole: it is 1/500 of its segment.
+// readIndex reads a whole index file. It is about 1/500 as large as its segment.
 func readIndex(e *env, base int64, suffix string) (b []byte, why string, err error) {
 	return loadIndex(e, base, suffix, nil)
 }
 
-// checkIndexes says why the indexes that h got from files are not to be used, or "". Besides the entries themselves it
-// looks at the batch the last entry of each points to, and at all batches behind the last offset entry.
+// checkIndexes returns why the indexes that h got from files must not be used, or "". Besides the entries themselves it
+// checks the batch that the last entry of each index points to, and all batches behind the last offset entry.
 func (s *segment) checkIndexes(e *env, h *handle) (why string) {
 	err := h.readIndexes(func(x *indexes) { why = s.checkIndexesOf(e, h, x.offsets.bytes(), x.times.bytes()) })
 	if err != nil {
@@ -116,8 +116,8 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 		var rel uint32
 		lastTime, rel = timeEntry(times, n-1)
 		ms, err := s.maxTimeAt(e, h, &w, s.base+int64(rel), limit)
-		if err != nil && !errors.Is(err, ErrCorrupt) || err == nil && ms != lastTime { // damage of the log is for its readers to report
-			return "last time entry points to a batch that it does not fit"
+		if err != nil && !errors.Is(err, ErrCorrupt) || err == nil && ms != lastTime { // damage of the log is reported by reads
+			return "last time entry does not match the batch that it points to"
 		}
 	}
 	from := hintAt(offsets, len(offsets)/offsetEntryLen-1)
@@ -139,17 +139,17 @@ func (s *segment) checkIndexesOf(e *env, h *handle, offsets, times []byte) (why 
 		})
 	})
 	if err == errIndex {
-		return "last offset entry points to a batch that it does not fit"
+		return "last offset entry does not match the batch that it points to"
 	}
 	return late // damage of the log, as above
 }
 
-// maxAppend: Kafka before 4.0 made no entry within an append, which is as large as this on a follower
-// (replica.fetch.max.bytes). That an entry stands for several batches shows that it is one of those.
+// maxAppend bounds an append of Kafka before 4.0, which made no entry inside of one; on a follower it is as large as
+// replica.fetch.max.bytes. An entry that stands for several batches shows that the index is of that kind.
 const maxAppend = 1 << 20
 
-// maxTimeAt is the greatest timestamp of the batch that holds an offset: its last one, or with some versions of Kafka that of
-// the record itself.
+// maxTimeAt returns the greatest timestamp of the batch that holds the offset last. In a time index that is the last offset of
+// the batch or, with some versions of Kafka, the offset of the record that has the timestamp.
 func (s *segment) maxTimeAt(e *env, h *handle, w *window, last int64, limit mark) (ms int64, err error) {
 	w.reset(h, limit.pos())
 	_, ok, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
@@ -169,7 +169,7 @@ func (s *segment) maxTimeAt(e *env, h *handle, w *window, last int64, limit mark
 	return ms, err
 }
 
-// rebuild makes the indexes of a sealed segment anew and, unless the log is read-only, writes them.
+// rebuild builds the indexes of a sealed segment and, unless the log is read-only, writes them.
 func (s *segment) rebuild(e *env, h *handle, why string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,7 +184,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	offsets, times := x.files()
 	rebuilt := &indexes{offsets: newTable(offsets), times: newTable(times)}
 	if old := h.x.Load(); old != nil {
-		rebuilt.mapped = old.mapped // others may look into them still
+		rebuilt.mapped = old.mapped // other readers may still use them
 	}
 	h.x.Store(rebuilt)
 	e.stats.indexRebuilds.Add(1)
@@ -193,7 +193,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	}
 	if damage != nil {
 		e.o.Logger.Warn("seglog: index rebuilt in memory, the log is damaged", "dir", e.dir, "segment", s.base, "reason", why, "err", damage)
-		return nil // Repair changes what it would be an index of
+		return nil // Repair will change the batches
 	}
 	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why)
 	if err := writeIndexes(e, s.base, x); err != nil {
@@ -204,8 +204,8 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	return nil
 }
 
-// buildIndexes reads the segment through and checks every batch. Damaged ones have no entry: what lies before and behind
-// them can still be found. The first of them is returned.
+// buildIndexes reads the whole segment and checks every batch. Damaged batches get no entry, so that those before and behind
+// them can still be found. damage is the first damage.
 func (s *segment) buildIndexes(e *env, h *handle) (x *indexBuilder, damage, err error) {
 	return s.buildIndexesBelow(e, h, s.stored.load().pos())
 }
@@ -250,7 +250,7 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	}
 }
 
-// writeIndexes puts both files in place whole, so that no crash leaves a half of one under its name.
+// writeIndexes writes both index files and renames them into place, so that no crash leaves a part of one under its name.
 func writeIndexes(e *env, base int64, x *indexBuilder) error {
 	offsets, times := x.files()
 	if err := replaceFile(e, e.path(base, indexSuffix), offsets); err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Segments returns what there is of the log, oldest first; the last is the active one, with what may be read of it.
-// It opens each segment that was not opened yet, to learn its times.
+// Segments returns the segments of the log, oldest first. The last is the active one, as far as it may be read. To learn
+// their times, Segments opens segments that were not opened yet.
 func (l *Log) Segments() ([]SegmentInfo, error) {
 	if l.closed.Load() {
 		return nil, ErrClosed
@@ -50,7 +50,7 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 // BatchInfo is the header of a batch, and where it is stored.
 type BatchInfo struct {
 	Path          string // the .log file
-	Pos           int64  // where it begins
+	Pos           int64  // position where the batch begins
 	Bytes         int64  // its size
 	Base          int64  // its first offset
 	Next          int64  // offset after its last
@@ -60,7 +60,7 @@ type BatchInfo struct {
 	MaxTime       time.Time // its greatest record time; zero if it has none
 	LogAppendTime bool      // MaxTime is the time of all its records
 	Transactional bool
-	Control       bool // it holds a transaction's marker rather than records
+	Control       bool // it holds the marker of a transaction rather than records
 	LeaderEpoch   int32
 	ProducerID    int64 // -1: none
 	ProducerEpoch int16
@@ -68,9 +68,9 @@ type BatchInfo struct {
 	CRC           uint32
 }
 
-// Batches walks the batches from the one that holds offset from on, up to the high watermark of the moment the walk
-// starts, without decoding their records: to look at a log rather than to read it. CRCs are checked. It ends after the
-// first error, which are those of Records.
+// Batches walks the batches, from the one that holds offset from up to the high watermark at the moment when the walk
+// starts, and does not decode their records: it is for looking at a log rather than for reading it. CRCs are checked. The
+// sequence ends after the first error; the errors are those of Records.
 func (l *Log) Batches(from int64) iter.Seq2[BatchInfo, error] {
 	first := l.newest(from)
 	return func(yield func(BatchInfo, error) bool) {
@@ -107,7 +107,7 @@ func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool
 	c.gaps = s.l.gaps.Load()
 	for {
 		if c.next >= s.next && s.next > s.base {
-			return true // what lies behind is none of the segment's
+			return true // bytes behind the section's last offset do not belong to it
 		}
 		pos := c.pos
 		b, err := c.scan()

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A timestamp reaches to the year 292278994, and a producer that takes microseconds for milliseconds gets far beyond 9999,
-// where the JSON of package time ends with an error. So the types with times in them write such a year as ISO 8601 and
-// JavaScript do, with a sign: "+57840-01-31T18:00:00Z". Everything else is as package json has it.
+// A timestamp reaches to the year 292278994, and that of a producer that writes microseconds for milliseconds lies far beyond
+// the year 9999, which package time refuses to write as JSON. The types with times in them write such a year with a sign, as
+// ISO 8601 and JavaScript do: "+57840-01-31T18:00:00Z". In all other respects their JSON is that of package json.
 
-// MarshalJSON is what package json does by itself, but for times after the year 9999, which get a sign:
+// MarshalJSON writes the JSON that package json would write, except that times after the year 9999 get a sign:
 // "+57840-01-31T18:00:00Z".
 func (r Record) MarshalJSON() ([]byte, error) {
 	type plain Record
@@ -87,7 +87,7 @@ func (s *SegmentReport) UnmarshalJSON(b []byte) error {
 	}{(*plain)(s), (*jsonTime)(&s.MinTime), (*jsonTime)(&s.MaxTime)})
 }
 
-// jsonTime is a time in JSON.
+// jsonTime is a time.Time with the JSON described above.
 type jsonTime time.Time
 
 // IsZero serves the option omitzero.
@@ -111,7 +111,7 @@ func (t *jsonTime) UnmarshalJSON(b []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: time %s: %w", ErrInvalid, b, err)
 	}
-	// A year of the same kind, which has the same days.
+	// Parse the date in a year that has the same days.
 	at, err := time.Parse(time.RFC3339Nano, fmt.Sprintf("%04d-%s", 2000+n%400, rest))
 	if err != nil {
 		return fmt.Errorf("%w: time %s: %w", ErrInvalid, b, err)

@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// startBackground starts the goroutines of a log that may be written: one that keeps ahead of the appends, and one for all
-// that has time.
+// startBackground starts the preparer, which works ahead of the appends, and the keeper, which does the work that can wait.
 func (l *Log) startBackground() {
 	l.keeper.kick() // recovery may have left segments to seal
 	l.background.Add(2)
@@ -21,22 +20,23 @@ func (l *Log) backgroundError(what string, err error) {
 }
 
 const (
-	// stateFlushInterval: after a power cut, at most that much of what was durable is checked as if it were not.
+	// stateFlushInterval bounds how old the recovery point is that a power cut leaves: records that became durable within
+	// this time are checked as if they had not.
 	stateFlushInterval = time.Second
-	// sealRetry: a seal that failed for want of space waits for somebody to make some.
+	// sealRetry is the pause after a seal that failed, for want of space most often.
 	sealRetry = time.Second
 )
 
-// dueTimes is when the keeper's work is due. A zero time says that there is none of the kind.
+// dueTimes are the times at which the keeper's work is due. A zero time means that there is no work of that kind.
 type dueTimes struct {
 	flush     time.Time // FlushAsync: FlushInterval after the first append since the last flush
-	stateFile time.Time
-	retention time.Time
-	cool      time.Time
-	seal      time.Time // a failed one is tried again
+	stateFile time.Time // flush the state file
+	retention time.Time // look for segments that have expired
+	cool      time.Time // forget which parts of the mappings are in memory
+	seal      time.Time // try a failed seal again
 }
 
-// next is how long the keeper may sleep.
+// next returns how long the keeper may sleep.
 func (s *dueTimes) next(now time.Time) time.Duration {
 	next := time.Hour
 	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
@@ -47,8 +47,8 @@ func (s *dueTimes) next(now time.Time) time.Duration {
 	return max(next, time.Millisecond)
 }
 
-// await returns when there is work, or false once the log is closed. Of several reasons it takes them in this order, since
-// a select would take any and no schedule of the tests could be repeated.
+// await returns true when there is work or the timer fires, and false once the log is closed. If several of these hold, it
+// takes them in a fixed order: a select alone would take any, and no schedule of the tests could be repeated.
 func (l *Log) await(work signal, timer <-chan time.Time) bool {
 	select {
 	case <-l.done:
@@ -69,8 +69,8 @@ func (l *Log) await(work signal, timer <-chan time.Time) bool {
 	return true
 }
 
-// runKeeper seals rolled segments, one at a turn so that nothing else starves behind them, flushes by time and size under
-// FlushAsync, keeps the state file fresh, and applies retention.
+// runKeeper seals rolled segments, one in each round so that the other work does not starve, flushes by time and size under
+// FlushAsync, flushes the state file, and applies retention.
 func (l *Log) runKeeper() {
 	defer l.background.Done()
 	started("keeper")
@@ -121,12 +121,12 @@ func (l *Log) keepFlushing(s *dueTimes, now time.Time) {
 		return
 	}
 	s.flush = time.Time{}
-	if err := l.flushTo(l.moment()); err != nil && l.failed() == nil { // else the next call tells
+	if err := l.flushTo(l.moment()); err != nil && l.failed() == nil { // of a log that failed, the next call reports it
 		l.backgroundError("not flushed", err)
 	}
 }
 
-// keepState makes what was noted in the state file durable from time to time.
+// keepState flushes the state file stateFlushInterval after it was first changed.
 func (l *Log) keepState(s *dueTimes, now time.Time) {
 	switch {
 	case !l.stateDirty.Load():
@@ -142,8 +142,8 @@ func (l *Log) keepState(s *dueTimes, now time.Time) {
 	}
 }
 
-// keepSealing seals the oldest rolled segment. One that fails is tried again later: the log works without, it only takes
-// more space and a longer recovery.
+// keepSealing seals the oldest rolled segment. A seal that fails is tried again later; until then the log only takes more
+// space, and longer to recover.
 func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	l.mu.Lock()
 	waiting := len(l.writer.sealing)
@@ -178,7 +178,8 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	return true
 }
 
-// dropBelowStart deletes segments that lay below the start already but were not sealed then.
+// dropBelowStart deletes segments that could not be deleted when they came to lie below the start, because they were not
+// sealed.
 func (l *Log) dropBelowStart() {
 	cuts := l.settledCuts()
 	start := l.start.Load()
@@ -199,8 +200,8 @@ func (l *Log) seal(t *tail) error {
 	s := t.seg
 	end := s.base + s.stored.load().rel()
 	deleted := end <= l.start.Load()
-	// Not the active segment: its pages, made ready and dirty, would be written and protected, and the appends to it
-	// wait for that page by page.
+	// The active segment is not flushed too: its pages were made ready, so they are dirty. They would be written back and
+	// write-protected, and appends would wait for them, page by page.
 	if !deleted && !s.is(phaseGone) && s.flushed.load() != s.stored.load() {
 		if err := l.flushBelow(end); err != nil {
 			return err
@@ -214,13 +215,13 @@ func (l *Log) seal(t *tail) error {
 	}
 	var err error
 	if deleted {
-		// The segment lies wholly below the start; deleting it frees space, so it gets no indexes, which would need some. The
-		// state file is about to count its successor, so that one's name is made durable first.
+		// The segment lies wholly below the start. Deleting it frees space, so it gets no indexes, which would need some.
+		// The state file is about to count the next segment, so the name of that one is made durable first.
 		if err = t.trim(); err == nil {
 			err = l.syncDir()
 		}
 		if err == nil {
-			s.flushed.store(s.stored.load()) // no flush has anything to do there any more
+			s.flushed.store(s.stored.load()) // no flush has to write it any more
 		}
 	} else {
 		err = t.seal()
@@ -238,7 +239,7 @@ func (l *Log) seal(t *tail) error {
 	return nil
 }
 
-// inDoubt is err if it says that stored bytes are in doubt, and else nil.
+// inDoubt returns the writeBackError in err, which says that stored bytes are in doubt, or nil.
 func inDoubt(err error) error {
 	if err == nil {
 		return nil
@@ -250,7 +251,7 @@ func inDoubt(err error) error {
 	return nil
 }
 
-// flushBelow makes the segments that begin below limit durable.
+// flushBelow makes the segments that begin below limit durable, and latches the log if that fails.
 func (l *Log) flushBelow(limit int64) error {
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
@@ -261,12 +262,12 @@ func (l *Log) flushBelow(limit int64) error {
 	return nil
 }
 
-// takeSealed takes t off the queue and moves the point where recovery starts behind it. The segment is closed: the next
-// reader opens it by its index files, and the writer's mapping and buffers go.
+// takeSealed takes t off the queue and moves the point where recovery starts behind it. It closes the segment, which
+// releases the writer's mapping and buffers; the next reader opens it with its index files.
 func (l *Log) takeSealed(t *tail) {
 	l.mu.Lock()
 	w := &l.writer
-	if len(w.sealing) == 0 || w.sealing[0] != t { // TruncateTo took it
+	if len(w.sealing) == 0 || w.sealing[0] != t { // TruncateTo has taken it off already
 		l.mu.Unlock()
 		return
 	}
@@ -278,7 +279,7 @@ func (l *Log) takeSealed(t *tail) {
 		next := segs[(&view{segs}).find(t.seg.base)+1]
 		l.state.stage(func(s *state) {
 			s.scanFrom(next.base, next.flushed.load())
-			s.recoveryPoint = max(s.recoveryPoint, s.scanOffset) // may not be noted yet
+			s.recoveryPoint = max(s.recoveryPoint, s.scanOffset) // the flush of it may not be noted yet
 			s.segments++
 			s.baseSum += next.base
 		})

@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// limiter bounds how many goroutines of the process, over all its logs, do something that keeps a thread of the operating
-// system busy: Go starts a thread for each goroutine that waits in a system call, and ends the process at 10,000.
+// limiter bounds how many goroutines of the process, over all its logs, are in calls that block a thread: Go starts a thread
+// for each goroutine that waits in a system call, and ends the process at 10,000 threads.
 type limiter struct {
 	most int
 	mu   mutex
-	free *sync.Cond // made by the first who waits
-	n    int        // those inside
+	free *sync.Cond // made by the first goroutine that waits
+	n    int        // number of goroutines inside
 }
 
 // enter waits until fewer than most are inside.
@@ -27,6 +27,7 @@ func (l *limiter) enter() {
 	l.mu.Unlock()
 }
 
+// leave lets another goroutine in.
 func (l *limiter) leave() {
 	l.mu.Lock()
 	l.n--
@@ -37,9 +38,9 @@ func (l *limiter) leave() {
 }
 
 var (
-	// flushCalls are those of files and directories, whoever makes them: a disk works on tens of flushes at a time at the
-	// most; more only wait in the kernel rather than here.
+	// flushCalls limits the flushes of files and directories. A disk works on a few dozen at a time at most; the others would
+	// wait in the kernel instead of here.
 	flushCalls = limiter{most: 256}
-	// backgroundWork is that of preparers and keepers, which use the processor as well.
+	// backgroundWork limits the work of preparers and keepers, which also use the processor.
 	backgroundWork = limiter{most: max(8, 2*runtime.NumCPU())}
 )

@@ -25,22 +25,22 @@ type Log struct {
 	failure atomic.Pointer[failedError]
 	closed  atomic.Bool
 
-	// The locks, in the order they are taken. Below them come segment.mu, tail.grow and gather.mu, in this order, and
-	// then those that are held for a moment only: stateFile.mu, openSegments.mu and below it openBudget.mu, waiters.mu,
-	// transfers.mu, cutLog.mu, and sizes.mu, held while Stats looks at files.
-	// Readers of a log that is written here take none on their way but segment.mu, to open a segment.
+	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
+	// gather.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: stateFile.mu, waiters.mu,
+	// transfers.mu, cutLog.mu, wallClock.mu, limiter.mu, and sizes.mu, which Stats holds while it looks at files. A reader
+	// of a log that is written in this process takes segment.mu and openSegments.mu to open a segment, and no lock of Log.
 
-	// changing is held by whoever takes segments away: a cut, a deletion, Close.
+	// changing is held while segments are taken away: by a cut, a deletion, Close.
 	changing mutex
-	// mu is the writer's: it is held to append, to roll, and to change the list of segments.
+	// mu is held to append, to roll, and to change the list of segments.
 	mu     mutex
 	writer writer   // guarded by mu
 	follow readOnly // of a log opened with ReadOnly; guarded by mu
-	// preparing is held by the preparer while it works on the active segment.
-	preparing mutex
-	// flushes is group commit. It is locked rather than asked for a flush by those who keep all flushes away.
+	// flushes is group commit. A cut locks it, which keeps all flushes away.
 	flushes *commit.Group
-	flusher flusher // owned with flushes
+	flusher flusher // guarded by the ownership of flushes
+	// preparing is held by the preparer while it works on the active segment, and by a cut, which waits for that.
+	preparing mutex
 
 	names      atomic.Int64 // counts segments that got their names
 	dirty      atomic.Bool  // FlushAsync: something was appended since the last flush started
@@ -56,15 +56,15 @@ type Log struct {
 	done             chan struct{}
 	background       sync.WaitGroup // keeper, preparer and the hooks' goroutine
 	closing          mutex
-	isClosed         bool // guarded by closing
+	isClosed         bool // guarded by closing, as is closeErr
 	closeErr         error
 }
 
-// view is the segments of a log, oldest first; the last is the active one. It never changes: later views share its
-// array, of which only what lies behind all of them is written.
+// view is an immutable list of the segments of a log, oldest first; the last is the active one. Views share an array: a
+// roll writes behind the end of every view that there is.
 type view struct{ segs []*segment }
 
-// find is the index of the segment that holds offset, or -1 for one before the first.
+// find returns the index of the segment that holds offset, or -1 if offset lies before the first segment.
 func (v *view) find(offset int64) int {
 	lo, hi := 0, len(v.segs)
 	for lo < hi {
@@ -78,7 +78,7 @@ func (v *view) find(offset int64) int {
 	return lo - 1
 }
 
-// bases is the base offsets of the segments.
+// bases returns the base offsets of the segments.
 func (v *view) bases() []int64 {
 	bases := make([]int64, len(v.segs))
 	for i, s := range v.segs {
@@ -87,7 +87,7 @@ func (v *view) bases() []int64 {
 	return bases
 }
 
-// signal asks a background goroutine to look for work; more than one request is one.
+// signal asks a background goroutine to look for work. Requests that it has not seen yet count as one.
 type signal chan struct{}
 
 func (s signal) kick() {
@@ -97,11 +97,12 @@ func (s signal) kick() {
 	}
 }
 
-// Open opens the log in dir, which it makes if need be. A nil opts is the zero Options: a durable log that keeps all.
+// Open opens the log in dir, and creates the directory if necessary. A nil opts means the zero Options: a durable log
+// that keeps everything.
 //
-// Only one Log at a time may write a directory: a second one gets ErrLocked at once. What an earlier writer left when
-// it was killed, or lost its power, is put in order first (docs/recovery.md): a torn tail is cut and reported to
-// Options.Logger, while damage to what was durable is a *CorruptError and changes nothing.
+// Only one Log at a time may write a directory; a second Open returns ErrLocked at once. Open first recovers from the
+// death of the previous writer (docs/recovery.md): it cuts off a torn tail and reports it to Options.Logger. If durable
+// records are damaged, it returns a *CorruptError and changes nothing.
 func Open(dir string, opts *Options) (*Log, error) { return openFS(osFS{}, dir, opts) }
 
 func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
@@ -110,7 +111,7 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 		return nil, err
 	}
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
@@ -119,7 +120,8 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	l, err := openDir(fsys, dir, o)
 	var doubt *writeBackError
 	if errors.As(err, &doubt) {
-		// A write-back failed that nobody had asked about yet. It is noted now, and what the log keeps is moved to new files.
+		// A write-back had failed before, and the kernel reported it only now. It is noted in the state file, so the second
+		// attempt copies what the log keeps to new files.
 		if again, e := openDir(fsys, dir, o); e == nil {
 			return again, nil
 		}
@@ -149,7 +151,7 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	return l, nil
 }
 
-// release gives back descriptors, mappings and the lock; also of a log that was not opened to the end. The lock goes last.
+// release gives back descriptors, mappings and, last of all, the lock. It also serves a log whose Open failed half-way.
 func (l *Log) release() error {
 	var errs []error
 	if v := l.view.Load(); v != nil {
@@ -175,8 +177,8 @@ func (l *Log) release() error {
 
 // Close flushes what was appended, under every policy, writes the indexes and the clean mark, and releases everything.
 // Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
-// expired deadline. Sections keep their bytes until they are closed. Hooks that run are awaited, so they must not call
-// Close. Close is idempotent: each call returns what the first did. The error of a log that has failed is ErrFailed.
+// expired deadline. Sections keep their bytes until they are closed. Close waits for running hooks, so a hook must not
+// call it. Close is idempotent: each call returns the error of the first. For a log that has failed, that is ErrFailed.
 func (l *Log) Close() error {
 	l.closing.Lock()
 	defer l.closing.Unlock()
@@ -203,7 +205,7 @@ func (l *Log) Close() error {
 	return l.closeErr
 }
 
-// finish leaves the directory as Kafka's clean shutdown would, and says so in the state file.
+// finish leaves the directory as a clean shutdown of Kafka would, and notes that in the state file.
 func (l *Log) finish() error {
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -230,7 +232,7 @@ func (l *Log) finish() error {
 	return errors.Join(err, discarded)
 }
 
-// discardNext removes the segment that was made ready for the next roll. If it can't, the next Open does.
+// discardNext removes the segment that was made ready for the next roll. If that fails, the next Open removes it.
 func (l *Log) discardNext() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,7 +247,7 @@ func (l *Log) discardNext() error {
 	return nil
 }
 
-// sealAll flushes what was appended and seals all segments, the active one too. l.changing is held.
+// sealAll flushes what was appended and seals all segments, the active one included. l.changing is held.
 func (l *Log) sealAll() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -271,7 +273,7 @@ func (l *Log) sealAll() error {
 	return nil
 }
 
-// Offsets returns the bounds of the log, of one moment.
+// Offsets returns the bounds of the log, all of one moment.
 func (l *Log) Offsets() Offsets {
 	l.hooks.start()
 	l.refreshIfStale()
@@ -284,17 +286,17 @@ func (l *Log) offsets() Offsets {
 		o := Offsets{Start: l.start.Load(), RecoveryPoint: l.durable.Load()}
 		o.HighWatermark = l.highWatermark()
 		o.End = l.end.Load()
-		// What has not moved until the end was read, and only grows but for a cut, stood so beside it.
+		// Except in a cut the bounds only grow, so those that have not moved by now all held when the end was read.
 		if cuts%2 == 0 && l.start.Load() == o.Start && l.durable.Load() == o.RecoveryPoint && l.cuts.Load() == cuts {
 			if l.o.Flush != FlushSync || l.o.ReadOnly {
 				o.HighWatermark = o.End
 			}
 			o.RecoveryPoint = max(o.RecoveryPoint, o.Start)
 			o.HighWatermark = max(o.HighWatermark, o.RecoveryPoint)
-			o.End = max(o.End, o.HighWatermark) // a flush may be faster than the append it serves
+			o.End = max(o.End, o.HighWatermark) // a flush may raise durable before the append raises end
 			return o
 		}
-		l.settledCuts() // a cut may change them now
+		l.settledCuts() // a cut may be changing them
 	}
 }
 
@@ -305,22 +307,22 @@ func (l *Log) highWatermark() int64 {
 	return l.end.Load()
 }
 
-// fail latches the log: the first failed write or flush is the last. It is noted for the next Open, which must not trust
-// what the page cache shows of the bytes in doubt.
+// fail latches the log: after a failed write or flush nothing more is appended. The failure is noted for the next Open,
+// which must not trust the page cache for the bytes in doubt.
 func (l *Log) fail(err error) {
 	if !l.failure.CompareAndSwap(nil, &failedError{cause: err}) {
 		return
 	}
 	l.stats.errors.Add(1)
 	noted := l.state.noteFailed()
-	l.o.Logger.Error("seglog: failed, takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", errors.Join(err, noted))
+	l.o.Logger.Error("seglog: log failed, it takes no more appends", "dir", l.dir, "offset", l.end.Load(), "err", errors.Join(err, noted))
 	l.readers.wake()
 	l.durableWaiters.wake()
 	l.writer.sealed.Broadcast()
 }
 
-// failUnlessShortage latches the log for an error that puts bytes in doubt: any but a shortage, which passes, unless a flush or
-// write-back reports it.
+// failUnlessShortage latches the log, unless err is a shortage, which passes. A shortage that a flush or a write-back
+// reports latches the log too, since it leaves stored bytes in doubt.
 func (l *Log) failUnlessShortage(err error) {
 	if err != nil && (!isShortage(err) || inDoubt(err) != nil) {
 		l.fail(err)
@@ -334,7 +336,7 @@ func (l *Log) failed() error {
 	return nil
 }
 
-// writable says why the log takes no appends, or nil.
+// writable returns the reason why the log takes no appends, or nil.
 func (l *Log) writable() error {
 	if l.closed.Load() {
 		return ErrClosed

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapLimit is how many mappings a process may have.
+// mapLimit returns how many mappings a process may have.
 // https://docs.kernel.org/admin-guide/sysctl/vm.html#max-map-count
 func mapLimit() int64 {
 	b, _ := os.ReadFile("/proc/sys/vm/max_map_count")
@@ -20,17 +20,17 @@ func mapLimit() int64 {
 
 const defaultMapLimit = 65530 // the kernel's
 
-// populate makes the pages of [pos, pos+n) writable ahead of the store that needs them, which spares the appender a
-// page fault per 4 KiB. Only a hint: kernels before 5.14 do not have it.
+// populate makes the pages of [pos, pos+n) writable ahead of the stores that need them, which spares the appender a page
+// fault for each page. It is a hint: kernels before 5.14 do not have it.
 // https://man7.org/linux/man-pages/man2/madvise.2.html (MADV_POPULATE_WRITE)
 func (m *mapping) populate(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_WRITE) }
 
-// load brings the pages of [pos, pos+n) into memory inside of a system call. A page fault would do so too, but Go's
-// scheduler does not see a goroutine wait in one: it would hold up the others on its processor while the disk reads.
+// load brings the pages of [pos, pos+n) into memory by a system call. A page fault would do so too, but Go's scheduler does
+// not see that a goroutine waits in one, and keeps its processor for it while the disk reads.
 func (m *mapping) load(pos, n int64) { m.advise(pos, n, unix.MADV_POPULATE_READ) }
 
-// unmapPages takes the pages of [pos, pos+n) out of this process's page tables. They stay in the page cache, and come back
-// when they are touched. (MADV_DONTNEED of a shared mapping.)
+// unmapPages removes the pages of [pos, pos+n) from the page tables of this process. They stay in the page cache, and are
+// mapped again when they are touched (MADV_DONTNEED of a shared mapping).
 func (m *mapping) unmapPages(pos, n int64) { m.advise(pos, n, unix.MADV_DONTNEED) }
 
 func (m *mapping) advise(pos, n int64, advice int) {

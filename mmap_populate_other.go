@@ -2,7 +2,7 @@
 
 package seglog
 
-// mapLimit is Linux's default, which costs nothing where there is no limit.
+// mapLimit returns the default of Linux, which does no harm where there is no limit.
 func mapLimit() int64 { return 65530 }
 
 func (m *mapping) populate(pos, n int64) {}

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapBudget bounds the mappings of the process that are the logs': of segments, of indexes and of what is written. A process
-// that has as many as the system lets it have gets no more memory, and Go ends it. Beyond the budget segments are read and
+// mapBudget bounds the mappings of all logs of the process: of segments, indexes and active segments. A process that has
+// reached the system's limit gets no more memory, and the Go runtime ends it. Beyond the budget, segments are read and
 // written through their descriptors.
 type mapBudget struct {
 	most func() int64

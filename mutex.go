@@ -6,21 +6,20 @@ import (
 	"time"
 )
 
-// schedule decides, in the simulation, which of the engine's goroutines goes on. It is nil outside of the package's own
-// tests, so that production pays one comparison where the engine takes a lock or is woken.
+// schedule decides in the tests' simulation which of the engine's goroutines runs. It is nil outside of the package's own
+// tests, so production code pays one comparison where it takes a lock or is woken.
 //
-// A goroutine of the simulation stops at each call of the system, at each lock and at each of the points below, until
-// the schedule lets it go on. Two rules keep that true for new code: a lock that may be held across a call of the system
-// is a mutex, not a sync.Mutex, and a goroutine that is started or woken says so by started or yield before it touches
-// what others touch.
+// In the simulation a goroutine stops at each system call, at each lock and at each of the points below, until the schedule
+// lets it go on. Two rules keep that true for new code: a lock that may be held across a system call is a mutex, not a
+// sync.Mutex; and a goroutine that is started or woken calls started or yield before it touches anything shared.
 var schedule scheduler
 
 type scheduler interface {
-	// lock takes m for the calling goroutine. It returns false if the caller does not take part in the simulation.
+	// lock locks m for the calling goroutine. It returns false if the caller does not take part in the simulation.
 	lock(m *mutex) bool
-	// started is the first call of a goroutine, named after what it does.
+	// started is the first call of a goroutine with that name.
 	started(name string)
-	// yield is a point where others may go first; spins tells one that waits for others without blocking.
+	// yield lets others go first. spins means that the caller waits for others without blocking.
 	yield(where string, spins bool)
 }
 
@@ -34,22 +33,22 @@ func (m *mutex) Lock() {
 	m.Mutex.Lock()
 }
 
-// started begins each goroutine of the engine.
+// started is called first by each goroutine of the engine.
 func started(name string) {
 	if schedule != nil {
 		schedule.started(name)
 	}
 }
 
-// yield stands where a goroutine goes on that others have woken, and between two steps without a lock or a call of the
-// system between them whose order with the steps of others matters.
+// yield is called where a goroutine goes on after others have woken it, and between two steps that have no lock and no
+// system call between them, if other goroutines' steps in between matter.
 func yield(where string) {
 	if schedule != nil {
 		schedule.yield(where, false)
 	}
 }
 
-// spin stands in a loop that waits for what another goroutine is about to do.
+// spin is called in a loop that waits for another goroutine without blocking.
 func spin(where string, pause time.Duration) {
 	if schedule != nil {
 		schedule.yield(where, true)

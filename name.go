@@ -9,16 +9,19 @@ import (
 	"strings"
 )
 
-// Builds before version 2 of seglog.state gave a segment its name a moment after the roll. Until then it was the unnamed
-// segment: in seglog.next, always the last one, and found by whoever opens the log after a kill, since the base offset of
-// its first batch says what it is. Such a directory still opens.
+// Builds before version 2 of seglog.state renamed a segment only a moment after the roll. Until then it was called
+// seglog.next although it was the last segment of the log, and the base offset of its first batch told which. A directory
+// that such a build left after a kill still opens.
+
+// isDir reports whether name is a directory inside the log's directory.
 
 func (e *env) isDir(name string) bool {
 	info, err := e.fs.stat(filepath.Join(e.dir, name))
 	return err == nil && info.isDir
 }
 
-// unnamedBase is the base offset of the segment in seglog.next; ok is false if there is none, or no whole batch in it.
+// unnamedBase returns the base offset of the segment in seglog.next; ok is false if there is no such file, or no whole batch
+// in it.
 func (e *env) unnamedBase() (base int64, ok bool, err error) {
 	f, err := e.fs.open(filepath.Join(e.dir, nextName), openRead)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -34,7 +37,7 @@ func (e *env) unnamedBase() (base int64, ok bool, err error) {
 	return base, ok, err
 }
 
-// firstBase is the base offset of the batch that f begins with.
+// firstBase returns the base offset of the batch that f begins with.
 func firstBase(f file) (base int64, ok bool, err error) {
 	size, err := f.size()
 	if err != nil {
@@ -53,8 +56,8 @@ func firstBase(f file) (base int64, ok bool, err error) {
 	return 0, false, err
 }
 
-// openLog opens the .log file of a segment, under its name or, while it has none, as seglog.next. It may get its name
-// between the two looks, and another file be seglog.next at the second.
+// openLog opens the .log file of a segment, under its final name or, if it does not have that yet, as seglog.next. It may be
+// renamed between the two attempts, and seglog.next then be another file, so the final name is tried again.
 func (e *env) openLog(base int64, mode openMode) (f file, path string, err error) {
 	path = e.path(base, logSuffix)
 	f, err = e.acquire(path, mode)
@@ -76,8 +79,8 @@ func (e *env) openLog(base int64, mode openMode) (f file, path string, err error
 	return f, path, err
 }
 
-// swapSuffix is of what Kafka's compaction puts in the place of segments. A broker that was killed in between has removed
-// some of them already.
+// swapSuffix ends the names of the files that Kafka's compaction puts in the place of segments. A broker that was killed
+// meanwhile may have removed some of these segments already.
 const swapSuffix = ".log.swap"
 
 // cleanedSuffix ends the names of the files that Kafka's compaction, or its split of a segment, writes before it calls them
@@ -85,7 +88,7 @@ const swapSuffix = ".log.swap"
 // a greater base offset (LogLoader.removeTempFilesAndCollectSwapFiles, KAFKA-6264). The segments hold all records.
 const cleanedSuffix = ".cleaned"
 
-// cleanedBase is the base offset in the name of such a file, whether of batches or of an index.
+// cleanedBase returns the base offset in the name of such a file, of batches or of an index.
 func cleanedBase(name string) (base int64, ok bool) {
 	name, ok = strings.CutSuffix(name, cleanedSuffix)
 	if !ok {
@@ -99,7 +102,7 @@ func cleanedBase(name string) (base int64, ok bool) {
 	return 0, false
 }
 
-// unfinished is the error for a directory of Kafka's in which a compaction was interrupted: its records are in part in the
+// unfinished returns an error for a directory of Kafka in which a compaction was interrupted: some of its records are in the
 // files that the broker puts in place when it starts again.
 func (e *env) unfinished(dir directory) error {
 	if len(dir.swaps) == 0 {
@@ -107,5 +110,5 @@ func (e *env) unfinished(dir directory) error {
 	}
 	base, _ := parseFileName(dir.swaps[0], swapSuffix)
 	return &CorruptError{Path: filepath.Join(e.dir, dir.swaps[0]), Offset: base,
-		Reason: "a compaction of Kafka's was interrupted: start the broker once, which finishes it, and stop it"}
+		Reason: "a compaction by Kafka was interrupted: start and stop the broker once to finish it"}
 }

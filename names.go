@@ -20,14 +20,14 @@ const (
 	cutName    = "seglog.cut"       // a copy of what TruncateTo, or a recovery after a failed flush, keeps of a segment
 	stateTemp  = "seglog.state.new" // a state file
 	repairTemp = "seglog.repairing" // a file of Repair's
-	tmpPrefix  = "seglog."          // of an index file, and of a .log file of Snapshot's
+	tmpPrefix  = "seglog."          // an index file, with its name behind the prefix; earlier builds also wrote .log files so
 
 	// repairPrefix begins the names of files with what Repair took out of the log and recovery off its end; kept.
 	repairPrefix = "seglog.repair-"
 )
 
-// fileName is Kafka's: 20 digits, so that names sort as offsets do. Kafka ignores any other form in silence. (An append
-// that rolls makes one, and would pay 5 us for fmt, which is seldom in the processor's caches then.)
+// fileName returns the name that Kafka uses: 20 digits, so that names sort like offsets. Kafka silently ignores files with
+// other names. (An append that rolls calls it, and would pay 5 us for fmt, whose code is seldom in the processor's caches.)
 func fileName(base int64, suffix string) string {
 	name := []byte("00000000000000000000" + suffix)
 	for i := 19; base > 0; i-- {
@@ -47,7 +47,8 @@ func parseFileName(name, suffix string) (base int64, ok bool) {
 	return base, err == nil
 }
 
-// temporaryName reports whether a file of that name is on its way to its place, and left over once nobody works on it.
+// temporaryName reports whether name is that of a file on its way to its place. If nobody is working on it, it was left by a
+// crash.
 func temporaryName(name string) bool {
 	switch name {
 	case nextName, rollName, cutName, stateTemp, repairTemp:
@@ -64,6 +65,7 @@ func temporaryName(name string) bool {
 	return ok
 }
 
+// indexBase returns the base offset in the name of an index file.
 func indexBase(name string) (int64, bool) {
 	if base, ok := parseFileName(name, indexSuffix); ok {
 		return base, true

@@ -117,7 +117,7 @@ func TestWords(t *testing.T) {
 	require.ErrorIs(t, err, seglog.ErrOutOfRange)
 	require.EqualError(t, err, "seglog: offset 5 is missing: no record in [0, 11) has it")
 	_, err = l.Read(11)
-	require.EqualError(t, err, "seglog: offset 11 out of range: readable are [0, 11)")
+	require.EqualError(t, err, "seglog: offset 11 out of range: the readable range is [0, 11)")
 	s, err := l.Section(0, 1)
 	require.NoError(t, err)
 	require.NoError(t, s.Close())

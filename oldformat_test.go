@@ -100,7 +100,7 @@ func TestInterruptedCompaction(t *testing.T) {
 	for _, readOnly := range []bool{false, true} {
 		_, err := Open(dir, &Options{ReadOnly: readOnly})
 		require.ErrorIs(t, err, ErrCorrupt)
-		require.ErrorContains(t, err, "start the broker")
+		require.ErrorContains(t, err, "start and stop the broker once")
 	}
 	report, err := Verify(dir, nil)
 	require.NoError(t, err)

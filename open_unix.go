@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retry repeats a system call that a signal interrupted: the Go runtime preempts by signals.
+// retry repeats a system call that was interrupted by a signal: the Go runtime preempts goroutines by signals.
 func retry(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
@@ -23,8 +23,8 @@ func retry(call func() error) error {
 
 func renameFile(from, to string) error { return os.Rename(from, to) }
 
-// lock takes flock(2) on the file at path. The kernel drops it with the process, so a dead holder never blocks. The
-// holder's pid is written into the file for the error message of the next one; it is not what decides.
+// lock takes a flock(2) lock on the file at path. The kernel releases it when the process ends, so a dead holder never
+// blocks. The pid of the holder is written into the file only for the error message of the next process.
 func (osFS) lock(path string) (directoryLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -44,13 +44,13 @@ func (osFS) lock(path string) (directoryLock, error) {
 		f.Close()
 		return nil, pathError("flock", path, err)
 	}
-	// Without it, on a full disk, the next one is only told less.
+	// If this fails, as on a full disk, the error message of the next process says less.
 	_, _ = f.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0)
 	return fileLock{f}, nil
 }
 
-// fileLock unlocks before it closes: a process that is being forked at the moment holds a copy of the descriptor, which
-// would keep the lock until its exec.
+// fileLock is a lock file. It is unlocked before it is closed: a process that is being forked at the moment has a copy of the
+// descriptor, which would keep the lock until its exec.
 type fileLock struct{ f *os.File }
 
 func (l fileLock) Close() error {
@@ -65,12 +65,12 @@ func openFile(path string, mode openMode) (*os.File, error) {
 	case openCreate:
 		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	}
-	return os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // which a pipe in the place of a file would wait for
+	return os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // opening a pipe by that name must not wait for its other end
 }
 
 func (l fileLock) held() error { return sameFile(l.f) }
 
-// lock takes flock(2), which dies with the open file description.
+// lock takes a flock(2) lock, which ends with the open file description.
 func (f osFile) lock() error {
 	err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -83,8 +83,8 @@ func (f osFile) unlock() error {
 	return pathError("flock", f.Name(), unix.Flock(int(f.Fd()), unix.LOCK_UN))
 }
 
-// isShortage reports whether err says that the system lacks something for a while: room on the disk, descriptors, memory.
-// The call that failed so has done nothing, and may be made again.
+// isShortage reports whether err is a shortage of the system that may pass: of disk space, descriptors or memory. The call
+// that failed has done nothing, and may be made again.
 func isShortage(err error) bool {
 	for _, errno := range []syscall.Errno{unix.ENOSPC, unix.EDQUOT, unix.EFBIG, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR, unix.EAGAIN} {
 		if errors.Is(err, errno) {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lock takes LockFileEx on the file at path; the system drops it with the process.
+// lock takes a LockFileEx lock on the file at path. The system releases it when the process ends.
 func (osFS) lock(path string) (directoryLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -36,13 +36,14 @@ type fileLock struct{ f *os.File }
 func (l fileLock) Close() error { return l.f.Close() }
 func (l fileLock) held() error  { return sameFile(l.f) }
 
-// lock: LockFileEx would keep readers of other processes out, and a file that is locked can't be lost here.
+// lock does nothing: LockFileEx would keep readers in other processes out, and nobody can remove the file LOCK while it is
+// open here.
 func (f osFile) lock() error { return nil }
 
 func (f osFile) unlock() error { return nil }
 
-// isShortage reports whether err says that the system lacks something for a while: room on the disk, handles, memory. The
-// call that failed so has done nothing, and may be made again.
+// isShortage reports whether err is a shortage of the system that may pass: of disk space, handles or memory. The call that
+// failed has done nothing, and may be made again.
 func isShortage(err error) bool {
 	for _, errno := range []syscall.Errno{windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL, windows.ERROR_DISK_QUOTA_EXCEEDED,
 		windows.ERROR_TOO_MANY_OPEN_FILES, windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_OUTOFMEMORY, windows.ERROR_NO_SYSTEM_RESOURCES} {
@@ -53,8 +54,8 @@ func isShortage(err error) bool {
 	return false
 }
 
-// openFile lets the file be renamed and deleted while it is open, as the engine does on every system; os.OpenFile does
-// not. https://learn.microsoft.com/windows/win32/api/fileapi/nf-fileapi-createfilew
+// openFile opens a file so that it can be renamed and deleted meanwhile, which the engine does on every system, and which
+// os.OpenFile does not allow. https://learn.microsoft.com/windows/win32/api/fileapi/nf-fileapi-createfilew
 func openFile(path string, mode openMode) (*os.File, error) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
@@ -75,8 +76,8 @@ func openFile(path string, mode openMode) (*os.File, error) {
 	return os.NewFile(uintptr(h), path), nil
 }
 
-// renameFile replaces a file that is open as well, which os.Rename does not: whoever has it open keeps the old one. It takes
-// NTFS of Windows 10 (version 1607) or later.
+// renameFile also replaces a file that is open, which os.Rename does not: whoever has it open keeps the old file. It needs
+// NTFS on Windows 10 (version 1607) or later.
 // https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/ns-ntifs-_file_rename_information
 func renameFile(from, to string) error {
 	err := os.Rename(from, to)
@@ -123,7 +124,7 @@ func renameOverOpen(from, to string) error {
 	return pathError("rename", to, err)
 }
 
-// ntPath is an absolute path in the form that the kernel has for it.
+// ntPath returns an absolute path in the form that the kernel uses.
 func ntPath(path string) string {
 	if rest, ok := strings.CutPrefix(path, `\\?\`); ok {
 		return `\??\` + rest

@@ -10,7 +10,7 @@ import "sync/atomic"
 // does never depends on others.
 type openBudget struct {
 	most   atomic.Int64
-	open   atomic.Int64 // handles of segments; also those that somebody holds whose segment was closed or deleted
+	open   atomic.Int64 // handles of segments, also of closed and deleted segments while somebody holds them
 	sealed atomic.Int64 // segments in the rings of all logs
 
 	mu   mutex
@@ -21,12 +21,12 @@ type openBudget struct {
 // processSegments is the budget of the logs on the operating system's files.
 var processSegments openBudget
 
-// minOpenSegments sealed segments stay open although everything else takes more than there is: without them each read of
+// minOpenSegments sealed segments stay open even where everything else takes up the whole budget: without them each read of
 // a busy process would open a file.
 const minOpenSegments = 16
 
-// openBudgetOf returns the budget of a log that is opened on fsys. It takes the limit of the process as it is now: half of
-// it is for segments, the rest for the program and for what else a log holds, its lock, its state and its directory.
+// openBudgetOf returns the budget of a log that is opened on fsys. Half of the present limit of the process is for segments,
+// the rest for the program and for the lock, the state file and the directory of each log.
 func openBudgetOf(fsys fileSystem) *openBudget {
 	b := &processSegments
 	if _, real := fsys.(osFS); !real {
@@ -36,7 +36,7 @@ func openBudgetOf(fsys fileSystem) *openBudget {
 	return b
 }
 
-// opened counts a handle.
+// opened counts a handle, and makes room for it.
 func (b *openBudget) opened() {
 	if b != nil {
 		b.open.Add(1)
@@ -50,8 +50,8 @@ func (b *openBudget) closed() {
 	}
 }
 
-// makeRoom closes sealed segments while too much is open: two at the most, since each handle that is added makes room,
-// and closing one that a reader holds frees nothing yet.
+// makeRoom closes sealed segments while too many handles are open. It closes two at most: each handle that is added makes
+// room, and closing a segment that a reader holds frees nothing yet.
 func (b *openBudget) makeRoom() {
 	for range 2 {
 		if b.open.Load() <= b.most.Load() || b.sealed.Load() <= minOpenSegments || !b.closeOne() {
@@ -60,8 +60,8 @@ func (b *openBudget) makeRoom() {
 	}
 }
 
-// closeOne closes the segment that comes next in the clock that the rings of all logs make up. The first round over them may
-// only find segments that were used since the one before.
+// closeOne closes one segment by the clock algorithm, over the rings of all logs together. It goes round twice, since in the
+// first round all segments may have been touched since the last sweep.
 func (b *openBudget) closeOne() bool {
 	b.mu.Lock()
 	visits := 2*len(b.logs) + 1
@@ -77,7 +77,7 @@ func (b *openBudget) closeOne() bool {
 		}
 		o := b.logs[b.hand]
 		b.mu.Unlock()
-		// Without b.mu: closing takes calls of the system. Should o be closed meanwhile, its ring is empty.
+		// b.mu is not held, since closing takes system calls. If o's log is closed meanwhile, its ring is empty.
 		if o.sweep() {
 			return true
 		}
@@ -90,7 +90,7 @@ func (b *openBudget) closeOne() bool {
 	return false
 }
 
-// closeHalf closes half of the sealed segments of each log: there are fewer descriptors than the budget has.
+// closeHalf closes half of the sealed segments of each log, for a process that has fewer descriptors than the budget.
 func (b *openBudget) closeHalf() {
 	if b == nil {
 		return
@@ -121,14 +121,14 @@ func (b *openBudget) leave(o *openSegments) {
 	b.logs = b.logs[:n]
 }
 
-// openSegments is the sealed segments of one log that are open, of which Options.MaxOpenSegments bounds the number. It is
-// a clock: a sweep closes what was not touched since the sweep before, which is least recently used but for ties.
+// openSegments holds the sealed segments of one log that are open; Options.MaxOpenSegments bounds their number. It is a
+// clock: a sweep closes a segment that was not touched since the sweep before, which approximates least recently used.
 type openSegments struct {
 	budget *openBudget // nil: counted nowhere
 	limit  int
 	slot   int // in budget.logs; guarded by budget.mu
 
-	// mu is held while a segment is closed, so that nobody closes one any more once closeAll has returned.
+	// mu is held while a segment is closed, so that once closeAll has returned nobody closes one any more.
 	mu   mutex
 	ring []*segment
 	hand int
@@ -169,8 +169,8 @@ func (o *openSegments) resized(n int) {
 	}
 }
 
-// sweep goes on to the end of the ring and closes the first segment that was not touched. false says that there was none,
-// and that the next sweep starts over.
+// sweep goes on towards the end of the ring, and closes the first segment that was not touched. It returns false if there
+// was none; the next sweep then begins at the front.
 func (o *openSegments) sweep() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -186,7 +186,7 @@ func (o *openSegments) sweep() bool {
 
 // closeAt closes segment i of the ring. o.mu is held.
 func (o *openSegments) closeAt(i int) {
-	_ = o.ring[i].close() // a read-only descriptor: nothing can be lost in closing it
+	_ = o.ring[i].close() // of a file that was only read
 	o.removeAt(i)
 }
 
@@ -198,14 +198,14 @@ func (o *openSegments) removeAt(i int) {
 	o.resized(-1)
 }
 
-// closeHalf closes the half that comes next, and at least one.
+// closeHalf closes half of the segments, and at least one, whether they were touched or not.
 func (o *openSegments) closeHalf() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.shrink(len(o.ring) / 2)
 }
 
-// closeAll ends the log's part in the budget.
+// closeAll closes all segments, which ends the log's share of the budget.
 func (o *openSegments) closeAll() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -214,7 +214,7 @@ func (o *openSegments) closeAll() {
 
 func (o *openSegments) shrink(keep int) {
 	for _, s := range o.ring[keep:] {
-		_ = s.close() // as above
+		_ = s.close() // of a file that was only read
 	}
 	n := len(o.ring) - keep
 	clear(o.ring[keep:])
@@ -234,7 +234,7 @@ func (o *openSegments) drop(s *segment) {
 	}
 }
 
-// cool makes the next reads of all of them look whether the bytes are still in memory.
+// cool makes the next read of each segment look whether its bytes are still in memory.
 func (o *openSegments) cool() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pipe takes references to pages of a file and hands them on to a socket: what sendfile(2) does with a pipe of its own,
-// which holds 64 KiB. One of 1 MiB needs fewer rounds, for up to 15 % more speed and 15 % less processor time
-// (docs/performance.md). The Go runtime keeps such pipes for its own splices: internal/poll, splice_linux.go.
+// pipe takes references to the pages of a file and hands them on to a socket, as sendfile(2) does with a pipe of its own
+// that holds 64 KiB. A pipe of 1 MiB needs fewer rounds, for up to 15 % more speed and 15 % less processor time
+// (docs/performance.md). The Go runtime has such pipes for its own use of splice: internal/poll, splice_linux.go.
 type pipe struct {
 	r, w int
 	held int64 // bytes in it
@@ -18,18 +18,18 @@ type pipe struct {
 
 const (
 	pipeBytes = 1 << 20 // the most that any process may ask for: /proc/sys/fs/pipe-max-size
-	// minSplice: below, sendfile is as fast.
+	// minSplice is the size of a section from which on splice(2) is used. Below it, sendfile(2) is as fast.
 	minSplice = 512 << 10
-	// maxPipes bounds the descriptors and pages that slow receivers hold; the transfers beyond it use sendfile.
+	// maxPipes bounds the descriptors and pages that slow receivers hold. Further transfers use sendfile(2).
 	maxPipes = 16
 )
 
 var (
-	idlePipes sync.Pool // empty ones; the garbage collector closes what it takes
+	idlePipes sync.Pool // of empty pipes; a finalizer closes those that the garbage collector takes
 	busyPipes atomic.Int32
 )
 
-// takePipe returns nil if there is none to be had.
+// takePipe returns an empty pipe, or nil if there is none to be had.
 func takePipe() *pipe {
 	if busyPipes.Add(1) > maxPipes {
 		busyPipes.Add(-1)
@@ -54,13 +54,14 @@ func takePipe() *pipe {
 	return p
 }
 
+// giveBack returns a pipe to the pool, or closes it if there are bytes left in it.
 func (p *pipe) giveBack() {
 	if p == nil {
 		return
 	}
 	busyPipes.Add(-1)
 	if p.held > 0 {
-		p.close() // what is in it belongs to a transfer that failed
+		p.close() // the bytes in it belong to a transfer that failed
 		return
 	}
 	idlePipes.Put(p)
@@ -72,8 +73,8 @@ func (p *pipe) close() {
 	_ = unix.Close(p.w)
 }
 
-// send moves what dst takes at once of [pos, end) of src, of which the first bytes may be in the pipe already. 0 and no
-// error: src ends there.
+// send moves as much of [pos, end) of src to dst as that takes at once; the first bytes may be in the pipe already. A result
+// of 0 without an error means that src ends at pos.
 func (p *pipe) send(dst, src int, pos, end int64) (int64, error) {
 	flags := unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
 	if p.held == 0 {

@@ -11,30 +11,31 @@ import (
 	"time"
 )
 
-// readOnly is what a log opened with ReadOnly knows of the writer beside it. Log.mu guards it, but for fresh.
+// readOnly is what a log opened with ReadOnly knows of the writer in another process. Log.mu guards it, except for fresh and
+// cutting.
 type readOnly struct {
-	state    file // seglog.state; nil for a directory that has none
-	promised bool
-	seen     state
-	// The last segment, as far as its batches were checked.
+	state    file  // seglog.state; nil if the directory has none
+	promised bool  // it has a good slot
+	seen     state // the state of the view
+	// The file and the indexes of the last segment, as far as its batches were checked.
 	f file
 	x *indexBuilder
 
-	began  time.Time
-	opened time.Time    // when seglog.state was
-	listed time.Time    // when the directory was, for one without it
+	began  time.Time    // when the log was opened
+	opened time.Time    // when seglog.state was opened last
+	listed time.Time    // when the directory was listed last, if it has no state file
 	first  int64        // base offset of the first segment then
-	fresh  atomic.Int64 // until when, in ns since began, offsets that are known are read without another look
+	fresh  atomic.Int64 // until then, in ns since began, known offsets are read without another look at the state file
 
-	// cutting is the offset of a TruncateTo that is under way, or was interrupted; 0 if none is. The view ends with the batch
-	// before it, and the records from there up to cutting come back when the cut is done.
+	// cutting is the offset of a TruncateTo that is under way, or was interrupted; 0 if there is none. The view ends with the
+	// last whole batch below it; the records from there up to cutting come back when the cut is done.
 	cutting atomic.Int64
 }
 
-// claimed is up to where there are records, of which a cut may hide the last ones for a moment.
+// claimed returns the offset up to which there are records, including those that a cut hides for a moment.
 func (l *Log) claimed() int64 { return max(l.end.Load(), l.follow.cutting.Load()) }
 
-// awaitCut returns once a cut of the writer no longer hides the record at offset, or ErrBusy.
+// awaitCut waits until no cut of the writer hides the record at offset. It returns ErrBusy if that takes too long.
 func (l *Log) awaitCut(offset int64) error {
 	for began := time.Now(); offset >= l.end.Load() && offset < l.follow.cutting.Load(); {
 		if time.Since(began) > maxCutWait {
@@ -56,8 +57,8 @@ func pauseForCut(began time.Time) {
 
 const cutUnderWay = "a cut is under way, or was interrupted and is finished by the next Open"
 
-// followEvery is how far a read-only log may be behind its writer: what was deleted or cut may be read that much longer,
-// and Offsets and Stats are at most that old. What was appended is looked for whenever a reader comes to the end.
+// followEvery is how far a read-only log may be behind its writer: records that were deleted or cut may be read that much
+// longer, and Offsets and Stats are at most that old. A reader that comes to the end always looks for new records.
 const followEvery = 20 * time.Millisecond
 
 // cutSince reports whether a cut began since the view was made, or ended that ran then.
@@ -65,7 +66,7 @@ func (ro *readOnly) cutSince(st state) bool {
 	return st.cuts != ro.seen.cuts || ro.seen.cut >= 0 && st.cut < 0
 }
 
-// openReadOnly takes the directory as it is. Nothing is locked, written or removed.
+// openReadOnly opens the directory as it is. It locks, writes and removes nothing.
 func (l *Log) openReadOnly() error {
 	info, err := l.fs.stat(l.dir)
 	if err != nil {
@@ -82,7 +83,7 @@ func (l *Log) openReadOnly() error {
 	return l.refresh()
 }
 
-// refreshFor looks for what the writer did since, if the record at offset depends on it or the last look is too long ago.
+// refreshFor brings the view up to date, if the record at offset is not in it or the last look is too long ago.
 func (l *Log) refreshFor(offset int64) error {
 	if l.closed.Load() {
 		return ErrClosed
@@ -115,10 +116,10 @@ func (l *Log) isFresh() bool { return int64(time.Since(l.follow.began)) < l.foll
 
 func (l *Log) setFresh() { l.follow.fresh.Store(int64(time.Since(l.follow.began) + followEvery)) }
 
-// refreshIfStale brings the offsets up to date that Offsets and Stats tell.
+// refreshIfStale brings the bounds up to date for Offsets and Stats.
 func (l *Log) refreshIfStale() {
 	if l.o.ReadOnly && !l.closed.Load() && !l.isFresh() {
-		_ = l.refresh() // whoever reads is told
+		_ = l.refresh() // readers get the error
 	}
 }
 
@@ -135,11 +136,11 @@ func (l *Log) refresh() error {
 	return l.refreshLocked(st)
 }
 
-// attempt is one of the tries of a reader at what may change under it.
+// attempt counts the attempts of a reader of a read-only log, whose files may change while it reads.
 type attempt struct {
-	tries int
-	view  *view // that it began with
-	began time.Time
+	tries int       // how many were overtaken
+	view  *view     // the view that this one began with
+	began time.Time // when the first was overtaken
 }
 
 // try begins the next attempt.
@@ -149,11 +150,11 @@ func (l *Log) try(a *attempt) {
 	}
 }
 
-// overtaken reports whether an error comes from looking at the files of a view that the writer has changed meanwhile. The
-// view is up to date then, and the caller looks again. Else err is what the caller returns: ErrBusy if a cut of the writer
+// overtaken reports whether err may come from files that the writer has changed since the view was made. If so, the view is
+// up to date by now, and the caller tries again. Otherwise the caller returns err, which is ErrBusy if a cut of the writer
 // takes too long.
 func (l *Log) overtaken(a *attempt, err *error) bool {
-	var fault *fs.PathError // a mapping that was cut, too
+	var fault *fs.PathError // also a fault in a mapping of a file that was cut
 	if !l.o.ReadOnly || !errors.Is(*err, ErrCorrupt) && !errors.Is(*err, io.ErrUnexpectedEOF) && !errors.As(*err, &fault) {
 		return false
 	}
@@ -185,12 +186,13 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 }
 
 const (
+	// maxOvertaken bounds the attempts of one reader.
 	maxOvertaken = 100
-	// maxCutWait: a cut takes some flushes, of which a busy disk takes a few a second.
+	// maxCutWait bounds the wait for a cut, which takes a few flushes; a busy disk does a few each second.
 	maxCutWait = 2 * time.Second
 )
 
-// readWriterState reads seglog.state, which may come, go and be replaced while the log is open.
+// readWriterState reads seglog.state, which may appear, vanish and be replaced while the log is open. l.mu is held.
 func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
 	if time.Since(ro.opened) >= followEvery {
@@ -224,7 +226,7 @@ func (l *Log) readWriterState() (state, error) {
 	if ro.promised = ok; !ok {
 		return l.unpromised()
 	}
-	if st.baseSum < 0 { // no log counts so: see snapshot.prepare
+	if st.baseSum < 0 { // no log has such a sum: see snapshot.prepare
 		return state{}, &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: -1, Reason: "the snapshot that made this directory was not finished"}
 	}
 	if st.gaps {
@@ -233,7 +235,7 @@ func (l *Log) readWriterState() (state, error) {
 	return st, nil
 }
 
-// unpromised stands for the state of a directory that has none: its first segment is where it starts.
+// unpromised returns a state for a directory that has none: the log starts with its first segment.
 func (l *Log) unpromised() (state, error) {
 	ro := &l.follow
 	if time.Since(ro.listed) >= followEvery {
@@ -249,7 +251,7 @@ func (l *Log) unpromised() (state, error) {
 	return state{cut: -1, start: ro.first, first: ro.first}, nil
 }
 
-// pollFor is waitFor of a read-only log: the writer is in another process and can't wake anybody here.
+// pollFor is waitFor for a read-only log, whose writer is in another process and can't wake anybody here.
 func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
@@ -281,5 +283,5 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) err
 	}
 }
 
-// maxPoll: a person does not notice it, and a thousand followers that poll so are not noticed either.
+// maxPoll is the longest pause between two looks: too short for a person to notice, long enough for a thousand followers.
 const maxPoll = 20 * time.Millisecond

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// refreshLocked brings the view up to what the directory holds. It starts over while the writer changes what it looks
-// at. Of a cut that is under way, or that a writer died in, the log shows what the cut is certain to leave: up to the batch
-// that holds its offset.
+// refreshLocked brings the view up to date with the directory, and starts over while the writer changes it. While a cut is
+// under way, or was interrupted, the view ends before the batch that holds the cut's offset, since all before it will stay.
+// l.mu is held.
 func (l *Log) refreshLocked(st state) error {
 	ro := &l.follow
 	for try := 0; ; try++ {
@@ -37,7 +37,7 @@ func (l *Log) refreshLocked(st state) error {
 	}
 }
 
-// bringUpTo makes the view that of one state. While it is made anew, readers wait as for a cut of their own.
+// bringUpTo makes a view of one state. If it has to make the view from scratch, readers wait as they do for a cut.
 func (l *Log) bringUpTo(st state) error {
 	ro := &l.follow
 	v := l.view.Load()
@@ -46,12 +46,12 @@ func (l *Log) bringUpTo(st state) error {
 		return l.extendView(st)
 	}
 	if v != nil {
-		lowest := int64(math.MaxInt64) // only what is deleted is gone
+		lowest := int64(math.MaxInt64) // records were deleted and not cut
 		if cut {
 			lowest = st.lastCut
 		}
 		if cut && st.cuts-ro.seen.cuts > 1 {
-			lowest = -1 // several, and only the last is known
+			lowest = -1 // of several cuts only the last is known
 		}
 		l.beginCut()
 		defer func() { l.endCut(lowest, lowest < 0) }()
@@ -63,7 +63,8 @@ func (l *Log) bringUpTo(st state) error {
 	return err
 }
 
-// rebuildView lists the directory anew: at first, and after a cut.
+// rebuildView makes the view from a listing of the directory: at first, after a cut, and when all segments of the view were
+// deleted.
 func (l *Log) rebuildView(st state) error {
 	ro := &l.follow
 	dir, err := l.list()
@@ -79,7 +80,7 @@ func (l *Log) rebuildView(st state) error {
 	}
 	resetting := ro.promised && st.cut >= 0 && st.reset
 	if resetting {
-		dir.bases = []int64{st.cut} // what is there of others goes
+		dir.bases = []int64{st.cut} // all others are about to be removed
 	}
 	old := l.view.Load()
 	if old == nil && ro.promised && st.cut < 0 && len(dir.bases) > 0 && st.misses(dir.bases) {
@@ -95,8 +96,8 @@ func (l *Log) rebuildView(st state) error {
 	}
 	n := len(dir.bases)
 	if ro.promised {
-		// What is not sealed yet may end in zeros; extendView goes through it batch by batch. So it does through the
-		// segment of a cut that is under way, which ends where the cut does.
+		// Segments that are not sealed may end in zeros, so extendView goes through them batch by batch. It does the same
+		// with the segment of a cut that is under way, which ends where the cut does.
 		for n > 1 && (dir.bases[n-1] > st.scanBase || st.truncating() && dir.bases[n-1] > st.cutBase) {
 			n--
 		}
@@ -130,7 +131,7 @@ func (l *Log) rebuildView(st state) error {
 	return nil
 }
 
-// followSegment opens the segment that the writer appends to; one that does not exist (yet) is an empty one.
+// followSegment opens the segment that the writer appends to. If it does not exist (yet), it counts as empty.
 func (l *Log) followSegment(base int64) (*segment, error) {
 	ro := &l.follow
 	s := &segment{base: base}
@@ -149,9 +150,9 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 	return s, nil
 }
 
-// extendView checks what was appended to the last segment, and goes on to the ones that follow it.
+// extendView adds to the view what was appended to the last segment, and the segments that follow it.
 func (l *Log) extendView(st state) error {
-	behind := int64(-1) // a segment that was there before the last one was looked at
+	behind := int64(-1) // base offset of a segment that was there before the last one was looked at again
 	for {
 		if err := l.extendLast(st); err != nil {
 			return err
@@ -187,7 +188,7 @@ func (l *Log) extendView(st state) error {
 				return nil
 			}
 			if behind != next {
-				behind = next // what came to the last one before that
+				behind = next // first take what was appended to the last one before next began
 				continue
 			}
 		}
@@ -198,7 +199,7 @@ func (l *Log) extendView(st state) error {
 		if err != nil {
 			return err
 		}
-		// The one before is like any other that is sealed: it may be closed, and opened again.
+		// The segment before it is like any sealed one from now on: it may be closed, and opened again.
 		last.enter(phaseSealed)
 		last.touched.Store(true)
 		l.opened.add(last)
@@ -207,6 +208,7 @@ func (l *Log) extendView(st state) error {
 	}
 }
 
+// exists reports whether there is a segment with that base offset.
 func (l *Log) exists(base int64) bool {
 	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
 		return true
@@ -218,7 +220,7 @@ func (l *Log) exists(base int64) bool {
 	return err == nil
 }
 
-// after is the base that follows base; -1 if none does.
+// after returns the base offset of the first segment behind base, or -1 if there is none.
 func (d directory) after(base int64) int64 {
 	for _, b := range d.bases {
 		if b > base {
@@ -228,8 +230,8 @@ func (d directory) after(base int64) int64 {
 	return -1
 }
 
-// extendLast moves the mark of the last segment over the batches that are whole by now and that the writer's own readers
-// may see. Under FlushSync these are the ones below the recovery point.
+// extendLast moves the mark of the last segment over the batches that are whole by now and that the writer's own readers may
+// see. If the writer's policy is FlushSync, these are the batches below the recovery point.
 func (l *Log) extendLast(st state) error {
 	ro := &l.follow
 	segs := l.view.Load().segs
@@ -261,14 +263,14 @@ func (l *Log) extendLast(st state) error {
 		}
 		if err != nil {
 			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
-				break // not written yet, or not whole yet
+				break // the batch is not written yet, or not whole
 			}
 			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
 				return e
 			} else if ended {
 				break
 			}
-			// Damage to what was durable, which costs those who read it what it covers.
+			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
 			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
 			r.zeros, _ = lastByte(ro.f, pos, r.size)
 			found, base, e := r.find(pos)
@@ -302,7 +304,7 @@ func (l *Log) extendLast(st state) error {
 	return nil
 }
 
-// endsInGap reports whether a segment that another follows holds nothing but the zeros of its reserved blocks from pos on.
+// endsInGap reports whether the segment holds only the zeros of its reserved blocks from pos on, and another one follows.
 func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
 	if !l.gaps.Load() {
 		return false, nil
@@ -314,7 +316,7 @@ func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
 	return err == nil && dir.after(s.base) >= 0, err
 }
 
-// dropDeleted follows the writer's start.
+// dropDeleted takes over the writer's start, and drops the segments that it has deleted.
 func (l *Log) dropDeleted(st state) {
 	l.start.Store(max(l.start.Load(), min(st.start, l.end.Load())))
 	segs := l.view.Load().segs
@@ -332,7 +334,7 @@ func (l *Log) dropDeleted(st state) {
 	}
 }
 
-// noFile stands for a segment that is not there: it is empty, and nothing is read of it.
+// noFile is the file of a segment that does not exist. It is empty, and nothing is read from it.
 type noFile struct{ file }
 
 func (noFile) size() (int64, error) { return 0, nil }

@@ -11,24 +11,25 @@ import (
 	"time"
 )
 
-// TransferFrom stores the batches that arrive from r, n bytes of them or, with n < 0, all up to EOF: what a TransferTo
-// or Section.WriteTo of another log sent. Each is checked (form, CRC, order of offsets and leader epochs; not the
-// records inside, which the leader has checked) and stored as it is, offset included, so that a follower's files equal
-// its leader's. read is the size of the batches that were taken, and when TransferFrom returns they are as durable as
-// Options.Flush promises. A batch that arrived whole is not held back while r has no more: it is stored, flushed as
-// Options.Flush promises, and readable. After any error the follower asks its leader for Offsets().End and goes on.
+// TransferFrom stores the batches that another log's TransferTo or Section.WriteTo sent, as they arrive from r: n bytes of
+// them or, with n < 0, all up to EOF. It checks form, CRC, and the order of offsets and leader epochs of each batch, but
+// not the records inside, which the leader has checked. Batches are stored unchanged, offsets included, so that a
+// follower's files equal its leader's. read is the size of the batches that were taken; when TransferFrom returns they are
+// as durable as Options.Flush promises. While r has no more to read, batches that arrived whole are not held back: they are
+// stored, flushed as Options.Flush promises, and readable. After any error the follower goes on with the batch at its
+// Offsets().End.
 //
 // The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
-// with those that are there and skipped. So if a leader's offsets have a gap right at the follower's End, which makes
-// ErrNotJoined, ask for End-1. Gaps inside the stream are kept. A leader epoch must not be lower than that of the batch
-// before it, unless it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, naming both offsets;
-// a *CorruptError for bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end in the middle of one;
-// io.ErrUnexpectedEOF if r ends between two batches and before n bytes; ErrTooLarge; r's; and those of Append.
+// with those in the log, and skipped. So if the leader's offsets have a gap right at the follower's End, which causes
+// ErrNotJoined, ask for End-1. Gaps inside the stream are kept. A batch's leader epoch must not be lower than that of the
+// batch before it, unless it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, which names both
+// offsets; a *CorruptError for bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end inside a batch;
+// io.ErrUnexpectedEOF if r ends between two batches before n bytes; ErrTooLarge; those of r; and those of Append.
 //
-// Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn does; TransferFrom then returns
-// ErrClosed. Any other reader, a bufio.Reader around a connection for one, can't be interrupted from here: TransferFrom
-// returns once its Read does, and stores nothing more. A struct that embeds the bufio.Reader and forwards
-// SetReadDeadline to its connection closes that gap.
+// Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn has; TransferFrom then returns ErrClosed.
+// Any other reader, such as a bufio.Reader around a connection, can't be interrupted: TransferFrom returns once its Read
+// does, and stores nothing more. A struct that embeds the bufio.Reader and forwards SetReadDeadline to the connection can
+// be interrupted.
 func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
@@ -42,7 +43,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 				err = ErrClosed
 			}
 		}()
-		if l.closed.Load() { // Close may have looked for transfers to interrupt before this one was there
+		if l.closed.Load() { // Close may have interrupted all transfers before this one was in the list
 			return 0, ErrClosed
 		}
 	}
@@ -92,24 +93,24 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 
 type readDeadliner interface{ SetReadDeadline(time.Time) error }
 
-// readDeadline is a connection that is only read from.
+// readDeadline is a connection of which only the reads have a deadline.
 type readDeadline struct{ readDeadliner }
 
 func (r readDeadline) SetDeadline(at time.Time) error { return r.SetReadDeadline(at) }
 
-// receiver reads the stream for TransferFrom. While it waits for more, the batches that are stored and not acknowledged
-// yet are shown and flushed.
+// receiver reads the stream for TransferFrom. While it waits for more, it acknowledges the batches that are stored.
 type receiver struct {
 	l      *Log
 	src    io.Reader
 	left   int64 // of n; negative: up to EOF
 	stored bool  // batches are stored and not acknowledged
 
-	stall   *time.Timer // flushes, unless the read returns before
+	stall   *time.Timer // acknowledges, unless the read returns first
 	flushes sync.WaitGroup
 }
 
-// stallAfter: a stream that flows has its next bytes by then, and shares a flush among many batches.
+// stallAfter is how long a read may wait before stored batches are flushed. A stream that flows has more bytes by then, so
+// that many batches share a flush.
 const stallAfter = 2 * time.Millisecond
 
 func (r *receiver) Read(p []byte) (int, error) {
@@ -122,7 +123,7 @@ func (r *receiver) Read(p []byte) (int, error) {
 	if r.left > 0 && int64(len(p)) > r.left {
 		p = p[:r.left]
 	}
-	if r.stored && r.l.o.Flush != FlushSync { // costs nothing, unless the disk can't keep up
+	if r.stored && r.l.o.Flush != FlushSync { // this waits only where the disk can't keep up
 		if err := r.l.acknowledge(r.l.moment()); err != nil {
 			return 0, err
 		}
@@ -156,10 +157,10 @@ func (r *receiver) startStall() {
 	})
 }
 
-// ackBytes: how much TransferFrom takes before it waits for durability; several batches share a flush.
+// ackBytes is how much TransferFrom stores before it waits for durability, so that several batches share a flush.
 const ackBytes = 1 << 20
 
-// tooLarge gives a batch that is over MaxBatchBytes the error it has elsewhere.
+// tooLarge replaces err by ErrTooLarge if the batch at hand is larger than MaxBatchBytes.
 func tooLarge(err error, s *scanner) error {
 	if s.w-s.r >= headerLen && parseHeader(s.buf[s.r:s.w]) == "" {
 		if size := batch(s.buf[s.r:]).size(); size > int64(s.most) {
@@ -169,10 +170,10 @@ func tooLarge(err error, s *scanner) error {
 	return err
 }
 
-// receive stores one batch at its own offset. It looks through w at batches that are there.
+// receive stores one batch at its own offset, or compares it by w with the batch that is there.
 func (l *Log) receive(w *window, b batch, first bool) error {
 	for {
-		// An empty log takes its first batch at a higher offset, which drops the empty segment there is.
+		// An empty log takes its first batch at a higher offset, for which it has to be reset.
 		empty := l.start.Load() == l.end.Load()
 		if empty {
 			l.changing.Lock()
@@ -187,8 +188,8 @@ func (l *Log) receive(w *window, b batch, first bool) error {
 	}
 }
 
-// receiveOne asks to be called again if the log has become empty and mayReset, with l.changing held, is false. Nothing
-// changes before all checks are done.
+// receiveOne stores or compares the batch; nothing changes before all checks are done. again is true if the log has become
+// empty and must be reset, but mayReset is false: the caller then holds l.changing and tries again.
 func (l *Log) receiveOne(w *window, b batch, first, mayReset bool) (again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,8 +240,8 @@ func (l *Log) receiveOne(w *window, b batch, first, mayReset bool) (again bool, 
 	return false, nil
 }
 
-// liftFence forgets the fence that a cut left, for a batch of a leader that gives out the offsets under an epoch of its
-// own: recovery must not take it for one that the cut removed. l.mu is held.
+// liftFence removes the fence that a cut left, if the batch has a lower leader epoch: its leader counts epochs of its own, and
+// recovery must not take the batch for one that the cut removed. l.mu is held.
 func (l *Log) liftFence(base int64, epoch int32) error {
 	w := &l.writer
 	if w.fenceEpoch == 0 || base < w.fenceOffset || epoch >= w.fenceEpoch {
@@ -259,7 +260,7 @@ type receivedLast struct {
 	epoch int32
 }
 
-// checkEpoch refuses a batch from an older leader than that of the last batch.
+// checkEpoch refuses a batch with a lower leader epoch than the last batch of the log. l.mu is held.
 func (l *Log) checkEpoch(b batch) error {
 	end := l.end.Load()
 	if b.epoch() < 0 || end == l.start.Load() {
@@ -280,7 +281,7 @@ func (l *Log) checkEpoch(b batch) error {
 	return nil
 }
 
-// lastEpoch is the leader epoch of the last batch; -1 if there is none. l.mu is held.
+// lastEpoch returns the leader epoch of the last batch, or -1 if there is none. l.mu is held.
 func (l *Log) lastEpoch() (epoch int32, err error) {
 	if l.o.Flush == FlushSync { // it may be gathered and not in the file yet
 		if err := l.flushTo(l.lastMoment()); err != nil {
@@ -303,6 +304,7 @@ func (l *Log) lastEpoch() (epoch int32, err error) {
 	return -1, nil
 }
 
+// lastEpoch returns the leader epoch of the segment's last batch; ok is false if it has none.
 func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
 	h, err := s.pin(e)
 	if err != nil {
@@ -323,7 +325,7 @@ func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
 	return batch(p).epoch(), true, nil
 }
 
-// compare says whether a batch from another log is the one that is here.
+// compare returns an error unless the log holds the same batch at its offset. l.mu is held.
 func (l *Log) compare(w *window, b batch) (err error) {
 	base := b.base()
 	if base < l.start.Load() {
@@ -354,7 +356,7 @@ func (l *Log) compare(w *window, b batch) (err error) {
 		}
 	}
 	if !bytes.Equal(here, b) {
-		return fmt.Errorf("%w: batch with offsets %d to %d is not the one the log has there", ErrNotJoined, base, b.last())
+		return fmt.Errorf("%w: batch with offsets %d to %d differs from the one in the log", ErrNotJoined, base, b.last())
 	}
 	return nil
 }

@@ -9,8 +9,8 @@ import (
 // Record is one entry of a log.
 type Record struct {
 	Offset  int64     // set by the log
-	Time    time.Time // millisecond precision; zero on Append means now, zero on a read means the writer stored none
-	Key     []byte    // nil: no key (not the same as empty)
+	Time    time.Time // millisecond precision; zero in an Append means now, zero in a read that the writer stored no time
+	Key     []byte    // nil: no key, which is not the same as an empty one
 	Value   []byte    // nil: a tombstone
 	Headers []Header
 }
@@ -21,7 +21,7 @@ type Header struct {
 	Value []byte
 }
 
-// Clone returns a copy that shares no memory with r, to keep a record that an iterator lent.
+// Clone returns a copy that shares no memory with r. It is for keeping a record of an iterator beyond the next step.
 func (r Record) Clone() Record {
 	r.Key = bytes.Clone(r.Key)
 	r.Value = bytes.Clone(r.Value)

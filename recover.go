@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// ending is how the batches of a segment end.
+// ending tells how the batches of a segment end.
 type ending int
 
 const (
@@ -18,17 +18,17 @@ const (
 	endsBad                 // at bytes that are no batch, or not the one that must follow
 )
 
-// finding is what recovery knows of one segment when it decides. The fields are all it decides by.
+// finding is what recovery knows of one segment when it decides. It decides by nothing else.
 type finding struct {
 	promised bool   // seglog.state has a good slot
-	clean    bool   // with a clean mark, and the last segment has the size noted
+	clean    bool   // that slot has the clean mark, and the last segment has the size it notes
 	sealed   bool   // the segment lies before the point where recovery starts to check
 	last     bool   // no segment follows
-	empty    bool   // not one batch in it
+	empty    bool   // the segment holds no batch
 	joins    bool   // the next segment starts where this one ends, or behind a gap that is known
 	below    bool   // its batches end below the recovery point
-	ends     ending // how
-	behind   bool   // with endsBad: good batches go on behind the bad bytes, looked for in a last segment of which nothing is promised
+	ends     ending // how its batches end
+	behind   bool   // with endsBad: good batches follow behind the bad bytes; looked for only if last and not promised
 }
 
 // recoveryCase is a row of the decision table in docs/recovery.md.
@@ -38,19 +38,9 @@ type recoveryCase struct {
 	match       func(finding) bool
 }
 
-// recoveryCases is the decision table for the segments: for every finding exactly one row decides, the first that matches
-// (recover_test.go walks through all).
-//
-//	@A  clean mark, sizes as noted                                     no scan
-//	@B  sealed, indexes plausible                                      use them
-//	@C  sealed, an index missing or implausible                        rebuild it when it is first read, Warn
-//	@D  above the recovery point: good up to zeros or the end          active, or seal it; trim the zeros
-//	@E  above the recovery point: a bad batch, or what does not join   torn tail: cut, drop later segments, flush, Warn
-//	@F  below the recovery point: a bad batch, a gap, a missing one    ErrCorrupt, nothing is changed
-//	@G  a last segment without a batch                                 active at its name's base offset
-//	@H  index files without a .log, temporary names of our own         remove
-//	@I  the first segment begins below Start                           fine: DeleteBefore inside a segment
-//	@J  no good seglog.state                                           check all once, keep every good byte, take over
+// recoveryCases is the decision table for the segments: for every finding the first row that matches decides
+// (recover_test.go walks through all findings). The cases C, H and I of docs/recovery.md concern indexes, leftover files
+// and the start offset, and are not decided here.
 var recoveryCases = []recoveryCase{
 	{'A', "clean mark, sizes as noted", "use it without a scan",
 		func(f finding) bool { return f.clean }},
@@ -81,14 +71,14 @@ func decide(f finding) recoveryCase {
 	panic("seglog: the last recovery case matches all")
 }
 
-// directory is a listing, sorted out.
+// directory is what list found in a log's directory.
 type directory struct {
-	bases    []int64  // of the .log files, ascending; the last may be of the unnamed one
-	unnamed  int64    // of the segment that is still seglog.next; -1 if none is
+	bases    []int64  // base offsets of the segments, ascending
+	unnamed  int64    // the last of them, if the segment is still called seglog.next (see name.go); otherwise -1
 	leftover []string // index files without a .log, and the engine's own temporary files
-	swaps    []string // .log.swap files of a compaction that a broker was killed in
-	cleaned  []string // files of one that had not come so far
-	// producers are the offsets in the names of the files in which a broker keeps what it knows of producers.
+	swaps    []string // .log.swap files of a broker that was killed in a compaction
+	cleaned  []string // files of a broker that was killed earlier in a compaction
+	// producers are the offsets in the names of the files in which a broker keeps its knowledge of producers.
 	producers []int64
 }
 
@@ -143,7 +133,7 @@ func (e *env) list() (directory, error) {
 	return d, nil
 }
 
-// open does what Open says; a Log that it fails on is released by the caller.
+// open does the work of Open. If it fails, the caller releases the Log.
 func (l *Log) open() error {
 	start := time.Now()
 	if l.o.ReadOnly {
@@ -203,7 +193,7 @@ func (l *Log) open() error {
 		return err
 	}
 	if l.o.Flush == FlushSync || !promised {
-		// What readers are shown from now on must not vanish.
+		// Records that readers are shown from now on must not vanish.
 		if err := l.flushTo(l.moment()); err != nil {
 			return err
 		}
@@ -217,8 +207,8 @@ func (l *Log) open() error {
 	return nil
 }
 
-// recovery is one run of Open over what a directory holds. It is idempotent: killed at any point, the next one comes to
-// the same end.
+// recovery is the work of one Open on the contents of a directory. It is idempotent: if it is killed at any point, the
+// next one comes to the same end.
 type recovery struct {
 	l        *Log
 	st       state
@@ -229,7 +219,7 @@ type recovery struct {
 	tails    []*tail        // of those that were
 	last     recoveryCase   // of the last segment
 	gap      bool           // offsets are left out somewhere
-	epoch    int32          // greatest leader epoch of a batch that was looked at
+	epoch    int32          // greatest leader epoch of all batches that were looked at
 }
 
 func (r *recovery) run() error {
@@ -242,7 +232,7 @@ func (r *recovery) run() error {
 			}
 		}
 		if r.st.cut >= 0 || len(r.dir.bases) > 0 && r.dir.bases[0] < r.st.first {
-			// What a killed process noted may be in the page cache alone, and is acted upon now.
+			// The intent may exist only in the page cache. It is made durable before recovery acts on it.
 			if err := l.state.commit(func(*state) {}); err != nil {
 				return err
 			}
@@ -263,7 +253,7 @@ func (r *recovery) run() error {
 		return errors.Join(err, r.closeScans())
 	}
 	for _, name := range r.dir.leftover {
-		// What finishes a change may have removed it already.
+		// finishChanges may have removed it already.
 		if err := l.fs.remove(filepath.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(fmt.Errorf("seglog: remove leftover: %w", err), r.closeScans())
 		}
@@ -292,7 +282,7 @@ func (r *recovery) closeScans() error {
 	return errors.Join(errs...)
 }
 
-// checkNames compares the segments that must be there with those that are.
+// checkNames compares the segments that there are with those that the state file counts.
 func (r *recovery) checkNames() error {
 	if !r.st.misses(r.dir.bases) {
 		return nil
@@ -301,10 +291,11 @@ func (r *recovery) checkNames() error {
 	return r.nameMissing(n)
 }
 
-// nameMissing finds out, by opening segments, between which two one is missing or where a foreign one lies.
+// nameMissing returns an error that names the place where a segment is missing, or where one does not belong. It opens the
+// segments to find it.
 func (r *recovery) nameMissing(n int64) error {
 	l := r.l
-	wanted := fmt.Sprintf("%d segments up to base offset %d where %d must be", n, r.st.scanBase, r.st.segments)
+	wanted := fmt.Sprintf("%d segments up to base offset %d, want %d", n, r.st.scanBase, r.st.segments)
 	path := filepath.Join(l.dir, fileName(r.st.first, logSuffix))
 	if i, ok := slices.BinarySearch(r.dir.bases, r.st.first); !ok {
 		next := "none"
@@ -341,8 +332,8 @@ func (r *recovery) nameMissing(n int64) error {
 	return &CorruptError{Path: l.path(r.st.scanBase, logSuffix), Offset: r.st.scanBase, Reason: wanted}
 }
 
-// examine looks at all segments and decides by the table, before anything is changed: a log that is refused is left as
-// it was found.
+// examine looks at all segments and decides about each by the table, before anything is changed: a log that is refused is
+// left as it was found.
 func (r *recovery) examine() error {
 	l := r.l
 	sealed := make([]segment, len(r.dir.bases))
@@ -368,7 +359,7 @@ func (r *recovery) examine() error {
 		if r.last = c.decision; r.last.id == 'E' {
 			break
 		}
-		if !r.promised && !last { // there may be any number of these
+		if !r.promised && !last { // there may be more of these than descriptors
 			if err := c.f.Close(); err != nil {
 				return err
 			}
@@ -393,7 +384,7 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 		return err
 	}
 	if r.promised && c.offset == c.next {
-		c.ends = endsWhole // what lies behind is left from an append that failed before the roll
+		c.ends = endsWhole // the bytes behind are left from an append that failed before the roll
 	}
 	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.knownGap(c.next)
 	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, behind: c.behind, joins: joins,
@@ -405,9 +396,9 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	return nil
 }
 
-// knownGap reports whether a segment may begin at next although the one before ends earlier. Where nothing is promised any
-// may; else those that were durable, and the one that the writer noted. That of any other was there before the end of the
-// segment before it reached the disk, which then was lost.
+// knownGap reports whether a segment may begin at next although the one before it ends earlier. Where nothing is promised,
+// any segment may. Otherwise a durable one may, and the one whose gap the writer noted (noteGap). If any other segment
+// does not join, its name reached the disk before the end of the segment in front of it, and that end is lost.
 func (r *recovery) knownGap(next int64) bool {
 	return !r.promised || next <= r.st.recoveryPoint || next == r.st.gapTo || r.st.gapTo == untrackedGaps
 }

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// act does to a segment what was decided, and makes it part of the log.
+// act carries out what was decided about a segment, and makes the segment part of the log.
 func (r *recovery) act(c *segmentScan) error {
 	l := r.l
 	if c.decision.id == 'E' {
@@ -31,8 +31,8 @@ func (r *recovery) act(c *segmentScan) error {
 		}
 	}
 	if c.pos < c.size {
-		// The zeros behind the last batch, or what was behind a cut. The active segment's blocks are reserved anew, so that
-		// nothing in it was not checked.
+		// Zeros, or the torn tail. The blocks of the active segment are reserved anew, so that it holds no byte that was not
+		// checked.
 		err := c.f.truncate(c.pos)
 		if err == nil && !(c.last && c.zeroes) {
 			if err = c.f.flush(); err != nil {
@@ -45,7 +45,7 @@ func (r *recovery) act(c *segmentScan) error {
 	}
 	var t *tail
 	if !c.last {
-		t = sealedTail(&l.env, c)
+		t = rolledTail(&l.env, c)
 	} else {
 		var err error
 		if t, err = openTail(&l.env, c.f, c.path, c.base, c.x, c.pos); err != nil {
@@ -66,8 +66,8 @@ func (r *recovery) act(c *segmentScan) error {
 	return nil
 }
 
-// adopt makes a segment of a foreign directory a sealed one of the log: trimmed, flushed, and with its indexes, should
-// one be missing.
+// adopt makes a segment of a directory without a state file a sealed segment of the log: it is trimmed and flushed, and
+// gets its indexes if one is missing.
 func (r *recovery) adopt(c *segmentScan) error {
 	l := r.l
 	f, err := l.acquire(c.path, openWrite)
@@ -102,8 +102,8 @@ func (r *recovery) adopt(c *segmentScan) error {
 	return nil
 }
 
-// sealedTail is for a segment that was rolled but not sealed: it has only that left to do.
-func sealedTail(e *env, c *segmentScan) *tail {
+// rolledTail returns the writer's side of a segment that was rolled and not sealed. The keeper will seal it.
+func rolledTail(e *env, c *segmentScan) *tail {
 	t := &tail{e: e, seg: &segment{base: c.base}, x: c.x}
 	t.seg.enter(phaseRolled)
 	t.seg.maxTime.Store(c.x.maxTime)
@@ -113,9 +113,9 @@ func sealedTail(e *env, c *segmentScan) *tail {
 	return t
 }
 
-// moveToNewFile puts a copy of the good bytes of a segment in its place. The process before saw a write or flush fail, and
-// the kernel takes pages of a file whose write-back failed for clean ones: ext4 does not write them even if the same bytes
-// are stored again (docs/reliability.md). A new file has no such pages.
+// moveToNewFile replaces a segment's file by a copy of its good bytes. The previous process saw a write or flush fail, and
+// the kernel takes pages whose write-back failed for clean: ext4 does not write them even if the same bytes are stored
+// again (docs/recovery.md). A new file has no such pages.
 func (r *recovery) moveToNewFile(c *segmentScan) error {
 	l := r.l
 	plan := &cutPlan{pos: c.pos}
@@ -132,9 +132,9 @@ func (r *recovery) moveToNewFile(c *segmentScan) error {
 	return old.Close()
 }
 
-// trimTorn takes away what lies behind the good batches of this segment, and all segments behind it, newest first, so that
-// no later append can bring any of it back. What is more than zeros is kept in files beside the log, as Repair keeps what it
-// takes out: it was never acknowledged, but that is for its owner to judge.
+// trimTorn takes a torn tail away: the bytes behind the good batches of this segment, and all later segments, newest
+// first, so that no append can bring any of it back. All but zeros is kept in files beside the log, like the bytes that
+// Repair takes out: it was never acknowledged, but the owner of the log may want to look at it.
 func (r *recovery) trimTorn(c *segmentScan) error {
 	l := r.l
 	var saved []string
@@ -176,8 +176,8 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 	return nil
 }
 
-// saveTorn copies [pos, end) of a segment's file to one of its own, unless there are only zeros, and adds its name to saved.
-// On a full disk it does without: a log must open so that something can be deleted from it.
+// saveTorn copies [pos, end) of a segment's file to a file of its own, unless it holds only zeros, and adds the name of that
+// file to saved. On a full disk it reports that it did not: a log must open, so that something can be deleted from it.
 func (r *recovery) saveTorn(saved []string, f file, base, pos, end int64) ([]string, error) {
 	l := r.l
 	if zeros, err := onlyZeros(f, pos, end); zeros || err != nil {
@@ -247,10 +247,11 @@ func (r *recovery) create(base int64) error {
 	return r.takeOver()
 }
 
-// emptyLog stands for the decision on a directory without segments.
+// emptyLog is the decision about a directory without segments.
 var emptyLog = recoveryCase{id: 'G', finds: "no segment", does: "create the first"}
 
-// takeOver makes what was found the log, and notes it in seglog.state: the clean mark goes before the first append.
+// takeOver makes the recovered segments the log, and notes them in seglog.state. The clean mark is removed on the way,
+// before the first append.
 func (r *recovery) takeOver() error {
 	l := r.l
 	w := &l.writer
@@ -274,8 +275,8 @@ func (r *recovery) takeOver() error {
 	if _, err := l.removeProducersAbove(l.producers, end); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	// The state file counts these names, so they are durable first: a predecessor may have been killed before it synced
-	// them. So is the name of the directory itself, which may have been made a moment ago by somebody who did not sync it.
+	// The state file is about to count these names, so they are made durable first: the previous process may have been
+	// killed before it did. The same holds for the name of a new directory, which somebody may have created without a sync.
 	if err := l.syncDir(); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}

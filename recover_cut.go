@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// finishChanges carries out a cut and a deletion that seglog.state tells of and that were interrupted.
+// finishChanges finishes a deletion and a cut that were interrupted, as noted in seglog.state.
 func (r *recovery) finishChanges() error {
 	st := &r.st
 	for len(r.dir.bases) > 0 && r.dir.bases[0] < st.first {
@@ -61,7 +61,7 @@ func (r *recovery) finishReset() error {
 	return l.syncDir()
 }
 
-// planCut is the plan of the cut that was interrupted; nil if it had not begun.
+// planCut returns the plan of the interrupted cut, or nil if the cut had not begun.
 func (r *recovery) planCut() (*cutPlan, error) {
 	l, st := r.l, &r.st
 	if st.cutPos < 0 {
@@ -85,7 +85,7 @@ func (r *recovery) planCut() (*cutPlan, error) {
 	return p, nil
 }
 
-// planByScan plans a cut that was noted by version 1 of the state file, which tells the offset alone.
+// planByScan plans a cut that was noted in version 1 of the state file, which holds only the offset.
 func (r *recovery) planByScan() (*cutPlan, error) {
 	l, st := r.l, &r.st
 	keep := 0
@@ -134,7 +134,7 @@ func (r *recovery) planByScan() (*cutPlan, error) {
 	return p, nil
 }
 
-// finishCut carries out the plan: as cutFiles does, in a directory that nobody reads.
+// finishCut carries out the plan by the steps of cutFiles, in a directory that nobody reads.
 func (r *recovery) finishCut(p *cutPlan) error {
 	l, st := r.l, &r.st
 	if st.cutPos < 0 { // a crash in this run must find the same plan

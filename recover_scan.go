@@ -6,7 +6,7 @@ import (
 	"io"
 )
 
-// segmentScan is the scan of one segment.
+// segmentScan is what recovery finds out about one segment.
 type segmentScan struct {
 	r        *recovery
 	f        file
@@ -18,20 +18,21 @@ type segmentScan struct {
 	last     bool
 	decision recoveryCase
 
-	// What it found: the good batches end at pos and offset; those up to from were flushed before.
+	// The good batches end at position pos and at offset. Those below from were flushed by the previous process.
 	x         *indexBuilder
 	pos       int64
 	offset    int64
 	from      mark
 	firstTime int64
 	ends      ending
-	behind    bool // good batches go on behind the bad bytes
-	zeroes    bool // from pos on there are only zeros
-	gap       bool // offsets are left out somewhere
-	why       error
+	behind    bool  // good batches follow behind the bad bytes
+	zeroes    bool  // from pos on there are only zeros
+	gap       bool  // offsets are left out somewhere
+	why       error // why no good batch begins at pos; nil at the end of the file
 }
 
-// trust takes a segment of a log that was closed as it is. Its indexes are checked, and rebuilt if need be.
+// trust takes the last segment of a log that was closed without a scan. It checks the indexes, and rebuilds them if
+// necessary.
 func (c *segmentScan) trust() error {
 	l := c.r.l
 	c.pos, c.offset = c.size, c.r.st.end
@@ -55,7 +56,7 @@ func (c *segmentScan) trust() error {
 	if why == "" {
 		c.x.resume(offsets, times)
 	} else {
-		var damage error // for its readers to report
+		var damage error // reported when it is read
 		if c.x, damage, err = s.buildIndexes(&l.env, h); err != nil {
 			return err
 		}
@@ -65,7 +66,8 @@ func (c *segmentScan) trust() error {
 	return c.readFirstTime()
 }
 
-// scan checks the batches from where recovery starts, and takes those before it, which were flushed, by their headers.
+// scan checks the batches from the point on where recovery starts to check. Of those before it, which were flushed, it
+// reads the headers only.
 func (c *segmentScan) scan() error {
 	st := &c.r.st
 	c.x = newIndexBuilder(c.r.l.o.IndexBytes)
@@ -118,10 +120,10 @@ func (c *segmentScan) scan() error {
 	}
 }
 
-// lookBehind looks for good batches behind the bad bytes of a last segment of which nothing is promised. A crash of the
-// process tears what it wrote last, so nothing good follows; what does was acknowledged once, as far as anybody can tell.
-// Pages that the disk wrote out of order leave the same behind, but not where nothing is promised: a log's first append
-// comes after its state file is durable.
+// lookBehind looks for good batches behind the bad bytes of a last segment of which nothing is promised. A process that is
+// killed tears the batch that it wrote last, so no good batch follows; one that does may have been acknowledged. A power
+// cut can leave good batches behind a torn one too, but never in a directory without a state file: the state file of a
+// log is durable before its first append.
 func (c *segmentScan) lookBehind() error {
 	size := min(c.size, maxSegmentBytes)
 	r := resync{f: c.f, base: c.base, next: c.offset, end: -1, size: size, bound: -1, budget: resyncBudget * size}
@@ -141,6 +143,7 @@ func (c *segmentScan) lookBehind() error {
 	return nil
 }
 
+// add moves the end of the good batches behind b, which begins at pos.
 func (c *segmentScan) add(b batch, pos int64) {
 	if pos == 0 {
 		c.firstTime = b.maxTimestamp()
@@ -150,8 +153,8 @@ func (c *segmentScan) add(b batch, pos int64) {
 	c.pos, c.offset = pos+b.size(), b.last()+1
 }
 
-// walkFlushed goes from header to header up to the point where recovery starts: all of it was flushed, and what is
-// damaged there is for its readers to report. It can't go where the headers themselves are damaged.
+// walkFlushed walks the headers up to the point where recovery starts to check. All of it was flushed, so only headers are
+// read here; damaged records are reported when they are read. A damaged header is an error.
 func (c *segmentScan) walkFlushed() error {
 	st := &c.r.st
 	s := newSealed(c.base, st.scanOffset)
@@ -190,7 +193,7 @@ func (c *segmentScan) readFirstTime() error {
 	return nil
 }
 
-// damage is the error for a segment that has less than was promised.
+// damage returns the error for a segment that holds less than was promised.
 func (c *segmentScan) damage() error {
 	if c.why != nil && c.ends == endsBad {
 		return c.why
@@ -202,7 +205,7 @@ func (c *segmentScan) damage() error {
 	return &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: reason}
 }
 
-// onlyZeros reports whether [pos, end) of f, the blocks reserved behind the last batch, was never written to.
+// onlyZeros reports whether [pos, end) of f holds only zeros, as do blocks that are reserved behind the last batch.
 func onlyZeros(f file, pos, end int64) (bool, error) {
 	buf := make([]byte, min(end-pos, scanChunk))
 	for pos < end {

@@ -106,7 +106,7 @@ func TestDirectoryTakenByAnotherLog(t *testing.T) {
 			require.NoError(t, err)
 
 			expire.Store(true)
-			require.ErrorContains(t, call(l), "not this log's any more")
+			require.ErrorContains(t, call(l), "no longer belongs to this log")
 			require.Error(t, l.Close())
 			after, err := os.ReadDir(dir)
 			require.NoError(t, err)
@@ -149,13 +149,13 @@ func TestReadOnlyDirectoryTakenByAnotherLog(t *testing.T) {
 	write("second", 90)
 	for offset := range int64(90) {
 		if record, err := r.Read(offset); err != nil {
-			require.ErrorContains(t, err, "not this log's any more")
+			require.ErrorContains(t, err, "no longer belongs to this log")
 		} else {
 			require.Equal(t, "first", string(record.Value))
 		}
 	}
 	_, err := r.Read(89)
-	require.ErrorContains(t, err, "not this log's any more")
+	require.ErrorContains(t, err, "no longer belongs to this log")
 }
 
 func names(entries []os.DirEntry) (list []string) {

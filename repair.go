@@ -7,63 +7,63 @@ import (
 	"slices"
 )
 
-// RepairOptions says what Repair may do. The zero value changes nothing.
+// RepairOptions are the options of Repair. With the zero value, Repair changes nothing.
 type RepairOptions struct {
-	// Apply carries the repair out. Default: false, only say what would be done.
+	// Apply carries the repair out. Default: false, only report what would be done.
 	Apply bool
-	// KeepAfter keeps all good batches behind damage: readers then find offsets left out, which the format allows.
-	// Default: false, the log ends where the first damage begins.
+	// KeepAfter keeps all good batches behind damage; readers then find offsets missing, which the format allows. Default:
+	// false, the log ends where the first damage begins.
 	KeepAfter bool
-	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is not looked into, and kept. Default:
-	// 256 MiB.
+	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is kept, and its records are not checked.
+	// Default: 256 MiB.
 	MaxInflatedBytes int64
 }
 
-// Removal is a part of a log that Repair takes out, or that is gone already.
+// Removal is a part of a log that Repair takes out, or that is missing already.
 type Removal struct {
 	Path   string `json:"path"`
 	Pos    int64  `json:"pos"`
-	Bytes  int64  `json:"bytes"`           // 0: only offsets are missing
-	Offset int64  `json:"offset"`          // [Offset, Next) can't be read afterwards
-	Next   int64  `json:"next"`            // -1: not known, up to the end
-	Good   int64  `json:"good,omitempty"`  // batches among them that are good, and go since they lie behind the damage
-	Saved  string `json:"saved,omitempty"` // file with the bytes; "" if there are none but zeros
+	Bytes  int64  `json:"bytes"`           // 0 if only offsets are missing
+	Offset int64  `json:"offset"`          // the offsets [Offset, Next) can't be read afterwards
+	Next   int64  `json:"next"`            // -1: all offsets up to the end of the file
+	Good   int64  `json:"good,omitempty"`  // how many good batches go too, since they lie behind the damage
+	Saved  string `json:"saved,omitempty"` // file that keeps the bytes; "" if there is none, as for zeros
 	Reason string `json:"reason"`
 }
 
-// RepairReport is what Repair did or, without Apply, would do.
+// RepairReport says what Repair did or, without Apply, would do.
 type RepairReport struct {
 	Dir     string    `json:"dir"`
 	Applied bool      `json:"applied"`
 	Removed []Removal `json:"removed"`
-	Changes []string  `json:"changes"` // to what is noted in seglog.state, and to leader epochs that a flipped bit changed
-	// What the log is afterwards.
+	Changes []string  `json:"changes"` // to seglog.state, and to leader epochs that a flipped bit had changed
+	// The log as it is afterwards.
 	Start   int64 `json:"start"`
 	End     int64 `json:"end"`
 	Batches int64 `json:"batches"`
 	Records int64 `json:"records"`
 	Bytes   int64 `json:"bytes"`
-	Gaps    bool  `json:"gaps"` // offsets are left out
+	Gaps    bool  `json:"gaps"` // offsets may be missing
 }
 
 // Sound reports whether there is nothing to repair.
 func (r *RepairReport) Sound() bool { return len(r.Removed) == 0 && len(r.Changes) == 0 }
 
-// Repair is the way back from damage for which Open or a read returns a *CorruptError. It reads every byte, as Verify
-// does, and finds the good batches. Then either the log ends where the first damage begins, or, with KeepAfter, only what
-// is bad goes and all good batches stay. Each byte that it takes out (but for zeros and index files, which are made anew)
-// is kept beside the log in files named seglog.repair-<base offset>-<position>, which Open and Kafka ignore; they may be
-// deleted once nobody wants to look at them. What a crash left behind the end is treated the same.
+// Repair is the way back from damage for which Open or a read returns a *CorruptError. It reads every byte, as Verify does,
+// to find the good batches. Then the log either ends where the first damage begins or, with KeepAfter, loses the bad bytes
+// only and keeps all good batches. All bytes that Repair takes out, except zeros and index files, which are rebuilt, are
+// kept beside the log in files named seglog.repair-<base offset>-<position>. Open and Kafka ignore these files; they may be
+// deleted when they are not needed any more. A torn tail is treated like damage.
 //
-// Without Apply nothing is changed. The directory is locked meanwhile: ErrLocked if the log is open. Repair may be killed
-// at any point and run again.
+// Without Apply, Repair changes nothing. It locks the directory while it runs, and returns ErrLocked if the log is open. It
+// may be killed at any point and run again.
 func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
 	return repairFS(osFS{}, dir, opts)
 }
 
 func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairReport, err error) {
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -110,32 +110,33 @@ type repair struct {
 	check recordCheck
 
 	epochs epochs
-	fixes  []epochAt // what leader epochs are to be
+	fixes  []epochAt // leader epochs to be set right
 }
 
-// repairSegment is one .log file and what becomes of it.
+// repairSegment is one .log file, and what is to become of it.
 type repairSegment struct {
 	base, size int64
 	spans      []span   // of good batches, in order
-	lost       []damage // between them
-	zeros      int64    // nothing but zeros from here on
-	next       int64    // after the last batch of spans
-	atMark     bool     // the position where recovery starts to check is between two batches
-	drop       bool     // the file goes as a whole
+	lost       []damage // between and behind the spans
+	zeros      int64    // from this position on there are only zeros
+	next       int64    // offset after the last batch of spans
+	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
+	drop       bool     // the whole file goes
 }
 
-// span is consecutive good batches of a file, with no offset left out.
+// span is a run of good batches of a file, with no bytes and no offsets missing between them.
 type span struct {
 	pos, end         int64
 	base, next       int64
 	batches, records int64
 }
 
-// rewrite: the file does not stay as it is.
+// rewrite reports whether the file has to be replaced, since less of it is kept.
 func (s *repairSegment) rewrite() bool {
 	return s.newSize() < min(s.size, s.zeros)
 }
 
+// newSize returns how many bytes of the file are kept.
 func (s *repairSegment) newSize() (n int64) {
 	for _, k := range s.spans {
 		n += k.end - k.pos
@@ -189,7 +190,7 @@ func (p *repair) run() error {
 	return nil
 }
 
-// foreign takes a file off the list that the state file proves not to be of this log.
+// foreign takes a segment off the list that the count and sum in the state file prove not to be of this log.
 func (p *repair) foreign() *repairSegment {
 	var n, sum int64
 	for _, base := range p.dir.bases {
@@ -209,7 +210,7 @@ func (p *repair) foreign() *repairSegment {
 	}
 	p.dir.bases = slices.Delete(slices.Clone(p.dir.bases), i, i+1)
 	s := &repairSegment{base: base, size: info.size, zeros: info.size, drop: true}
-	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file is not of this log"}}}
+	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file does not belong to this log"}}}
 	return s
 }
 
@@ -228,7 +229,7 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 	if err != nil {
 		return nil, err
 	}
-	if p.belowStart(following) { // stays as it is until it is deleted
+	if p.belowStart(following) { // it stays unchanged until it is deleted
 		return &repairSegment{base: base, size: size, zeros: size, next: following, atMark: true,
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
@@ -253,7 +254,7 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 	w.damage = func(d damage) (bool, error) {
 		var corrupt *CorruptError
 		if !errors.As(d.cause, &corrupt) {
-			return false, d.cause // a disk that can't be read now is no reason to throw away what is on it
+			return false, d.cause // a disk that can't be read at the moment is no reason to throw its data away
 		}
 		if n := len(s.lost); n > 0 && d.pos < d.end && s.lost[n-1].end == d.pos && s.lost[n-1].pos < d.pos {
 			s.lost[n-1].end, s.lost[n-1].next = d.end, d.next

@@ -10,13 +10,13 @@ import (
 	"slices"
 )
 
-// apply carries the plan out, so that a crash after any step leaves a log that is refused as before or that is what the
-// plan wants, and a second run comes to the same end:
+// apply carries the plan out. A crash after any step leaves a log that is refused as before or that is as planned, and a
+// second run comes to the same end:
 //
-//  1. every byte that goes is copied, durably;
-//  2. that offsets may be left out is noted before a file says so, since else Open would cut there;
-//  3. files change one by one, newest first, each by a rename;
-//  4. last, seglog.state promises what there is now. Until then it promises more than there is, and Open says so.
+//  1. Every byte that goes is copied, durably.
+//  2. The flag that offsets may be missing is set before any file has a gap, where Open would cut otherwise.
+//  3. The files change one by one, newest first, each by a rename.
+//  4. Last, seglog.state promises what there is now. Until then it promises more, and Open refuses the log.
 func (p *repair) apply() error {
 	if base := p.dir.unnamed; base >= 0 {
 		if err := p.e.fs.rename(filepath.Join(p.e.dir, nextName), p.e.path(base, logSuffix)); err != nil {
@@ -68,7 +68,7 @@ func (p *repair) apply() error {
 	})
 }
 
-// setEpoch writes the leader epoch of a batch, in place: no CRC covers it, and it is right or wrong on its own.
+// setEpoch writes the leader epoch of a batch in place: no CRC covers it, and nothing else depends on it.
 func (p *repair) setEpoch(at epochAt) error {
 	f, err := p.e.fs.open(p.e.path(at.base, logSuffix), openWrite)
 	if err != nil {
@@ -81,7 +81,8 @@ func (p *repair) setEpoch(at epochAt) error {
 	return errors.Join(err, f.Close())
 }
 
-// saveName is where the bytes of d go. A file of an earlier repair keeps its name.
+// saveName returns the path of the file that keeps the bytes of d. It is not one that an earlier repair used, unless that was
+// interrupted and saved the same bytes.
 func (p *repair) saveName(s *repairSegment, d damage) string {
 	for i := 1; ; i++ {
 		name := fmt.Sprintf("%s%020d-%d", repairPrefix, s.base, d.pos)
@@ -96,7 +97,7 @@ func (p *repair) saveName(s *repairSegment, d damage) string {
 	}
 }
 
-// holds reports whether a run that was interrupted has saved the bytes of d to path.
+// holds reports whether the file at path has the bytes of d, saved by a run that was interrupted.
 func (p *repair) holds(path string, s *repairSegment, d damage) bool {
 	saved, err := p.e.fs.open(path, openRead)
 	if err != nil {
@@ -122,7 +123,7 @@ func (p *repair) holds(path string, s *repairSegment, d damage) bool {
 	return true
 }
 
-// save copies what is taken out of a file. One that goes as a whole is renamed instead.
+// save copies the bytes that are taken out of a file. A file that goes as a whole is renamed later instead.
 func (p *repair) save(s *repairSegment) error {
 	if s.drop {
 		return nil
@@ -143,7 +144,7 @@ func (p *repair) save(s *repairSegment) error {
 
 func (p *repair) temp() string { return filepath.Join(p.e.dir, repairTemp) }
 
-// build puts parts of a segment into the temporary file, flushed.
+// build copies parts of a segment into the temporary file, and flushes it.
 func (p *repair) build(s *repairSegment, parts []span) (err error) {
 	src, err := p.e.fs.open(p.e.path(s.base, logSuffix), openRead)
 	if err != nil {
@@ -169,7 +170,7 @@ func (p *repair) build(s *repairSegment, parts []span) (err error) {
 	return out.flush()
 }
 
-// change brings one file to what is planned. Its indexes go first: they are made anew when it is next read.
+// change does to one file what is planned. Its indexes are removed first; they are rebuilt when the segment is next read.
 func (p *repair) change(s *repairSegment) error {
 	if !s.drop && !s.rewrite() {
 		if s.zeros < s.size && p.trims(s) {
@@ -193,7 +194,7 @@ func (p *repair) change(s *repairSegment) error {
 		return p.e.fs.rename(p.temp(), path)
 	case len(s.lost) == 1 && s.lost[0].saved != "":
 		return p.e.fs.rename(path, s.lost[0].saved)
-	default: // nothing but zeros
+	default: // there are only zeros in it
 		if err := p.e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

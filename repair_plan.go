@@ -2,8 +2,8 @@ package seglog
 
 import "fmt"
 
-// decide settles what becomes of each file: all good batches stay or, without KeepAfter, those before the first place
-// where the log is broken. Damage wholly below the start goes in either case, since nobody can read there.
+// decide settles what becomes of each file. With KeepAfter all good batches stay, without it those before the first damage.
+// Damage wholly below the start is taken out in either case, and does not end the log, since nobody reads there.
 func (p *repair) decide() {
 	at := int64(-1)
 	expected := int64(-1)
@@ -27,7 +27,7 @@ func (p *repair) decide() {
 			}
 		}
 		if s.newSize() == 0 && s.size > 0 && s.zeros > 0 && p.o.KeepAfter && i+1 < len(p.segs) {
-			whole := s.lost[0] // of several that follow each other
+			whole := s.lost[0] // stands for all of them
 			whole.pos, whole.end, whole.next = 0, min(s.size, s.zeros), -1
 			s.lost, s.drop = []damage{whole}, true
 			continue
@@ -60,13 +60,14 @@ func countBatches(spans []span) (n int64) {
 	return n
 }
 
+// dropBehind drops a segment that lies behind damage at an earlier offset.
 func (p *repair) dropBehind(s *repairSegment, at int64) {
 	s.lost = []damage{{end: min(s.size, s.zeros), offset: s.base, next: -1, good: countBatches(s.spans),
 		cause: &CorruptError{Reason: fmt.Sprintf("segment lies behind the damage at offset %d", at)}}}
 	s.spans, s.next, s.drop = nil, s.base, true
 }
 
-// noteGaps looks whether offsets are left out of what is kept.
+// noteGaps finds out whether offsets are missing between the batches that are kept.
 func (p *repair) noteGaps() {
 	expected := int64(-1)
 	for _, s := range p.segs {
@@ -82,7 +83,7 @@ func (p *repair) noteGaps() {
 	}
 }
 
-// plan writes the report, and the state that the log has afterwards.
+// plan completes the report, and the state that the log will have.
 func (p *repair) plan() {
 	r := p.report
 	for _, s := range p.segs {
@@ -117,11 +118,12 @@ func (p *repair) plan() {
 	r.Start, r.End, r.Gaps = p.next.start, p.next.end, p.gap || p.promised && p.st.gaps
 }
 
-// trims: zeros behind the batches of a sealed segment go.
+// trims reports whether zeros behind the batches of s have to go, since it is sealed.
 func (p *repair) trims(s *repairSegment) bool {
 	return p.promised && !s.drop && s.base < p.st.scanBase && s != p.segs[len(p.segs)-1] && !s.rewrite()
 }
 
+// kept returns the segments of which something is kept.
 func (p *repair) kept() (kept []*repairSegment) {
 	for _, s := range p.segs {
 		if !s.drop {
@@ -131,7 +133,7 @@ func (p *repair) kept() (kept []*repairSegment) {
 	return kept
 }
 
-// planMissing reports what is gone without a trace: files in front, between and behind.
+// planMissing reports offsets of which nothing is left: before the first segment, and between two.
 func (p *repair) planMissing(kept []*repairSegment) {
 	missing := func(offset, next int64, reason string) {
 		p.report.Removed = append(p.report.Removed, Removal{Path: p.e.path(offset, logSuffix), Offset: offset, Next: next, Reason: reason})
@@ -152,13 +154,13 @@ func (p *repair) planMissing(kept []*repairSegment) {
 	}
 }
 
-// endsLost: what is lost behind its last good batch is in the report already.
+// endsLost reports whether the loss behind the last good batch of s is in the report already.
 func (s *repairSegment) endsLost() bool {
 	n := len(s.lost)
 	return n > 0 && s.lost[n-1].next < 0
 }
 
-// planState makes the promises true again.
+// planState lowers the promises of the state file to what is kept.
 func (p *repair) planState(kept []*repairSegment) {
 	n := &p.next
 	if len(kept) == 0 {
@@ -203,8 +205,8 @@ func (p *repair) describe() {
 	}
 	say(was.recoveryPoint != n.recoveryPoint, "recovery point from %d to %d", was.recoveryPoint, n.recoveryPoint)
 	say(was.start != n.start, "start from %d to %d", was.start, n.start)
-	say(was.gaps != n.gaps, "offsets may be left out from now on")
-	say(was.cut != n.cut, "an interrupted cut at offset %d is done by this", was.cut)
-	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "segments that must be there")
+	say(was.gaps != n.gaps, "offsets may be missing from now on")
+	say(was.cut != n.cut, "this completes an interrupted cut at offset %d", was.cut)
+	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
 }

@@ -8,35 +8,35 @@ import (
 	"slices"
 )
 
-// resync finds where good batches go on behind bytes that are none. The difficulty is that the value of a record may hold
-// whole batches: behind a damaged length they look like batches of the log. So a batch counts only if
+// resync finds the next good batch behind bytes that are none. The difficulty is that the value of a record may hold whole
+// batches, which look like batches of the log behind a damaged length. So a batch counts only if
 //
 //   - the CRC in the damaged header fits the bytes up to it: only the length was wrong; or
-//   - the damaged header's length leads to it; or
-//   - good batches lead from it to a position where one is known to begin; or, where none is known, to one more.
+//   - the length in the damaged header leads to it; or
+//   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch.
 //
-// The time it takes is linear in the bytes, whatever they hold: the CRC of each of the overlapping batches that a range
-// claims to hold comes from sums over the range, and looking on behind the first answer is paid from a budget.
+// The time is linear in the number of bytes, whatever they are: the CRCs of overlapping candidates are derived from sums over
+// the whole range, and searching on behind a first answer is paid from a budget.
 type resync struct {
 	f     io.ReaderAt
 	base  int64 // of the segment
-	next  int64 // no offset below it may come
-	end   int64 // nor one from here on; -1 if that is open
-	size  int64 // position that is not read past
-	zeros int64 // from here on there are only zeros
-	bound int64 // where a batch is known to begin, or the batches to end; -1 if that is not known
+	next  int64 // no good batch has an offset below next,
+	end   int64 // and none has one from end on; -1 if that is not known
+	size  int64 // position up to which the file is read
+	zeros int64 // from this position on there are only zeros
+	bound int64 // position where a batch is known to begin, or the batches to end; -1 if none is known
 
-	budget int64
+	budget int64 // bytes that may be read to search on behind an answer
 }
 
-// resyncBudget is how often a file is gone through at most to look on behind answers that were found.
+// resyncBudget is the budget as a multiple of the size of the file.
 const resyncBudget = 4
 
-// maxSlack: a batch ends in some zeros, as a record without headers does. A length that leads at most that far behind the
-// last other byte is taken for right.
+// maxSlack bounds the zeros at the end of a batch, such as the headers count of a record without headers. A length that
+// leads at most this far behind the last byte that is not zero counts as right.
 const maxSlack = 64
 
-// find returns where the next good batch behind pos begins, and its base offset; -1 if there is none.
+// find returns the position of the next good batch behind pos, and its base offset. found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
 	var h [headerLen]byte
 	limit := r.zeros
@@ -73,7 +73,7 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 	return r.confirmed(at)
 }
 
-// confirmed returns the good batch at pos, or the next one.
+// confirmed returns pos and the base offset of the batch there if it is good, otherwise the next good batch.
 func (r *resync) confirmed(pos int64) (int64, int64, error) {
 	good, err := r.good(pos)
 	if err != nil {
@@ -87,7 +87,7 @@ func (r *resync) confirmed(pos int64) (int64, int64, error) {
 	return pos, batch(h[:]).base(), err
 }
 
-// byLength looks for the end of a batch of which one bit of the length is wrong: -1 if it is not that.
+// byLength returns the end of the batch with header h at pos, if only one bit of its length is wrong, and otherwise -1.
 func (r *resync) byLength(pos int64, h []byte) (int64, error) {
 	var ends []int64
 	for bit := range 32 {
@@ -122,7 +122,7 @@ func (r *resync) byLength(pos int64, h []byte) (int64, error) {
 	return -1, nil
 }
 
-// plausible reports whether b, at pos, begins with the header of a batch that may stand there.
+// plausible reports whether b, which stands at pos, begins with the header of a batch that may be there.
 func (r *resync) plausible(b []byte, pos int64) bool {
 	h := batch(b[:headerLen])
 	size, base, delta, count := h.size(), h.base(), h.lastDelta(), h.count()
@@ -130,7 +130,7 @@ func (r *resync) plausible(b []byte, pos int64) bool {
 		base >= r.next && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
 }
 
-// good reports whether a batch that may stand at pos is whole there.
+// good reports whether a whole batch stands at pos.
 func (r *resync) good(pos int64) (bool, error) {
 	var h [headerLen]byte
 	if n, err := readUpTo(r.f, h[:], pos, r.size); n < headerLen || err != nil || !r.plausible(h[:], pos) {
@@ -140,7 +140,7 @@ func (r *resync) good(pos int64) (bool, error) {
 	return err == nil && crc == batch(h[:]).crc(), err
 }
 
-// lastByte is the end of what is not zero in [pos, end) of f.
+// lastByte returns the position behind the last byte of [pos, end) of f that is not zero, or pos.
 func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
 	buf := make([]byte, min(end-pos, scanChunk))
 	for end > pos {
@@ -149,7 +149,7 @@ func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
 		if err != nil && err != io.EOF {
 			return 0, err
 		}
-		clear(p[n:]) // trimmed by a writer meanwhile
+		clear(p[n:]) // a writer has trimmed the file meanwhile
 		for i := len(p); i > 0; i-- {
 			if p[i-1] != 0 {
 				return end - int64(len(p)-i), nil
@@ -160,7 +160,7 @@ func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
 	return pos, nil
 }
 
-// readUpTo reads what there is of b at pos, below end.
+// readUpTo reads as much of b at pos as there is below end.
 func readUpTo(f io.ReaderAt, b []byte, pos, end int64) (int, error) {
 	n, err := f.ReadAt(b[:max(0, min(int64(len(b)), end-pos))], pos)
 	if err == io.EOF {
@@ -169,7 +169,7 @@ func readUpTo(f io.ReaderAt, b []byte, pos, end int64) (int, error) {
 	return n, err
 }
 
-// sumRange adds [pos, end) of f to a CRC. What a writer trimmed meanwhile counts as zeros.
+// sumRange adds [pos, end) of f to a CRC. Bytes that a writer has trimmed meanwhile count as zeros.
 func sumRange(f io.ReaderAt, crc uint32, pos, end int64) (uint32, error) {
 	buf := make([]byte, min(end-pos, scanChunk))
 	for pos < end {
@@ -188,32 +188,33 @@ func sumRange(f io.ReaderAt, crc uint32, pos, end int64) (uint32, error) {
 // resyncPass is one pass over the bytes behind a damaged batch.
 type resyncPass struct {
 	r      *resync
-	pos    int64 // of the damaged batch
-	header batch // its header, if that much is there
-	self   uint32
+	pos    int64  // of the damaged batch
+	header batch  // its header, as far as it is there
+	self   uint32 // CRC of [pos+1, pos+atAttributes)
 
-	b       []byte // [lo, lo+len(b)) of the file
-	lo, at  int64
+	b       []byte          // the piece at hand, [lo, lo+len(b)) of the file
+	lo, at  int64           // crc is summed up to at
 	crc     uint32          // of [pos+1, at)
-	pending []candidate     // a heap: the one that ends first is in front
-	chains  map[int64]chain // of good batches, by the position behind the last one
+	pending []candidate     // a heap, with the candidate that ends first in front
+	chains  map[int64]chain // chains of good batches, by the position behind the last one
 	best    int64           // start of the first chain that counts; -1 if there is none yet
 }
 
-// candidate is a header that may be one.
+// candidate is a plausible header of a batch whose end is not reached yet.
 type candidate struct {
 	pos, end   int64
 	base, last int64
-	crc        uint32
-	before     uint32 // of everything up to the bytes that its CRC covers
+	crc        uint32 // in the header
+	before     uint32 // CRC of [resyncPass.pos+1, pos+atAttributes)
 }
 
+// chain is a run of good batches, from position start to offset last.
 type chain struct{ start, last int64 }
 
-// maxPending bounds the candidates that wait for their ends. Of more than that the longest go.
+// maxPending bounds the candidates that wait for their ends. If there are more, the half that ends last is dropped.
 const maxPending = 1 << 16
 
-// run returns where a good batch begins below limit; -1 if none does.
+// run returns the position of a good batch that begins below limit, or -1 if there is none.
 func (p *resyncPass) run(limit int64) (int64, error) {
 	buf := make([]byte, firstChunk+headerLen)
 	for p.lo = p.pos + 1; p.lo < limit || len(p.pending) > 0; {
@@ -224,7 +225,7 @@ func (p *resyncPass) run(limit int64) (int64, error) {
 		p.b = buf[:n]
 		span := int64(n)
 		if p.lo+int64(n) < p.r.size && n == len(buf) {
-			span -= headerLen - 1 // headers that begin there are looked at with the next piece
+			span -= headerLen - 1 // headers that begin in the last bytes belong to the next piece
 		}
 		if at := p.piece(p.lo+span, limit); at >= 0 {
 			return at, nil
@@ -254,8 +255,8 @@ func (p *resyncPass) run(limit int64) (int64, error) {
 	return p.best, nil
 }
 
-// piece looks at the headers that begin in the piece at hand, up to end, and returns one behind which the CRC of the
-// damaged batch fits; -1 if none does.
+// piece looks at the headers that begin in the piece at hand, up to end. It returns the position of a header at which the CRC
+// of the damaged batch fits, or -1 if there is none.
 func (p *resyncPass) piece(end, limit int64) int64 {
 	for i := int64(0); p.lo+i < min(end, limit) && i+headerLen <= int64(len(p.b)); i++ {
 		k := bytes.IndexByte(p.b[i+atMagic:], magicV2)
@@ -284,7 +285,7 @@ func (p *resyncPass) piece(end, limit int64) int64 {
 	return -1
 }
 
-// advance sums up to a position in the piece at hand, and confirms the candidates that end on the way.
+// advance sums up to a position in the piece at hand, and checks the candidates that end on the way.
 func (p *resyncPass) advance(to int64) {
 	for len(p.pending) > 0 && p.pending[0].end <= to {
 		p.sum(p.pending[0].end)
@@ -293,6 +294,7 @@ func (p *resyncPass) advance(to int64) {
 	p.sum(to)
 }
 
+// sum moves at, and with it crc, up to a position in the piece at hand.
 func (p *resyncPass) sum(to int64) {
 	if mark := p.pos + atAttributes; p.at < mark && to >= mark {
 		p.crc = crc32.Update(p.crc, castagnoli, p.b[p.at-p.lo:mark-p.lo])
@@ -304,7 +306,7 @@ func (p *resyncPass) sum(to int64) {
 	}
 }
 
-// confirm checks the CRC of a candidate whose end is reached.
+// confirm checks the CRC of a candidate whose end is reached, and adds it to the chains if it is good.
 func (p *resyncPass) confirm(c candidate) {
 	if rangeCRC(c.before, p.crc, c.end-c.pos-atAttributes) != c.crc {
 		return
@@ -375,8 +377,8 @@ func (p *resyncPass) pop() candidate {
 	return first
 }
 
-// rangeCRC is the CRC of the last n bytes of a range, from the CRC of all of it and of what lies before them. As zlib's
-// crc32_combine: a CRC is shifted over n bytes by multiplying it with x^8n modulo the polynomial.
+// rangeCRC returns the CRC of the last n bytes of a range, given the CRC of all of it and of the part before them. It works
+// like zlib's crc32_combine: a CRC is shifted over n bytes by multiplying it with x^8n modulo the polynomial.
 func rangeCRC(before, all uint32, n int64) uint32 {
 	shift := uint32(1) << 31 // x^0
 	for k := 3; n > 0; n, k = n>>1, k+1 {

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// DeleteBefore makes offset the start of the log: what is below is out of range from now on, also after a restart.
-// Segments wholly below are deleted; readers and sections that hold one keep it until they let go. An offset at or below
-// the start does nothing. That the start lies inside a segment only seglog.state knows: if that file is lost, the log starts
-// where its first segment does. Errors: an *OffsetError for one above the high watermark; the operating system's, which may
-// leave files that the next Open removes.
+// DeleteBefore makes offset the start of the log: lower offsets are out of range from then on, also after a restart.
+// Segments wholly below offset are deleted; readers and sections that hold one keep it until they let go. If offset is at
+// or below the start already, DeleteBefore does nothing. Only seglog.state knows of a start inside a segment: if that file
+// is lost, the log starts where its first segment does. Errors: an *OffsetError for an offset above the high watermark; those
+// of Sync; those of the operating system, which may leave files behind that the next Open removes.
 func (l *Log) DeleteBefore(offset int64) error {
 	if err := l.writable(); err != nil {
 		return err
@@ -27,10 +27,11 @@ func (l *Log) DeleteBefore(offset int64) error {
 	return err
 }
 
-// anyHistory is for a caller of moveStart that means the offset, whatever records are there by now.
+// anyHistory is for callers of moveStart that mean the offset, whichever records are there by now.
 const anyHistory = -1
 
-// deleteBefore is DeleteBefore for what was found when the log had been cut that often. It returns how many segments went.
+// deleteBefore is DeleteBefore for a caller that chose offset when l.cuts had the value cuts; it does nothing if the log was
+// cut since. It returns how many segments it deleted.
 func (l *Log) deleteBefore(offset, cuts int64) (deleted int, err error) {
 	for {
 		// The start must not lie above what a power cut leaves.
@@ -43,11 +44,11 @@ func (l *Log) deleteBefore(offset, cuts int64) (deleted int, err error) {
 	}
 }
 
-// errNotFlushed: the log was cut, and appended to, after what was to be deleted had been flushed.
+// errNotFlushed: after deleteBefore flushed, the log was cut and appended to, so records to be deleted are not flushed.
 var errNotFlushed = errors.New("seglog: not flushed")
 
-// moveStart makes offset the start, and deletes the segments wholly below. Appends go on meanwhile. It does nothing if the
-// log was cut since it had been cut that often.
+// moveStart makes offset the start, and deletes the segments wholly below, while appends go on. It does nothing if the log
+// was cut since l.cuts had the value cuts.
 func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -76,7 +77,7 @@ func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	if len(dropped) > 0 {
 		l.view.Store(&view{l.view.Load().segs[len(dropped):]})
 	}
-	raise(&l.start, offset) // last: whoever sees the new start sees the view that belongs to it
+	raise(&l.start, offset) // last, so that a reader that sees the new start sees its view, too
 	l.mu.Unlock()
 	if len(dropped) > 0 {
 		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", len(dropped))
@@ -85,16 +86,16 @@ func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	return len(dropped), errors.Join(l.drop(dropped), rollErr)
 }
 
-// planDeletion returns the segments that go when offset becomes the start: none that waits for its seal, which goes later.
-// If offset is the end, the active segment is rolled so that it goes too; rollErr is why it can't be, which keeps nothing
-// else from going. l.changing is held.
+// planDeletion returns the segments to delete when offset becomes the start. Those that wait for their seal are left to the
+// keeper. If offset is the end of the log, the active segment is rolled, so that it can be deleted too; rollErr says why
+// it could not be rolled, in which case the others are deleted all the same. l.changing is held.
 func (l *Log) planDeletion(offset int64) (dropped []*segment, rollErr, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
 		return nil, nil, err
 	}
-	if offset > l.end.Load() { // TruncateTo was faster
+	if offset > l.end.Load() { // a TruncateTo came first
 		return nil, nil, &OffsetError{Offset: offset, Offsets: l.offsets()}
 	}
 	if offset < l.start.Load() {
@@ -120,8 +121,8 @@ func (l *Log) planDeletion(offset int64) (dropped []*segment, rollErr, err error
 	return segs[:k], rollErr, nil
 }
 
-// drop unlinks segments that neither the state file nor the view counts any more, and gives them back. What can't be
-// unlinked the next Open removes.
+// drop closes segments that are neither in the state file nor in the view any more, and removes their files. Files that it
+// can't remove are left to the next Open.
 func (l *Log) drop(segs []*segment) error {
 	if len(segs) == 0 {
 		return nil
@@ -129,7 +130,7 @@ func (l *Log) drop(segs []*segment) error {
 	var errs []error
 	for i := len(segs) - 1; i >= 0; i-- {
 		s := segs[i]
-		s.mu.Lock() // a seal or a rebuild of its indexes ends first
+		s.mu.Lock() // waits for a seal, or a rebuild of its indexes, to end
 		s.enter(phaseGone)
 		errs = append(errs, l.removeSegmentFiles(s.base), s.close())
 		s.deleted(l.stats)
@@ -139,8 +140,8 @@ func (l *Log) drop(segs []*segment) error {
 	return errors.Join(append(errs, l.syncDir())...)
 }
 
-// Kafka keeps these beside a segment: the aborted transactions in it, and the producers' state at its start. They make no
-// sense without it, and less beside a new one of the same base.
+// Kafka keeps these files beside a segment: the aborted transactions in it, and the producers' state at its start. They go
+// with the segment, since beside a new one with the same base offset they would be wrong.
 const (
 	transactionSuffix = ".txnindex"
 	producerSuffix    = ".snapshot"
@@ -163,9 +164,9 @@ func (e *env) removeFile(base int64, suffix string) error {
 	return nil
 }
 
-// removeProducersAbove removes a broker's files on producers that tell of offsets above a cut. One whose offset is given out
-// again would make the broker refuse, or take for repeated, what those producers send next
-// (ProducerStateManager.truncateAndReload removes the same ones).
+// removeProducersAbove removes a broker's files on producers that are about offsets above a cut. These offsets are given out
+// again, and by such a file the broker would refuse the producers' next batches, or take them for repetitions
+// (ProducerStateManager.truncateAndReload removes the same files).
 func (e *env) removeProducersAbove(producers []int64, offset int64) (removed bool, err error) {
 	for _, at := range producers {
 		if at <= offset {
@@ -179,14 +180,15 @@ func (e *env) removeProducersAbove(producers []int64, offset int64) (removed boo
 	return removed, nil
 }
 
-// Retain applies Options.RetentionBytes and RetentionAge now rather than in the background, and returns how many
-// segments it deleted, with an error too: files of theirs that are left the next Open removes. A segment that waits for
-// its seal is deleted, and counted, in the background. Kafka's rules: whole segments, oldest first, up to the first that
-// stays; by size while the log keeps at least RetentionBytes without the segment; by age if its greatest record time (of
-// a segment without times, or one whose batches are damaged, the time of its last change) is longer ago than
-// RetentionAge. A segment stays until OnSeal was told of it and MayDelete agrees; MayDelete is asked of the active
-// segment too, before it is rolled to be deleted. A clock that jumps ahead does not count until it has stayed there for
-// an hour.
+// Retain applies Options.RetentionBytes and RetentionAge now rather than in the background. It returns how many segments it
+// deleted, also beside an error, after which the next Open removes files that are left of them. A segment that waits for
+// its seal is deleted, and counted, in the background.
+//
+// The rules are Kafka's. Whole segments go, oldest first, up to the first that stays: by size while the log keeps at least
+// RetentionBytes without the segment; by age if the greatest time of its records is longer ago than RetentionAge (for a
+// segment without times, or with damaged batches, the time of its last change counts). A segment stays until OnSeal was
+// called for it and MayDelete agrees; MayDelete is also asked about the active segment, before it is rolled to be deleted.
+// A clock that jumps ahead counts only once it has stayed ahead for an hour.
 func (l *Log) Retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
@@ -252,8 +254,8 @@ func (l *Log) info(s *segment, next, size int64) SegmentInfo {
 	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
 }
 
-// trueInfo is info with the greatest time looked up. Of a segment that is damaged so that it can't be, or gone from the
-// directory, it is left out: who asks is told by readers of the damage, and must not stop at it.
+// trueInfo is info with the greatest time looked up. It leaves the time out if the segment is missing, or too damaged to
+// tell: retention and OnSeal must not stop at damage, which is reported when it is read.
 func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
 	size, err := l.size(s)
 	if err != nil {
@@ -262,7 +264,7 @@ func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
 	ms, err := l.maxTime(s)
 	if errors.Is(err, ErrCorrupt) {
 		if !s.reported.Swap(true) {
-			l.backgroundError("times of a damaged segment not known, the time of its last change stands in", err)
+			l.backgroundError("times of a damaged segment are not known, the time of its last change is used instead", err)
 		}
 		ms, err = noTimestamp, nil
 	}
@@ -274,7 +276,7 @@ func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
 	return info, nil
 }
 
-// size is the size of a segment's batches, without opening it; it is remembered.
+// size returns the size of a segment's batches. It does not open the segment, and remembers the answer.
 func (l *Log) size(s *segment) (int64, error) {
 	if pos := s.stored.load().pos(); pos != sizeUnknown {
 		return pos, nil
@@ -306,7 +308,7 @@ func (l *Log) expired(info SegmentInfo, now time.Time) (bool, error) {
 		newest = st.mtime
 	}
 	if ahead := newest.Sub(now); ahead > futureTolerance && !l.wall.warned.Swap(true) {
-		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all behind it from expiring",
+		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all later ones from expiring",
 			"dir", l.dir, "segment", info.Base, "time", newest)
 	}
 	return now.Sub(newest) > l.o.RetentionAge, nil
@@ -319,17 +321,17 @@ const (
 	clockTrust = time.Hour
 )
 
-// wallClock is the wall clock as retention believes it.
+// wallClock is the wall clock as far as retention believes it.
 type wallClock struct {
 	mu     mutex
-	since  time.Time // with its monotonic reading: base's moment
-	base   time.Time // the wall clock believed at since
-	ahead  time.Time // when the wall clock was first seen ahead of what passed since; zero if it is not
+	since  time.Time // when the wall clock was last believed, with a monotonic reading
+	base   time.Time // what it said then
+	ahead  time.Time // when it was first seen ahead of the time that has passed since; zero if it is not ahead
 	warned atomic.Bool
 }
 
-// now is the wall clock, but not ahead of what has really passed since it was last believed, unless it has stayed ahead
-// for clockTrust: then it was wrong before, and is right now.
+// now returns the time of the wall clock, or, while that is ahead of the time that has passed since it was last believed,
+// the latter. A wall clock that stays ahead for clockTrust is believed again: it was wrong before, and is right now.
 func (w *wallClock) now(clock time.Time) time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -352,5 +354,5 @@ func (w *wallClock) now(clock time.Time) time.Time {
 	return elapsed
 }
 
-// now is the present, for retention.
+// now returns the present time, for retention.
 func (l *Log) now() time.Time { return l.wall.now(time.Now()) }

@@ -6,22 +6,22 @@ import (
 	"math"
 )
 
-// checkDirectory latches the log if its directory, or the file LOCK, is not where it was: before files are made, cut or
-// removed by their names, which would be those of another log. l.mu is held.
+// checkDirectory latches the log if another directory, or another LOCK file, has taken the place of its own. It is called
+// before files are created, cut or removed by their names, which may lead to another log's files. l.mu is held.
 func (l *Log) checkDirectory() error {
 	err := l.lock.held()
 	switch {
 	case err == nil:
 		return nil
-	case !errors.Is(err, errReplaced): // nobody knows, and the call may be made again
-		return fmt.Errorf("seglog: look at the lock: %w", err)
+	case !errors.Is(err, errReplaced): // it is not known, and the caller may try again
+		return fmt.Errorf("seglog: check the lock: %w", err)
 	}
 	l.fail(fmt.Errorf("%w: %w", errNotOurs, err))
 	return l.failed()
 }
 
-// roll makes a new active segment that starts at base; the keeper seals the old one. l.mu is held. Nothing has changed
-// if it fails.
+// roll makes a new active segment that starts at base; the keeper will seal the old one. If roll fails, nothing has
+// changed. l.mu is held.
 func (l *Log) roll(base int64) error {
 	w := &l.writer
 	if err := l.checkDirectory(); err != nil {
@@ -61,8 +61,9 @@ func (l *Log) roll(base int64) error {
 	return nil
 }
 
-// noteGap makes it known that the segment about to begin at base lies behind a gap. Recovery takes any other segment that
-// does not join the one before for the sign of a lost end, so everything up to the gap is durable first. l.mu is held.
+// noteGap records in the state file that the segment about to begin at base lies behind a gap, after it has made
+// everything up to the gap durable. If any other segment does not join the one before it, recovery concludes that the
+// end of the earlier segment was lost. l.mu is held.
 func (l *Log) noteGap(end, base int64) error {
 	if err := l.flushTo(l.lastMoment()); err != nil {
 		return err
@@ -77,8 +78,8 @@ func (l *Log) noteGap(end, base int64) error {
 	return nil
 }
 
-// runPreparer reserves blocks ahead of the appends and makes the next segment ready. What it can't do, for want of
-// space, the append that needs it tries again and reports.
+// runPreparer reserves blocks ahead of the appends and makes the next segment ready. If there is no space for that, the
+// append that needs it tries again and reports the error.
 func (l *Log) runPreparer() {
 	defer l.background.Done()
 	started("preparer")
@@ -91,7 +92,7 @@ func (l *Log) runPreparer() {
 		}
 		var doubt *writeBackError
 		if errors.As(err, &doubt) {
-			// The flusher, with a description of the file of its own, gets the error as well; this one may be first.
+			// The flusher gets the error too, by its own open file description, but the preparer may be the first to see it.
 			l.fail(err)
 			continue
 		}
@@ -112,7 +113,7 @@ func (l *Log) prepare() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if next != nil {
-		if l.writer.next != nil { // left by a roll that made one and failed
+		if l.writer.next != nil { // a roll made one, and then failed
 			err = errors.Join(err, next.discard())
 		} else {
 			l.writer.next = next
@@ -124,7 +125,7 @@ func (l *Log) prepare() error {
 	return err
 }
 
-// prepareTail works ahead in the active segment. A cut, which marks the segment as gone first, waits for it to end.
+// prepareTail works ahead in the active segment. A cut waits until it has ended.
 func (l *Log) prepareTail(t *tail) error {
 	l.preparing.Lock()
 	defer l.preparing.Unlock()
@@ -135,7 +136,7 @@ func (l *Log) prepareTail(t *tail) error {
 	return errors.Join(err, t.h.unref())
 }
 
-// planPreparation sets where the appends wake the preparer next. l.mu is held.
+// planPreparation sets the position from which on appends wake the preparer again. l.mu is held.
 func (l *Log) planPreparation() {
 	w := &l.writer
 	pos, reserved := w.tail.seg.stored.load().pos(), w.tail.reserved.Load()

@@ -8,38 +8,38 @@ import (
 	"math"
 )
 
-// salvage goes through one .log file batch by batch, and past what is damaged: Verify tells what it finds, Repair keeps
-// it. Unlike a scanner it does not stop at the first bad byte, so that one flipped bit costs one batch.
+// salvage walks the batches of one .log file, and goes on behind damage: Verify reports what it finds, Repair keeps the good
+// batches. A scanner stops at the first bad byte; with salvage one flipped bit costs one batch.
 type salvage struct {
 	f    file
 	path string
-	base int64 // in the file's name
+	base int64 // base offset, by the file's name
 	size int64 // of the file
-	from int64 // no offset below it belongs here
-	end  int64 // nor one from here on; -1 if that is open
-	gaps bool  // offsets may be left out
+	from int64 // the file has no offset below from,
+	end  int64 // and none from end on; -1 if that is not known
+	gaps bool  // offsets may be missing
 
-	// batch is given each good batch and where it starts. It may say what is wrong with it all the same.
+	// batch is called with each good batch and its position. It may return why the batch is bad all the same.
 	batch func(b batch, pos int64) (why string, err error)
-	// damage is given what lies between good batches; false ends the walk.
+	// damage is called with what lies between good batches. If it returns false, the walk ends.
 	damage func(damage) (bool, error)
 
-	// What run found: good batches up to offset next, and nothing but zeros from position zeros on.
+	// What run found: good batches up to offset next, and only zeros from position zeros on.
 	next  int64
 	zeros int64
 
-	last   int64 // end of what is not zero; -1: not known
-	budget int64 // of resync
+	last   int64 // end of the last byte that is not zero; -1: not known yet
+	budget int64 // see resync.budget
 }
 
 // damage is a range of a .log file that holds no good batch, or a place where offsets are missing.
 type damage struct {
 	pos, end     int64 // bytes; pos == end where only offsets are missing
-	offset, next int64 // [offset, next) can't be had; next is -1 if no good batch follows in this file
-	cause        error // *CorruptError, or the error of a read
+	offset, next int64 // the offsets [offset, next) are lost; next is -1 if no good batch follows in this file
+	cause        error // a *CorruptError, or the error of a read
 
-	good  int64  // Repair: good batches among them
-	saved string // and where it keeps them
+	good  int64  // for Repair: how many good batches go too
+	saved string // for Repair: the file that keeps the bytes
 }
 
 func (d damage) reason() string {
@@ -50,12 +50,13 @@ func (d damage) reason() string {
 	return d.cause.Error()
 }
 
+// run walks the file. It returns the error of a callback or of the context, if one ended the walk.
 func (v *salvage) run() error {
 	v.next, v.zeros, v.last, v.budget = v.from, v.size, -1, resyncBudget*v.size
 	var s scanner
 	src := &fileRange{v.f, 0, v.size}
 	s.init(src, v.path, 0, v.next, v.end)
-	s.gaps = true // missing offsets are told of here, and do not end the walk
+	s.gaps = true // walk reports missing offsets as damage, and goes on
 	for pos := int64(0); ; {
 		if !s.skipTo(pos, v.next) {
 			src.pos = pos
@@ -75,7 +76,7 @@ func (v *salvage) run() error {
 			return err
 		}
 		if d.pos == d.end {
-			return nil // blocks that were reserved
+			return nil // only reserved blocks follow
 		}
 		if goOn, err := v.damage(d); err != nil || !goOn || found < 0 {
 			return err
@@ -84,7 +85,8 @@ func (v *salvage) run() error {
 	}
 }
 
-// assess finds out how far the damage at pos reaches, and where the next good batch begins; -1 if there is none.
+// assess finds out how far the damage at pos reaches, and the position and base offset of the next good batch; found is -1 if
+// there is none.
 func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err error) {
 	d = damage{pos: pos, end: v.size, offset: v.next, next: -1, cause: why}
 	found = -1
@@ -102,29 +104,30 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 		case isEnded(err):
 			return d, -1, 0, err
 		case err != nil:
-			d.cause, found = err, -1 // what can't be read now may be good
+			d.cause, found = err, -1 // the bytes that can't be read now may be good
 		case found >= 0:
 			d.end, d.next = found, next
 		default:
-			d.end, v.zeros = end, end // behind it are blocks that were reserved
+			d.end, v.zeros = end, end // reserved blocks follow
 		}
 	}
 	return d, found, next, nil
 }
 
-// isEnded: by the context.
+// isEnded reports whether err is that of a context.
 func isEnded(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
+// errStop: a callback ended the walk.
 var errStop = errors.New("seglog: stop")
 
-// salvageError is an error of the callbacks or of the context, in contrast to one of the file.
+// salvageError is an error of a callback or of the context, as opposed to one of the file.
 type salvageError struct{ error }
 
 func (e *salvageError) Unwrap() error { return e.error }
 
-// walk returns nil at the end of the file, and else why it does not go on.
+// walk passes the scanner's batches to the callbacks. It returns nil at the end of the file, otherwise why it ended earlier.
 func (v *salvage) walk(s *scanner) error {
 	for {
 		b, err := s.scan()
@@ -178,9 +181,9 @@ func (v *salvage) walk(s *scanner) error {
 	}
 }
 
-// raised says why the base offset of a batch, behind which end is, is taken for damaged rather than for the end of a gap,
-// or "". No CRC covers it. One that a flipped bit raised collides with the batch behind it, which the scanner sees; the last
-// batch has none.
+// raised returns why the base offset of a batch that ends at position end counts as damaged rather than as the end of a gap,
+// or "". The CRC does not cover base offsets. If a flipped bit raised one, it collides with the next batch, which the
+// scanner detects; the last batch has no next one, so there a single flipped bit is taken for damage.
 func (v *salvage) raised(base, next, end int64) (string, error) {
 	if flipped := base ^ next; flipped&(flipped-1) != 0 {
 		return "", nil
@@ -190,15 +193,15 @@ func (v *salvage) raised(base, next, end int64) (string, error) {
 	if err != nil || n == headerLen && !isZero(h[:]) {
 		return "", err
 	}
-	return fmt.Sprintf("its offset %d differs in one bit from the one that comes next", base), nil
+	return fmt.Sprintf("its offset %d differs in one bit from the expected one", base), nil
 }
 
-// epochs looks for a batch whose leader epoch, which no CRC covers, a flipped bit has changed: it differs in one bit from that of
-// the batches before and behind, which have the same. Followers refuse what comes behind a raised one. An epoch that goes
-// back otherwise is no sign of damage: a broker that takes over the directory counts its own.
+// epochs finds batches whose leader epoch was changed by a flipped bit; the CRC does not cover it. The epoch then differs in
+// one bit from those of the batches before and after, which are equal. Followers refuse the batches behind a raised epoch.
+// An epoch that goes back in any other way is not damage: a broker that takes over a directory counts epochs of its own.
 type epochs struct{ before, last epochAt }
 
-// epochAt is the epoch of a batch, which lies at pos of the segment at base.
+// epochAt is the leader epoch of the batch at position pos of the segment at base.
 type epochAt struct {
 	base, pos, offset int64
 	epoch             int32 // -1: none
@@ -206,7 +209,8 @@ type epochAt struct {
 
 func newEpochs() epochs { return epochs{epochAt{epoch: -1}, epochAt{epoch: -1}} }
 
-// add returns the batch before b if its epoch was changed, and the epoch that it must have had.
+// add takes the next batch into account. If that shows that the epoch of the batch before it was changed, add returns that
+// batch, the right epoch, and true.
 func (e *epochs) add(b batch, base, pos int64) (wrong epochAt, right int32, ok bool) {
 	at := epochAt{base, pos, b.base(), b.epoch()}
 	if flipped := e.last.epoch ^ at.epoch; e.before.epoch == at.epoch && at.epoch >= 0 && flipped != 0 && flipped&(flipped-1) == 0 {
@@ -217,7 +221,7 @@ func (e *epochs) add(b batch, base, pos int64) (wrong epochAt, right int32, ok b
 	return wrong, right, ok
 }
 
-// recordCheck decodes batches to see whether their records are what the batch says.
+// recordCheck decodes the records of batches, to see whether they are as the header says.
 type recordCheck struct {
 	d recordReader
 	// Of the batch checked last:
@@ -226,11 +230,11 @@ type recordCheck struct {
 	undecoded        bool // no decompressor is registered for its codec, or it inflates to more than the limit
 }
 
-// check says what is wrong with the records of a good batch, or "".
+// check returns what is wrong with the records of a batch whose CRC is right, or "".
 func (c *recordCheck) check(b batch) string {
 	c.records, c.undecoded, c.d.checkOnly = b.count(), false, true
 	c.minTime, c.maxTime = b.baseTimestamp(), b.maxTimestamp()
-	if c.minTime < 0 || c.minTime > c.maxTime { // none, or a delete horizon
+	if c.minTime < 0 || c.minTime > c.maxTime { // there is none, or it is a delete horizon
 		c.minTime = c.maxTime
 	}
 	if err := c.d.reset(b); err != nil {
@@ -250,7 +254,7 @@ func (c *recordCheck) check(b batch) string {
 	return ""
 }
 
-// unless says what is wrong by an error about the inside of a batch, unless only this process can't look there.
+// unless returns what an error about the records says is wrong, or "" if only this process can't decode them.
 func (c *recordCheck) unless(err error) string {
 	if c.undecoded = errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated); c.undecoded {
 		return ""

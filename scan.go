@@ -10,27 +10,28 @@ import (
 	"iter"
 )
 
-// scanner is the one parser that walks batches: of files (recovery, iterators, Verify, index rebuilds) and of streams
-// (Decode, TransferFrom). Each batch it returns has passed parseHeader, its CRC and the order of offsets.
+// scanner reads whole batches, of a file (recovery, iterators, Verify, index rebuilds) or of a stream (Decode, TransferFrom).
+// Each batch that it returns has passed parseHeader, its CRC and the order of offsets. (Look-ups, which do not read the
+// records, walk over headers by segment.walk.)
 //
-// The buffer never grows past twice the bytes that really arrived, whatever a length field claims.
+// The buffer never grows past twice the bytes that have arrived, whatever a length field claims.
 type scanner struct {
 	src  io.Reader
 	path string // of the file; "" for a stream
 	buf  []byte
-	r, w int   // buf[r:w] is read and not consumed
-	pos  int64 // of buf[r]
-	next int64 // offset that comes next: one above the last; -1 if any may
+	r, w int   // buf[r:w] was read from src and not returned yet
+	pos  int64 // position of buf[r]
+	next int64 // offset that comes next: one above the last; -1 if any offset may come
 	end  int64 // offset that no batch may reach; -1 if not known
-	most int   // largest batch accepted
-	gaps bool  // offsets may be left out between batches
+	most int   // size of the largest batch that is accepted
+	gaps bool  // offsets may be missing between batches
 }
 
 const (
-	// scanChunk: one read call costs less than 1 % of copying and checking that many bytes, and the buffer still fits
-	// the second-level cache.
+	// scanChunk is the size of a read: a call costs less than 1 % of copying and checking that many bytes, and the buffer
+	// still fits the second-level cache.
 	scanChunk = 256 << 10
-	// firstChunk: short scans (a section of a few records) must not pay for a long one.
+	// firstChunk is the size of the first read, so that a short scan does not pay for a long one.
 	firstChunk = 4 << 10
 )
 
@@ -41,13 +42,13 @@ func (s *scanner) init(src io.Reader, path string, pos, next, end int64) {
 	s.gaps = false
 }
 
-// restart goes on at another position of the source, which the caller has moved there.
+// restart goes on at another position of the source, to which the caller has moved the source.
 func (s *scanner) restart(pos, next int64) {
 	s.pos, s.next = pos, next
 	s.r, s.w = 0, 0
 }
 
-// skipTo goes on at a position that lies in the buffer; false if it does not.
+// skipTo goes on at a position that lies in the buffer. It returns false if it does not lie there.
 func (s *scanner) skipTo(pos, next int64) bool {
 	n := pos - s.pos
 	if n < 0 || n > int64(s.w-s.r) {
@@ -58,8 +59,8 @@ func (s *scanner) skipTo(pos, next int64) bool {
 	return true
 }
 
-// scan returns the next batch, valid until the next call; io.EOF at the end of a source that ends with a whole batch;
-// else a *CorruptError, or the source's error.
+// scan returns the next batch, which is valid until the next call. At the end of a source that ends with a whole batch the
+// error is io.EOF; otherwise it is a *CorruptError or the error of the source.
 func (s *scanner) scan() (batch, error) {
 	if err := s.fill(headerLen); err != nil {
 		return nil, err
@@ -73,7 +74,7 @@ func (s *scanner) scan() (batch, error) {
 	switch {
 	case why != "":
 	case s.end >= 0 && last >= s.end:
-		why = fmt.Sprintf("offsets run into what follows at %d: batch has %d to %d", s.end, base, last)
+		why = fmt.Sprintf("offsets overlap those that begin at %d: batch has %d to %d", s.end, base, last)
 	case size > int64(s.most):
 		why = fmt.Sprintf("batch of %d bytes, at most %d are allowed", size, s.most)
 	}
@@ -99,8 +100,8 @@ func (s *scanner) scan() (batch, error) {
 	return b, nil
 }
 
-// follows says why a batch can't stand where offset next comes next, or "". With gaps, offsets may be left out before it;
-// next is -1 where any offset may come.
+// follows returns why the batch can't stand where next is the next offset, or "". With gaps, offsets may be missing before
+// it; next is -1 where any offset may come.
 func (b batch) follows(next int64, gaps bool) string {
 	base := b.base()
 	switch {
@@ -112,7 +113,7 @@ func (b batch) follows(next int64, gaps bool) string {
 	return ""
 }
 
-// collides says why b, the header that stands behind a batch whose last offset is last, proves that batch wrong, or "".
+// collides returns why b, a header that stands behind a batch with the given last offset, proves that batch wrong, or "".
 func (b batch) collides(last int64) string {
 	if parseWalk(b) == "" && b.base() <= last {
 		return fmt.Sprintf("its last offset %d collides with the next batch's %d", last, b.base())
@@ -120,15 +121,15 @@ func (b batch) collides(last int64) string {
 	return ""
 }
 
-// confirmGap looks at the batch behind one that leaves out offsets. The format allows gaps (compaction makes them), but
-// the CRC does not cover the base offset: one that a bit flip raised collides with its successor.
+// confirmGap looks at the batch behind one that comes after a gap. The format allows gaps (compaction makes them), but the
+// CRC does not cover the base offset: if a flipped bit raised it, the batch collides with the one behind it.
 func (s *scanner) confirmGap(size int, last int64) error {
 	if s.path == "" && s.w-s.r < size+headerLen {
 		return nil // the next batch of a stream may be long in coming
 	}
 	err := s.fill(size + headerLen)
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
-		return nil // nothing follows that could tell
+		return nil // no batch follows that could tell
 	}
 	if why := batch(s.buf[s.r+size : s.r+size+headerLen]).collides(last); why != "" {
 		return s.corrupt(why)
@@ -136,7 +137,7 @@ func (s *scanner) confirmGap(size int, last int64) error {
 	return nil
 }
 
-// fill makes n unread bytes available. io.EOF: there is not one.
+// fill makes n unread bytes available. The error is io.EOF if there is not one byte.
 func (s *scanner) fill(n int) error {
 	for idle := 0; s.w-s.r < n; {
 		if s.w == len(s.buf) || len(s.buf)-s.r < n {
@@ -168,7 +169,7 @@ func (s *scanner) fill(n int) error {
 	return nil
 }
 
-// makeRoom moves the unread bytes to the front, and doubles a buffer that is full of them or still small.
+// makeRoom moves the unread bytes to the front, and doubles the buffer if it is full of them or still small.
 func (s *scanner) makeRoom() {
 	unread := s.buf[s.r:s.w]
 	if len(unread) == len(s.buf) || len(s.buf) < scanChunk {
@@ -182,11 +183,11 @@ func (s *scanner) corrupt(why string) error {
 	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, Reason: why}
 }
 
-// maxOldMessage bounds the messages of old formats that are looked for.
+// maxOldMessage bounds the size of the messages of old formats that headerError recognizes.
 const maxOldMessage = 16 << 20
 
-// headerError is the error for bytes that are no header of a batch. A message of format 0 or 1, which differs in what
-// follows the length (crc of all behind it, magic, attributes), is told from damage by its own CRC.
+// headerError returns the error for bytes that are no header of a batch. Messages of format 0 and 1, which have other fields
+// behind the length (the CRC of all that follows, magic, attributes), are told from damage by their CRC.
 func (s *scanner) headerError(why string) error {
 	magic := s.buf[s.r+atMagic]
 	n := lengthOverhead + int64(int32(binary.BigEndian.Uint32(s.buf[s.r+atBatchLength:])))
@@ -201,6 +202,7 @@ func (s *scanner) headerError(why string) error {
 		Reason: fmt.Sprintf("a message of format %d, which Kafka wrote before 0.11; format 2 is read", magic)}
 }
 
+// torn returns the error for a source that ends where n bytes are needed.
 func (s *scanner) torn(n int) error {
 	return &CorruptError{Path: s.path, Pos: s.pos, Offset: s.next, cause: io.ErrUnexpectedEOF,
 		Reason: fmt.Sprintf("%d bytes where at least %d are needed", s.w-s.r, n)}
@@ -213,12 +215,13 @@ func (s *scanner) readError(err error) error {
 	return fmt.Errorf("seglog: read %s at position %d, offset %d: %w", s.path, s.pos+int64(s.w-s.r), s.next, err)
 }
 
-// isZero compares b with itself, one byte on: a loop over the reserved end of a segment took a third of an Open.
+// isZero reports whether b holds only zeros. It compares b with itself, shifted by one byte: a loop over the reserved end of
+// a segment took a third of the time of an Open.
 func isZero(b []byte) bool {
 	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
 }
 
-// wrapBatchError turns an error about the inside of a batch into one that says where the batch is.
+// wrapBatchError turns an error about the records of a batch into one that says where the batch is.
 func wrapBatchError(err error, path string, pos, offset int64) error {
 	if errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated) {
 		if path == "" {
@@ -229,13 +232,13 @@ func wrapBatchError(err error, path string, pos, offset int64) error {
 	return &CorruptError{Path: path, Pos: pos, Offset: offset, Reason: err.Error(), cause: err}
 }
 
-// Decode returns the records in a stream of batches, which is what TransferTo and Section.WriteTo send. It ends with
-// the stream; a stream that ends inside a batch, or holds anything else than batches in the order of their offsets, ends
-// with a *CorruptError, and one whose records can't be decompressed with ErrCodec or ErrInflated. Control batches are
-// skipped. A Record is valid until the next step. The sequence can be walked once.
+// Decode returns the records in a stream of batches, as TransferTo and Section.WriteTo send it. The sequence ends with the
+// stream. If the stream ends inside a batch, or holds anything but batches in the order of their offsets, it ends with a
+// *CorruptError; if records can't be decompressed, with ErrCodec or ErrInflated. Control batches are skipped. A Record is
+// valid until the next step. The sequence can be walked once.
 //
-// Memory is bounded by the largest batch that really arrives: three times its size, 20 times that of a record's headers
-// and, for a compressed batch, twice the size that it inflates to, which may be 256 MiB.
+// Memory is bounded by the largest batch that arrives: three times its size, 20 times that of a record's headers and, for
+// a compressed batch, twice the size that it inflates to, which may be 256 MiB.
 func Decode(r io.Reader) iter.Seq2[Record, error] { return decode(r, defaultMaxInflated) }
 
 func decode(r io.Reader, limit int64) iter.Seq2[Record, error] {
@@ -261,8 +264,8 @@ func decode(r io.Reader, limit int64) iter.Seq2[Record, error] {
 	}
 }
 
-// each yields the records of a batch from offset from on, and an error if the batch can't be decoded. It returns whether
-// to go on, and whether an error was yielded.
+// each yields the records of a batch with offsets from from on, and an error if the batch can't be decoded. It returns
+// whether to go on, and whether it yielded an error.
 func (d *recordReader) each(b batch, from int64, path string, pos int64, yield func(Record, error) bool) (more, failed bool) {
 	if b.control() {
 		return true, false

@@ -79,8 +79,8 @@ func TestScan(t *testing.T) {
 		"a gap at first":        {4, -1, 0, false, 0, "offsets are missing"},
 		"a gap at first, fine":  {4, -1, 0, true, 4, ""},
 		"offsets that go back":  {6, -1, 0, true, 0, "offsets go back"},
-		"into the next segment": {5, 100, 0, true, 3, "run into what follows"},
-		"into it in a batch":    {5, 7, 0, true, 0, "run into what follows"},
+		"into the next segment": {5, 100, 0, true, 3, "overlap those that begin at"},
+		"into it in a batch":    {5, 7, 0, true, 0, "overlap those that begin at"},
 		"largest allowed":       {5, -1, sizes[0], true, 4, ""},
 		"one byte too large":    {5, -1, sizes[0] - 1, true, 0, "at most"},
 	}

@@ -15,13 +15,13 @@ import (
 	"unsafe"
 )
 
-// The scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock goes on only when all its
-// goroutines wait. A goroutine of the engine, or of its users, parks at each call of the file system, each mutex and each
-// yield; when all of them are parked or blocked, the bubble's first goroutine picks by a seed the one that goes on, up to
-// its next point. So one goroutine runs at a time, in an order that the seed decides.
+// This is the scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock advances only when
+// all its goroutines wait. A goroutine of the engine, or of its users, parks at each call of the file system, each mutex and
+// each yield. When all of them are parked or blocked, the first goroutine of the bubble picks one by the seed, which goes on
+// up to its next point. So one goroutine runs at a time, in an order that the seed decides.
 
-// task is a goroutine that takes part. It is found by the goroutine's profiler labels, which runtime keeps for it and its
-// children inherit: nothing else that belongs to a goroutine can be had at that price.
+// task is a goroutine that takes part. It is found by the profiler labels of the goroutine, which its children inherit: there
+// is no cheaper way to attach a value to a goroutine.
 type task struct {
 	labels []string // package pprof looks for labels here
 	s      *sched
@@ -31,23 +31,23 @@ type task struct {
 	prio   uint64
 	goes   chan struct{}
 
-	// Of where it is parked:
+	// Where it is parked:
 	parked bool
 	at     point
 }
 
-// point is where a task parks.
+// point is a place where a task parks.
 type point struct {
-	kind  simKind // of a call
-	where string  // path, or what the engine calls the point
-	lock  *mutex  // to be free before it goes on
+	kind  simKind // the kind of call
+	where string  // the path, or the engine's name for the point
+	lock  *mutex  // must be free before the task goes on
 	spins bool
 }
 
 type step struct {
 	t *task
 	point
-	pause time.Duration // of the clock, no task
+	pause time.Duration // if not 0, the clock advanced by this, and no task ran
 }
 
 func (st step) String() string {
@@ -72,13 +72,13 @@ func setRuntimeLabels(unsafe.Pointer)
 
 func current() *task { return (*task)(runtimeLabels()) }
 
-// schedStrategy is how the next task is picked.
+// schedStrategy says how the next task is picked.
 type schedStrategy int
 
 const (
-	pickRandom schedStrategy = iota // any
-	pickSticky                      // the last one again, more often than not
-	pickPCT                         // the one of the highest priority, which changes at a few random steps
+	pickRandom schedStrategy = iota // any task
+	pickSticky                      // usually the last task again
+	pickPCT                         // the task with the highest priority; priorities change at a few random steps
 	pickKinds
 )
 
@@ -86,12 +86,12 @@ type sched struct {
 	rng      *rand.Rand
 	seed     uint64
 	strategy schedStrategy
-	change   int // one step of so many changes a priority
-	pauses   int // at one step of so many the clock goes on though tasks could
+	change   int // on average one in so many steps changes a priority
+	pauses   int // on average at one in so many steps the clock advances although tasks could go on
 	maxSteps int
-	timers   *task // stands for what starts the goroutines of timers
+	timers   *task // the parent of the goroutines that timers start
 	verbose  bool  // steps say where locks are taken
-	// onStep, if not nil, is called between steps, when nothing runs.
+	// onStep, if not nil, is called between two steps, when no task runs.
 	onStep func() error
 
 	mu     sync.Mutex
@@ -102,7 +102,7 @@ type sched struct {
 	lowest uint64
 	steps  []step
 	count  atomic.Int64 // for the watchdog
-	moved  time.Time    // when an actor last went on
+	moved  time.Time    // when an actor last made a step
 }
 
 func newSched(seed uint64) *sched {
@@ -166,7 +166,7 @@ func (t *task) park(p point) {
 	<-t.goes
 }
 
-// The engine's points.
+// The points of the engine: the methods of scheduler.
 
 func (s *sched) lock(m *mutex) bool {
 	t := current()
@@ -187,7 +187,7 @@ func (s *sched) lock(m *mutex) bool {
 
 func (s *sched) started(name string) {
 	parent := current()
-	if parent == nil { // a timer's
+	if parent == nil { // a timer started it
 		parent = s.timers
 	}
 	s.mu.Lock()
@@ -205,7 +205,7 @@ func (s *sched) yield(where string, spins bool) {
 	}
 }
 
-// caller names the function of the engine that takes a lock.
+// caller returns the name of the engine's function that takes a lock.
 func caller() string {
 	var pcs [1]uintptr
 	runtime.Callers(4, pcs[:])
@@ -220,12 +220,13 @@ func (s *sched) call(kind simKind, path string) {
 	}
 }
 
-// stuckError is a run that does not end.
+// stuckError is the error of a run that does not end.
 type stuckError struct{ why, stacks string }
 
 func (e *stuckError) Error() string { return e.why + "\n" + e.stacks }
 
-// schedPatience is how long by the simulation's clock all actors may wait; none waits for longer than a minute by itself.
+// schedPatience is how long all actors may wait, by the clock of the simulation. No actor waits for more than a minute by
+// itself.
 const schedPatience = 10 * time.Minute
 
 // run picks tasks until all actors have returned.
@@ -257,7 +258,7 @@ func (s *sched) run() error {
 		}
 		if len(ready) == 0 {
 			if left == 0 {
-				return nil // what is left waits for a lock that nobody gives back; the caller sees it
+				return nil // the tasks that are left wait for a lock that nobody releases; the caller finds them
 			}
 			s.idle()
 			continue
@@ -273,7 +274,7 @@ func (s *sched) run() error {
 	}
 }
 
-// free reports whether m can be taken now. Nobody else runs.
+// free reports whether m can be locked now. No task runs meanwhile.
 func free(m *mutex) bool {
 	if !m.TryLock() {
 		return false
@@ -282,7 +283,7 @@ func free(m *mutex) bool {
 	return true
 }
 
-// idle lets the clock go on until somebody parks.
+// idle lets the clock advance until a task parks.
 func (s *sched) idle() {
 	select {
 	case <-s.wake:
@@ -319,7 +320,7 @@ func (s *sched) pick(ready []*task) *task {
 			t.prio = s.lowest
 		}
 	}
-	if t.at.spins && s.rng.IntN(4) > 0 && len(ready) > 1 { // it waits for somebody else
+	if t.at.spins && s.rng.IntN(4) > 0 && len(ready) > 1 { // it waits for another task
 		t = ready[s.rng.IntN(len(ready))]
 	}
 	return t
@@ -349,7 +350,7 @@ func (s *sched) waiting() string {
 	return b.String()
 }
 
-// around shows the last steps.
+// around returns the last steps as text.
 func (s *sched) tail(n int) string {
 	var b strings.Builder
 	from := max(0, len(s.steps)-n)
@@ -359,7 +360,7 @@ func (s *sched) tail(n int) string {
 	return b.String()
 }
 
-// bubble is how the caller's is called in stacks.
+// bubble returns the name of the caller's bubble in stack traces.
 func bubble() string {
 	buf := make([]byte, 200)
 	header := string(buf[:runtime.Stack(buf, false)])
@@ -367,7 +368,7 @@ func bubble() string {
 	return header[from:strings.Index(header, "]")] + "]"
 }
 
-// bubbleStacks are the stacks of the goroutines of a bubble.
+// bubbleStacks returns the stacks of the goroutines of a bubble.
 func bubbleStacks(name string) string {
 	buf := make([]byte, 1<<20)
 	var b strings.Builder

@@ -13,43 +13,43 @@ import (
 	"time"
 )
 
-// schedConfig is what happens in a schedule, all of it from one seed.
+// schedConfig says what happens in a schedule. All of it follows from one seed.
 type schedConfig struct {
 	seed      uint64
 	mapped    bool
 	logs      int
 	phases    int // how often each log is opened
-	users     int // at once
-	calls     int // of each user
+	users     int // how many run at the same time
+	calls     int // how many calls each user makes
 	large     bool
 	segment   int64
 	transfers bool
-	gaps      bool // in transfers
-	goesBack  bool // the recovery point may
+	gaps      bool // transfers have gaps
+	goesBack  bool // the recovery point may go back
 	cuts      bool // TruncateTo and Reset
 	deletions bool
 	retention bool
-	ages      bool // records' times differ so much that segments are rolled by age
-	hooks     bool // slow, or call back
+	ages      bool // the times of records differ so much that segments are rolled by age
+	hooks     bool // there are hooks, which are slow or call the log
 	future    bool // users wait for records that come later
-	readOnly  bool // another process follows
+	readOnly  bool // another process follows the log
 	snapshots bool
 	leaves    bool // one user closes the log while others use it
 	fault     schedFault
-	from, to  int  // the calls of the file system that the fault meets
-	ext4      bool // blocks whose first write failed stay bad; else as XFS
-	hostile   bool // lost writes show what was there before
-	uncut     bool // no cut either after a crash
+	from, to  int  // the fault meets the calls [from, to) of the file system
+	ext4      bool // blocks whose first write failed stay bad, as on ext4; otherwise as on XFS
+	hostile   bool // after a lost write, the disk shows the old contents of the block
+	uncut     bool // there are no cuts after a crash either
 	plant     schedPlant
 }
 
-// schedFault is what goes wrong in the file system.
+// schedFault is a fault of the file system.
 type schedFault struct {
 	name   string
 	err    error
 	kinds  []simKind
 	latch  bool   // the log may fail for good
-	passes bool   // a shortage, after which everything goes on
+	passes bool   // it is a shortage, after which everything works again
 	late   bool   // see simFault
 	page   string // a page of the file of this name can't be read
 }
@@ -69,7 +69,7 @@ var schedFaults = []schedFault{
 	{name: "read fails", err: syscall.EIO, kinds: []simKind{simRead}, latch: true},
 }
 
-// schedMoreFaults came later, and are drawn by themselves, so that the seeds of before kept what they did.
+// schedMoreFaults were added later. They are drawn separately, so that older seeds still make the same schedules.
 var schedMoreFaults = []schedFault{
 	{name: "interrupted", err: syscall.EINTR, latch: true, kinds: []simKind{simOpen, simCreate, simRead, simStat, simList, simMap, simLock, simMkdir, simWrite, simZero,
 		simReserve, simTruncate, simRename, simLink, simRemove, simSyncDir}},
@@ -93,7 +93,7 @@ func newSchedConfig(seed uint64) *schedConfig {
 	c.gaps = c.transfers && one(3)
 	c.cuts = one(2)
 	c.deletions = one(2)
-	// A stream whose log is cut in the middle leaves a gap.
+	// If the log is cut in the middle of a stream, the rest of the stream leaves a gap.
 	c.transfers = c.transfers && (c.users == 1 || !c.cuts || c.gaps)
 	c.retention = one(6)
 	c.ages = one(4)
@@ -107,8 +107,8 @@ func newSchedConfig(seed uint64) *schedConfig {
 		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
 	}
 	c.ext4, c.hostile = one(2), one(3)
-	// Where offsets may be left out, or come from a leader with epochs of its own, nothing tells a batch that the disk brought
-	// back from one that was sent.
+	// Where offsets may be missing, or come from a leader with epochs of its own, a batch that the disk brought back can't be
+	// told from one that was sent.
 	c.hostile = c.hostile && !c.gaps
 	c.snapshots = one(4)
 	if c.fault.name == "" && one(6) {
@@ -141,14 +141,14 @@ func (c *schedConfig) String() string {
 		c.seed, c.logs, c.phases, c.users, c.calls, c.segment, with, fault)
 }
 
-// schedKnown are the faults of the engine that are known and not mended yet, and the parts of the workload that meet
-// them. An entry goes with the fault.
+// schedKnown are the faults of the engine that are known and not mended yet, each with a function that keeps the workload away
+// from it. An entry is removed when the fault is mended.
 var schedKnown = []struct {
 	fault string
 	avoid func(c *schedConfig)
 }{}
 
-// options are those of a phase.
+// options returns the options of a phase.
 func (c *schedConfig) options(rng *rand.Rand, w *schedLog) Options {
 	o := Options{
 		Flush:           FlushPolicy(rng.IntN(3)),
@@ -198,7 +198,7 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 	o.MayDelete = func(SegmentInfo) bool { hook(); return rng.IntN(4) > 0 }
 }
 
-// world is an empty disk.
+// world returns an empty disk.
 func (c *schedConfig) world() *simWorld {
 	w := newSimWorld()
 	w.ext4, w.hostile = c.ext4, c.hostile
@@ -207,7 +207,7 @@ func (c *schedConfig) world() *simWorld {
 
 func (c *schedConfig) maxBatch() int { return int(min(c.segment, 400_000)) }
 
-// shape is how many records of what size a batch gets.
+// shape returns how many records a batch gets, and of which size.
 func (c *schedConfig) shape(rng *rand.Rand) (n, size int) {
 	switch k := rng.IntN(10); {
 	case k < 5:
@@ -222,7 +222,7 @@ func (c *schedConfig) shape(rng *rand.Rand) (n, size int) {
 	return 1, rng.IntN(int(c.segment) - 200)
 }
 
-// age is what a record's time differs by, in ms.
+// age returns by how many ms the time of a record differs from the present.
 func (c *schedConfig) age(rng *rand.Rand) int64 {
 	if c.ages {
 		return rng.Int64N(3000)
@@ -230,7 +230,7 @@ func (c *schedConfig) age(rng *rand.Rand) int64 {
 	return rng.Int64N(50)
 }
 
-// forgives reports whether a call may fail so, after what the file system did.
+// forgives reports whether a call may fail with err, after the faults of the file system.
 func (c *schedConfig) forgives(s *simFS, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,8 +238,8 @@ func (c *schedConfig) forgives(s *simFS, err error) bool {
 	case len(s.faults) == 0:
 		return false
 	case errors.Is(err, ErrFailed):
-		// A shortage after the intent of a cut is noted can't be undone: a write in place on a file system that takes new
-		// blocks for it, a copy for a reader in another process, a new name.
+		// A shortage can't be undone once the intent of a cut is noted. It may come from a write in place, on a file system that
+		// allocates new blocks for it, from a copy for the sake of a reader in another process, or from a new name.
 		return c.fault.latch || c.fault.passes && strings.Contains(err.Error(), "cut at offset")
 	}
 	return errors.Is(err, c.fault.err)
@@ -259,10 +259,10 @@ func (c *schedConfig) faults(s *simFS, number int) {
 			return nil
 		}
 		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && (isLog(name) || s.tookPlace(name)) || name == stateName) {
-			return nil // into blocks that are there
+			return nil // the blocks are allocated already
 		}
 		if c.fault.passes && kind == simRename && filepath.Base(path) == cutName {
-			return nil // in the place of a file that is there
+			return nil // the name exists already
 		}
 		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil

@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// mostCopies bounds the snapshots of one log: each is opened in each state that a crash leaves.
+// mostCopies bounds the snapshots of one log, since each is opened in each state that a crash leaves.
 const mostCopies = 3
 
-// snapshot copies the log into a directory of its own, by the log or by one that reads it in another process.
+// snapshot copies the log into a directory of its own. The copy is made by the log itself or by a read-only log in another
+// process.
 func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	if w.copies >= mostCopies {
 		return
@@ -31,7 +32,7 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	}
 }
 
-// checkCopies opens each copy that there is in a state, and says what is wrong with one.
+// checkCopies opens each copy that there is in a state of the disk, and returns what is wrong with one.
 func (v histView) checkCopies(state *simWorld, mapped bool) error {
 	for _, c := range v.h.calls {
 		if c.kind != histCopy || c.begin >= v.n {
@@ -55,7 +56,7 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 	l, err := openFS(s, c.name, &Options{ReadOnly: v.n%2 == 0, SegmentBytes: 4096})
 	if err != nil {
 		if !whole && (errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist)) {
-			return nil // not finished: it must refuse, or be whole
+			return nil // a copy that is not finished does not open, or is whole
 		}
 		return fmt.Errorf("refused to open: %w", err)
 	}
@@ -72,7 +73,7 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 	return nil
 }
 
-// checkMoment checks that a copy shows the log as it was at one moment while the call ran.
+// checkMoment checks that a copy shows the log as it was at one moment during the call.
 func (v histView) checkMoment(c *histCall, got *content) error {
 	v.n = min(v.n, c.end)
 	base, since, calls := v.base()
@@ -105,7 +106,7 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 			}
 		}
 	}
-	// What a cut took away and what was appended after it were never there together.
+	// Records that a cut removed and records that were appended after it were never there together.
 	for _, cut := range calls {
 		if cut.kind != histCut || cut.err != nil || !v.ended(cut) {
 			continue

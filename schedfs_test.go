@@ -11,21 +11,21 @@ type schedFS struct {
 	*simFS
 	s     *sched
 	plant schedPlant
-	// started is told of each start of the log that is noted in the state file.
+	// started is called with each start of the log that is noted in the state file.
 	started func(offset int64)
 }
 
-// schedPlant is a bug that stands between the engine and the system, to see it found.
+// schedPlant is a bug planted between the engine and the file system, which the test must find.
 type schedPlant int
 
 const (
 	plantNothing     schedPlant = iota
 	plantNoFlush                // a flush does nothing
 	plantNoSyncDir              // names are never made durable
-	plantNoTruncate             // a file stays as long as it is
-	plantWrongRead              // one bit of what a read returns is wrong
+	plantNoTruncate             // a file is never truncated
+	plantWrongRead              // one bit that a read returns is wrong
 	plantLeak                   // a descriptor stays open
-	plantLateReserve            // zeros are laid behind the end of a segment that is trimmed
+	plantLateReserve            // zeros are written behind the end of a segment that is trimmed
 	plants
 )
 
@@ -98,7 +98,7 @@ type schedFile struct {
 	fs *schedFS
 }
 
-// at parks before a call.
+// at parks the goroutine before a call.
 func (f *schedFile) at(kind simKind) { f.fs.s.call(kind, f.path) }
 
 func (f *schedFile) ReadAt(p []byte, pos int64) (int, error) {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// schedID is the number that tells apart the records of a schedule.
+// schedID returns the number by which the records of a schedule are told apart.
 func schedID(r *Record) int64 {
 	if b := r.Value; len(b) >= 8 {
 		return int64(binary.BigEndian.Uint64(b))
@@ -20,17 +20,18 @@ func schedID(r *Record) int64 {
 	return -1
 }
 
-// history is what many callers at once did to a log and were told: an interval of events for each call. It says what the
-// log may show at any moment without knowing in which order calls that overlap took effect: what was acknowledged is there
-// unless a call that removes records overlapped or followed, and what was removed before is not.
+// history holds the calls that many users made at the same time, with their results: an interval of events for each call. It
+// says which records a log may show at any moment, without knowing in which order overlapping calls took effect: an
+// acknowledged record is there unless a call that removes records overlapped or followed, and a record that was removed
+// before is not.
 type history struct {
 	events int
 	calls  []*histCall
 	byID   map[int64]histRecord
-	// retained is the greatest start seen or noted anywhere in the run, where retention deletes.
+	// retained is, in a run with retention, the greatest start that was seen or noted anywhere.
 	retention bool
 	retained  int64
-	gaps      bool // offsets may be left out
+	gaps      bool // offsets may be missing
 }
 
 type histRecord struct {
@@ -44,32 +45,32 @@ const (
 	histAppend histKind = iota
 	histCut             // TruncateTo; Reset with reset
 	histDelete          // DeleteBefore
-	histMark            // everything below offset that was acknowledged before it began is durable
-	histOpened          // a log was opened and showed got: nothing ran at that time
+	histMark            // everything below offset that was acknowledged before the call is durable
+	histOpened          // a log was opened and showed got; no other call ran at that time
 	histCopy            // Snapshot, into the directory name
 )
 
 const histRuns = math.MaxInt
 
-// histCall is one call. The fields behind the events are right only once it has ended.
+// histCall is one call. The fields behind the events are valid only once the call has ended.
 type histCall struct {
 	kind       histKind
 	begin, end int
 	at         time.Time // when it ended
 	recs       []Record  // histAppend
-	fixed      bool      // they have their offsets, as TransferFrom's have
+	fixed      bool      // their offsets were given, as by TransferFrom
 	offset     int64     // of the first record; of a cut, a deletion or a mark
 	reset      bool
 	name       string
-	asked      int // of a copy: what was removed or acknowledged before is, whatever the log's reader had seen
+	asked      int // of a copy: removals and acknowledgments before this event count, even if the reader had not seen them
 	policy     FlushPolicy
 	got        *content // histOpened
 	err        error
-	doubt      bool // it failed, and nobody knows whether it took effect
+	doubt      bool // it failed, and it is not known whether it took effect
 	none       bool // it failed and had no effect
 }
 
-// view is a history as it was at some event.
+// histView is a history as it was at some event.
 type histView struct {
 	h *history
 	n int
@@ -77,7 +78,7 @@ type histView struct {
 
 func newHistory() *history { return &history{byID: map[int64]histRecord{}} }
 
-// begin and finish are called with the lock of the trace held.
+// begin and finish are called while the lock of the trace is held.
 func (h *history) begin(c *histCall) {
 	c.begin, c.end = h.events, histRuns
 	h.events++
@@ -98,7 +99,7 @@ func (h *history) finish(c *histCall) {
 // ended reports whether the call had returned.
 func (v histView) ended(c *histCall) bool { return c.end < v.n }
 
-// removes reports whether a call may have taken the record at offset away that was there from some time after from on.
+// removes reports whether the call may have removed the record at offset, which was there from some time after from on.
 func (v histView) removes(c *histCall, offset int64, from int) bool {
 	if c.begin >= v.n || v.ended(c) && (c.none || c.end < from) {
 		return false
@@ -112,7 +113,7 @@ func (v histView) removes(c *histCall, offset int64, from int) bool {
 	return false
 }
 
-// base is the last time the log was opened, and the calls since.
+// base returns the call by which the log was last opened, and the calls since.
 func (v histView) base() (*content, int, []*histCall) {
 	for i := len(v.h.calls) - 1; i >= 0; i-- {
 		if c := v.h.calls[i]; c.kind == histOpened && c.begin < v.n {
@@ -122,7 +123,7 @@ func (v histView) base() (*content, int, []*histCall) {
 	return &content{}, -1, v.h.calls
 }
 
-// check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
+// check returns what is wrong with the contents of a log after a crash, of the machine or of the process alone.
 func (v histView) check(got *content, machine bool) error {
 	base, since, calls := v.base()
 	if err := v.checkShown(got, base, calls, v.n); err != nil {
@@ -158,7 +159,7 @@ func (v histView) check(got *content, machine bool) error {
 	return nil
 }
 
-// lost says that a record is not there, which was at offset from an event on and which nothing may have removed since.
+// lost returns the error for a record that was at offset from an event on, that no call may have removed, and that is missing.
 func (v histView) lost(got *content, calls []*histCall, r *Record, offset int64, from int) error {
 	if v.h.retention && offset < v.h.retained {
 		return nil
@@ -175,7 +176,7 @@ func (v histView) lost(got *content, calls []*histCall, r *Record, offset int64,
 	return fmt.Errorf("lost: record %x, acknowledged at offset %d, is not in [%d, %d)%s", schedID(r), offset, got.start, got.end, got.near(offset))
 }
 
-// marked reports whether what was at offset from an event on was told to be durable.
+// marked reports whether the record that was at offset from an event on was reported to be durable.
 func (v histView) marked(calls []*histCall, offset int64, from int) bool {
 	for _, c := range calls {
 		if c.kind == histMark && v.ended(c) && c.err == nil && c.begin > from && offset < c.offset {
@@ -185,7 +186,7 @@ func (v histView) marked(calls []*histCall, offset int64, from int) bool {
 	return false
 }
 
-// checkShown checks each record that a log shows which was asked at an event.
+// checkShown checks each record that a log shows to a read that began at the event asked.
 func (v histView) checkShown(got, base *content, calls []*histCall, asked int) error {
 	if !v.h.gaps && int64(len(got.recs)) != got.end-got.start {
 		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
@@ -213,7 +214,7 @@ func (v histView) checkShown(got, base *content, calls []*histCall, asked int) e
 	return nil
 }
 
-// endsBatch: r is the last record of its batch, or the log was cut behind it.
+// endsBatch reports whether r is the last record of its batch, or the log was cut behind it.
 func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next int64) bool {
 	if r.at == len(r.call.recs)-1 {
 		return true
@@ -223,7 +224,7 @@ func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next
 			return true
 		}
 	}
-	// Cut before the log was opened the last time.
+	// It may have been cut before the log was last opened.
 	for i := range base.recs {
 		if base.recs[i].Offset == next-1 {
 			return i+1 == len(base.recs) || schedID(&base.recs[i+1]) != schedID(&r.call.recs[r.at])+1
@@ -232,12 +233,12 @@ func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next
 	return false
 }
 
-// cutAt reports whether the log was cut at offset, which may lie in a gap.
+// cutAt reports whether the log was cut at offset, which may be in a gap.
 func (v histView) cutAt(calls []*histCall, offset int64) bool {
 	return slices.ContainsFunc(calls, func(c *histCall) bool { return c.kind == histCut && c.begin < v.n && c.offset == offset })
 }
 
-// near describes what is there instead of a record.
+// near describes the records around the place where one is missing.
 func (c *content) near(offset int64) string {
 	i, ok := slices.BinarySearchFunc(c.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
 	switch {
@@ -257,8 +258,8 @@ func (c *content) find(r *Record) *Record {
 	return nil
 }
 
-// checkRecord checks one record that a read showed which was begun at the event asked: appended, where it says, and not
-// removed before.
+// checkRecord checks one record that a read returned which began at the event asked: that it was appended at its offset, and
+// not removed before.
 func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked int) (histRecord, error) {
 	id := schedID(r)
 	this, ok := v.h.byID[id]
@@ -293,7 +294,7 @@ func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked
 	return this, nil
 }
 
-// starts is between which offsets a log may start: where a deletion or a reset put it.
+// starts returns the lowest and the greatest offset at which a log may start, after deletions and resets.
 func (v histView) starts(base *content, calls []*histCall) (low, high int64) {
 	low, high = base.start, base.start
 	if v.h.retention {
@@ -308,7 +309,7 @@ func (v histView) starts(base *content, calls []*histCall) (low, high int64) {
 		if c.begin < v.n && c.kind == histDelete {
 			high = max(high, c.offset)
 		}
-		if c.begin < v.n && c.kind == histAppend && c.fixed { // an empty log takes it where it is
+		if c.begin < v.n && c.kind == histAppend && c.fixed { // an empty log takes the batch at its offset
 			high = max(high, c.offset)
 			low = min(low, c.offset)
 		}
@@ -333,7 +334,7 @@ func checkStart(got *content, low, high int64) error {
 	return nil
 }
 
-// batchEnds reports whether a batch ends with r, for those who go on with a log that was found.
+// batchEnds reports whether a batch ends with r, for a history that goes on with the log that an Open found.
 func (v histView) batchEnds(r *Record) bool {
 	h, ok := v.h.byID[schedID(r)]
 	base, _, calls := v.base()

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// schedLog is a log in a schedule, and what its users together know of it.
+// schedLog is a log in a schedule, with all that its users know of it.
 type schedLog struct {
 	s    *sched
 	sim  *simFS
@@ -24,19 +24,19 @@ type schedLog struct {
 	opts Options
 	l    *Log
 
-	leaving bool // Close was called, or will be without asking anybody
+	leaving bool // Close was called, or will be called while the log is in use
 	wrong   error
-	// The greatest bounds that a call returned since the last cut began or ended; how many did; how many run.
+	// The greatest bounds that a call has returned since a cut last began or ended; how often one did; how many are running.
 	bounds        Offsets
 	cuts, cutting int
 	copies        int  // how many snapshots were begun
-	gone          bool // closed just now, with nobody using it any more
+	gone          bool // it was just closed, and nobody uses it any more
 }
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
 	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
-	// A deletion that is under way may be undone, and seen by nobody but who opens the log after a crash in it.
+	// A deletion that is under way may be undone, and is seen only by an Open after a crash in it.
 	w.fs.started = func(offset int64) {
 		w.sim.mu.Lock()
 		defer w.sim.mu.Unlock()
@@ -53,7 +53,7 @@ func (w *schedLog) bad(format string, args ...any) {
 	}
 }
 
-// note changes the history and notes in the trace how far it is.
+// note changes the history, and notes in the trace how many events it has then.
 func (w *schedLog) note(name string, change func(h *history)) (n int) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -72,7 +72,7 @@ func (w *schedLog) cut(by int) {
 	w.bounds = Offsets{}
 }
 
-// do makes a call and notes when it began and ended.
+// do makes a call, and notes when it began and ended.
 func (w *schedLog) do(c *histCall, name string, call func() error) error {
 	c.policy = w.opts.Flush
 	w.note("begin "+name, func(h *history) {
@@ -102,7 +102,7 @@ func (w *schedLog) do(c *histCall, name string, call func() error) error {
 	return err
 }
 
-// fine reports whether a call was successful, and says so if it must have been.
+// fine reports whether a call was successful, and fails the run if it should have been.
 func (w *schedLog) fine(name string, err error, allowed ...error) bool {
 	switch {
 	case err == nil:
@@ -117,14 +117,14 @@ func (w *schedLog) fine(name string, err error, allowed ...error) bool {
 	return false
 }
 
-// asked is the event at which a read begins.
+// asked returns the event at which a read begins.
 func (w *schedLog) asked() int {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
 	return w.h.events
 }
 
-// askedLate is asked of a reader in another process, which may be 20 ms behind.
+// askedLate is asked for a reader in another process, which may be 20 ms behind.
 func (w *schedLog) askedLate() int {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -137,7 +137,7 @@ func (w *schedLog) askedLate() int {
 	return asked
 }
 
-// saw checks a record that a read begun at the event asked returned.
+// saw checks a record that was returned by a read which began at the event asked.
 func (w *schedLog) saw(r *Record, asked int) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -148,12 +148,12 @@ func (w *schedLog) saw(r *Record, asked int) {
 	}
 }
 
-// missed checks that a record, acknowledged at offset by a call before asked, may be out of range.
+// missed checks that the record at offset, which a call before asked had acknowledged, may be out of range.
 func (w *schedLog) missed(c *histCall, offset int64, why any) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
 	v := histView{w.h, w.h.events}
-	if w.h.retention || w.l.failed() != nil { // a cut that failed half-way hides the batch it goes through
+	if w.h.retention || w.l.failed() != nil { // a cut that failed half-way hides the batch that it goes through
 		return
 	}
 	if !slices.ContainsFunc(w.h.calls, func(x *histCall) bool { return v.removes(x, offset, c.begin) }) {
@@ -161,7 +161,7 @@ func (w *schedLog) missed(c *histCall, offset int64, why any) {
 	}
 }
 
-// observe takes note of what the log claims.
+// observe notes the bounds that the log reports, and checks them.
 func (w *schedLog) observe() Offsets {
 	l := w.l
 	mark := &histCall{kind: histMark}
@@ -192,7 +192,7 @@ func (w *schedLog) observe() Offsets {
 	return o
 }
 
-// open opens the log, reads all of it, and takes what it shows for what there is from now on.
+// open opens the log and reads all of it; from then on the history starts with these records.
 func (w *schedLog) open(opts Options) error {
 	w.opts, w.leaving, w.bounds = opts, false, Offsets{}
 	l, err := openFS(w.fs, simDir, &opts)
@@ -236,7 +236,7 @@ type schedUser struct {
 	id   int64
 }
 
-// record makes one that no other resembles, of about that size.
+// record makes a unique record of about that size.
 func (u *schedUser) record(size int) Record {
 	u.id++
 	id := []byte{byte(u.id >> 56), byte(u.id >> 48), byte(u.id >> 40), byte(u.id >> 32), byte(u.id >> 24), byte(u.id >> 16), byte(u.id >> 8), byte(u.id)}
@@ -298,8 +298,8 @@ func (r *schedRun) run() {
 	schedule = r.s
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
-	backgroundWork.n, flushCalls.n = 0, 0 // of a schedule before that got stuck
-	r.s.wake = make(chan struct{}, 1)     // the bubble's own: the clock goes on only while all wait for such
+	backgroundWork.n, flushCalls.n = 0, 0 // an earlier schedule may have got stuck
+	r.s.wake = make(chan struct{}, 1)     // made in the bubble, since the clock advances only while all wait for its own channels
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)
@@ -334,10 +334,11 @@ func (r *schedRun) run() {
 	}
 }
 
-// bounds says what there is too much of. Nothing runs meanwhile.
+// bounds returns an error if there are too many descriptors, mappings or unsealed segments. No task runs meanwhile.
 func (r *schedRun) bounds() error {
 	for i, w := range r.logs {
-		// Each user holds a few segments: one that it reads, one whose indexes it builds, one of a section; a snapshot two more.
+		// Each user holds a few segments: one that it reads, one whose indexes it builds, one of a section. A snapshot holds two
+		// more.
 		most := 2*maxUnsealed + 12 + 4*r.c.users
 		if n := len(w.sim.files); n > most {
 			return fmt.Errorf("log %d: %d files are open, %d are enough", i, n, most)
@@ -361,7 +362,7 @@ func (r *schedRun) bounds() error {
 	return nil
 }
 
-// left are the stacks of the engine's goroutines in a bubble.
+// left returns the stacks of the engine's goroutines in a bubble.
 func left(bubble string) string {
 	var b strings.Builder
 	for g := range strings.SplitSeq(bubbleStacks(bubble), "\n\n") {
@@ -372,7 +373,7 @@ func left(bubble string) string {
 	return b.String()
 }
 
-// life opens the log a few times, each time with another set of users.
+// life opens the log a few times, each time with a new set of users.
 func (r *schedRun) life(w *schedLog, number int) {
 	for phase := range r.c.phases {
 		if !r.phase(w, number, phase) {

@@ -27,7 +27,8 @@ var (
 	schedGoOn  = flag.Bool("schedule-all", false, "schedules: go on after a failing one, and tell of each by one line")
 )
 
-// watchdog ends the process if a schedule makes no step: the engine spins, or waits where the scheduler doesn't see it.
+// watchdog ends the process if a schedule makes no step: the engine loops, or waits for something that the scheduler does not
+// see.
 func watchdog(r *schedRun) (stop func()) {
 	done := make(chan struct{})
 	var stopped atomic.Bool
@@ -63,7 +64,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	defer watchdog(r)()
 	func() {
 		defer func() {
-			if e := recover(); e != nil && r.err == nil { // of the bubble: goroutines that wait for ever
+			if e := recover(); e != nil && r.err == nil { // the bubble panics if goroutines wait for ever
 				r.err = fmt.Errorf("%v", e)
 			}
 		}()
@@ -93,8 +94,8 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	return r, nil
 }
 
-// crashPoints is at how many points a schedule is crashed. Each costs more than the schedule does, and orders of goroutines find
-// other faults than crashes do, so that most get few.
+// crashPoints returns the number of points at which a schedule is crashed. A crash costs more time than the schedule itself, and
+// orders of goroutines find other faults than crashes do, so most schedules are crashed at one point.
 func crashPoints(seed uint64) int {
 	switch {
 	case *schedCrash >= 0:
@@ -105,8 +106,8 @@ func crashPoints(seed uint64) int {
 	return 1
 }
 
-// schedPinned are the seeds that found a fault of the engine, or find one of torture/bugs soonest. A change of the engine
-// changes what they do, so they are worth a little more than others and no proof.
+// schedPinned are the seeds that once found a fault of the engine, or that find one of torture/bugs soonest. A change of the
+// engine changes the schedules that they make, so they are a little better than other seeds, but no proof.
 var schedPinned = []struct {
 	seed    uint64
 	crashes int
@@ -127,7 +128,7 @@ var schedPinned = []struct {
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 
-// pinned runs those.
+// pinned runs the schedules of schedPinned.
 func pinned(t *testing.T) {
 	crashes := *schedCrash
 	defer func() { *schedCrash = crashes }()
@@ -138,7 +139,7 @@ func pinned(t *testing.T) {
 	}
 }
 
-// trace is the end of the schedule.
+// trace returns the last steps of the schedule as text.
 func (r *schedRun) trace() string {
 	s := "the last steps:\n" + r.s.tail(*schedSteps)
 	for i, w := range r.logs {
@@ -150,7 +151,7 @@ func (r *schedRun) trace() string {
 	return s
 }
 
-// TestSchedule runs workloads of many goroutines in orders that a seed decides, and crashes each.
+// TestSchedule runs workloads of many goroutines, each in an order that a seed decides, and crashes them.
 func TestSchedule(t *testing.T) {
 	if *schedSeed != 0 {
 		r, err := schedule1(t, *schedSeed, plantNothing)
@@ -210,7 +211,7 @@ func TestScheduleRepeats(t *testing.T) {
 	}
 }
 
-// Bugs planted between the engine and the system are found, each by one of the first schedules.
+// Each bug that is planted between the engine and the file system is found by one of the first schedules.
 func TestScheduleFindsPlantedBugs(t *testing.T) {
 	for plant := plantNothing + 1; plant < plants; plant++ {
 		var err error

@@ -15,7 +15,7 @@ import (
 // bits, so one atomic store publishes the two together.
 type mark uint64
 
-// markAt takes more offsets than a segment can hold, of which the rest are a gap before the next one, for as many as it can.
+// markAt limits rel to the offsets that a segment can hold; those beyond are a gap before the next segment.
 func markAt(rel, pos int64) mark { return mark(uint64(min(rel, 1<<31))<<32 | uint64(pos)) }
 func (m mark) rel() int64        { return int64(m >> 32) }
 func (m mark) pos() int64        { return int64(m & 0xffffffff) }
@@ -25,13 +25,13 @@ type atomicMark struct{ v atomic.Uint64 }
 func (a *atomicMark) load() mark   { return mark(a.v.Load()) }
 func (a *atomicMark) store(m mark) { a.v.Store(uint64(m)) }
 
-// sizeUnknown is the position in the marks of a sealed segment that was not opened yet. No file reaches it.
+// sizeUnknown is the position in the marks of a sealed segment that was not opened yet.
 const sizeUnknown = 1<<32 - 1
 
-// A mark with an unknown size is not one of a file.
+// No file is so large that its end could be taken for an unknown size.
 const _ = uint(sizeUnknown - maxSegmentBytes - 1)
 
-// unknownTime is in segment.maxTime until somebody asked.
+// unknownTime is the value of segment.maxTime until somebody has asked for the time.
 const unknownTime = -2
 
 // phase is where a segment is in its life. It only moves forward:
@@ -57,14 +57,14 @@ const (
 type env struct {
 	fs     fileSystem
 	dir    string
-	dirH   directoryHandle // nil: the directory is opened for each flush of it
+	dirH   directoryHandle // nil: syncDir opens the directory
 	o      Options
 	stats  *counters
 	opened openSegments
 	reads  *readCache
-	// gaps: offsets may be left out, as compaction does. Without it, which is how a log starts, a gap is corruption.
+	// gaps: offsets may be left out, as compaction does. A log starts without it, and then a gap is corruption.
 	gaps atomic.Bool
-	// cachedEnd: what lies further from the end is dropped from the page cache behind a reader.
+	// cachedEnd: bytes further than this from the end of the log are dropped from the page cache behind a reader.
 	cachedEnd int64
 }
 
@@ -76,10 +76,11 @@ func (e *env) syncDir() error {
 	return e.dirH.sync()
 }
 
-// errNotOurs: the name of the log's directory leads to another one, whose files must be neither read nor written, or to none.
-var errNotOurs = errors.New("seglog: the directory is not this log's any more")
+// errNotOurs: the name of the log's directory leads to no directory, or to another one, whose files must not be touched.
+var errNotOurs = errors.New("seglog: the directory no longer belongs to this log")
 
-// ours is asked before files are opened, made or removed by their names.
+// ours returns an error if the name of the log's directory no longer leads to it. It is called before files are opened,
+// created or removed by their names.
 func (e *env) ours() error {
 	if e.dirH == nil {
 		return nil
@@ -89,7 +90,7 @@ func (e *env) ours() error {
 	case errors.Is(err, errReplaced):
 		return fmt.Errorf("%w: %w", errNotOurs, err)
 	case err != nil:
-		return fmt.Errorf("seglog: look at the directory: %w", err)
+		return fmt.Errorf("seglog: check the directory: %w", err)
 	}
 	return nil
 }
@@ -98,27 +99,26 @@ func (e *env) path(base int64, suffix string) string {
 	return e.dir + string(filepath.Separator) + fileName(base, suffix)
 }
 
-// segment is one .log file with its two indexes. Its fields are safe for any number of goroutines; only the writer of
-// the log moves the marks.
+// segment is one .log file with its two indexes. It is safe for any number of goroutines.
 type segment struct {
 	base int64
-	// stored is the end of what was appended, flushed of what of it is on stable storage. Of a sealed segment they are
-	// equal, with sizeUnknown until it is opened.
+	// stored is the end of the appended data, flushed the end of its durable part. In a sealed segment they are equal; their
+	// position is sizeUnknown until the segment is opened or its size is asked for.
 	stored, flushed atomicMark
 	h               atomic.Pointer[handle] // nil: not open
-	maxTime         atomic.Int64           // greatest timestamp; unknownTime
-	gather          *gather                // of an active segment under FlushSync: what is stored and not flushed
-	startPos        atomic.Int64           // Log.startPos; 0: not known
-	checked         atomic.Uint64          // sizes of the index files, once they were found to fit
-	phase           atomic.Int32           // see phase
-	touched         atomic.Bool            // since the last sweep of openSegments
-	reported        atomic.Bool            // that its times can't be had
-	lent            atomic.Bool            // sockets may still hold pages of it, which must not change any more
-	held            holders                // to count the bytes of deleted segments that are still on the disk
-	mu              mutex                  // held to open it and to (re)build its indexes
+	maxTime         atomic.Int64           // greatest timestamp, or unknownTime
+	gather          *gather                // under FlushSync: the batches that are stored and not flushed; nil if not mapped
+	startPos        atomic.Int64           // see Log.startPos; 0: not known
+	checked         atomic.Uint64          // sizes of the index files that were found to fit; 0: none were
+	phase           atomic.Int32           // a phase
+	touched         atomic.Bool            // used since the last sweep of openSegments
+	reported        atomic.Bool            // the Logger was told that the times of the segment can't be had
+	lent            atomic.Bool            // sockets may hold pages of the file, which must not change any more
+	held            holders                // counts the bytes of deleted segments that still take space
+	mu              mutex                  // held to open, to seal and to cut it, and to build its indexes
 }
 
-// enter moves the segment on to p, unless it is further already.
+// enter moves the segment on to phase p, unless it is further already.
 func (s *segment) enter(p phase) {
 	for {
 		old := s.phase.Load()
@@ -130,10 +130,10 @@ func (s *segment) enter(p phase) {
 
 func (s *segment) is(p phase) bool { return phase(s.phase.Load()) == p }
 
-// written reports whether the writer still has a hand in it: its indexes are in memory, and not to be rebuilt.
+// written reports whether the segment is not sealed yet: its indexes are the writer's, in memory, and must not be rebuilt.
 func (s *segment) written() bool { return phase(s.phase.Load()) < phaseSealed }
 
-// newSealed is a sealed segment that is not opened yet.
+// newSealed returns a sealed segment with the offsets [base, next) that is not opened yet.
 func newSealed(base, next int64) *segment {
 	s := new(segment)
 	s.initSealed(base, next)
@@ -149,7 +149,7 @@ func (s *segment) initSealed(base, next int64) {
 	s.flushed.store(m)
 }
 
-// errGone: the segment was deleted or replaced after the caller looked it up. The caller looks again.
+// errGone: the segment was deleted or replaced after the caller had looked it up. The caller looks again.
 var errGone = errors.New("seglog: segment is gone")
 
 // handle is an open segment: descriptor, mapping, indexes. It lives until the last reference is given back; the first
@@ -162,17 +162,17 @@ type handle struct {
 	m    *mapping // nil: read through f
 	warm warmth   // of m
 	x    atomic.Pointer[indexes]
-	// trusted: a read-only log has found, after the file was opened, that it is the one of the view.
+	// trusted: a read-only log has made sure, after the file was opened, that it is the file of the segment in the view.
 	trusted atomic.Bool
-	// Who count it, if any:
+	// The segment and the budget that count the handle, or nil.
 	seg    *segment
 	budget *openBudget
 }
 
-// holders counts the handles of a segment that are not released yet, and tells the log's statistics while a deleted one
-// has any: its file takes space until then.
+// holders counts the handles of a segment that are not released yet. While a deleted segment has any, its file takes space,
+// which holders adds to the log's statistics.
 type holders struct {
-	n      atomic.Int64 // handles, and deletedSegment once it is deleted
+	n      atomic.Int64 // handles, plus deletedSegment once the segment is deleted
 	pinned *atomic.Int64
 	bytes  int64
 }
@@ -187,7 +187,7 @@ func (s *segment) hold(e *env, h *handle) {
 	h.budget.opened()
 }
 
-// deleted is called once, after the segment gave its own reference back.
+// deleted notes that the segment was deleted or cut, after it gave its own reference back.
 func (s *segment) deleted(stats *counters) {
 	if s.held.n.Load() >= deletedSegment {
 		return
@@ -198,6 +198,7 @@ func (s *segment) deleted(stats *counters) {
 	}
 }
 
+// release notes that a handle was released.
 func (s *segment) release() {
 	if s.held.n.Add(-1) == deletedSegment {
 		s.held.pinned.Add(-s.held.bytes)
@@ -216,7 +217,7 @@ func newHandle(f file, path string, m *mapping) *handle {
 	return h
 }
 
-// ref takes a reference, unless the last one is gone.
+// ref takes a reference. It returns false if the last one was given back already.
 func (h *handle) ref() bool {
 	for {
 		n := h.refs.Load()
@@ -229,7 +230,7 @@ func (h *handle) ref() bool {
 	}
 }
 
-// named corrects the path in an error of a file that was made under a temporary name.
+// named puts the present path into an error of a file that was opened under a temporary name.
 func (h *handle) named(err error) error {
 	var e *fs.PathError
 	if errors.As(err, &e) {
@@ -238,8 +239,8 @@ func (h *handle) named(err error) error {
 	return err
 }
 
-// seize takes the only reference there is, so that nobody can touch the file through the handle any more; it returns false
-// if there are others. The caller then ends by release or unseize.
+// seize takes the only reference, so that nobody can use the handle any more, and returns false if there are others. A
+// caller that got true calls release or unseize in the end.
 func (h *handle) seize() bool { return h.refs.CompareAndSwap(1, 0) }
 
 func (h *handle) unseize() { h.refs.Store(1) }
@@ -265,9 +266,9 @@ func (h *handle) release() error {
 	return err
 }
 
-// catch ends a function that touches a mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the mapping
-// of the log, which without it kills the process by SIGBUS, becomes an error, one in an index errIndex; any other panic
-// goes on.
+// catch is deferred by a function that touches a mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the
+// mapping of the .log file, which would kill the process by SIGBUS, becomes an error, and one in the mapping of an index
+// becomes errIndex. Any other panic goes on.
 func (h *handle) catch(old bool, err *error) {
 	debug.SetPanicOnFault(old)
 	r := recover()
@@ -296,7 +297,7 @@ func (h *handle) catch(old bool, err *error) {
 	panic(r)
 }
 
-// position is where in m an address lies.
+// position returns the position in m of an address, and whether it lies in m.
 func (m *mapping) position(addr uintptr) (pos int64, ok bool) {
 	if m == nil {
 		return 0, false
@@ -305,7 +306,7 @@ func (m *mapping) position(addr uintptr) (pos int64, ok bool) {
 	return int64(addr - start), addr >= start && addr < start+uintptr(len(m.b))
 }
 
-// pin returns the handle with a reference that the caller gives back by unref, opening the segment if need be.
+// pin returns the handle with a reference, which the caller gives back by unref. It opens the segment if necessary.
 func (s *segment) pin(e *env) (*handle, error) {
 	if h := s.h.Load(); h != nil && h.ref() {
 		if !s.touched.Load() {
@@ -325,8 +326,8 @@ func (e *env) acquire(path string, mode openMode) (f file, err error) {
 	return f, err
 }
 
-// withDescriptor makes a call that takes a descriptor. Where fewer are left than the budget of the process counts on,
-// sealed segments of all logs are closed for it.
+// withDescriptor makes a call that needs a descriptor. If the process has none left, it closes sealed segments of all logs
+// and makes the call again.
 func (e *env) withDescriptor(call func() error) error {
 	err := call()
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
@@ -336,8 +337,8 @@ func (e *env) withDescriptor(call func() error) error {
 	return err
 }
 
-// create makes a new file. One of the same name, left by a process that was killed, goes first: the kernel may hold an error
-// of its write-back, and would tell the flush of the new one.
+// create makes a new file. It removes a file of the same name that a killed process left, rather than reuse it: the kernel
+// may hold an error of its write-back, and would report it to a flush of the new contents.
 func (e *env) create(path string) (file, error) {
 	if err := e.ours(); err != nil {
 		return nil, err
@@ -389,7 +390,8 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 	return h, nil
 }
 
-// learnSize completes the marks of a segment that is opened for the first time.
+// learnSize sets the position in the marks of a segment that is opened for the first time, and otherwise makes sure that the
+// file is not shorter than it was.
 func (s *segment) learnSize(f file, path string) error {
 	known := s.stored.load()
 	size, err := f.size()
@@ -418,7 +420,8 @@ func (s *segment) close() error {
 	return h.unref()
 }
 
-// retire marks a segment as gone and closes it. Its file must be unlinked or replaced already.
+// retire marks a segment as gone and closes it, so that nobody opens it again: its file is removed or replaced, or the log is
+// closed.
 func (s *segment) retire() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -426,7 +429,8 @@ func (s *segment) retire() error {
 	return s.close()
 }
 
-// retire is segment.retire of one that readers may have opened. In this order none of them can put it back.
+// retire is segment.retire for a segment that readers may have opened, which it also takes off e.opened. In this order no
+// reader can put it back there.
 func (e *env) retire(s *segment) error {
 	err := s.retire()
 	e.opened.drop(s)

@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// liar is the simulation with a bug planted between it and the engine. The nil functions tell the truth.
+// liar is the simulated file system with a bug planted between it and the engine. Where a function is nil there is no bug.
 type liar struct {
 	*simFS
 	flushFile    func(f *simFile) error
 	syncNames    func() error
 	truncateFile func(f *simFile, size int64) error
-	crowded      bool // somebody else always has a hold of a file, so that cuts copy
+	crowded      bool // somebody else always uses a file, so that cuts copy it
 	writeFile    func(f *simFile, p []byte, pos int64) (int, error)
 	readFile     func(f *simFile, p []byte, pos int64) (int, error)
 	moveFile     func(from, to string) error
@@ -93,7 +93,7 @@ func isLog(name string) bool {
 	return strings.HasSuffix(name, logSuffix) || name == nextName || name == rollName
 }
 
-// lazyFlush acknowledges a flush and does it with the next one.
+// lazyFlush acknowledges a flush and does it only with the next one.
 func lazyFlush(s *simFS) fileSystem {
 	var mu sync.Mutex
 	var due *simFile
@@ -110,7 +110,7 @@ func lazyFlush(s *simFS) fileSystem {
 	}}
 }
 
-// unlessCut skips the first flush that follows a truncation, which then may not reach the disk.
+// unlessCut skips the first flush after a truncation, which then may not reach the disk.
 func unlessCut(s *simFS) fileSystem {
 	var mu sync.Mutex
 	cut := map[int]bool{}
@@ -132,7 +132,7 @@ func unlessCut(s *simFS) fileSystem {
 		}}
 }
 
-// tamper changes what is read of the batches of a log, and makes their CRC fit: what an engine sees that checks none.
+// tamper changes batches as they are read, and corrects the CRC: an engine that does not check CRCs would see this.
 func tamper(change func(b batch)) func(s *simFS) fileSystem {
 	return func(s *simFS) fileSystem {
 		l := &liar{simFS: s}
@@ -161,13 +161,13 @@ func tamper(change func(b batch)) func(s *simFS) fileSystem {
 	}
 }
 
-// plantedBugs are what the crash simulation must find: each is a bug that a log had somewhere, as far as it can be
-// planted below the engine.
+// plantedBugs are bugs that the crash simulation must find. Each is one that some log had, as far as it can be planted below
+// the engine.
 var plantedBugs = []struct {
 	name  string
 	plant func(s *simFS) fileSystem
 	tune  func(c *simConfig)
-	want  string // in the failure
+	want  string // a part of the error
 }{
 	{name: "no flush", plant: func(s *simFS) fileSystem {
 		return &liar{simFS: s, flushFile: func(*simFile) error { return nil }}
@@ -240,7 +240,7 @@ func TestCrashFindsPlantedBugs(t *testing.T) {
 			workloads := uint64(0)
 			for ; err == nil && workloads < 40; workloads++ {
 				c := newSimConfig(1000 + workloads)
-				c.opts.Flush = FlushPolicy(workloads % 2) // the second and third promise next to nothing
+				c.opts.Flush = FlushPolicy(workloads % 2) // FlushNone promises next to nothing
 				if c.opts.Flush == FlushSync {
 					c.opts.FlushInterval, c.opts.FlushBytes = 0, 0
 				}

@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// crasher builds the states that a crash could leave of what a trace recorded, opens each, and checks it against the
-// oracle of that moment. Then it goes on with the recovered log, and crashes that.
+// crasher builds the states in which a crash at any point of a trace could leave the disk, opens each, and checks it against
+// the oracle of that moment. Then it uses the recovered log, and crashes that.
 type crasher struct {
 	opts    Options
 	mapped  bool
-	wrap    func(*simFS) fileSystem // nil: the simulation as it is
+	wrap    func(*simFS) fileSystem // nil: the simulated file system itself
 	seed    uint64
-	rng     *rand.Rand // of what goes on with a recovered log
+	rng     *rand.Rand // decides how a recovered log is used
 	singles int        // how many of singleCuts are tried at each point; -1: all
-	randoms int        // how many of randomCut
-	every   int        // only one of so many points is looked at
-	inner   int        // cuts inside each recovery
-	depth   int        // and how deep
+	randoms int        // how many of randomCut are tried
+	every   int        // one in so many points is crashed
+	inner   int        // how often each recovery is crashed
+	depth   int        // how many recoveries inside each other are crashed
 	uncut   bool       // a recovered log is not cut
 
-	last     []*simOp            // the trace that led to the state looked at
-	distinct map[uint64]struct{} // hashes of the states opened
-	checked  map[uint64]struct{} // and with what they were checked against
+	last     []*simOp            // the trace that led to the present state
+	distinct map[uint64]struct{} // hashes of the states that were opened
+	checked  map[uint64]struct{} // the same, together with what they were checked against
 	opens    int
 	cuts     map[string]int // how many states of each kind
 }
@@ -39,17 +39,17 @@ func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
 	}
 }
 
-// simPatience is how long one state may take; they take less than a millisecond.
+// simPatience is how long one state may take; usually it takes less than a millisecond.
 const simPatience = 20 * time.Second
 
-// explore crashes at every point of a trace from the from-th operation on. w and o are as before the trace.
+// explore crashes at every point of a trace, from operation number from on. w and o are the disk and the oracle before the trace.
 func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error {
 	w, o = w.clone(), o.clone()
 	version := uint64(c.rng.Uint64())
 	changed := true
 	points := c.source(0)
 	for p := 0; p <= len(ops); p++ {
-		// The oracle is strictest when all acknowledgements were given and no further call has begun.
+		// The oracle is strictest after all acknowledgements and before the next call.
 		ends := p == len(ops) || ops[p].kind != simEvent || strings.HasPrefix(ops[p].name, "begin") || strings.HasPrefix(ops[p].name, "append")
 		if p >= from && changed && ends && points.IntN(c.every) == 0 {
 			changed = false
@@ -73,7 +73,7 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 	return nil
 }
 
-// around shows the trace up to a crash and a little of what would have come.
+// around returns the trace up to a crash, and a few operations behind it, as text.
 func around(ops []*simOp, p int) string {
 	var s strings.Builder
 	for i := max(0, p-40); i < min(len(ops), p+4); i++ {
@@ -86,8 +86,8 @@ func around(ops []*simOp, p int) string {
 	return s.String()
 }
 
-// source is for the choice of what is crashed, and how: the same for a seed, whatever the goroutines of the logs that are
-// opened in between do.
+// source returns the random source for where and how to crash. It depends on the seed alone, whatever the goroutines of the
+// logs do that are opened meanwhile.
 func (c *crasher) source(n int) *rand.Rand { return rand.New(rand.NewPCG(c.seed, uint64(n)+1000)) }
 
 // point tries the crashes at one point of a trace.
@@ -114,8 +114,8 @@ func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uin
 	return nil
 }
 
-// killed tries the death of the process alone: the page cache lives on. The last store may be done in part, in any
-// order; a system call is done or not.
+// killed tries the death of the process alone: the page cache survives. The last store may be done in part, in any order; a
+// system call is done or not.
 func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64, rng *rand.Rand) error {
 	if w.inWindow(ops[p:]) {
 		w = w.excused()
@@ -144,7 +144,7 @@ func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version ui
 	return c.visit("killed in a store", torn, o, false, version, 0)
 }
 
-// visit checks a state unless it was checked against the same already.
+// visit checks a state, unless the same state was checked against the same oracle already.
 func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, version uint64, depth int) error {
 	h := state.hash()
 	key := h*31 + version
@@ -174,7 +174,7 @@ func (c *crasher) fsys(s *simFS) fileSystem {
 	return c.wrap(s)
 }
 
-// check opens a state, appends to what it finds, and opens it again. In between it crashes inside of that.
+// check opens a state, appends to the log, and opens it again. It also crashes while it does so.
 func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
 	s := newSimFS(state.clone(), c.mapped)
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
@@ -253,7 +253,7 @@ func (c *crasher) goOn(u *simUser) error {
 	return u.wrong
 }
 
-// again opens what a killed process left: nothing may have changed.
+// again opens the log that a killed process left: nothing may have changed.
 func (c *crasher) again(w *simWorld, o *oracle) error {
 	s := newSimFS(w.clone(), c.mapped)
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, o: o}
@@ -283,7 +283,7 @@ func (c *crasher) again(w *simWorld, o *oracle) error {
 	return u.wrong
 }
 
-// inside crashes the recovery itself, and what came after it, at random points.
+// inside crashes the recovery itself, and the use of the log after it, at random points.
 func (c *crasher) inside(state *simWorld, ops []*simOp, o *oracle, depth int) error {
 	for range c.inner {
 		w, o := state.clone(), o.clone()

@@ -7,14 +7,14 @@ import (
 	"slices"
 )
 
-// simCut says what a power cut leaves of everything that was not flushed.
+// simCut says what a power cut leaves of the operations that were not flushed.
 type simCut struct {
 	what  string
-	size  func(n *simNode) int                  // after how many pending operations a file's size is
-	page  func(n *simNode, page int) simVersion // of a dirty page
-	mid   func(n *simNode) int                  // which state simMid is
-	name  func(i int) bool                      // whether the i-th unsynced operation on names happened
-	world *rand.Rand                            // for torn pages
+	size  func(n *simNode) int                  // after how many pending operations a file has its size
+	page  func(n *simNode, page int) simVersion // the version of a dirty page
+	mid   func(n *simNode) int                  // after how many pending operations simMid is
+	name  func(i int) bool                      // whether unsynced operation i on names happened
+	world *rand.Rand                            // decides how pages are torn
 }
 
 func (c *simCut) apply(w *simWorld) *simWorld {
@@ -49,7 +49,7 @@ func newSize(n *simNode) int           { return len(n.pending) }
 func oldPage(*simNode, int) simVersion { return simOld }
 func newPage(*simNode, int) simVersion { return simNew }
 
-// wholeCuts are those that treat all files alike.
+// wholeCuts are the cuts that treat all files alike.
 func wholeCuts() []simCut {
 	return []simCut{
 		{what: "nothing", size: oldSize, page: oldPage, name: noNames},
@@ -60,13 +60,13 @@ func wholeCuts() []simCut {
 	}
 }
 
-// singleCuts are those in which one thing differs from all others: each page alone, missing and torn, each size, each
-// name, and each truncation of which only the first page came through.
+// singleCuts are the cuts in which one thing differs from all others: a single page that is missing or torn, a single size, a
+// single name, or a truncation of which only the first page came through.
 func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	var cuts []simCut
 	add := func(c simCut) { c.world = rng; cuts = append(cuts, c) }
 	seen := map[*simNode]bool{}
-	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // the same every time
+	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // in the same order every time
 		n := w.nodes[i]
 		if seen[n] || len(n.pending) == 0 {
 			continue
@@ -111,8 +111,8 @@ func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	return cuts
 }
 
-// gapCut is a truncation of which the zeroed rest of its page came through, and nothing else: old size, a gap of zeros,
-// and the old bytes behind it. ext4 and XFS leave that.
+// gapCut is a truncation of which only the zeros in the rest of its last page came through: the file has its old size, a gap of
+// zeros, and the old bytes behind it. ext4 and XFS leave such files.
 func gapCut(n *simNode, i int) simCut {
 	at := int(n.sizes[i+1] / simPageBytes)
 	return simCut{
@@ -136,7 +136,7 @@ func gapCut(n *simNode, i int) simCut {
 	}
 }
 
-// randomCut decides for each thing on its own, with odds that differ from cut to cut.
+// randomCut decides about each thing independently, with odds that differ from cut to cut.
 func randomCut(rng *rand.Rand) simCut {
 	odds := [...]int{1, 10, 50, 90, 99}
 	chance := func(percent int) bool { return rng.IntN(100) < percent }

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxDamagedAllocation bounds what opening and reading a damaged log may allocate: the buffers a sound one takes, and
-// nothing that a damaged length asks for.
+// maxDamagedAllocation bounds how much opening and reading a damaged log may allocate: as much as for a sound log, whatever a
+// damaged length says.
 const maxDamagedAllocation = 8 << 20
 
 // damaged is a small log whose files a test spoils.
@@ -23,13 +23,13 @@ type damaged struct {
 	w     *simWorld
 	o     *oracle
 	whole *content
-	// durable is where bytes of the newest segment end that the recovery point covers.
+	// durable is the position in the newest segment up to which the recovery point covers it.
 	durable map[string]int64
-	deleted map[string]int64 // where batches below the start offset end: nobody reads them
+	deleted map[string]int64 // the positions where batches below the start offset end, which nobody reads
 	cases   int
 }
 
-// warnings is a slog.Handler that keeps what is reported.
+// warnings is a slog.Handler that keeps the reports.
 type warnings struct {
 	slog.Handler
 	lines []string
@@ -46,8 +46,8 @@ func (w *warnings) Handle(_ context.Context, r slog.Record) error {
 
 func (w *warnings) Enabled(context.Context, slog.Level) bool { return true }
 
-// newDamaged makes a log of several segments. Closed: all of it is durable. Not closed: the process was killed under
-// FlushNone, and what was appended behind the last Sync may be torn.
+// newDamaged makes a log of several segments. If closed, all of it is durable. Otherwise the process was killed under
+// FlushNone, and batches behind the last Sync may be torn.
 func newDamaged(t *testing.T, closed bool) *damaged {
 	d := &damaged{t: t, opts: Options{SegmentBytes: 4096, IndexBytes: 300}, durable: map[string]int64{}, deleted: map[string]int64{}}
 	if !closed {
@@ -59,7 +59,7 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 	for u.log.Stats().Segments < 3 {
 		require.NoError(t, u.append(1+u.rng.IntN(2)))
 	}
-	// Closed and opened between: sealed, whatever the background was about.
+	// Close and open the log, so that its segments are sealed whatever the keeper had done.
 	require.NoError(t, u.close())
 	require.NoError(t, u.open())
 	for range 3 {
@@ -92,12 +92,12 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 		d.deleted[fileName(0, logSuffix)] += at.size()
 	}
 	for _, slot := range l.slots {
-		d.whole.recs = append(d.whole.recs, *slot.rec) // from offset 0 on, also those that were deleted
+		d.whole.recs = append(d.whole.recs, *slot.rec) // from offset 0 on, including the deleted ones
 	}
 	return d
 }
 
-// outcome is what opening and reading a damaged log came to.
+// outcome is the result of opening and reading a damaged log.
 type outcome struct {
 	got      *content
 	err      error
@@ -135,7 +135,7 @@ func allocated() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// readEach reads by the indexes what readLog walked through.
+// readEach reads the records by the indexes that readLog has walked through.
 func (d *damaged) readEach(what string, l *Log) error {
 	o := l.Offsets()
 	for at := o.Start; at < o.End; at++ {
@@ -158,7 +158,7 @@ func (d *damaged) readEach(what string, l *Log) error {
 	return nil
 }
 
-// check opens a spoilt copy. Whatever it is, no record may be wrong, and every error must be a CorruptError that says
+// check opens a damaged copy. Whatever the damage is, no record may be wrong, and every error must be a CorruptError that says
 // where and why.
 func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
 	w := d.w.clone()
@@ -181,8 +181,8 @@ func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
 	return out
 }
 
-// complete: nothing is lost, and the log says nothing of corruption. Without the state file, what was deleted and is in
-// the files still is there again.
+// complete checks that nothing is lost, and that no corruption is reported. Without the state file, deleted records whose files
+// are still there come back.
 func (d *damaged) complete(what string, out outcome) {
 	require.NoError(d.t, out.err, what)
 	require.Equal(d.t, d.whole.end, out.got.end, what)
@@ -193,12 +193,12 @@ func (d *damaged) complete(what string, out outcome) {
 	require.Len(d.t, out.got.recs, int(out.got.end-out.got.start), what)
 }
 
-// corrupt: the log says that it is, in the file that was spoilt or the one beside it.
+// corrupt checks that corruption is reported, in the damaged file or the one beside it.
 func (d *damaged) corrupt(what string, out outcome) {
 	require.ErrorIs(d.t, out.err, ErrCorrupt, "%s: shows %d records", what, len(out.got.recs))
 }
 
-// torn: what is above the recovery point may be cut, and the cut is reported.
+// torn checks that only records above the recovery point are gone, and that the cut is reported.
 func (d *damaged) torn(what string, out outcome) {
 	require.NoError(d.t, out.err, what)
 	require.NoError(d.t, d.o.check(&content{start: out.got.start, end: out.got.end, recs: out.got.recs}, true), what)
@@ -207,7 +207,7 @@ func (d *damaged) torn(what string, out outcome) {
 	}
 }
 
-// judge says what a file's damage must lead to.
+// judge checks that the damage of a file has the right result.
 func (d *damaged) judge(what, name string, pos int64, out outcome) {
 	limit, open := d.durable[name]
 	switch {

@@ -2,7 +2,7 @@ package seglog
 
 import "encoding/binary"
 
-// encoded is a batch as another program would write it, by the text of the format and not by the engine's encoder.
+// encoded returns a batch as another program would write it, by the description of the format and not by the engine's encoder.
 func encoded(recs []Record, base int64) []byte {
 	be := binary.BigEndian
 	first := recs[0].Time.UnixMilli()

@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// What the kernel remembers of a write-back that failed: it tells each descriptor that was open once, and one that is opened
-// later if nobody was told before.
+// How the kernel reports a failed write-back: once to each descriptor that was open, and if there was none, to the next one that
+// is opened.
 
-// unseen reports whether there are errors that nobody was told of.
+// unseen reports whether there are errors that were not reported to anybody.
 func (w *simWorld) unseen() bool {
 	for _, n := range w.nodes {
 		if n.unseen {
@@ -19,8 +19,8 @@ func (w *simWorld) unseen() bool {
 	return false
 }
 
-// evicted is what is left once the kernel has thrown the files out of its cache whose errors nobody was told of, and the
-// errors with them: reads see the disk. It keeps dirty pages.
+// evicted returns the world after the kernel has evicted the files with unreported errors from its cache, and has forgotten
+// these errors: reads then see the disk. Dirty pages stay.
 func (w *simWorld) evicted() *simWorld {
 	c := w.clone()
 	for _, n := range c.nodes {
@@ -39,15 +39,15 @@ func notesFailure(op *simOp) bool {
 	return op.kind == simWrite && op.name == stateName && st.decode(op.data) && st.failed
 }
 
-// inWindow reports whether w, before ops, lies in the one window that docs/recovery.md leaves open: the process was told of
-// a write-back that failed, and is killed within the microseconds until it has noted that. The kernel tells nobody else,
-// so the next process takes the pages for good ones. What it stores in them again reaches the disk on XFS and btrfs, and not
-// on ext4 in blocks that were never written before. A process that notes nothing at all is in no window.
+// inWindow reports whether w, before ops, lies in the window that docs/recovery.md leaves open: a failed write-back was reported
+// to the process, which is killed in the microseconds before it has noted that. The kernel does not report it again, so the
+// next process takes the pages for good. If it stores them again, they reach the disk on XFS and btrfs, but not on ext4 in
+// blocks that were never written before. A process that never notes the failure is not in the window.
 func (w *simWorld) inWindow(ops []*simOp) bool {
 	return w.unnoted && slices.ContainsFunc(ops, notesFailure)
 }
 
-// excused is w without what ext4 does in the window.
+// excused returns w without the effect that ext4 has in the window.
 func (w *simWorld) excused() *simWorld {
 	c := w.clone()
 	for _, n := range c.nodes {
@@ -56,8 +56,8 @@ func (w *simWorld) excused() *simWorld {
 	return c
 }
 
-// openToldOf opens a log whose files have errors that nobody was told of. The first to flush such a file is told, notes it,
-// and has failed; the Open after it copies what it keeps.
+// openToldOf opens a log whose files have unreported errors. The first flush of such a file gets the error, which is noted, and
+// fails; the next Open copies what it keeps.
 func openToldOf(fsys fileSystem, s *simFS, opts *Options) (*Log, error) {
 	l, err := openFS(fsys, simDir, opts)
 	if err == nil {
@@ -75,7 +75,7 @@ func openToldOf(fsys fileSystem, s *simFS, opts *Options) (*Log, error) {
 	return l, err
 }
 
-// forgetErrors: those of files that hold nothing in doubt, which a later flush would tell of.
+// forgetErrors removes the errors of files that have no bytes in doubt, which a later flush would report.
 func (s *simFS) forgetErrors() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,11 +17,11 @@ import (
 // simDir is where the log of a simulation lives.
 const simDir = "simulated"
 
-// simCopies begins the names of the directories beside simDir, for copies of the log. A file in one of them has the
-// directory in its name in simWorld; one in simDir has not.
+// simCopies begins the names of the directories beside simDir, which are for copies of the log. The names that their files have
+// in simWorld contain the directory; those of files in simDir do not.
 const simCopies = "copy"
 
-// simName is how simWorld calls the file of a path.
+// simName returns the name that the file at path has in simWorld.
 func simName(path string) string {
 	name := filepath.Base(path)
 	if dir := simFolder(filepath.Dir(path)); dir != "" {
@@ -30,7 +30,7 @@ func simName(path string) string {
 	return name
 }
 
-// simFolder is how simWorld calls a directory: "" for that of the log.
+// simFolder returns the name that a directory has in simWorld: "" for that of the log.
 func simFolder(dir string) string {
 	if name := filepath.Base(dir); strings.HasPrefix(name, simCopies) {
 		return name
@@ -47,8 +47,8 @@ func inFolder(folder, name string) (string, bool) {
 	return base, of == folder
 }
 
-// simFS is a fileSystem in memory that records what changes it, in order, and fails where it is told to. Besides the
-// directory of the log there may be others for copies of it.
+// simFS is a fileSystem in memory that records the operations which change it, in order, and fails where it is told to. Besides
+// the directory of the log it may have others for copies of the log.
 type simFS struct {
 	mapped bool // reserve and mmap work, as on ext4; if not the log is written by pwrite
 
@@ -57,14 +57,14 @@ type simFS struct {
 	ops      []*simOp
 	count    [simKinds]int
 	fault    func(kind simKind, nth int, path string) *simFault // nil: no fault
-	faults   []simHit                                           // those that happened
-	dead     bool                                               // the process is: nothing changes any more
-	locked   map[string]bool                                    // by directory
+	faults   []simHit                                           // the faults that have happened
+	dead     bool                                               // the process is dead: nothing changes any more
+	locked   map[string]bool                                    // which directories are locked
 	files    map[*simFile]bool
 	mappings map[*simMapping]bool
-	misuse   []string         // what no caller may do
-	bad      map[string]int64 // by name of a file: the page that can't be read until it is written
-	badTries int              // so many reads of it fail, and no more; all if it is 0
+	misuse   []string         // calls that no caller may make
+	bad      map[string]int64 // by the name of a file, the page that can't be read until it is written
+	badTries int              // how many reads of it fail; 0: all
 	clock    int64
 }
 
@@ -72,9 +72,9 @@ type simFS struct {
 type simFault struct {
 	err   error
 	short bool   // a write or store is done in part
-	keep  uint64 // a flush: simOp.keep
-	// late: the call succeeds, but before it the kernel by itself fails to write back what is dirty of the file. Each
-	// descriptor is told by its next flush, or by what takes the error first.
+	keep  uint64 // of a flush: see simOp.keep
+	// late: the call succeeds, but before it the kernel fails to write back the dirty pages of the file by itself. Each
+	// descriptor gets the error by its next flush, or by an earlier call that reports it.
 	late bool
 }
 
@@ -112,7 +112,7 @@ func (s *simFS) do(op *simOp) {
 	s.ops = append(s.ops, op)
 }
 
-// event records what the user of the log did or saw.
+// event records an action or an observation of the user of the log.
 func (s *simFS) event(name string, f func(*oracle)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *simFS) event(name string, f func(*oracle)) {
 	}
 }
 
-// kill stops the process: what the engine still does has no effect. It returns the world as the kernel has it.
+// kill stops the process: later operations of the engine have no effect. It returns the world as the kernel has it.
 func (s *simFS) kill() *simWorld {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *simFS) wrong(format string, args ...any) {
 	s.misuse = append(s.misuse, fmt.Sprintf(format, args...))
 }
 
-// left says what was not released.
+// left returns the resources that were not released.
 func (s *simFS) left() (left []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +174,7 @@ func (s *simFS) open(path string, mode openMode) (file, error) {
 	}
 	f := &simFile{s: s, node: n, path: path, name: name, mode: mode, told: s.w.nodes[n].wbErr}
 	if s.w.nodes[n].unseen {
-		f.told-- // Linux: an error that nobody was told of is told to the next one who opens the file
+		f.told-- // Linux: an unreported error is reported to the next one who opens the file
 	}
 	s.files[f] = true
 	return f, nil
@@ -320,10 +320,10 @@ type simFile struct {
 	path, name string
 	mode       openMode
 	closed     bool
-	told       int // how many errors of writing back it was told of
+	told       int // how many errors of write-back were reported to it
 }
 
-// enter is that of simFS for an operation on this file. The caller holds mu.
+// enter is simFS.enter for an operation on this file. The caller holds mu.
 func (f *simFile) enter(kind simKind, writes bool) (*simFault, error) {
 	if f.closed {
 		return nil, &fs.PathError{Op: kind.String(), Path: f.path, Err: fs.ErrClosed}
@@ -438,7 +438,7 @@ func (f *simFile) reserve(pos, n int64) error {
 	return nil
 }
 
-// writeBack promises nothing, and is told of an error that the next flush would tell of.
+// writeBack makes nothing durable, and returns an error that the next flush would return.
 func (f *simFile) writeBack(int64, int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
@@ -507,7 +507,7 @@ func (f *simFile) flush() error {
 	return err
 }
 
-// tell reports whether an error of writing back is new to this descriptor, which is told of it now.
+// tell reports whether there is an error of write-back that was not reported to this descriptor, and counts it as reported.
 func (f *simFile) tell() bool {
 	n := f.s.w.nodes[f.node]
 	if f.told == n.wbErr {
@@ -520,7 +520,7 @@ func (f *simFile) tell() bool {
 
 func (f *simFile) osFile() *os.File { return nil }
 
-// setFault changes what fails from now on.
+// setFault replaces the function that decides which operations fail.
 func (s *simFS) setFault(f func(kind simKind, nth int, path string) *simFault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

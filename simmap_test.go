@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// simMapping has memory of its own: a store reaches the file when the engine announces it, so that one which is not
-// announced is seen as lost.
+// simMapping has memory of its own. A store reaches the file when the engine announces it, so one that is not announced is
+// lost, and the test fails.
 type simMapping struct {
 	node int
 	b    []byte
@@ -38,7 +38,7 @@ func (f *simFile) mmap(n int64, writable bool) (*mapping, error) {
 	return out, nil
 }
 
-// stored puts a range of a mapping into the file.
+// stored copies a range of a mapping to the file.
 func (s *simFS) stored(m *simMapping, path, name string, pos, n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,8 +67,8 @@ func (s *simFS) stored(m *simMapping, path, name string, pos, n int64) error {
 	return err
 }
 
-// copyToMappings: mappings of a file and its reads see one page cache. Bytes that are there already are not touched:
-// recovery writes again what readers look at.
+// copyToMappings copies written bytes to the mappings of the file, since mappings and reads see one page cache. Bytes that are
+// equal are not touched, since recovery writes bytes again while readers look at them.
 func (s *simFS) copyToMappings(node int, pos int64, p []byte, but *simMapping) {
 	for m := range s.mappings {
 		if m.node != node || m == but || pos >= int64(len(m.b)) {
@@ -88,7 +88,7 @@ func (s *simFS) truncateMappings(node int, size int64) {
 	}
 }
 
-// unmap poisons the memory: where it is still read, a test sees wrong bytes, and the race detector a race.
+// unmap overwrites the memory: if it is still read, a test sees wrong bytes, and the race detector a race.
 func (s *simFS) unmap(m *simMapping) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

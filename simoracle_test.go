@@ -8,37 +8,37 @@ import (
 	"slices"
 )
 
-// oracle knows what a log may hold: of each record whether it was appended, acknowledged, durable. While a call that
-// removes records runs, the log may be as before it or as after it, so there may be more than one lineage.
+// oracle knows which records a log may hold: whether each was appended, acknowledged and durable. While a call that removes
+// records runs, the log may be as before it or as after it, so there may be more than one lineage.
 type oracle struct {
 	lineages []*lineage
 	// retained, if not nil, is the offset up to which retention deletes in the course of the run.
 	retained *int64
-	// judge, if not nil, decides instead of the lineages until the log was opened: a history of calls that ran at once.
+	// judge, if not nil, decides instead of the lineages until the log is opened: it is a history of concurrent calls.
 	judge judge
 }
 
-// judge knows what a log may show after a crash.
+// judge knows which records a log may show after a crash.
 type judge interface {
 	check(got *content, machine bool) error
 	batchEnds(r *Record) bool
 	checkCopies(state *simWorld, mapped bool) error
-	holes() bool // offsets may be left out, which lineages do not know of
+	holes() bool // offsets may be missing, which lineages do not know about
 }
 
 // lineage is one history: records first, first+1, ...
 type lineage struct {
 	first   int64
 	slots   []slot
-	start   int64 // what was deleted below it does not come back
-	started int64 // and at most up to here it may start
+	start   int64 // the log starts here at least: records below do not come back
+	started int64 // and here at most
 	acked   int64 // records below were acknowledged: they survive the process
 	durable int64 // records below survive a power cut
 }
 
 type slot struct {
 	rec  *Record // nil: not appended, as far as known
-	last bool    // of its batch
+	last bool    // it is the last record of its batch
 }
 
 func newOracle(first int64) *oracle {
@@ -61,7 +61,7 @@ func (o *oracle) each(f func(*lineage)) {
 	}
 }
 
-// only is the lineage when no call that removes records runs.
+// only returns the single lineage while no call that removes records runs.
 func (o *oracle) only() *lineage {
 	if len(o.lineages) != 1 {
 		panic("the oracle was asked during a removal")
@@ -75,7 +75,7 @@ func (l *lineage) end() int64 { return l.first + int64(len(l.slots)) }
 func (o *oracle) begin(batch []Record) {
 	o.each(func(l *lineage) {
 		at := batch[0].Offset - l.first
-		slots := slices.Clone(l.slots) // clones share it
+		slots := slices.Clone(l.slots) // copies of the lineage share it
 		if need := at + int64(len(batch)) - int64(len(slots)); need > 0 {
 			slots = append(slots, make([]slot, need)...)
 		}
@@ -86,7 +86,7 @@ func (o *oracle) begin(batch []Record) {
 	})
 }
 
-// forget takes back begin: the append failed and left the log as it was.
+// forget undoes begin: the append failed and left the log unchanged.
 func (o *oracle) forget(base int64) {
 	o.each(func(l *lineage) { l.slots = l.slots[:max(0, min(int64(len(l.slots)), base-l.first))] })
 }
@@ -99,14 +99,14 @@ func (o *oracle) flushed(end int64) {
 	o.each(func(l *lineage) { l.durable = max(l.durable, end) })
 }
 
-// remove begins a call after which a lineage is what after returns, given a copy.
+// remove begins a call that turns a lineage into the one that after returns for a copy of it.
 func (o *oracle) remove(after func(l *lineage)) {
 	c := o.clone()
 	c.each(after)
 	o.lineages = append(o.lineages, c.lineages...)
 }
 
-// removed ends it: done says whether it returned without error.
+// removed ends the call; done says whether it returned without an error.
 func (o *oracle) removed(done bool) {
 	if done {
 		o.lineages = o.lineages[len(o.lineages)/2:]
@@ -134,10 +134,10 @@ func (l *lineage) deleteBefore(offset int64) {
 	l.started = max(l.started, offset)
 }
 
-// opened notes what an Open found: that is the log from then on.
+// opened notes the contents that an Open found; they are the log from then on.
 func (o *oracle) opened(got *content) {
 	l := &lineage{first: got.start, start: got.start, started: got.start, acked: got.end, durable: got.durable}
-	// Where batches ended is known of what was known before.
+	// Where batches end is known from before.
 	for i := range got.recs {
 		l.slots = append(l.slots, slot{&got.recs[i], o.endsBatch(&got.recs[i]) || i == len(got.recs)-1})
 	}
@@ -156,14 +156,14 @@ func (o *oracle) endsBatch(r *Record) bool {
 	return false
 }
 
-// content is what a log shows.
+// content holds the records and bounds that a log shows.
 type content struct {
 	start, end int64
 	durable    int64
 	recs       []Record
 }
 
-// check says what is wrong with what a log shows after a crash: of the machine, or of the process alone.
+// check returns what is wrong with the contents of a log after a crash, of the machine or of the process alone.
 func (o *oracle) check(got *content, machine bool) error {
 	if o.judge != nil {
 		return o.judge.check(got, machine)
@@ -221,7 +221,7 @@ func (l *lineage) check(got *content, machine bool) error {
 	return nil
 }
 
-// differ says how two records do.
+// differ returns how two records differ, or "".
 func differ(got, want *Record) string {
 	switch {
 	case got.Offset != want.Offset:
@@ -244,7 +244,7 @@ func differ(got, want *Record) string {
 	return ""
 }
 
-// idOf is the number that tells apart the records of a run; see recordMaker.
+// idOf returns the number by which the records of a run are told apart, which begins their values; -1 if there is none.
 func idOf(r *Record) int64 {
 	if len(r.Value) < 8 {
 		return -1
@@ -252,7 +252,7 @@ func idOf(r *Record) int64 {
 	return int64(binary.BigEndian.Uint64(r.Value))
 }
 
-// readLog reads all that l shows. Every read path must agree; each is used in turn.
+// readLog reads all records of l. All ways of reading must agree; each is used in turn.
 func readLog(l *Log) (*content, error) {
 	o := l.Offsets()
 	got := &content{start: o.Start, end: o.HighWatermark, durable: o.RecoveryPoint}
@@ -264,7 +264,7 @@ func readLog(l *Log) (*content, error) {
 			return got, fmt.Errorf("records from %d: %w", o.Start, err)
 		}
 		if r.Offset >= o.HighWatermark {
-			break // appended since
+			break // it was appended meanwhile
 		}
 		got.recs = append(got.recs, r.Clone())
 	}

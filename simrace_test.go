@@ -2,5 +2,5 @@
 
 package seglog
 
-// raceEnabled: the race detector makes everything some ten times slower.
+// raceEnabled is true with the race detector, which makes everything about ten times slower.
 const raceEnabled = true

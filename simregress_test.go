@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Faults that the simulation, the injections and the damage tests found, each with the smallest workload that shows it.
+// These are faults that the simulation, the injections and the damage tests found, each with the smallest workload that shows
+// it.
 
 // crashedAtEveryPoint runs a workload and crashes it at every point of its last call, in every way.
 func crashedAtEveryPoint(t *testing.T, opts Options, prepare, last func(u *simUser) error) {
@@ -44,20 +45,20 @@ func appends(counts ...int) func(u *simUser) error {
 	}
 }
 
-// What recovery kept of an interrupted TruncateTo was below the recovery point and not marked as flushed: no reader got
-// to it, and Records went round for ever.
+// The records that recovery kept of an interrupted TruncateTo were below the recovery point and not marked as flushed: no
+// reader reached them, and Records looped for ever.
 func TestInterruptedTruncateToIsReadable(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 2, 2), func(u *simUser) error { return u.truncateTo(2) })
 }
 
-// A killed process may leave the intent of a cut in the page cache alone. Acting upon it without making it durable, and
-// losing power then, left a log without the segments that the old state file asks for.
+// A killed process may leave the intent of a cut only in the page cache. Open acted on it without making it durable; a power
+// cut then left a log without segments that the old state file counts.
 func TestInterruptedResetIsDurableFirst(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(3, 2, 2), func(u *simUser) error { return u.reset(30) })
 }
 
-// The removals of a Reset that was interrupted may come through in any order: an index without its .log is both a
-// leftover and a part of what is reset, and must not be missed when it is removed for the second reason first.
+// The removals of an interrupted Reset may come through in any order. An index without its .log is both a leftover and a file
+// that the Reset removes; Open must not fail because it is gone already.
 func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
 	prepare := func(u *simUser) error {
 		return errors.Join(appends(3, 2)(u), u.close(), u.open())
@@ -65,12 +66,12 @@ func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, prepare, func(u *simUser) error { return u.reset(0) })
 }
 
-// An interrupted TruncateTo took segments for sealed that had only been rolled: their reserved blocks were read as data.
+// An interrupted TruncateTo took rolled segments for sealed ones: their reserved blocks were read as data.
 func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
-	// Nothing can be sealed.
+	// Let every seal fail.
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		if kind == simTruncate {
 			return &simFault{err: syscall.EIO}
@@ -82,7 +83,7 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	}
 	require.NoError(t, u.append(3))
 	from := len(s.ops)
-	s.setFault(nil) // the keeper tries again in a second
+	s.setFault(nil) // the keeper tries again after a second
 	require.NoError(t, u.truncateTo(u.end()-1))
 	s.kill()
 	ignore(u.log.Close())
@@ -91,7 +92,7 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	require.NoError(t, x.explore(newSimWorld(), s.ops, from, newOracle(0)))
 }
 
-// A cut that failed left segments marked as gone; reads of them looked for another view for ever.
+// A cut that failed left segments marked as gone, and reads of them waited for another view for ever.
 func TestReadsEndAfterAFailedCut(t *testing.T) {
 	for _, reset := range []bool{false, true} {
 		for nth := 1; ; nth++ {
@@ -159,7 +160,7 @@ func TestReadOnlyCloseReleasesTheState(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// Open that refused for a missing segment kept those open that it had looked into.
+// An Open that refused for a missing segment left the segments open that it had looked into.
 func TestMissingSegmentReleasesTheOthers(t *testing.T) {
 	d := newDamaged(t, true)
 	for name := range d.w.names {
@@ -190,8 +191,8 @@ func TestTimeIndexWithoutItsLastEntries(t *testing.T) {
 	}
 }
 
-// A predecessor that was killed may never have synced the name of the segment that it made. The state file must not
-// count on it before this Open has.
+// The previous process may have been killed before it synced the name of a new segment. The state file must not count that
+// segment before Open has synced the name.
 func TestNamesAreSyncedBeforeTheStateCountsThem(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
@@ -204,7 +205,7 @@ func TestNamesAreSyncedBeforeTheStateCountsThem(t *testing.T) {
 	require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)))
 }
 
-// lateFS does something between a listing and what follows from it.
+// lateFS calls a function after a listing, before the caller uses it.
 type lateFS struct {
 	*simFS
 	late func()
@@ -240,15 +241,15 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// A segment that was deleted before it was sealed moved the point where recovery starts to the next one, whose name
-// nobody had synced: the state file asked for a segment that a power cut took.
+// A segment that was deleted before it was sealed moved the point where recovery starts to the next one, whose name was not
+// synced: the state file counted a segment that a power cut took away.
 func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		s := newSimFS(newSimWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
 		require.NoError(t, u.open())
 		require.NoError(t, u.append(2))
-		if full { // no room for the indexes
+		if full { // there is no space for the indexes
 			s.setFault(func(kind simKind, _ int, path string) *simFault {
 				if (kind == simCreate || kind == simWrite) && strings.Contains(path, "index") {
 					return &simFault{err: syscall.ENOSPC}
@@ -267,8 +268,8 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	}
 }
 
-// A DeleteBefore whose note in the state file failed was counted twice when it was tried again: killed then, the log
-// asked for another number of segments than there were.
+// A DeleteBefore whose note in the state file failed was counted twice when it was tried again. After a kill, the state file
+// counted fewer segments than there were.
 func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	for nth := 1; ; nth++ {
 		s := newSimFS(newSimWorld(), true)
@@ -277,7 +278,7 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 		for u.log.Stats().Segments < 4 {
 			require.NoError(t, u.append(2))
 		}
-		require.NoError(t, u.close()) // so that all is sealed
+		require.NoError(t, u.close()) // seals all segments
 		require.NoError(t, u.open())
 		count := 0
 		s.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -310,8 +311,8 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	}
 }
 
-// A seal whose note in the state file failed was not counted by the notes that followed: killed then, the log had one
-// segment more than it asked for.
+// A seal whose note in the state file failed was not counted by later notes. After a kill, there was one segment more than the
+// state file counted.
 func TestSealAfterAFailedNote(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The simulation itself: what it says a disk may hold.
+// These are tests of the simulation itself: of the contents that it says a disk may have.
 
 func simFileOf(t *testing.T, s *simFS, name string) file {
 	f, err := s.open(filepath.Join(simDir, name), openCreate)
@@ -88,7 +88,7 @@ func TestSimTruncationInPart(t *testing.T) {
 	require.Equal(t, byte(0), gap[2*simPageBytes-1])
 	require.Equal(t, byte(1), gap[2*simPageBytes])
 
-	// What a cut took away is not there again when the file grows.
+	// Bytes that a truncation removed do not come back when the file grows.
 	put(t, f, 2*simPageBytes, 2, 10)
 	require.NoError(t, f.flush())
 	b := cutNamed(t, s.w, "nothing").get("a")
@@ -144,14 +144,14 @@ func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
 	require.NotEmpty(t, s.misuse)
 }
 
-// An error of writing back is told to those who had the file open, else to the next one who opens it, and lost with the pages
-// that it was about.
+// An error of write-back is reported to all who had the file open, otherwise to the next one who opens it, and is lost with the
+// pages that it was about.
 func TestSimErrorsOfWritingBack(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, simPageBytes)
 	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO, late: true} }
-	put(t, f, simPageBytes, 1, 1) // the write succeeds, what was dirty before is lost
+	put(t, f, simPageBytes, 1, 1) // the write succeeds, earlier dirty pages are lost
 	s.fault = nil
 	require.True(t, s.w.unseen())
 	lost := s.w.clone()
@@ -170,7 +170,7 @@ func TestSimErrorsOfWritingBack(t *testing.T) {
 	require.NotContains(t, lost.evicted().get("a")[:simPageBytes], byte(1))
 }
 
-// What a simulation may excuse is the time between the failure that a process was told of and its note, if one comes.
+// The simulation may excuse only the time between a failure that was reported to a process and the note of it, if one comes.
 func TestSimWindow(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	s.w.ext4 = true

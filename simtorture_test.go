@@ -17,13 +17,13 @@ var (
 	tortureSeed   = flag.Uint64("torture-seed", 0, "crash simulation: seed of the first workload; 0 takes one from the clock with -torture, and 1 without")
 )
 
-// simConfig is a workload to record and how to crash it, all of it from one seed.
+// simConfig is a workload to record, and how to crash it. All of it follows from one seed.
 type simConfig struct {
 	seed   uint64
 	opts   Options
 	mapped bool
 	steps  int
-	// failFlush: that many flushes into the workload one fails. The log latches, is closed and opened again.
+	// failFlush is the number of the flush that fails; 0: none. The log latches, is closed and opened again.
 	failFlush int
 }
 
@@ -109,7 +109,7 @@ func (c simConfig) record(wrap func(*simFS) fileSystem) (*simUser, error) {
 	return u, u.wrong
 }
 
-// recover closes a log that failed and opens it again.
+// recover closes a log that has failed, and opens it again.
 func (u *simUser) recover() error {
 	if u.log != nil {
 		ignore(u.log.Close())
@@ -117,7 +117,7 @@ func (u *simUser) recover() error {
 	return u.open()
 }
 
-// crash records the workload and crashes it with what tune makes of a crasher.
+// crash records the workload and crashes it, by a crasher that tune has changed.
 func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*crasher, error) {
 	x := newCrasher(c.opts, c.mapped, c.seed)
 	x.wrap = wrap
@@ -129,8 +129,8 @@ func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*cr
 	return x, x.explore(newSimWorld(), u.sim.ops, 0, newOracle(0))
 }
 
-// TestCrash cuts the power, or kills the process, at every point of random workloads, and again in the recoveries.
-// -torture=1000000 opens at least so many distinct states instead of a sample.
+// TestCrash cuts the power, or kills the process, at every point of random workloads, and again during the recoveries.
+// -torture=1000000 opens at least that many distinct states instead of a sample.
 func TestCrash(t *testing.T) {
 	seed, atLeast := uint64(1), 1500
 	if raceEnabled {
@@ -148,7 +148,7 @@ func TestCrash(t *testing.T) {
 	cuts := map[string]int{}
 	opens, workloads := 0, 0
 	begun := time.Now()
-	// The policies, mapped or not, with a failing flush or not: at least so many workloads meet all of them.
+	// It takes at least this many workloads to meet all combinations of policies, with and without mappings and failing flushes.
 	for ; len(distinct) < atLeast || workloads < 18; workloads++ {
 		c := newSimConfig(seed + uint64(workloads))
 		x, err := c.crash(nil, func(x *crasher) { tune(x); x.distinct = distinct })

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// simUser calls a log and tells an oracle, and the trace of the simulation if there is one, what it does and gets. Its
-// methods return an error if the log's call did; what a log may never do they report by wrong.
+// simUser calls a log, and reports its calls and their results to an oracle, and to the trace of the simulation if there is one.
+// Its methods return the error of the log's call. If the log does something that it may never do, they set wrong.
 type simUser struct {
 	fsys  fileSystem
 	sim   *simFS // nil: another file system
@@ -21,11 +21,11 @@ type simUser struct {
 	log   *Log
 	o     *oracle
 	rng   *rand.Rand
-	id    int64         // of the last record made
-	doubt []*concurrent // those that failed
-	// retained is the greatest start offset seen, where Options keep less than all.
+	id    int64         // number of the last record
+	doubt []*concurrent // concurrent appends that failed
+	// retained is the greatest start offset seen, if the Options have retention.
 	retained int64
-	// wrong is the first thing that a log may never do.
+	// wrong is the first violation.
 	wrong error
 }
 
@@ -46,7 +46,7 @@ func (u *simUser) bad(format string, args ...any) {
 	}
 }
 
-// record makes one that no other resembles.
+// record makes a unique record.
 func (u *simUser) record() Record {
 	u.id++
 	r := Record{Time: time.UnixMilli(1_700_000_000_000 + u.id*10 - int64(u.rng.IntN(2)*u.rng.IntN(3000))).UTC()}
@@ -54,10 +54,10 @@ func (u *simUser) record() Record {
 	switch n := u.rng.IntN(20); {
 	case n == 0:
 		r.Key, r.Value = r.Value, nil
-	case n == 1: // zeros, which look like the end of a segment
+	case n == 1: // zeros, which resemble the end of a segment
 		r.Key = []byte{}
 		r.Value = append(r.Value, make([]byte, u.rng.IntN(600))...)
-	case n == 2: // bytes that look like a batch
+	case n == 2: // bytes that resemble a batch
 		fake := []Record{{Time: r.Time, Value: []byte("fake")}}
 		r.Value = append(r.Value, encoded(fake, u.id)...)
 	case n == 3:
@@ -76,20 +76,20 @@ func (u *simUser) record() Record {
 	return r
 }
 
-// batch makes n records as the log will show them from base on.
+// batch makes n records, as the log will show them from offset base on.
 func (u *simUser) batch(n int, base int64) []Record {
 	recs := make([]Record, n)
 	for i := range recs {
 		recs[i] = u.record()
 		recs[i].Offset = base + int64(i)
 	}
-	for len(encoded(recs, base)) > minSegmentBytes { // no log would take it
+	for len(encoded(recs, base)) > minSegmentBytes { // too large for any log
 		recs = recs[:len(recs)-1]
 	}
 	return recs
 }
 
-// given is a batch as a caller hands it in: the log sets the offsets.
+// given returns a batch as a caller passes it: the log sets the offsets.
 func given(recs []Record) []Record {
 	in := slices.Clone(recs)
 	for i := range in {
@@ -118,7 +118,7 @@ func (u *simUser) open() error {
 	return nil
 }
 
-// observe takes note of what the log claims.
+// observe notes the bounds that the log reports, and checks them.
 func (u *simUser) observe() {
 	o := u.log.Offsets()
 	if o.Start > o.RecoveryPoint || o.RecoveryPoint > o.HighWatermark || o.HighWatermark > o.End {
@@ -133,8 +133,8 @@ func (u *simUser) observe() {
 
 func (u *simUser) end() int64 { return u.o.only().end() }
 
-// appended settles an append: of records up to end if it succeeded; if it failed it left no trace, or the log latched
-// and nobody knows.
+// appended notes the result of an append of records up to end. If it failed it must have left no trace, or the log has latched
+// and it is not known whether it did.
 func (u *simUser) appended(recs []Record, base int64, err error) error {
 	want, end := recs[0].Offset, recs[len(recs)-1].Offset+1
 	if err != nil {
@@ -170,8 +170,8 @@ func (u *simUser) appendBatch(n int) error {
 	return u.appended(recs, base, err)
 }
 
-// leaderEpoch is one under which a leader may send what follows: at least that of the last batch, and either above the
-// fence that a cut left or, which lifts it, below.
+// leaderEpoch returns an epoch under which a leader may send the next batches: at least that of the last batch, and either
+// above the fence that a cut left or below it, which lifts the fence.
 func (u *simUser) leaderEpoch() (int32, error) {
 	l := u.log
 	l.mu.Lock()
@@ -183,7 +183,7 @@ func (u *simUser) leaderEpoch() (int32, error) {
 	return max(0, epoch), err
 }
 
-// transferFrom takes what a leader sends: batches at the log's own end.
+// transferFrom receives batches from a leader, at the end of the log.
 func (u *simUser) transferFrom(batches int) error {
 	var all []Record
 	var stream []byte
@@ -213,13 +213,13 @@ func (u *simUser) transferFrom(batches int) error {
 	return u.appended(all, at, nil)
 }
 
-// concurrent is an append beside others. Which offset it got is known when it has returned, or, if it failed and left
-// its records in doubt, when the log was opened again; what the trace holds of it resolves then.
+// concurrent is an append beside others. Its offset is known when it has returned or, if it failed and left its records in doubt,
+// when the log has been opened again; the entries of the trace that depend on it are resolved then.
 type concurrent struct {
 	recs  []Record
 	base  int64
 	err   error
-	known bool // that the records have the offsets from base on
+	known bool // it is known that the records have the offsets from base on
 }
 
 func (c *concurrent) at(base int64) {
@@ -277,7 +277,7 @@ func (u *simUser) appendTogether(callers int) error {
 	return errors.Join(errs...)
 }
 
-// settle finds, in what a log shows when it is opened again, the appends that had failed and were stored nevertheless.
+// settle finds, in the contents of a log that was opened again, the appends that had failed and were stored nevertheless.
 func (u *simUser) settle(got *content) {
 	for len(u.doubt) > 0 && len(u.o.lineages) == 1 {
 		at := u.end() - got.start
@@ -351,7 +351,7 @@ func (u *simUser) close() error {
 	return err
 }
 
-// verify reads everything and checks it: without a crash a log shows exactly what was acknowledged.
+// verify reads everything and checks it: without a crash, a log shows exactly the acknowledged records.
 func (u *simUser) verify() error {
 	got, err := readLog(u.log)
 	if err != nil {
@@ -367,7 +367,7 @@ func (u *simUser) verify() error {
 	return nil
 }
 
-// step does something that a user of a log does.
+// step makes a random call of a user.
 func (u *simUser) step() error {
 	l := u.o.only()
 	between := func(lo, hi int64) int64 { return lo + u.rng.Int64N(hi-lo+1) }

@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// The disk of the simulation: what the page cache holds of each file, what stable storage holds of it, and which
-// operations lie between the two. A simFS applies operations to one while the engine runs; the crash-state generator
-// replays them on another, and cuts the power after any of them.
+// This is the disk of the simulation: the contents that each file has in the page cache and on stable storage, and the
+// operations that lie between the two. A simFS applies operations to one world while the engine runs; the crasher replays
+// them on another one, and cuts the power after any of them.
 
 const (
-	simPageBytes   = 4096 // the grain at which a kernel writes pages back, in any order
-	simSectorBytes = 512  // the grain at which a disk tears a page
+	simPageBytes   = 4096 // the unit in which a kernel writes back, in any order
+	simSectorBytes = 512  // the unit in which a disk tears a page
 )
 
 type simKind uint8
@@ -32,10 +32,10 @@ const (
 	simLink
 	simRemove
 	simSyncDir
-	simTold  // a call was told of an error of writing the file back
-	simEvent // something the engine's user did or saw; no operation of the file system
+	simTold  // an error of write-back of the file was reported to a call
+	simEvent // an action or observation of the engine's user; no operation of the file system
 
-	// These change nothing that a power cut could lose. They are counted and can fail.
+	// These change nothing that a power cut could lose. They are counted, and can fail.
 	simOpen
 	simRead
 	simStat
@@ -51,15 +51,15 @@ func (k simKind) String() string {
 		"syncdir", "told", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
 }
 
-// simOp is one operation as it was done. It is immutable once recorded.
+// simOp is one operation as it was carried out. It is immutable once it is recorded.
 type simOp struct {
 	kind     simKind
 	node     int
 	name, to string
 	pos, n   int64
 	data     []byte
-	failed   bool   // simFlush: writing back failed; simTold follows once somebody was told
-	keep     uint64 // failed: seed of which pages reached the disk nevertheless; 0 is none
+	failed   bool   // simFlush: the write-back failed; simTold follows once the error was reported
+	keep     uint64 // if failed: the seed that decides which pages reached the disk nevertheless; 0: none
 	event    func(*oracle)
 }
 
@@ -83,30 +83,30 @@ func (op *simOp) String() string {
 	return s
 }
 
-// simNode is a file, whatever its names are.
+// simNode is a file, whatever names it has.
 type simNode struct {
-	cache []byte // what reads see
-	owned bool   // nobody shares cache; if false it is copied before it changes
-	disk  []byte // what stable storage holds for sure; never changed in place
+	cache []byte // the contents that reads see
+	owned bool   // cache is not shared; if false it is copied before it changes
+	disk  []byte // the contents that stable storage has for sure; never changed in place
 
-	// What happened since the last flush, or the last that failed: since then a page is old or new or both.
+	// The operations since the last flush, failed or not: since then a page is old or new or both.
 	since   []byte // cache at that time
 	pending []*simOp
 	sizes   []int64 // sizes[i] is the size after pending[:i]
 	dirty   []bool  // by page
 
-	// ext4: a page that never was on the disk and whose write failed loses whatever is written to it, until the file is cut
-	// below it; in other file systems it is as good as others once it is written again (faults seen on Linux 6.18).
+	// ext4: a page that was never on the disk and whose write failed loses all later writes, until the file is truncated below
+	// it. In other file systems it is like any other page once it is written again (as seen on Linux 6.18).
 	ext4   bool
-	once   []bool // by page: was on the disk
-	barred []bool // by page: loses what is written to it
-	// wbErr counts the errors of writing back; each descriptor is told once. unseen: none was told of the last one.
+	once   []bool // by page: it was on the disk once
+	barred []bool // by page: it loses all later writes
+	// wbErr counts the errors of write-back; each is reported once to each descriptor. unseen: the last was not reported yet.
 	wbErr  int
 	unseen bool
 
-	stale [][]byte // for a cut: pages of blocks that were freed
+	stale [][]byte // for a power cut: old pages of blocks that were freed
 
-	// lied: a flush failed, after which cache and disk differ in pages that the kernel believes to be clean.
+	// lied: a flush failed, after which cache and disk differ in pages that the kernel considers clean.
 	lied bool
 }
 
@@ -116,7 +116,7 @@ func newSimNode(content []byte) *simNode {
 	return n
 }
 
-// marked sets the pages that [from, to) touches.
+// marked sets the elements of the pages that [from, to) touches.
 func marked(pages []bool, from, to int64) []bool {
 	for p := from / simPageBytes; p*simPageBytes < to; p++ {
 		if need := int(p) + 1 - len(pages); need > 0 {
@@ -172,16 +172,16 @@ func (n *simNode) apply(op *simOp) {
 	from, to := op.pos, op.pos+max(op.n, int64(len(op.data)))
 	switch op.kind {
 	case simTruncate:
-		// Everything behind a cut is gone from the cache, and will go from the disk.
+		// Everything behind the end of a truncation is gone from the cache, and will go from the disk.
 		from, to = op.n, max(int64(len(n.cache)), int64(len(n.disk)))
 		if op.n >= int64(len(n.cache)) {
 			to = from
 		}
-		// The blocks behind the cut are new ones when the file grows again.
+		// When the file grows again, the blocks behind that are new ones.
 		keep := int((op.n + simPageBytes - 1) / simPageBytes)
 		n.once, n.barred = n.once[:min(keep, len(n.once))], n.barred[:min(keep, len(n.barred))]
 	case simReserve:
-		to = from // no page: blocks that read as zeros
+		to = from // it dirties no page: the blocks read as zeros
 	}
 	n.cache = patch(n.cache, op)
 	n.dirty = marked(n.dirty, from, to)
@@ -189,8 +189,8 @@ func (n *simNode) apply(op *simOp) {
 	n.sizes = append(n.sizes, int64(len(n.cache)))
 }
 
-// flush puts the dirty pages on the disk. If it failed, only those that keep selects, at the new size: the rest reads
-// well from the cache, is clean, and is not on the disk.
+// flush puts the dirty pages on the disk. If it failed, it puts only those there that keep selects, at the new size: the others
+// read well from the cache and are clean, but are not on the disk.
 func (n *simNode) flush(op *simOp) {
 	switch {
 	case op.failed:
@@ -228,7 +228,7 @@ func (n *simNode) flush(op *simOp) {
 	n.sizes = []int64{int64(len(n.disk))}
 }
 
-// simVersion is what a power cut leaves of a dirty page.
+// simVersion is the version of a dirty page that a power cut leaves.
 type simVersion uint8
 
 const (
@@ -236,11 +236,12 @@ const (
 	simNew              // as it is in the cache
 	simTorn             // some sectors old, some new
 	simMid              // as it was after some of the pending operations
-	simStale            // what the block held before it was this file's, if it never was on the disk; else simOld
+	simStale            // the contents of the block from before it was this file's, if the page was never on the disk; otherwise simOld
 )
 
-// image is the content that a power cut leaves: the size after pending[:size], and of each dirty page the version that
-// pick says, mid being after pending[:mid]. A size change that came through also took away what was behind it.
+// image returns the contents that a power cut leaves: the size is that after pending[:size], and each dirty page has the version
+// that pick returns, where simMid is the one after pending[:mid]. A truncation that came through also removed the bytes behind
+// it.
 func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand, mid int) []byte {
 	if len(n.pending) == 0 {
 		return n.disk
@@ -287,7 +288,7 @@ func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand
 	return out
 }
 
-// overlay makes dst what src holds from at on, and zeros from limit on.
+// overlay fills dst with the bytes of src from at on, and with zeros from limit on.
 func overlay(dst, src []byte, at int, limit int64) {
 	clear(dst)
 	if limit = min(limit, int64(len(src))); int64(at) < limit {
@@ -304,7 +305,7 @@ type simWorld struct {
 	unsynced []*simOp       // name operations since
 	lockFile bool
 	ext4     bool // see simNode
-	hostile  bool // lost writes may show what the blocks held before
+	hostile  bool // after a lost write, the old contents of the block may show
 	freed    [][]byte
 	unnoted  bool // see inWindow
 }
@@ -355,7 +356,7 @@ func (w *simWorld) apply(op *simOp) {
 	}
 }
 
-// links is how many names a file has.
+// links returns how many names a file has.
 func (w *simWorld) links(node int) (n int) {
 	for _, of := range w.names {
 		if of == node {
@@ -384,7 +385,7 @@ func (w *simWorld) syncDir(folder string) {
 	})
 }
 
-// free notes what the blocks of a file from a position on hold as they are given back.
+// free notes the contents of the blocks of a file from a position on, which are given back.
 func (w *simWorld) free(b []byte, from int64) {
 	if !w.hostile {
 		return
@@ -397,8 +398,8 @@ func (w *simWorld) free(b []byte, from int64) {
 	w.freed = w.freed[max(0, len(w.freed)-32):]
 }
 
-// rename applies an operation on names, also where one before it was lost: journals order what happens to one file,
-// not what happens to several.
+// rename applies an operation on names, also if an earlier one was lost: journals keep the order of operations on one file, but not
+// on several.
 func rename(names map[string]int, op *simOp) {
 	switch op.kind {
 	case simCreate:
@@ -433,14 +434,14 @@ func (w *simWorld) drop(name string) {
 	delete(w.synced, name)
 }
 
-// get is the content of a file as a reader sees it; it must not be changed.
+// get returns the contents of a file as a reader sees them; they must not be changed.
 func (w *simWorld) get(name string) []byte { return w.nodes[w.names[name]].cache }
 
 func (w *simWorld) sorted() []string { return slices.Sorted(maps.Keys(w.names)) }
 
 var simSeed = maphash.MakeSeed()
 
-// hash tells states apart: names and contents.
+// hash returns a hash of the state: names and contents.
 func (w *simWorld) hash() uint64 {
 	var h maphash.Hash
 	h.SetSeed(simSeed)

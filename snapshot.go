@@ -9,19 +9,19 @@ import (
 	"slices"
 )
 
-// Snapshot makes dir, which must be empty or absent, a copy of the log as it is now, up to the high watermark, while
-// appends go on. It opens like a log that was closed. Sealed segments and their indexes are linked rather than copied
-// where both directories lie on one file system, so it takes little time and space; the rest is copied and flushed. The
-// log may delete and cut what it likes afterwards, and so may the copy: neither ever writes into a file that is sealed.
-// (Other programs may: a copy that is handed to Kafka had better be one of the bytes.) It works on a read-only log too.
+// Snapshot makes a copy of the log in dir, which must be empty or absent: the log as it is now, up to the high watermark.
+// Appends go on meanwhile. The copy opens like a log that was closed. Where both directories lie on one file system, sealed
+// segments and their indexes are linked rather than copied, which takes little time and space; the rest is copied and
+// flushed. Afterwards the log and its copy are independent of each other, since no log writes into a sealed file. (Other
+// programs may: for a copy that a Kafka broker is to use, copy the bytes.) Snapshot works on a read-only log, too.
 //
-// A Snapshot that fails removes what it made, but for the directory; one that is killed leaves a directory that Open
-// refuses, unless it was killed before it made its first file there, and Open takes the directory for a new log. Errors:
-// ErrInvalid for a directory that is not empty; a *CorruptError for damage in what it copies; the operating system's;
-// ErrFailed if a cut has failed half-way; ErrClosed.
+// If Snapshot fails, it removes everything that it made, except the directory. If it is killed, it leaves a directory that
+// Open refuses, or one without any file, which Open takes for a new log. Errors: ErrInvalid for a directory that is not
+// empty; a *CorruptError for damage in the bytes to copy; those of the operating system; ErrFailed if a cut has failed
+// half-way; ErrBusy if the writer of a read-only log keeps cutting; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
 	if dir == "" {
-		return invalid("no name of a directory")
+		return invalid("the name of the directory is empty")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -33,7 +33,7 @@ func (l *Log) Snapshot(dir string) error {
 	return err
 }
 
-// snapshotTries: each cut of the log beside a snapshot costs one.
+// snapshotTries bounds the attempts of a snapshot. Each cut of the log meanwhile costs one.
 const snapshotTries = 8
 
 func (l *Log) snapshot(dir string) (err error) {
@@ -57,8 +57,8 @@ func (l *Log) snapshot(dir string) (err error) {
 	}
 }
 
-// try makes one attempt. The last one keeps the log's writer waiting, so that it ends; a writer in another process can't
-// be kept.
+// try makes attempt n. The last one makes the log's writer wait, so that it succeeds. A writer in another process can't be
+// made to wait.
 func (s *snapshot) try(n int) error {
 	l := s.l
 	if l.o.ReadOnly {
@@ -69,7 +69,7 @@ func (s *snapshot) try(n int) error {
 			return err
 		}
 	}
-	l.mu.Lock() // no cut, roll or deletion meanwhile
+	l.mu.Lock() // keeps cuts, rolls and deletions out
 	err := s.plan()
 	if err == nil && l.claimed() > l.end.Load() {
 		err = errGone
@@ -88,15 +88,15 @@ func (s *snapshot) try(n int) error {
 	return err
 }
 
-// snapshot is one run of Snapshot.
+// snapshot is one call of Snapshot.
 type snapshot struct {
 	l    *Log
 	to   env
 	lock io.Closer
 	file *stateFile
-	made []string // files in to, but for lock and state
+	made []string // paths of the files in to, except lock and state file
 
-	// What is to be copied, of one moment:
+	// The log to be copied, all of one moment:
 	st       state
 	start    int64
 	end      int64 // the high watermark
@@ -105,7 +105,7 @@ type snapshot struct {
 	cuts     int64
 }
 
-// prepare takes the directory over. The state file says that the log is not whole until it is.
+// prepare takes the directory over, with a state file that says that the copy is not finished.
 func (s *snapshot) prepare() error {
 	fsys := s.to.fs
 	if err := fsys.mkdirAll(s.to.dir); err != nil {
@@ -115,7 +115,7 @@ func (s *snapshot) prepare() error {
 	if err != nil {
 		return err
 	}
-	// A fresh file system has a directory for what fsck finds.
+	// A new file system has a directory lost+found.
 	names = slices.DeleteFunc(names, func(name string) bool { return name == "lost+found" && s.to.isDir(name) })
 	if len(names) > 0 {
 		return invalid("directory is not empty: it holds %s", names[0])
@@ -123,7 +123,7 @@ func (s *snapshot) prepare() error {
 	if s.lock, err = fsys.lock(filepath.Join(s.to.dir, lockName)); err != nil {
 		return err
 	}
-	unfinished := state{cut: -1, segments: 1, baseSum: -1} // which no log has
+	unfinished := state{cut: -1, segments: 1, baseSum: -1} // no log has such a sum
 	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), unfinished); err == nil {
 		err = s.file.commit(func(*state) {})
 	}
@@ -136,11 +136,11 @@ func (s *snapshot) prepare() error {
 	return err
 }
 
-// release gives everything back, and removes it after a failure.
+// release closes everything and, after a failure, removes it.
 func (s *snapshot) release(failed bool) error {
 	var errs []error
 	if failed {
-		// The state file goes last, and only once the names of the segments are gone for good: without it they would be taken
+		// The state file goes last, and only once the segments are removed durably: without a state file they would be taken
 		// for a log.
 		begun := len(s.made) > 0
 		err := s.clear()
@@ -148,7 +148,7 @@ func (s *snapshot) release(failed bool) error {
 			err = s.to.fs.syncDir(s.to.dir)
 		}
 		if err != nil {
-			failed = false // nothing more is removed
+			failed = false // so that the state file stays
 		}
 		errs = append(errs, err)
 	}
@@ -184,7 +184,7 @@ func (s *snapshot) clear() error {
 	return errors.Join(errs...)
 }
 
-// plan notes what there is to copy. l.mu is held.
+// plan notes which segments and bounds there are to copy. l.mu is held.
 func (s *snapshot) plan() error {
 	l := s.l
 	if l.closed.Load() {
@@ -199,7 +199,7 @@ func (s *snapshot) plan() error {
 		s.st = l.state.cur
 		l.state.mu.Unlock()
 		if err := l.failed(); err != nil && s.st.cut >= 0 {
-			return err // a cut that failed half-way: what is there are parts of two histories, until Open has finished it
+			return err // a cut failed half-way: until Open finishes it, the files are parts of two histories
 		}
 	case l.follow.promised:
 		s.st, s.unsealed = l.follow.seen, min(l.follow.seen.scanBase, last)
@@ -210,16 +210,16 @@ func (s *snapshot) plan() error {
 	s.start, s.end = l.start.Load(), l.highWatermark()
 	s.segs = nil
 	if s.start > s.end {
-		return errGone // the writer in another process deletes and cuts just now
+		return errGone // the writer in another process is deleting or cutting
 	}
 	if s.end > s.start {
-		from := max(0, (&view{segs}).find(s.start)) // those before it wait for their deletion
+		from := max(0, (&view{segs}).find(s.start)) // earlier segments wait for their deletion
 		s.segs = segs[from : (&view{segs}).find(s.end-1)+1]
 	}
 	return nil
 }
 
-// cut reports whether the log was cut since plan, so that what was copied may be of different times.
+// cut reports whether the log was cut since plan, so that the copied bytes may be of two histories.
 func (s *snapshot) cut() (bool, error) {
 	l := s.l
 	if l.cuts.Load() != s.cuts {
@@ -234,7 +234,7 @@ func (s *snapshot) cut() (bool, error) {
 	return st.cuts != s.st.cuts || st.cut >= 0, err
 }
 
-// copy goes from the newest segment to the oldest: what retention deletes meanwhile only makes the copy start later.
+// copy copies the segments from the newest to the oldest: if retention deletes some meanwhile, the copy only starts later.
 func (s *snapshot) copy() error {
 	l := s.l
 	var segments, sum, first, size int64
@@ -252,7 +252,7 @@ func (s *snapshot) copy() error {
 		seg, last := s.segs[i], i == len(s.segs)-1
 		n := int64(0)
 		var err error
-		// The last one becomes the copy's active segment, which is written to: it must be a file of its own.
+		// The last segment becomes the copy's active one, which is written to, so it must be a file of its own.
 		if last || seg.base >= s.unsealed {
 			n, err = s.copyBatches(seg)
 		} else {
@@ -262,7 +262,7 @@ func (s *snapshot) copy() error {
 			if gone, cutErr := s.cut(); cutErr != nil || gone {
 				return errors.Join(err, cutErr)
 			}
-			break // deleted, and so are all before it
+			break // it was deleted, and so were all before it
 		}
 		if err != nil {
 			return err

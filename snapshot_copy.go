@@ -6,7 +6,7 @@ import (
 	"io/fs"
 )
 
-// copyBatches copies what a segment holds below the end of the snapshot, and makes its indexes.
+// copyBatches copies the batches of a segment that lie below the end of the snapshot, and builds their indexes.
 func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 	h, err := seg.pin(&s.l.env)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -32,7 +32,7 @@ func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 			return 0, err
 		}
 		if b.last() >= s.end {
-			break // a gap lies at the end
+			break // the snapshot ends in a gap
 		}
 		x.add(size, uint32(b.last()-seg.base), b.maxTimestamp())
 		s.st.epoch = max(s.st.epoch, int64(b.epoch()))
@@ -41,7 +41,7 @@ func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 	return size, s.store(h.f, x, seg.base, size)
 }
 
-// store makes a segment of the first size bytes of src, with its indexes.
+// store makes a segment with its indexes from the first size bytes of src.
 func (s *snapshot) store(src file, x *indexBuilder, base, size int64) error {
 	path := s.to.path(base, logSuffix)
 	out, err := s.to.fs.open(path, openCreate)
@@ -58,7 +58,7 @@ func (s *snapshot) store(src file, x *indexBuilder, base, size int64) error {
 	return writeIndexes(&s.to, base, x)
 }
 
-// link gives the files of a sealed segment a second name, or copies them where that can't be done.
+// link links the files of a sealed segment into the copy, or copies them where they can't be linked.
 func (s *snapshot) link(seg *segment) error {
 	for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
 		from, to := s.l.path(seg.base, suffix), s.to.path(seg.base, suffix)
@@ -75,7 +75,7 @@ func (s *snapshot) link(seg *segment) error {
 			case gone:
 				err = errors.Join(errGone, s.to.removeSegmentFiles(seg.base))
 			case suffix != logSuffix:
-				err = nil // made anew when the copy needs it
+				err = nil // an index is rebuilt when the copy needs it
 			default:
 				err = &CorruptError{Path: from, Offset: seg.base, Reason: "segment is missing", cause: err}
 			}
@@ -87,7 +87,7 @@ func (s *snapshot) link(seg *segment) error {
 	return s.l.ours()
 }
 
-// gone reports whether the log has given a segment up, in contrast to one whose file is lost.
+// gone reports whether the log has deleted or cut a segment, as opposed to having lost its file.
 func (s *snapshot) gone(seg *segment) (bool, error) {
 	l := s.l
 	if seg.is(phaseGone) {

@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 )
 
-// The file seglog.state: what the batches can't say. Two slots are written in turn, so that one survives whatever
-// happens to the other. It is only ever a lower bound of what is on the disk; a log opens without it, by checking
-// every byte.
+// The file seglog.state holds what the batches can't tell. It has two slots, which are written in turn, so that one survives
+// whatever happens to the other. It never promises more than is on the disk; without it, a log opens by checking every
+// byte.
 const (
 	stateMagic1  = 0x7365676c6f670001 // "seglog", version 1: the first stateWords1 words
 	stateMagic   = 0x7365676c6f670002 // version 2
@@ -22,7 +22,7 @@ const (
 	stateLen     = 8 + 4 + 2*8 + stateWords*8
 	stateSlotGap = 4096 // slots on pages of their own: a page that can't be read takes one slot with it
 
-	// A slot is written by one sector, which disks do not tear.
+	// A slot fits one sector, which disks do not tear.
 	_ = uint(512 - stateLen)
 )
 
@@ -30,22 +30,22 @@ const (
 type state struct {
 	seq    uint64
 	policy FlushPolicy
-	// clean: the log was closed: [start, end) in segments that end with endPos bytes in the last, indexes written.
+	// clean: the log was closed. It holds [start, end), its last segment has endPos bytes, and all indexes are written.
 	clean bool
 	// gaps: offsets may be left out (see env.gaps).
 	gaps bool
-	// start is the first offset that is kept; first the base offset of the first segment that is kept. What lies below
-	// is left from a deletion that was cut short.
+	// start is the first offset that is kept, first the base offset of the first segment that is kept. Files of segments
+	// below are left from a deletion that was interrupted.
 	start, first  int64
 	recoveryPoint int64
-	// All segments before scanBase are flushed, trimmed and indexed. scanPos in that segment, where the batch with
-	// scanOffset begins, is flushed too: this is where recovery starts to check.
+	// Recovery starts to check at position scanPos of the segment at scanBase, where the batch with scanOffset begins.
+	// Everything before is flushed, and the segments before scanBase are trimmed and have their indexes.
 	scanBase, scanPos, scanOffset int64
-	// segments from first up to and with scanBase, and the sum of their base offsets: a missing, doubled or foreign
-	// file shows without opening any.
+	// The number of segments from first to scanBase, both included, and the sum of their base offsets. They show a missing,
+	// doubled or foreign file without opening any.
 	segments int64
 	baseSum  int64
-	// end of the log, and of the batches of its last segment, when it was closed, opened or cut last.
+	// The end of the log, and the position where its last batch ended, when it was last closed, opened or cut.
 	end    int64
 	endPos int64
 	// cut is a running TruncateTo(cut) or, with reset, Reset(cut); -1 if there is none. cuts counts them, so that
@@ -55,19 +55,19 @@ type state struct {
 	cuts  int64
 	// epoch is the leader epoch of the last batch, as far as it was noted.
 	epoch int64
-	// lastCut is where the last of them cut; -1 for a Reset.
+	// lastCut is the offset of the last TruncateTo; -1 if a Reset came last.
 	lastCut int64
 
-	// What the running TruncateTo leaves: the segment at cutBase ends at cutPos, followed by the first cutLen bytes of
-	// seglog.cut. cutPos is -1 in the intent of a version 1 log, which has to be planned first.
+	// What the running TruncateTo leaves: the segment at cutBase up to position cutPos, and behind it cutLen bytes, which
+	// stand at restPos of this file. cutPos is -1 in the intent of a version 1 log, which has to be planned first.
 	cutBase, cutPos, cutLen int64
 	// The fence: offsets from fenceOffset on were given out before, under leader epochs below fenceEpoch. What a disk
 	// still holds of those batches must not come back, so recovery takes none of them there. An epoch of 0 is no fence.
 	fenceOffset, fenceEpoch int64
-	// told: OnSeal was told of all sealed segments that end at or below it.
+	// told: OnSeal was called for all sealed segments that end at or below it.
 	told int64
-	// gapTo is the base offset of the last segment that begins behind a gap; 0 if there is none. Any other segment above
-	// the recovery point joins the one before, else the end of that one was lost.
+	// gapTo is the base offset of the last segment that begins behind a gap; 0 if there is none. If any other segment above
+	// the recovery point does not join the one before it, the end of that one was lost.
 	gapTo int64
 	// failed: a write or flush failed, so that the page cache may hold bytes which the disk does not have and the kernel
 	// will not write again. An Open that finds it moves what it keeps to new files.
@@ -77,8 +77,8 @@ type state struct {
 // untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note.
 const untrackedGaps = -1
 
-// endOffset is the offset at which the last segment ends whose batches end at pos and next: a greater one where offsets
-// at the end are left out, as TruncateTo to one of them leaves it. Only the state file tells of these.
+// endOffset returns the offset at which a segment ends whose batches end at position pos and offset next. It is greater than
+// next where offsets are left out at the end, as after a TruncateTo into a gap; only the state file knows of these.
 func (s *state) endOffset(base, pos, next int64) int64 {
 	if !s.gaps {
 		return next
@@ -100,14 +100,14 @@ const (
 	statePolicyShift = 8
 )
 
-// words is the fields in the order they are written.
+// words returns the fields in the order in which they are written.
 func (s *state) words() [stateWords]int64 {
 	return [...]int64{s.start, s.first, s.recoveryPoint, s.scanBase, s.scanPos, s.scanOffset,
 		s.segments, s.baseSum, s.end, s.endPos, s.cut, s.cuts, s.lastCut, s.epoch,
 		s.cutBase, s.cutPos, s.cutLen, s.fenceOffset, s.fenceEpoch, s.told, s.gapTo}
 }
 
-// tally counts the segments with these base offsets up to and with scanBase, and sums up their base offsets.
+// tally counts the segments with these base offsets up to scanBase, which is included, and adds up the base offsets.
 func tally(bases []int64, scanBase int64) (n, sum int64) {
 	for _, base := range bases {
 		if base <= scanBase {
@@ -121,7 +121,7 @@ func tally(bases []int64, scanBase int64) (n, sum int64) {
 // count makes the state promise these segments, as far as scanBase reaches.
 func (s *state) count(bases []int64) { s.segments, s.baseSum = tally(bases, s.scanBase) }
 
-// misses reports whether the segments there are not those that the state promises.
+// misses reports whether the segments with these base offsets are not those that the state promises.
 func (s *state) misses(bases []int64) bool {
 	n, sum := tally(bases, s.scanBase)
 	return n != s.segments || sum != s.baseSum
@@ -132,7 +132,7 @@ func (s *state) scanFrom(base int64, m mark) {
 	s.scanBase, s.scanPos, s.scanOffset = base, m.pos(), base+m.rel()
 }
 
-// stale reports whether a batch at offset with that leader epoch is one that a cut removed, brought back by the disk.
+// stale reports whether a batch at offset with that leader epoch was removed by a cut, and came back from the disk.
 func (s *state) stale(offset int64, epoch int32) bool {
 	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
 }
@@ -168,7 +168,7 @@ func (s *state) encode(b []byte) {
 	be.PutUint32(b[8:], crc32.Checksum(b[12:stateLen], castagnoli))
 }
 
-// decode returns false for anything that encode, of this version or the one before, did not write.
+// decode returns false for anything but the output of encode, of this version or the one before.
 func (s *state) decode(b []byte) bool {
 	be := binary.BigEndian
 	size, words := stateLen, stateWords
@@ -211,7 +211,7 @@ func readState(fsys fileSystem, path string) (state, bool, error) {
 	return readSlots(f)
 }
 
-// readSlots reads both slots. One that can't be read is as good as none; only if neither can, that is an error.
+// readSlots reads both slots and returns the newer good one. A slot that can't be read is an error only if no slot is good.
 func readSlots(f file) (best state, ok bool, err error) {
 	best, ok, err = readEachSlot(f)
 	if ok {
@@ -268,7 +268,7 @@ func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 
 func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
 
-// renew puts a new file with the same contents in the place of the old one, whose blocks a failed flush may have spoilt.
+// renew replaces the file, whose pages a failed flush may have spoilt, by a new one with the same contents.
 func (s *stateFile) renew(e *env) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,8 +305,8 @@ func (s *stateFile) renew(e *env) error {
 	return errors.Join(old.unlock(), old.Close(), e.syncDir())
 }
 
-// stage makes a change that the next write takes along: for what may be lost, such as a higher recovery point, and where
-// appends would wait for the write.
+// stage makes a change that only the next write takes to the file. It is for changes that may be lost, such as a higher
+// recovery point, where the caller holds a lock that appends wait for.
 func (s *stateFile) stage(change func(*state)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,9 +320,9 @@ func (s *stateFile) note() error {
 	return s.put(s.cur)
 }
 
-// noteFlushed notes that everything below durable is flushed, and the segment at base up to m. Only the owner of the
-// flush calls it, and callers wait for it, so while a commit holds the file it does nothing: what it notes is only a
-// lower bound, which the next flush notes again.
+// noteFlushed notes that everything below durable is flushed, and the segment at base up to m. Only the owner of
+// Log.flushes calls it. Since the next flush waits for it, it does nothing while a commit holds the file: it would only
+// raise a lower bound, and the next flush does so as well.
 func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
 	if !s.mu.TryLock() {
 		return nil
@@ -336,8 +336,8 @@ func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
 	return s.put(next)
 }
 
-// noteFailed notes that bytes may be in the page cache that the disk does not have. It is for an Open in the same boot,
-// which reads it from the page cache, so it is not flushed.
+// noteFailed notes that the page cache may hold bytes that the disk does not have. Only an Open before the next reboot needs
+// to know, and that reads the note from the page cache, so it is not flushed.
 func (s *stateFile) noteFailed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -346,8 +346,8 @@ func (s *stateFile) noteFailed() error {
 	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
 }
 
-// commit makes a change durable in both slots, so that no older slot can be read again: for what other steps rely on. If it
-// fails the change is undone; a writeBackError says that this may have failed, too.
+// commit makes a change durable in both slots, so that no older slot can come back. It is for changes on which later steps
+// rely. If it fails, the change is undone; a writeBackError says that undoing it may have failed, too.
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -381,8 +381,8 @@ func (s *stateFile) commit(change func(*state)) error {
 	return nil
 }
 
-// What a cut leaves of a batch stands behind the slots until the cut is done: the flush that makes the intent durable does
-// the same for it.
+// The part that a cut leaves of a batch stands behind the slots, at restPos, until the cut is done. The flush that makes the
+// intent durable makes it durable too.
 const restPos = 2 * stateSlotGap
 
 func (s *stateFile) putRest(rest []byte) error {
@@ -407,7 +407,7 @@ func (s *stateFile) rest(n int64) (batch, error) {
 	return rest[:k], err
 }
 
-// dropRest gives the room back. If it can't, or a crash undoes it, nobody looks there.
+// dropRest frees the space of the rest. It does not matter if it fails, or if a crash undoes it, since nobody looks there.
 func (s *stateFile) dropRest() {
 	if size, err := s.f.size(); err == nil && size > restPos {
 		_ = s.f.truncate(restPos)
@@ -432,6 +432,7 @@ func (s *stateFile) flush() error {
 	return err
 }
 
+// put writes next to the slot whose turn it is. s.mu is held.
 func (s *stateFile) put(next state) error {
 	next.seq++
 	next.encode(s.buf[:])
@@ -442,5 +443,5 @@ func (s *stateFile) put(next state) error {
 	return nil
 }
 
-// truncating: a TruncateTo is under way, or was interrupted, whose segment and position are known.
+// truncating reports whether a TruncateTo is under way, or was interrupted, and its segment and position are known.
 func (s *state) truncating() bool { return s.cut >= 0 && !s.reset && s.cutPos >= 0 }

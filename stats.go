@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Stats is what an operator watches. Counters start at Open and only grow; the others are of the moment.
+// Stats holds figures for an operator. Counters start from 0 at Open and only grow; the other figures are of the moment.
 type Stats struct {
 	Offsets Offsets
 
@@ -13,8 +13,8 @@ type Stats struct {
 	Reads                                   int64 // calls of Read that found a record
 
 	Flushes        int64         // of segment files
-	FlushTime      time.Duration // all of them together
-	FlushMax       time.Duration // the longest
+	FlushTime      time.Duration // of all flushes together
+	FlushMax       time.Duration // of the longest flush
 	FlushedBytes   int64
 	UnflushedBytes int64
 
@@ -25,27 +25,27 @@ type Stats struct {
 	Segments     int
 	OpenSegments int   // with a descriptor and a mapping
 	Bytes        int64 // of all .log files
-	// ReservedBytes are set aside for appends to come: behind the end of the segments that are not sealed, and for the next
-	// one. With Bytes, PinnedBytes and the index files, about as large as Options.IndexBytes makes them, it is what the log
-	// takes on the disk.
+	// ReservedBytes are set aside for appends: behind the end of the segments that are not sealed, and in the next segment.
+	// Bytes, ReservedBytes, PinnedBytes and the size of the index files add up to the space that the log takes on the disk.
 	ReservedBytes int64
-	PinnedBytes   int64 // of segments that were deleted or cut, and take space until the readers and sections that hold them let go
-	// ReadCacheBytes is the memory that Read keeps about large batches, of all logs of the process (see SetReadCacheBytes).
+	PinnedBytes   int64 // of deleted and cut segments, which take space until the readers and sections that hold them let go
+	// ReadCacheBytes is the memory in which Read keeps what it learned about large batches, of all logs of the process (see
+	// SetReadCacheBytes).
 	ReadCacheBytes int64
 
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom
 
-	Errors int64 // failed operations, background work and each append that the log could not store included
+	Errors int64 // failed operations, including background work and appends that the log could not store
 }
 
-// counters is what Stats counts beside appends, which the writer counts under Log.mu.
+// counters are the counters of Stats, except those of appends, which the writer keeps under Log.mu.
 type counters struct {
 	reads                    atomic.Int64
 	sentZeroCopy, sentCopied atomic.Int64
 	received                 atomic.Int64
 
-	_ [64]byte // what readers count, and what the background does, lie on cache lines of their own
+	_ [64]byte // keeps the counters of readers and those of background work on cache lines of their own
 
 	flushes, flushNanos, flushMax, flushedBytes atomic.Int64
 	rolls, seals, indexRebuilds                 atomic.Int64

@@ -10,21 +10,21 @@ import (
 )
 
 const (
-	// Blocks are reserved, and pages made ready, in steps: a small log takes little disk, a busy one seldom waits.
+	// Blocks are reserved, and pages made ready, in growing steps: a small log takes little disk, a busy one seldom waits.
 	minReserve = 1 << 20
 	maxReserve = 32 << 20
 	// A flush into reserved blocks must journal their conversion, so a new durable log reserves only this much without
 	// zero-filling it.
 	firstReserve = 64 << 10
-	// Zeros are flushed by steps of this size: they share the disk with the flushes that callers wait for.
+	// Zeros are flushed after every zeroStep bytes: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
-	// A flush that callers wait for writes every dirty page of the file, zeros included, so few of them are dirty at a
-	// time; and an append that outruns the zeros waits for one piece of them.
-	syncPiece = 256 << 10
-	zeroPiece = 1 << 20
+	// Zeros are written in pieces, and an append that outruns them waits for one piece. Under FlushSync it is small, since
+	// a flush that callers wait for writes every dirty page of the file, zeros included.
+	syncPiece = 256 << 10 // under FlushSync
+	zeroPiece = 1 << 20   // otherwise
 )
 
-// tail is the writer's side of the active segment. Log.mu guards it, but for what prepare may do beside appends.
+// tail is the writer's side of the active segment. Log.mu guards it, except for what prepare does beside appends.
 type tail struct {
 	e         *env
 	seg       *segment
@@ -36,30 +36,29 @@ type tail struct {
 	grow mutex
 	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
-	populated int64 // pages below were mapped; the preparer's own
-	ahead     int64 // how far the segment before was prepared ahead of its appends
+	populated int64 // pages below this position are mapped; used by the preparer alone
+	ahead     int64 // how far the previous segment was prepared ahead of its appends
 
-	// Written by pwrite, where mapping is not safe and for large batches: the batch being encoded, and whether bytes of a
-	// failed write may lie behind the end.
-	buf   []byte
-	write bool // the batch is in buf
-	torn  bool
-	bulk  atomic.Bool // the last batch, or the last flush of many, was large: pages need not be made ready
+	// For batches that are written by pwrite (see begin):
+	buf   []byte      // the batch being encoded
+	write bool        // the batch is in buf
+	torn  bool        // bytes of a failed write may lie behind the end
+	bulk  atomic.Bool // the last batch, or under FlushSync the last flush, was large: pages need not be made ready
 }
 
-// largeBatch: from here on a write costs less than stores into fresh pages, at 1 MiB a fifth (docs/performance.md). The
-// two are coherent, there is one page cache. Batches that come encoded are part of a stream, as a rule, and what counts
-// there is the CPU, which zeros ahead cost too: they are written from largePlaced on.
+// From largeBatch on, a write costs less than stores into fresh pages; at 1 MiB it costs a fifth (docs/performance.md). The
+// two are coherent, since both go through the page cache. Batches that arrive encoded are usually part of a stream, where
+// CPU time counts most, and zeros ahead cost CPU time too; they are written from largePlaced on.
 const (
 	largeBatch  = 64 << 10
 	largePlaced = 8 << 10
 )
 
-// newTail makes an empty segment under a temporary name: it gets its name when it becomes the active one (tail.activate), so that
+// newTail makes an empty segment under a temporary name. It gets its final name when it becomes active (tail.activate), so
 // no crash and no failure leaves a segment under a name that the log gave up.
 //
-// With before, the segment that it is to follow, the caller is in the background, and the new one is made as ready as that
-// one is.
+// If before, the segment that it will follow, is not nil, the caller is the preparer, and the new segment is prepared as
+// far ahead as before is.
 func newTail(e *env, name string, before *tail) (*tail, error) {
 	path := filepath.Join(e.dir, name)
 	f, err := e.create(path)
@@ -84,7 +83,8 @@ func newTail(e *env, name string, before *tail) (*tail, error) {
 	return t, nil
 }
 
-// activate gives a prepared segment its name and makes it the one that begins at base. If it fails nothing has changed.
+// activate renames a prepared segment to its final name and makes it active, beginning at base. If it fails, nothing has
+// changed.
 func (t *tail) activate(base int64) error {
 	path := t.e.path(base, logSuffix)
 	if err := t.e.fs.rename(t.h.path, path); err != nil {
@@ -95,7 +95,7 @@ func (t *tail) activate(base int64) error {
 	return nil
 }
 
-// discard removes a segment that was prepared in vain.
+// discard removes a prepared segment that is not needed.
 func (t *tail) discard() error {
 	if err := t.e.ours(); err != nil {
 		return errors.Join(err, t.seg.retire())
@@ -103,7 +103,7 @@ func (t *tail) discard() error {
 	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
 }
 
-// openTail makes the writer's side for a file of which size bytes are good.
+// openTail returns the writer's side of an active segment of which the first size bytes of the file are good.
 func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int64) (*tail, error) {
 	t := &tail{e: e}
 	if err := t.open(f, path, base, x, size); err != nil {
@@ -129,7 +129,8 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 	return nil
 }
 
-// reserveAndMap returns nil where the file system or platform makes mapping unsafe.
+// reserveAndMap reserves the first blocks behind size and maps the file. It returns nil where mapping is not safe or not
+// possible.
 func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	step := int64(minReserve)
 	switch { // the rest is zeroed by prepare
@@ -139,7 +140,8 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 		step = firstReserve
 	}
 	first := max(size, min(t.e.o.SegmentBytes, size+step))
-	// Of a file that is full already, which rolls at the next append, the last byte: to see whether it can be done.
+	// A file that is full already rolls at the next append. Its last byte is reserved all the same, to see whether the file
+	// system can do it.
 	err := f.reserve(max(0, min(size, first-1)), max(1, first-size))
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
@@ -153,7 +155,7 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	}
 	m, err := f.mmap(max(t.e.o.SegmentBytes, size), t.e.o.Flush != FlushSync)
 	if err != nil {
-		// Not here, or out of mappings: pwrite does as well. The blocks stay reserved until the segment is sealed.
+		// The platform has none, or there are too many mappings: pwrite will do. The blocks stay reserved until the seal.
 		return nil, nil
 	}
 	t.reserved.Store(first)
@@ -161,7 +163,12 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	return m, nil
 }
 
-// begin returns the n bytes that the next batch goes to: of the mapping or, from large on, a buffer. The segment has room.
+// begin returns the n bytes that the next batch is encoded into; the segment has room for it. How the batch gets into the
+// file depends on the policy, on whether the file is mapped, and on n:
+//
+//	                        mapped, n < large          mapped, n >= large         not mapped
+//	FlushSync               gathered for the flush     gathered for the flush     buf, written by commit
+//	FlushAsync, FlushNone   stored in the mapping      buf, written by commit     buf, written by commit
 func (t *tail) begin(n, large int64) ([]byte, error) {
 	pos := t.seg.stored.load().pos()
 	if t.torn {
@@ -209,8 +216,8 @@ func (t *tail) cutTorn(pos int64) error {
 	return nil
 }
 
-// reserve makes room up to end at least; more, if the disk has it. The preparer, who needs none of it, does nothing once
-// the segment was rolled.
+// reserve allocates blocks up to end at least, and more if the disk has them. It does nothing once the segment was rolled:
+// only the preparer calls it then, and needs nothing.
 func (t *tail) reserve(end int64) error {
 	t.grow.Lock()
 	defer t.grow.Unlock()
@@ -230,14 +237,14 @@ func (t *tail) reserve(end int64) error {
 	return err
 }
 
-// encode puts records into dst, which begin returned.
+// encode encodes records into dst, which begin returned.
 func (t *tail) encode(dst []byte, base int64, epoch int32, records []Record, now int64) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
 	encode(dst, base, epoch, records, now)
 	return nil
 }
 
-// place puts an encoded batch, its header from head, into dst, which begin returned.
+// place copies an encoded batch, with the header in head, into dst, which begin returned.
 func (t *tail) place(dst []byte, head, b batch, base int64, epoch int32) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
 	copy(dst, head)
@@ -247,7 +254,7 @@ func (t *tail) place(dst []byte, head, b batch, base int64, epoch int32) (err er
 	return nil
 }
 
-// commit publishes the batch in dst, which follows the end of the segment.
+// commit makes the batch in dst, which begin returned, the next batch of the segment.
 func (t *tail) commit(dst []byte) (err error) {
 	old := t.seg.stored.load()
 	switch {
@@ -268,13 +275,14 @@ func (t *tail) commit(dst []byte) (err error) {
 	return t.publish(old, dst)
 }
 
-// abandon gives back what begin returned.
+// abandon gives back the room that begin returned, instead of commit.
 func (t *tail) abandon() {
 	if t.seg.gather != nil {
 		t.seg.gather.end(0)
 	}
 }
 
+// publish adds the index entry of a batch before it moves the mark, so that no reader sees a batch without its entry.
 func (t *tail) publish(old mark, b batch) (err error) {
 	defer t.h.catch(debug.SetPanicOnFault(true), &err)
 	rel := b.last() - t.seg.base
@@ -290,13 +298,13 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	return nil
 }
 
-// writeBackError is a failed flush or write-back of a file that holds records: what was stored is in doubt.
+// writeBackError is a failed flush or write-back of a file that holds records, after which the stored bytes are in doubt.
 type writeBackError struct{ err error }
 
 func (e *writeBackError) Error() string { return e.err.Error() }
 func (e *writeBackError) Unwrap() error { return e.err }
 
-// seal makes the file what Kafka would have left: trimmed, with its indexes beside it. Everything in it is flushed.
+// seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already.
 func (t *tail) seal() error {
 	t.seg.enter(phaseRolled)
 	if err := t.trim(); err != nil {
@@ -321,7 +329,7 @@ func (t *tail) trim() error {
 	return nil
 }
 
-// replaceFile writes a file under a temporary name and renames it into place. The caller syncs the directory.
+// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory.
 func replaceFile(e *env, path string, content []byte) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
 	f, err := e.create(tmp)

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// coarseClock is the wall clock in ms for half of what time.Now costs: it asks for the monotonic clock alone, and for
-// both every so often, so that a change of the wall clock shows soon.
+// coarseClock is the wall clock in ms, for half of the cost of time.Now: it reads only the monotonic clock, and both clocks
+// every clockReadEvery, so that a change of the wall clock shows soon.
 type coarseClock struct{ at atomic.Pointer[clockReading] }
 
 type clockReading struct {
 	at     time.Time
-	millis float64 // with a fraction, so that the ms turns when the wall clock's does
+	millis float64 // the wall clock at that time, with a fraction, so that the ms changes when that of the wall clock does
 }
 
 const clockReadEvery = 50 * time.Millisecond
@@ -31,10 +31,11 @@ func (c *coarseClock) millis() int64 {
 	return now.UnixMilli()
 }
 
-// OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not
-// be in order. It returns the high watermark if there is none, which is End once all is flushed. The precision is a
-// millisecond. Errors: those of Read. Damage costs the times that it may hold: a *CorruptError, whose NextOffset is where
-// reading can go on, says that the record may lie in it. Where earlier times follow the damage, the answer lies behind.
+// OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not be
+// in order. If there is none, it returns the high watermark, which is End once everything is flushed. The precision is a
+// millisecond. Errors: those of Read. If the record may lie in a damaged part of the log, the error is a *CorruptError, whose
+// NextOffset is where reading can go on. If records with earlier times follow the damage, the record lies behind it, and
+// damage is no error.
 func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	ms := unixMilli(t)
 	if t.Nanosecond()%1e6 > 0 && ms < math.MaxInt64 {
@@ -82,11 +83,11 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 type timeSearch struct {
 	r  *reader
 	ms int64
-	// damage was met on the way, and no earlier record behind it: what is looked for may lie in it.
+	// damage that the search went past, with no earlier time behind it: the record may lie in it.
 	damage error
 }
 
-// pass notes damage that the search goes past, and returns whether err is that, and the offset to go on at.
+// pass notes damage that the search goes past. It returns the offset to go on at; ok is false if err is no such damage.
 func (t *timeSearch) pass(err error) (next int64, ok bool) {
 	var damage *CorruptError
 	if !errors.As(err, &damage) || errors.Is(err, ErrOldFormat) {
@@ -98,8 +99,8 @@ func (t *timeSearch) pass(err error) (next int64, ok bool) {
 	return damage.NextOffset, true
 }
 
-// maxTime is the greatest timestamp of a segment: by the last entry of its time index, unless a batch behind the one it
-// points to has a greater one, as when the file lost entries at its end.
+// maxTime returns the greatest timestamp of a segment. It is that of the last entry of the time index, unless a batch behind
+// the one that this points to has a greater one: then the file has lost entries at its end, and is rebuilt.
 func (l *Log) maxTime(s *segment) (int64, error) {
 	if ms := s.maxTime.Load(); ms != unknownTime {
 		return ms, nil
@@ -125,8 +126,8 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	return ms, nil
 }
 
-// lastTime is the last entry of a segment's time index, unless a batch behind the one it points to has a greater time: ok
-// is false then. The batches end at offset end.
+// lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
+// false if a batch behind the one that the entry points to has a greater timestamp.
 func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error) {
 	from := hint{rel: -1}
 	ms, end = noTimestamp, s.base
@@ -148,7 +149,7 @@ func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error
 	return ms, end, !greater, err
 }
 
-// firstAt finds the first readable record of a segment at or after the time that is looked for. Damage is passed over.
+// firstAt finds the first readable record of a segment at or after the time that the search is for. It goes past damage.
 func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err error) {
 	r, ms := t.r, t.ms
 	r.unpin()
@@ -164,10 +165,10 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 	if err != nil {
 		return 0, false, err
 	}
-	// from may be the last offset of a batch whose first records are the ones.
+	// from may be the last offset of a batch of which an earlier record is the one to find.
 	f, ok, err := s.locate(&l.env, r.h, &r.w, from, limit)
 	if indexed && ok && f.pos > 0 {
-		t.damage = nil // the times before an entry are earlier than its own
+		t.damage = nil // all times before an entry are earlier than its own
 	}
 	for ok || err != nil {
 		var at int64
@@ -175,7 +176,7 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 			if at, err = r.firstInBatch(f, ms, l.start.Load()); err == nil && at >= 0 {
 				return at, true, nil
 			}
-			from = f.base // if that is an error, its last offset may be wrong
+			from = f.base // if the batch is damaged, its last offset may be wrong
 		}
 		if err != nil {
 			next, damaged := t.pass(s.behindDamage(r.h, err, limit))
@@ -183,13 +184,13 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 				return 0, false, err
 			}
 			if next <= from || next >= s.base+limit.rel() {
-				break // nobody knows where it goes on, or it does not
+				break // it is not known where good batches go on, or none follows in the segment
 			}
 			from = next
 			f, ok, err = s.locate(&l.env, r.h, &r.w, from, limit)
 			continue
 		}
-		t.damage = nil // whatever came before, later times come behind
+		t.damage = nil // this batch is earlier, so the record lies behind it
 		if f.last+1 >= s.base+limit.rel() {
 			break
 		}
@@ -198,7 +199,7 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 	return 0, false, nil
 }
 
-// timeEntryBefore is an offset of the pinned segment from where on to look for ms: indexed if it is one of its time index.
+// timeEntryBefore returns the offset in the pinned segment from which on to look for ms, and whether it is from the time index.
 func (l *Log) timeEntryBefore(r *reader, ms int64, limit mark) (from int64, indexed bool, err error) {
 	s := r.seg
 	from = max(s.base, l.start.Load())
@@ -219,16 +220,16 @@ func (l *Log) timeEntryBefore(r *reader, ms int64, limit mark) (from int64, inde
 	switch {
 	case err == nil:
 		return max(from, s.base+int64(rel)), true, nil
-	case err == errIndex && s.written() || errors.Is(err, ErrCorrupt): // the log is damaged, not the index: from the start
+	case err == errIndex && s.written() || errors.Is(err, ErrCorrupt): // the log is damaged, not the index: search from its start
 		return from, false, nil
 	case err == errIndex:
-		return from, false, s.rebuild(&l.env, r.h, "a time entry points to a batch that it does not fit")
+		return from, false, s.rebuild(&l.env, r.h, "a time entry does not match the batch that it points to")
 	}
 	return from, false, err
 }
 
-// nextBatchAt is the first batch behind f with a timestamp of ms or later. A batch is only passed over if its CRC says
-// that its timestamps are good.
+// nextBatchAt returns the first batch behind f with a greatest timestamp of ms or later. It checks the CRC of each batch that
+// it skips, since only then the timestamp can be trusted.
 func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool, error) {
 	s := r.seg
 	var bad error
@@ -252,7 +253,7 @@ func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool
 	return f, ok && err == nil, err
 }
 
-// firstInBatch is the first offset at or after ms in a batch, from start on; -1 if there is none.
+// firstInBatch returns the offset of the first record of a batch at or after ms, from offset start on, or -1.
 func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
 	r.src = fileRange{r.h.f, f.pos, f.end()}
 	r.s.init(&r.src, r.h.path, f.pos, f.base, -1)

@@ -10,28 +10,28 @@ import (
 	"time"
 )
 
-// Section is whole batches of one segment, pinned and ready to send: its bytes stay what they are, whatever retention or
-// TruncateTo do meanwhile. It is for one goroutine at a time, and must be closed.
+// Section is a run of whole batches of one segment, pinned and ready to send: its bytes do not change, whatever retention or
+// TruncateTo do meanwhile. It may be used by one goroutine at a time, and must be closed.
 type Section struct {
 	l          *Log
 	seg        *segment
 	h          *handle
-	header     []byte // not sent yet, goes first
-	pos, end   int64  // not sent yet
+	header     []byte // the part that is not sent yet; goes first
+	pos, end   int64  // the bytes that are not sent yet
 	len        int64
 	base, next int64
 }
 
-// Section pins whole batches from the one that holds offset on: at most n bytes but at least one batch, of one segment,
-// none past the high watermark. Its length is known before the first byte is sent, and Next says what to ask for
-// afterwards. From the high watermark up to the end of the log there is nothing to send yet, and the section is empty (Wait
-// waits for more). Errors: an *OffsetError for any other offset that the log does not hold; a *CorruptError; the operating
-// system's; ErrClosed.
+// Section pins whole batches, from the one that holds offset on: at most n bytes, but at least one batch, all of one segment
+// and none past the high watermark. The length is known before the first byte is sent, and Next is the offset to ask for
+// afterwards. At an offset from the high watermark to the end of the log there is nothing to send yet, and the section is
+// empty (Wait waits for more). Errors: an *OffsetError for any other offset that the log does not hold; a *CorruptError; those
+// of the operating system; ErrClosed.
 //
-// Batches are not decoded: the receiver gets all records of the first one, also those below offset, and checks CRCs
-// itself, as Decode and TransferFrom do and every Kafka client does. Under FlushAsync and FlushNone the records that are
-// sent may not be durable: after a power cut the log can end below them and give their offsets to other records. Durable
-// sends what can't be taken back.
+// Batches are not decoded: the receiver gets all records of the first batch, including those below offset, and has to check
+// the CRCs, as Decode, TransferFrom and every Kafka client do. Under FlushAsync and FlushNone the records may not be
+// durable: after a power cut the log can end below them and give their offsets to other records. The sections of a
+// DurableReader have only records that a power cut can't take back.
 func (l *Log) Section(offset, n int64) (*Section, error) { return l.sectionOf(offset, n, false) }
 
 func (l *Log) sectionOf(offset, n int64, durable bool) (*Section, error) {
@@ -83,7 +83,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 			return err
 		}
 		if !ok {
-			// The segment ends in a gap.
+			// The segment ends in a gap; the next one has the batch.
 			if offset, err = l.nextSegment(r, offset, hw, limit); err != nil {
 				return err
 			}
@@ -108,8 +108,8 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 	}
 }
 
-// emptySection is what there is to send from an offset that is not readable yet. It pins the last segment, to be a section
-// like others.
+// emptySection makes the section for an offset that is not readable yet. It pins the last segment, so that the section can be
+// used like any other.
 func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 	for {
 		if l.closed.Load() {
@@ -132,7 +132,8 @@ func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 	}
 }
 
-// limitAt is how far the pinned segment may be sent: its mark may be ahead of the high watermark for a moment.
+// limitAt returns the mark up to which the pinned segment may be sent. The segment's own mark may be ahead of the high
+// watermark for a moment.
 func (l *Log) limitAt(r *reader, hw int64) (mark, error) {
 	limit := r.limit(l)
 	if r.seg.base+limit.rel() <= hw || hw < r.seg.base {
@@ -148,18 +149,18 @@ func (l *Log) limitAt(r *reader, hw int64) (mark, error) {
 // Len is the length of the whole section in bytes.
 func (s *Section) Len() int64 { return s.len }
 
-// Base is the base offset of the first batch: at most the offset that was asked for, unless that lies in a gap.
+// Base is the base offset of the first batch. It is at most the offset that was asked for, unless that lies in a gap.
 func (s *Section) Base() int64 { return s.base }
 
 // Next is the offset to ask for next.
 func (s *Section) Next() int64 { return s.next }
 
-// SetHeader makes WriteTo send b first, such as a protocol's header with the length. The two leave the way that is
-// measured to be the fastest for their size: in one copied write, in one segment but the section by sendfile (MSG_MORE), or
-// one after the other. WriteTo counts its bytes, Len does not. b must stay as it is until it is sent.
+// SetHeader makes WriteTo send b first, for example a protocol's header with the length. Header and section are combined in
+// whichever way is fastest for their size: one write, MSG_MORE before sendfile, or two calls. WriteTo counts the bytes of
+// b, Len does not. b must not be modified until it is sent.
 func (s *Section) SetHeader(b []byte) { s.header = b }
 
-// Close gives the pin back. A section that was not sent is closed all the same.
+// Close gives the pin back, whether the section was sent or not.
 func (s *Section) Close() error {
 	if s.h == nil {
 		return nil
@@ -169,11 +170,12 @@ func (s *Section) Close() error {
 	return h.unref()
 }
 
-// WriteTo sends what was not sent yet. On Linux the bytes go from the page cache to a *net.TCPConn, a stream
-// *net.UnixConn or an *os.File (a pipe, say) by sendfile(2), without passing through the process; to any other writer,
-// and on other systems, they go through its Write from a pooled buffer, so that a wrapper around a connection sees every
-// byte. Write deadlines hold. The count is what w took; after an error, another WriteTo goes on behind it. Errors: w's;
-// ErrClosed once the log is closed; io.ErrUnexpectedEOF if the file became shorter than the log knows it.
+// WriteTo sends the bytes that were not sent yet. On Linux they go from the page cache to a *net.TCPConn, a stream
+// *net.UnixConn or an *os.File (such as a pipe) by sendfile(2) or splice(2), without passing through the process. To any
+// other writer, and on other systems, they go through its Write from a pooled buffer, so that a wrapper around a
+// connection sees every byte. Write deadlines hold. The result is the number of bytes that w took; after an error, another
+// WriteTo goes on behind them. Errors: those of w; ErrClosed once the log is closed; io.ErrUnexpectedEOF if the file is
+// shorter than it was.
 func (s *Section) WriteTo(w io.Writer) (int64, error) {
 	if s.h == nil {
 		return 0, errSectionClosed
@@ -183,11 +185,11 @@ func (s *Section) WriteTo(w io.Writer) (int64, error) {
 	return t.run(s, w)
 }
 
-// TransferTo sends whole batches from the one that holds offset on to conn, as Section and WriteTo do, and goes on over
-// the borders of segments: at most n bytes, at least one batch, up to the high watermark. written is what conn took, in
-// bytes, which after an error may end inside a batch. The receiver knows from the batches where to go on; a sender that has
-// to know uses Section, whose Next tells. Errors: those of Section and WriteTo; an *OffsetError if a TruncateTo or
-// Reset took batches that were sent, after which the receiver has to ask anew.
+// TransferTo sends whole batches to conn, from the one that holds offset on, like Section and WriteTo, and continues into the
+// next segments: at most n bytes, but at least one batch, up to the high watermark. written is the number of bytes that conn
+// took; after an error they may end inside a batch. The receiver sees from the batches where to go on; a sender that has to
+// know uses Section and Next. Errors: those of Section and WriteTo; an *OffsetError if a TruncateTo or Reset removed batches
+// that were sent, after which the receiver has to ask where the log ends.
 func (l *Log) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
 	return l.transferTo(offset, n, conn, false)
 }
@@ -202,18 +204,18 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 		err := l.section(s, offset, n-written, durable)
 		switch {
 		case written == 0 && err == nil && l.cuts.Load() != cuts:
-			cuts = l.settledCuts() // which side of the cut the section is of is not known
+			cuts = l.settledCuts() // the section may be of before the cut or of after it
 			if err := s.Close(); err != nil {
 				return 0, err
 			}
 			continue
 		case written > 0:
-			// A section pinned before a cut goes on where the last one ended, one pinned after it may not.
+			// After a cut, the section may not continue the one that was sent before.
 			if e := l.cutBelow(&cuts, offset); e != nil {
 				return written, e
 			}
 			if errors.Is(err, ErrOutOfRange) {
-				return written, nil // the border of what is there now
+				return written, nil // all that there is was sent
 			}
 		}
 		if err != nil {
@@ -237,19 +239,19 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 	}
 }
 
-// transfer is one run of WriteTo; pooled, so that a transfer allocates nothing.
+// transfer is one call of WriteTo. It is pooled, so that a transfer allocates nothing.
 type transfer struct {
 	s    *Section
 	own  Section // TransferTo's
 	conn interface{ SetDeadline(time.Time) error }
-	// Where the set of transfers keeps it.
+	// Its neighbours in the list of transfers.
 	previous, next *transfer
 	// Of direct, on Linux:
-	more     bool      // the header by MSG_MORE
-	together bool      // header and section by one write from the mapping
+	more     bool      // the header goes by MSG_MORE
+	together bool      // header and section go by one write from the mapping
 	parts    [2][]byte // of that write
 	src      int       // descriptor of the segment
-	pipe     *pipe     // nil: sendfile
+	pipe     *pipe     // for splice(2); nil: sendfile(2)
 	err      error
 	// step is t.send, bound once: a method value allocates.
 	step func(fd uintptr) bool
@@ -262,8 +264,8 @@ var transferPool = sync.Pool{New: func() any {
 	return t
 }}
 
-// How a header and its section leave, by their size together; in thousands of round trips/s over eight connections (bench
-// row 10):
+// How a header and its section are sent depends on their size together. Thousands of round trips/s over eight connections
+// (bench row 10):
 //
 //	             one copied write   MSG_MORE, sendfile   write, sendfile
 //	2 KiB              77                  72                  48
@@ -272,13 +274,14 @@ var transferPool = sync.Pool{New: func() any {
 //	64 KiB             60                  28                  51
 //	256 KiB            17                  15                  19
 //
-// From 16 pages on the kernel cuts what MSG_MORE held back into pieces.
+// From 16 pages on, the kernel sends the bytes that MSG_MORE held back in pieces.
 const (
 	minMore     = 4 << 10
 	maxMore     = 56 << 10
 	maxTogether = 64 << 10
 )
 
+// plan decides how the header leaves.
 func (t *transfer) plan(w io.Writer) {
 	header := int64(len(t.s.header))
 	size := t.s.end - t.s.pos + header
@@ -304,7 +307,7 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 				err = ErrClosed
 			}
 		}()
-		if l.closed.Load() { // it may have looked for transfers to interrupt before this one was there
+		if l.closed.Load() { // Close may have interrupted all transfers before this one was in the list
 			return 0, ErrClosed
 		}
 	}
@@ -327,7 +330,7 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 	return sent, err
 }
 
-// copy sends through w's own Write.
+// copy sends by w's own Write.
 func (t *transfer) copy(w io.Writer) error {
 	s := t.s
 	if t.buf == nil {
@@ -366,18 +369,19 @@ func (t *transfer) copy(w io.Writer) error {
 	return nil
 }
 
-// sent moves on behind n bytes that the destination took.
+// sent notes that the destination took n bytes.
 func (s *Section) sent(n int64) {
 	s.pos += n
 	s.l.passed(s.seg, s.h, s.pos-n, s.pos)
 }
 
-// short: the file ends before the section does.
+// short returns the error for a file that ends before the section does.
 func (t *transfer) short() error {
 	return fmt.Errorf("seglog: transfer from %s at position %d: file is shorter than the log: %w", t.s.h.path, t.s.pos, io.ErrUnexpectedEOF)
 }
 
-// transfers are the ones that run, for Close to interrupt: a list, since small ones come and go by the hundred thousand.
+// transfers is the list of the running transfers, for Close to interrupt. It is linked, since small transfers come and go by
+// the hundred thousand.
 type transfers struct {
 	mu    sync.Mutex
 	first *transfer

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxSend bounds one sendfile call, so that a Close of the log is noticed between two.
+// maxSend bounds one call of sendfile, so that a Close of the log is noticed between two calls.
 const maxSend = 16 << 20
 
-// direct sends by sendfile(2), or splice(2) where there is much to send, with explicit offsets, which leave the file's
-// own position alone: any number of transfers share a descriptor. (io.Copy does not: it moves the position.) A header and a
-// small section leave by one writev(2) from the mapping. done is false if w is not of a type that is known to be a bare
-// socket or file, or if the kernel refuses before the first byte. A type that merely embeds *net.TCPConn is not such a
-// type, since its Write must see the bytes.
+// direct sends by sendfile(2), or by splice(2) where there is much to send, with explicit offsets. These leave the position
+// of the descriptor alone, which any number of transfers share. (io.Copy moves the position.) A header and a small section
+// are sent by one writev(2) from the mapping. done is false if w is not of a type that is known to be a bare socket or
+// file, or if the kernel refuses before the first byte. A type that merely embeds *net.TCPConn is not such a type, since
+// its Write must see the bytes.
 // https://man7.org/linux/man-pages/man2/sendfile.2.html
 // https://man7.org/linux/man-pages/man2/splice.2.html
 func (t *transfer) direct(w io.Writer) (done bool, err error) {
@@ -24,7 +24,7 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	case *net.TCPConn, *os.File:
 	case *net.UnixConn:
 		if a := c.LocalAddr(); a == nil || a.Network() != "unix" {
-			return false, nil // a datagram socket would make a message of each call
+			return false, nil // each call would be a message of a datagram socket
 		}
 	default:
 		return false, nil
@@ -45,7 +45,7 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 		t.pipe.giveBack()
 		t.pipe = nil
 	}()
-	// One call a type, so that the compiler sees the concrete one and the RawConn stays on the stack.
+	// A call for each type, so that the compiler sees the concrete type and the RawConn stays on the stack.
 	switch c := w.(type) {
 	case *net.TCPConn:
 		err = sendTCP(c, t.step)
@@ -74,8 +74,8 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	return true, t.err
 }
 
-// send is called by the poller whenever the destination may take bytes; false asks it to wait for that, within the
-// write deadline.
+// send is called by the poller whenever the destination may take bytes. It returns false to wait until it may again, within
+// the write deadline.
 func (t *transfer) send(fd uintptr) bool {
 	s := t.s
 	if t.together {
@@ -124,8 +124,8 @@ func (t *transfer) sendHeader(fd int) (int, error) {
 	return unix.Write(fd, t.s.header)
 }
 
-// sendTogether writes header and section from where they lie. The kernel meets the faults of the mapping: a page on its
-// way from the disk keeps this thread in the system call, and one that is not in the file is EFAULT.
+// sendTogether writes header and section without copying them first. Faults of the mapping happen in the kernel: a page that
+// comes from the disk keeps this thread in the system call, and one that is not in the file is EFAULT.
 func (t *transfer) sendTogether(fd int) bool {
 	s := t.s
 	defer func() { t.parts = [2][]byte{} }()
@@ -153,7 +153,7 @@ func (t *transfer) sendTogether(fd int) bool {
 	return true
 }
 
-// sendSome moves what the destination takes at once.
+// sendSome sends as much as the destination takes at once.
 func (t *transfer) sendSome(dst int) (n int64, err error) {
 	s := t.s
 	if t.pipe != nil {
@@ -161,7 +161,7 @@ func (t *transfer) sendSome(dst int) (n int64, err error) {
 		if t.pipe.held > 0 || n > 0 || err != unix.EINVAL {
 			return n, err
 		}
-		// The file system or the socket can't: not by a pipe of ours, then.
+		// The file system or the socket does not support splice(2).
 		t.pipe.giveBack()
 		t.pipe = nil
 	}

@@ -11,13 +11,13 @@ import (
 	"time"
 )
 
-// Verify reads every byte of the log in dir and compares it with every other that says something about it: CRCs, records
-// (compressed ones where a decompressor is registered), the order of offsets within and between segments, both indexes
-// entry by entry, the promises in seglog.state. Nothing is written or locked.
+// Verify reads every byte of the log in dir and checks it against all that is known about it: CRCs, records (compressed ones
+// if a decompressor is registered), the order of offsets within and between segments, both indexes entry by entry, and the
+// promises in seglog.state. It writes and locks nothing.
 //
-// It may run beside a writer: a batch that is half written, blocks reserved for later, and a segment that is deleted or
-// cut meanwhile are no problems. A directory of Kafka's is good too. The error is for what keeps Verify from looking: a
-// directory that can't be read, or the Context's; what it found is in the report.
+// Verify may run beside a writer: a batch that is half written, reserved blocks, and a segment that is deleted or cut
+// meanwhile are no problems. It also verifies a directory of Kafka. Everything that it finds is in the report; the error is
+// for what keeps it from looking, such as a directory that can't be read, or for the Context.
 func Verify(dir string, opts *VerifyOptions) (*Report, error) { return verifyFS(osFS{}, dir, opts) }
 
 func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error) {
@@ -36,7 +36,7 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 		return nil, invalid("VerifyOptions.MaxInflatedBytes is %d", v.o.MaxInflatedBytes)
 	}
 	if dir == "" {
-		return nil, invalid("no name of a directory")
+		return nil, invalid("the name of the directory is empty")
 	}
 	v.check.d.limit = v.o.MaxInflatedBytes
 	abs, err := filepath.Abs(dir)
@@ -60,7 +60,7 @@ type verifier struct {
 
 	ledger
 	done, total int64
-	bare        int // index files that are missing of a directory without seglog.state
+	bare        int // missing index files in a directory without seglog.state
 	check       recordCheck
 	epochs      epochs
 }
@@ -79,12 +79,12 @@ func (v *verifier) run() error {
 	for _, name := range v.dir.swaps {
 		if base, _ := parseFileName(name, swapSuffix); !v.promised {
 			v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: base, Severity: SeverityError,
-				Reason: "a compaction of Kafka's was interrupted: records are in this file, which a broker puts in its place when it starts"})
+				Reason: "a compaction by Kafka was interrupted: this file holds records, and a broker puts it in place when it starts"})
 		}
 	}
 	for _, name := range v.dir.cleaned {
 		v.problem(Problem{Path: filepath.Join(v.e.dir, name), Offset: -1, Severity: SeverityNote,
-			Reason: "a compaction of Kafka's was interrupted before it changed the log; a broker removes this file when it starts"})
+			Reason: "a compaction by Kafka was interrupted before it changed the log; a broker removes this file when it starts"})
 	}
 	v.measure()
 	first := v.ledger
@@ -99,7 +99,7 @@ func (v *verifier) run() error {
 	return nil
 }
 
-// measure adds up how much there is to look at.
+// measure adds up how many bytes there are to read.
 func (v *verifier) measure() {
 	v.total = 0
 	for _, base := range v.dir.bases {
@@ -122,14 +122,14 @@ func (v *verifier) tell(done int64) {
 // maxRestarts bounds how often one segment is begun again because the log was cut meanwhile.
 const maxRestarts = 20
 
-// segments checks them one by one. What it finds counts only if no deletion or cut explains it.
+// segments checks the segments one by one. A problem counts only if no deletion or cut explains it.
 func (v *verifier) segments() error {
 	restarts := 0
 	v.epochs = newEpochs()
 	for i := 0; i < len(v.dir.bases); {
 		base := v.dir.bases[i]
 		if v.st.cut >= 0 && (base >= v.st.cut || v.st.reset) && i > 0 {
-			break // goes when the cut is finished
+			break // removed when the cut is finished
 		}
 		c := segmentCheck{v: v, i: i, base: base, following: -1}
 		if i+1 < len(v.dir.bases) {
@@ -165,7 +165,7 @@ func (v *verifier) segments() error {
 	return v.names()
 }
 
-// again looks at the directory anew after a cut, and returns where to go on.
+// again looks at the directory anew after a cut, and returns the index of the segment to go on with.
 func (v *verifier) again(base int64) (int, error) {
 	v.report.Changed = true
 	v.epochs = newEpochs()
@@ -180,7 +180,7 @@ func (v *verifier) again(base int64) (int, error) {
 	return i, nil
 }
 
-// names compares the segments that must be there with those that are.
+// names compares the segments that there are with those that the state file counts.
 func (v *verifier) names() error {
 	if v.st.cut >= 0 {
 		v.problem(Problem{Path: filepath.Join(v.e.dir, stateName), Offset: v.st.cut, Severity: SeverityNote,
@@ -199,24 +199,24 @@ func (v *verifier) names() error {
 			return nil
 		}
 		seen := v.ledger
-		if err := v.look(); err != nil { // it may have changed since
+		if err := v.look(); err != nil { // the directory may have changed since the last look
 			return err
 		}
 		if sameShape(&seen.st, &v.st) && seen.st.scanBase == v.st.scanBase {
 			v.problem(Problem{Path: v.e.dir, Offset: v.st.first, Severity: SeverityError, Reason: fmt.Sprintf(
-				"%d segments up to base offset %d, %d must be: one is missing, or is not of this log", n, v.st.scanBase, v.st.segments)})
+				"%d segments up to base offset %d, want %d: one is missing, or does not belong to this log", n, v.st.scanBase, v.st.segments)})
 			return nil
 		}
 	}
-	return nil // a writer changes it; the segments that were there were checked
+	return nil // a writer keeps changing the directory; the segments that were there were checked
 }
 
 func (v *verifier) problem(p Problem) { v.report.Problems = append(v.report.Problems, p) }
 
-// leftoverAge: no change takes that long.
+// leftoverAge is the age from which on a temporary file counts as left behind: no change takes that long.
 const leftoverAge = time.Minute
 
-// leftovers tells of files that the next Open removes. A writer's own come and go.
+// leftovers reports files that the next Open removes. Those of a running writer come and go.
 func (v *verifier) leftovers(names []string) error {
 	var now ledger
 	if err := now.read(&v.e); err != nil {
@@ -247,7 +247,7 @@ func (v *verifier) sum() {
 	r := v.report
 	if v.bare > 0 {
 		v.problem(Problem{Path: v.e.dir, Offset: -1, Severity: SeverityWarning,
-			Reason: fmt.Sprintf("%d index files are missing; they are made when a segment is first read, or the log is opened for writing", v.bare)})
+			Reason: fmt.Sprintf("%d index files are missing; they are built when a segment is first read, or the log is opened for writing", v.bare)})
 	}
 	r.State = "none"
 	if v.promised {

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// ledger is what the state file and the names promise, of one moment.
+// ledger is the contents of the state file and the listing of the directory.
 type ledger struct {
 	st       state
 	promised bool
-	torn     int // slots of the state file that hold nothing good
+	torn     int // slots of the state file that are damaged
 	dir      directory
 }
 
-// sealed: all of the segment is flushed and trimmed, with its indexes beside it.
+// sealed reports whether all of segment i must be flushed and trimmed, with its indexes beside it.
 func (g *ledger) sealed(i int) bool {
 	last := i+1 == len(g.dir.bases)
 	if !g.promised {
@@ -26,14 +26,15 @@ func (g *ledger) sealed(i int) bool {
 	return g.dir.bases[i] < g.st.scanBase && !last
 }
 
-// belowStart: a segment that ends where following begins holds nothing that is kept. It may never be sealed.
+// belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
+// deletion. It may never be sealed.
 func (g *ledger) belowStart(following int64) bool {
 	return g.promised && following >= 0 && following <= g.st.start
 }
 
 func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }
 
-// read reads both once.
+// read reads the state file and lists the directory, once.
 func (g *ledger) read(e *env) error {
 	*g = ledger{}
 	f, err := e.fs.open(filepath.Join(e.dir, stateName), openRead)
@@ -60,6 +61,7 @@ func (g *ledger) read(e *env) error {
 	return err
 }
 
+// tornSlots counts the slots that hold neither a state nor zeros.
 func tornSlots(f file) (torn int, err error) {
 	for i := range int64(2) {
 		var b [stateLen]byte
@@ -75,7 +77,7 @@ func tornSlots(f file) (torn int, err error) {
 	return torn, nil
 }
 
-// sameShape: no segment was deleted or cut between the two.
+// sameShape reports whether no segment was deleted or cut between the two states.
 func sameShape(a, b *state) bool {
 	return a.cuts == b.cuts && a.cut == b.cut && a.first == b.first
 }
@@ -83,10 +85,10 @@ func sameShape(a, b *state) bool {
 const (
 	lookTries = 100
 	tornTries = 3                    // a slot that is being written is whole again at once
-	lookPause = 5 * time.Millisecond // a cut seldom takes longer; a writer that died in one is told after half a second
+	lookPause = 5 * time.Millisecond // a cut seldom takes longer; one that still runs after half a second was interrupted
 )
 
-// look reads state and names until they are of one moment, with no cut under way.
+// look reads state file and directory until both are of the same moment, with no cut under way.
 func (v *verifier) look() error {
 	for try := 0; ; try++ {
 		if err := v.ledger.read(&v.e); err != nil {

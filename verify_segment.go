@@ -13,14 +13,14 @@ type segmentCheck struct {
 	v         *verifier
 	i         int
 	base      int64
-	following int64 // base offset of the next one; -1 if it is the last
+	following int64 // base offset of the next segment; -1 if this is the last
 	sealed    bool
 
 	r        SegmentReport
 	problems []Problem
-	missing  bool  // the file is
-	damaged  bool  // some of it is
-	open     bool  // it ends in damage, so nobody knows at which offset
+	missing  bool  // the file does not exist
+	damaged  bool  // some of it is damaged
+	open     bool  // it ends in damage, so it is not known at which offset
 	end      int64 // position behind the last good batch
 	minTime  int64
 	maxTime  int64
@@ -54,7 +54,7 @@ func (c *segmentCheck) run() error {
 
 func (c *segmentCheck) add(p Problem) {
 	if st := &c.v.st; st.cut >= 0 && (st.reset || p.Offset >= st.cut) {
-		return // goes when the cut is finished
+		return // removed when the cut is finished
 	}
 	if c.v.belowStart(c.following) {
 		return // waits for its deletion, and nobody reads it
@@ -111,7 +111,7 @@ func (c *segmentCheck) read(f file) error {
 	return nil
 }
 
-// bound is the offset that no batch may reach; -1 if that is open.
+// bound returns the offset that no batch may reach, or -1 if there is no such bound.
 func (c *segmentCheck) bound(size int64) int64 {
 	if c.following < 0 && c.v.st.clean && size <= c.v.st.endPos {
 		return c.v.st.end
@@ -126,7 +126,7 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 	}
 	if wrong, right, ok := v.epochs.add(b, c.base, pos); ok {
 		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityWarning,
-			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse what comes behind it; Repair sets it right", wrong.epoch, right)})
+			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse the batches behind it; Repair sets it right", wrong.epoch, right)})
 	}
 	c.end = pos + b.size()
 	c.r.Batches++
@@ -168,7 +168,7 @@ func (c *segmentCheck) damage(d damage) (bool, error) {
 	return false, nil
 }
 
-// joins checks that nothing is missing before and behind the segment.
+// joins checks that no offsets are missing before and behind the segment.
 func (c *segmentCheck) joins() {
 	v := c.v
 	st := &v.st
@@ -187,7 +187,7 @@ func (c *segmentCheck) joins() {
 	}
 }
 
-// openIndexes reads both index files, and says so if they can't be had.
+// openIndexes reads both index files, and reports those that are missing or bad.
 func (c *segmentCheck) openIndexes() {
 	v := c.v
 	c.x = &indexCheck{c: c, x: newIndexBuilder(defaultIndexBytes), hi: math.MaxInt64, lastTime: noTimestamp}
@@ -205,12 +205,12 @@ func (c *segmentCheck) openIndexes() {
 			}
 		}
 		if why == "" && len(b)%entryLen != 0 {
-			why = fmt.Sprintf("%d bytes, which is no whole number of entries", len(b))
+			why = fmt.Sprintf("%d bytes, not a whole number of entries", len(b))
 		}
 		switch {
 		case why == "":
 		case why == suffix+missingFile && !v.promised:
-			v.bare++ // a word for all of them
+			v.bare++ // reported together
 		default:
 			c.x.problem(suffix, 0, SeverityWarning, why)
 		}
@@ -221,14 +221,14 @@ func (c *segmentCheck) openIndexes() {
 	c.r.OffsetEntries, c.r.TimeEntries = len(c.x.offsets)/offsetEntryLen, len(c.x.times)/timeEntryLen
 }
 
-// indexCheck compares the two indexes of a segment with its batches as they go by. An index is a function of the batches
-// and the interval, which the files do not tell; Kafka also starts a new interval whenever it starts. So each entry must
-// be true, and the entries as dense as one interval explains.
+// indexCheck compares the two indexes of a segment with its batches, one after the other. An index depends only on the
+// batches and the interval, but the interval is not known, and Kafka begins a new one whenever it starts. So each entry must
+// be right, and the distances of the entries must fit one interval.
 type indexCheck struct {
 	c                      *segmentCheck
 	offsets, times         []byte
 	haveOffsets, haveTimes bool
-	x                      *indexBuilder // what a rebuild gives
+	x                      *indexBuilder // the indexes that a rebuild would give
 
 	nextOffset, nextTime int
 	prevPos, lastPos     int64 // of the batch before, and of the one indexed last
@@ -247,7 +247,7 @@ func (k *indexCheck) add(pos int64, rel uint32, ms int64) {
 			k.nextTime++
 			k.lastTime = ms
 		case entryMS <= ms || entryRel <= rel:
-			k.wrongTime(fmt.Sprintf("entry %d is time %d for relative offset %d, which is no batch that raised the time to that", k.nextTime, entryMS, entryRel))
+			k.wrongTime(fmt.Sprintf("entry %d has time %d for relative offset %d, but no batch there raised the greatest time to it", k.nextTime, entryMS, entryRel))
 		}
 	}
 	if k.haveOffsets && k.nextOffset < len(k.offsets)/offsetEntryLen {
@@ -261,7 +261,7 @@ func (k *indexCheck) add(pos int64, rel uint32, ms int64) {
 				k.wrongTime(fmt.Sprintf("no entry for time %d at relative offset %d", k.x.maxTime, k.x.maxRel))
 			}
 		case int64(entryPos) <= pos:
-			k.wrongOffset(fmt.Sprintf("entry %d is relative offset %d at position %d, where no batch with that last offset begins", k.nextOffset, entryRel, entryPos))
+			k.wrongOffset(fmt.Sprintf("entry %d has relative offset %d at position %d, where no batch with that last offset begins", k.nextOffset, entryRel, entryPos))
 		}
 	}
 	k.prevPos = pos
@@ -281,7 +281,7 @@ func (k *indexCheck) wrongTime(why string) {
 	k.problem(timeSuffix, k.nextTime*timeEntryLen, SeverityWarning, why)
 }
 
-// finish looks at how the indexes end. interval is the one they must have; 0 if it may be any.
+// finish checks the end of the indexes. interval is the one that they must have, or 0 for any.
 func (k *indexCheck) finish(interval int) {
 	offsets, times := k.x.files()
 	if k.haveTimes {
@@ -310,13 +310,13 @@ func (k *indexCheck) finish(interval int) {
 	case k.lo >= k.hi:
 		severity := SeverityWarning
 		if !k.c.v.promised {
-			severity = SeverityNote // Kafka does so
+			severity = SeverityNote // a restart of Kafka does this
 		}
 		k.problem(indexSuffix, 0, severity, fmt.Sprintf("entries are %d to %d bytes apart: the interval was changed, or some are missing", k.hi, k.lo))
 	}
 }
 
-// watchedFile ends a scan with the context, and tells how far it is.
+// watchedFile is a file that ends a scan when the Context does, and reports the progress.
 type watchedFile struct {
 	file
 	v *verifier

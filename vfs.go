@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// fileSystem is the one place through which the engine touches directories and files. osFS is the real one; the tests
-// put others here that record, fail, and lose what was not flushed. Stores into a mapping are the exception to "all
-// through here", since they are plain memory writes: the engine announces them to mapping.stored.
+// fileSystem is the only way in which the engine touches directories and files. osFS is the real one; tests use others, which
+// record calls, fail, and lose what was not flushed. Stores into a mapping are plain memory writes that do not pass through
+// it, so the engine announces them to mapping.stored.
 type fileSystem interface {
 	open(path string, mode openMode) (file, error)
 	stat(path string) (fileInfo, error)
@@ -23,21 +23,21 @@ type fileSystem interface {
 	link(from, to string) error
 	syncDir(dir string) error
 	openDir(dir string) (directoryHandle, error)
-	lock(path string) (directoryLock, error) // ErrLocked if somebody else has it
+	lock(path string) (directoryLock, error) // ErrLocked if somebody else holds it
 }
 
-// directoryHandle is an open directory: it can be flushed when no descriptor is left to open it.
+// directoryHandle is an open directory. It can be flushed even when no descriptor is left to open it.
 type directoryHandle interface {
 	io.Closer
 	sync() error
-	held() error // an error if its name leads to another directory by now, or to none
+	held() error // an error if the name of the directory now leads to another one, or to none
 }
 
 // directoryLock is a lock file that is held.
 type directoryLock interface {
 	io.Closer
-	// held returns an error if another file, or none, has taken the place of the one that is locked: then somebody else
-	// may write the directory, or write another directory that has taken the name of this one.
+	// held returns an error if the name of the lock file now leads to another file, or to none: somebody else may be writing
+	// the directory, or another directory may have taken its name.
 	held() error
 }
 
@@ -62,46 +62,46 @@ type file interface {
 	io.Closer
 	size() (int64, error)
 	truncate(size int64) error
-	// reserve makes [pos, pos+n) exist, backed by blocks that a later store can't fail for want of. It is
-	// errors.ErrUnsupported where the file system can't promise that.
+	// reserve allocates blocks for [pos, pos+n) and extends the file over them, so that a later store can't fail for want of
+	// space. The error is errors.ErrUnsupported where the file system can't promise that.
 	reserve(pos, n int64) error
-	// zero writes zeros to [pos, pos+n), which are reserved: what is stored there later meets pages that are in memory,
-	// and once they are flushed, no block allocation is left to journal.
+	// zero writes zeros to [pos, pos+n), which is reserved: later stores find the pages in memory, and once the zeros are
+	// flushed, no block allocation is left to journal.
 	zero(pos, n int64) error
-	// writeBack returns once [pos, pos+n) is written to the disk, as far as that can be had without a flush.
+	// writeBack writes [pos, pos+n) to the disk, as far as that is possible without a flush, and waits for it.
 	writeBack(pos, n int64) error
-	// flush returns once all that was written is on stable storage (fdatasync).
+	// flush returns once everything that was written is on stable storage (fdatasync).
 	flush() error
-	// mmap maps [0, n), which may reach past the end of the file: the caller touches no byte that is not reserved.
-	// It is errors.ErrUnsupported where mapping would not be safe.
+	// mmap maps [0, n), which may reach past the end of the file: the caller touches only bytes that are reserved. The error
+	// is errors.ErrUnsupported where mapping would not be safe.
 	mmap(n int64, writable bool) (*mapping, error)
-	// lock locks the file for as long as it is open; ErrLocked if somebody else has. Where an open file can't be removed
-	// there is no need for it, and it does nothing.
+	// lock locks the file for as long as it is open; the error is ErrLocked if somebody else has it locked. Where an open
+	// file can't be removed, lock is not needed and does nothing.
 	lock() error
-	unlock() error // before Close: a process that is being forked just then holds a copy of the descriptor until its exec
-	// alone reports whether nobody but the caller has a hold of the file: no other name, no other descriptor and no
-	// mapping, in this process or another. Where that can't be known it is false.
+	unlock() error // called before Close: a process that is just being forked has a copy of the descriptor until its exec
+	// alone reports whether the caller is the only one to use the file: it has no other name, and no other descriptor or
+	// mapping in this process or another. It returns false where that can't be known.
 	alone() (bool, error)
 	osFile() *os.File // for sendfile; nil if there is none
 }
 
-// mapping is a range of a file in memory. A fault while it is touched (EIO, a file cut from outside) is a Go panic that
-// must be met by guard.
+// mapping is a range of a file in memory. A fault while it is touched (EIO, a file that was cut from outside) is a panic that
+// handle.catch turns into an error.
 type mapping struct {
 	b []byte
-	// stored, if not nil, is told of each range of bytes written, before anything depends on it; an error stands for
-	// a fault. Only tests set it.
+	// stored, if not nil, is called for each range of bytes written, before anything depends on it; an error stands for a
+	// fault. Only tests set it.
 	stored func(pos, n int64) error
 	// unmap releases the mapping.
 	unmap func() error
-	// real: madvise and mprotect make sense.
+	// real: b is mapped by the system, so madvise makes sense.
 	real bool
 }
 
-// osFS is the operating system's.
+// osFS is the file system of the operating system.
 type osFS struct{}
 
-// osFile is one of its files; the methods that differ by platform stand in file_*.go and mmap_*.go.
+// osFile is a file of osFS. The methods that differ by platform are in file_*.go, open_*.go and mmap_*.go.
 type osFile struct{ *os.File }
 
 func (f osFile) osFile() *os.File { return f.File }
@@ -116,7 +116,7 @@ func (f osFile) size() (int64, error) {
 
 func (f osFile) truncate(size int64) error { return f.Truncate(size) }
 
-// errNotRegular: a directory, a pipe or a device stands in the place of a file.
+// errNotRegular: there is a directory, a pipe or a device where a file must be.
 var errNotRegular = errors.New("not a regular file")
 
 func (osFS) open(path string, mode openMode) (file, error) {
@@ -151,8 +151,7 @@ func (osFS) list(dir string) ([]string, error) {
 	return d.Readdirnames(-1)
 }
 
-// mkdirAll also makes the new directories' own entries durable, so that a log in a new directory survives a power cut
-// with its directory.
+// mkdirAll also makes the names of the new directories durable, so that a log in a new directory survives a power cut.
 func (osFS) mkdirAll(dir string) error {
 	var created []string
 	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
@@ -182,8 +181,8 @@ func (osFS) mkdirAll(dir string) error {
 func (osFS) remove(path string) error     { return os.Remove(path) }
 func (osFS) rename(from, to string) error { return renameFile(from, to) }
 
-// link makes a hard link to the file itself where from is a symbolic link: one to the link would lead nowhere from another
-// directory.
+// link makes a hard link. If from is a symbolic link it links the file that this leads to: a link to a relative symbolic link
+// would lead nowhere from another directory.
 func (osFS) link(from, to string) error {
 	if st, err := os.Lstat(from); err == nil && st.Mode()&fs.ModeSymlink != 0 {
 		file, err := filepath.EvalSymlinks(from)
@@ -195,7 +194,7 @@ func (osFS) link(from, to string) error {
 	return os.Link(from, to)
 }
 
-// pathError gives the errors of raw system calls the form that package os gives its own.
+// pathError gives the error of a raw system call the form of those of package os.
 func pathError(op, path string, err error) error {
 	if err == nil {
 		return nil
@@ -203,7 +202,7 @@ func pathError(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: path, Err: err}
 }
 
-// openDirectory is a directoryHandle of the operating system.
+// openDirectory is the directoryHandle of osFS.
 type openDirectory struct{ f *os.File }
 
 func (d openDirectory) Close() error { return d.f.Close() }
@@ -225,10 +224,10 @@ func (o osFS) syncDir(dir string) error {
 	return errors.Join(d.sync(), d.Close())
 }
 
-// errReplaced: a name leads to another file than the one that is open, or to none.
-var errReplaced = errors.New("another one has taken its place")
+// errReplaced: the name of an open file leads to another file, or to none.
+var errReplaced = errors.New("it was replaced or removed")
 
-// sameFile returns errReplaced unless the name of an open file still leads to it, and another error if that can't be known.
+// sameFile returns errReplaced if the name of an open file no longer leads to it, and another error if that can't be known.
 func sameFile(f *os.File) error {
 	is, err := f.Stat()
 	if err != nil {
@@ -242,15 +241,16 @@ func sameFile(f *os.File) error {
 		return err
 	}
 	if !os.SameFile(is, named) {
-		return &fs.PathError{Op: "look at", Path: f.Name(), Err: errReplaced}
+		return &fs.PathError{Op: "check", Path: f.Name(), Err: errReplaced}
 	}
 	return nil
 }
 
-// copyChunk: large enough that the cost of a call vanishes, small enough to stay in the second-level cache.
+// copyChunk is the size of the buffers for copying: large enough for the cost of a call to vanish, small enough for the
+// second-level cache.
 const copyChunk = 256 << 10
 
-// copyRange copies n bytes at from of src to pos of dst.
+// copyRange copies n bytes from position from of src to position pos of dst.
 func copyRange(dst file, pos int64, src file, from, n int64) error {
 	buf := make([]byte, min(n, copyChunk))
 	for n > 0 {
@@ -267,6 +267,7 @@ func copyRange(dst file, pos int64, src file, from, n int64) error {
 	return nil
 }
 
+// readFull fills p from position pos. The error is io.ErrUnexpectedEOF if the file ends before.
 func readFull(f file, p []byte, pos int64) error {
 	n, err := f.ReadAt(p, pos)
 	if n == len(p) {

@@ -6,15 +6,15 @@ import (
 	"sync/atomic"
 )
 
-// waiters are goroutines that wait for an offset of the log to move. While there are none, a wake costs one load.
+// waiters lets goroutines wait for a bound of the log to move. While none waits, a wake costs one load.
 type waiters struct {
 	n  atomic.Int64
 	mu sync.Mutex
 	ch chan struct{} // closed by wake; guarded by mu
 }
 
-// wait returns when reached says so, which is asked again after each wake; with the error of ctx when that ends first.
-// reached must read what a waker stores before it calls wake.
+// wait returns once reached returns true or an error, or with the error of ctx if that ends first. reached is called again
+// after each wake; it must read what is stored before wake is called.
 func (w *waiters) wait(ctx context.Context, reached func() (bool, error)) error {
 	if ok, err := reached(); ok || err != nil {
 		return err
@@ -37,13 +37,14 @@ func (w *waiters) wait(ctx context.Context, reached func() (bool, error)) error 
 		case <-ctx.Done():
 			yield("context done")
 			if ok, err := reached(); ok || err != nil {
-				return err // of two reasons the better one
+				return err // both hold, and this reason is the better one
 			}
 			return ctx.Err()
 		}
 	}
 }
 
+// wake makes all goroutines in wait look again.
 func (w *waiters) wake() {
 	if w.n.Load() == 0 {
 		return

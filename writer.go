@@ -7,27 +7,27 @@ import (
 	"sync"
 )
 
-// writer is what appends go by. Log.mu guards it.
+// writer is the state that appends work on. Log.mu guards it.
 type writer struct {
 	tail      *tail
 	next      *tail   // made ready for the next roll; nil if not yet
-	prepareAt int64   // position in tail from which on the preparer has something to do
+	prepareAt int64   // an append that ends behind this position in tail wakes the preparer
 	sealing   []*tail // rolled, to be sealed by the keeper, oldest first
 	sealErr   error   // why the last attempt to seal failed; nil if it did not
-	// Attempts to seal are counted as they begin; sealsEnded is the count of the last that has ended.
+	// sealsBegun counts the attempts to seal; sealsEnded is the number of the last one that has ended.
 	sealsBegun, sealsEnded int64
 	sealed                 sync.Cond
 	appended               struct{ batches, records, bytes int64 }
 	clock                  coarseClock
-	// epoch is the leader epoch of the last batch, which later ones get: epochs never go back in a Kafka log.
+	// epoch is the leader epoch of the last batch. Later batches get it too, since epochs never go back in a Kafka log.
 	epoch    int32
 	received receivedLast
-	// fenceOffset and fenceEpoch are those of the state file: offsets from there on get at least that epoch.
+	// fenceOffset and fenceEpoch are those of the state file: batches from fenceOffset on get at least fenceEpoch.
 	fenceOffset int64
 	fenceEpoch  int32
 }
 
-// unsealed is the segment from which on none is sealed.
+// unsealed returns the first segment that is not sealed.
 func (w *writer) unsealed() *segment {
 	if len(w.sealing) > 0 {
 		return w.sealing[0].seg
@@ -35,7 +35,7 @@ func (w *writer) unsealed() *segment {
 	return w.tail.seg
 }
 
-// nextEpoch is the leader epoch of a batch that the log itself stores.
+// nextEpoch returns the leader epoch for a batch to which the log gives its offset.
 func (w *writer) nextEpoch() int32 { return max(w.epoch, w.fenceEpoch) }
 
 // Append stores records as one batch, whole or not at all, and returns the offset of the first. When it returns, the
@@ -48,8 +48,9 @@ func (l *Log) Append(records ...Record) (base int64, err error) {
 	return l.appendAt(anyOffset, records)
 }
 
-// AppendAt is Append for a caller that must know the offset before: the first record gets offset, or nothing is stored
-// and the error is ErrConflict, since another append or a cut was faster. Errors: ErrConflict and those of Append.
+// AppendAt is Append for a caller that must know the offset in advance: either the first record gets offset, or nothing is
+// stored and the error is ErrConflict, because another append or a truncation came first. Errors: ErrConflict and those
+// of Append.
 func (l *Log) AppendAt(offset int64, records ...Record) error {
 	if offset < 0 {
 		return invalid("AppendAt offset %d", offset)
@@ -58,7 +59,7 @@ func (l *Log) AppendAt(offset int64, records ...Record) error {
 	return err
 }
 
-// anyOffset: an append takes whatever offset comes next.
+// anyOffset lets an append take whatever offset comes next.
 const anyOffset = -1
 
 func (l *Log) appendAt(offset int64, records []Record) (base int64, err error) {
@@ -103,11 +104,11 @@ func (l *Log) appendAt(offset int64, records []Record) (base int64, err error) {
 }
 
 // AppendBatch stores one batch that is encoded already, as a Kafka producer sends it: compressed or not, with its own
-// attributes and times. As a Kafka leader does, the log checks it (form, CRC, producer fields and records), gives it
-// offsets and its own leader epoch, and corrects a greatest timestamp that is not that of its records; apart from that it
-// is stored as it is. The caller's bytes are not changed. The records of a compressed batch can only be checked if a
-// decompressor is registered for its codec. The returned base is the offset of its first record. Errors: ErrInvalid for a
-// malformed batch; ErrInflated; else as Append.
+// attributes and times. Like a Kafka leader, the log checks its form, CRC, producer fields and records, gives it
+// offsets and a leader epoch, and corrects its greatest timestamp if no record has it; the rest of the batch is stored
+// unchanged. The caller's bytes are not modified. The records of a compressed batch are checked only if a decompressor
+// is registered for its codec. The returned base is the offset of the first record. Errors: ErrInvalid for a malformed
+// batch; ErrInflated; otherwise those of Append.
 func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	if len(b) < headerLen {
 		return 0, invalid("batch of %d bytes", len(b))
@@ -136,7 +137,7 @@ func (l *Log) AppendBatch(b []byte) (base int64, err error) {
 	return base, l.acknowledge(m)
 }
 
-// produce stores a batch of a producer, of which only the records are not checked yet.
+// produce checks the records of a producer's batch, whose header and CRC are checked already, and stores it.
 func (l *Log) produce(b batch) (base int64, m moment, err error) {
 	rd := readers.Get().(*reader)
 	defer rd.release()
@@ -162,10 +163,10 @@ func (l *Log) produce(b batch) (base int64, m moment, err error) {
 	return base, l.lastMoment(), err
 }
 
-// lastMoment is the end of the log as it is. l.mu is held.
+// lastMoment returns the present moment. l.mu is held.
 func (l *Log) lastMoment() moment { return moment{cuts: l.cuts.Load(), end: l.end.Load()} }
 
-// place stores a checked batch, its header from head, at base with that leader epoch. l.mu is held.
+// place stores a checked batch at base, with the header in head and the given leader epoch. l.mu is held.
 func (l *Log) place(head, b batch, base int64, epoch int32) error {
 	dst, err := l.begin(base, int64(len(b)), largePlaced, b.lastDelta()+1, head.maxTimestamp())
 	if err != nil {
@@ -174,12 +175,12 @@ func (l *Log) place(head, b batch, base int64, epoch int32) error {
 	return l.commit(dst, l.writer.tail.place(dst, head, b, base, epoch), b.count(), epoch)
 }
 
-// maxUnsealed is how many rolled segments may wait for their seal. Each holds a descriptor, a mapping and its indexes, and
-// what it holds is not flushed yet, so a writer that rolls faster than the keeper seals waits here.
+// maxUnsealed bounds the rolled segments that wait for their seal. Each has a descriptor, a mapping, its indexes and bytes
+// that are not flushed, so a writer that rolls faster than the keeper seals has to wait (makeRoom).
 const maxUnsealed = 8
 
-// makeRoom waits, if the batch needs a roll, until the keeper has caught up. l.mu is held, and may be released meanwhile, so
-// the caller looks at nothing before.
+// makeRoom waits until the keeper has caught up, if the batch needs a roll. l.mu is held, and is released while makeRoom
+// waits, so what the caller read before may be out of date.
 func (l *Log) makeRoom(size, count, maxTime int64) error {
 	w := &l.writer
 	begun := w.sealsBegun
@@ -190,9 +191,9 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 		if end := l.end.Load(); !l.mustRoll(w.tail, w.tail.seg.stored.load(), size, end+count-1, maxTime) {
 			return nil
 		}
-		if w.sealErr != nil && w.sealsEnded > begun { // not by an attempt of before, since what it lacked may be there again
+		if w.sealErr != nil && w.sealsEnded > begun { // an earlier attempt may have lacked what is there again by now
 			l.stats.errors.Add(1)
-			return fmt.Errorf("seglog: %d segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
+			return fmt.Errorf("seglog: %d rolled segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
 		}
 		l.keeper.kick()
 		w.sealed.Wait()
@@ -200,8 +201,8 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 	return nil
 }
 
-// begin returns room for a batch of size bytes, to be written from large on, and count offsets from base on, rolling if
-// need be. l.mu is held.
+// begin returns room for a batch of size bytes with count offsets from base on, and rolls if necessary. A batch of large
+// bytes or more is written by pwrite (tail.begin). l.mu is held.
 func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
 	if err := l.writable(); err != nil {
 		if l.failed() != nil {
@@ -235,7 +236,7 @@ func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err er
 	return dst, nil
 }
 
-// usedUp says that there are not count offsets from base on, or nil.
+// usedUp returns an error if fewer than count offsets are left from base on.
 func usedUp(base, count int64) error {
 	if base > math.MaxInt64-math.MaxInt32-count {
 		return fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
@@ -243,7 +244,7 @@ func usedUp(base, count int64) error {
 	return nil
 }
 
-// mustRoll is Kafka's LogSegment.shouldRoll.
+// mustRoll applies the rules of Kafka's LogSegment.shouldRoll.
 func (l *Log) mustRoll(t *tail, at mark, size, last, maxTime int64) bool {
 	if at.pos() == 0 {
 		return last-t.seg.base > math.MaxInt32
@@ -278,7 +279,7 @@ func (l *Log) commit(dst batch, encodeErr error, count int64, epoch int32) error
 	return nil
 }
 
-// acknowledge waits for what the flush policy promises of everything below the end of m.
+// acknowledge returns once everything below the end of m is as durable as the flush policy promises.
 func (l *Log) acknowledge(m moment) error {
 	if l.o.Flush == FlushSync {
 		return l.flushStored(m)

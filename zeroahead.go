@@ -4,9 +4,9 @@ import (
 	"errors"
 )
 
-// prepare gets ahead of the appends, in the background: it reserves blocks and writes zeros to them, by writes large
-// enough for the page cache to use large folios. Appends then meet pages that are there, and under FlushSync a flush has
-// data to write and nothing to journal. Without FlushSync the pages are mapped ahead too.
+// prepare works ahead of the appends, in the background: it reserves blocks and fills them with zeros, by writes large
+// enough for the page cache to use large folios. Appends then find their pages in memory, and under FlushSync a flush has
+// data to write and nothing to journal. Under the other policies the pages are also mapped ahead.
 func (t *tail) prepare() error {
 	if t.h.m == nil {
 		return nil
@@ -26,11 +26,11 @@ func (t *tail) prepare() error {
 	return nil
 }
 
-// lead is how far prepare gets ahead of an append at pos: as much again, within bounds.
+// lead returns how far prepare works ahead of an append at pos: as far as the segment is long already, within bounds.
 func (t *tail) lead(pos int64) int64 { return min(max(pos, t.ahead, minReserve), maxReserve) }
 
-// zeroAhead lays zeros up to want. Under FlushSync it flushes them, so that no append pays for the journal; that an append
-// overtakes it does no harm.
+// zeroAhead writes zeros up to want. Under FlushSync it flushes them, so that no append pays for the journal. An append
+// may overtake it.
 func (t *tail) zeroAhead(want int64) (err error) {
 	if t.seg.gather == nil {
 		for more := true; more && err == nil; {
@@ -65,9 +65,9 @@ func (t *tail) zeroAhead(want int64) (err error) {
 	return nil
 }
 
-// zeroFile is what the zeros of a segment are written and flushed through; nil once it was rolled. The kernel reports a
-// failed write-back once for each open file description, so the preparer has one of its own: through that of the flusher
-// it would take an error away from the flush that has to acknowledge records.
+// zeroFile returns the file through which zeros are written and flushed, or nil once the segment was rolled. The kernel
+// reports a failed write-back once for each open file description, so the preparer has its own: by the flusher's it would
+// take the error away from the flush that acknowledges records.
 func (t *tail) zeroFile() (file, error) {
 	t.grow.Lock() // a cut can't put another file under the name meanwhile
 	defer t.grow.Unlock()
@@ -80,8 +80,8 @@ func (t *tail) zeroFile() (file, error) {
 	return nil, nil
 }
 
-// zeroOne lays one piece of n zeros where the reserved blocks end, reserves it, and starts to write it back under
-// FlushSync. more says that want is not reached.
+// zeroOne reserves one piece of at most size bytes behind the reserved blocks, fills it with zeros and, under FlushSync,
+// writes it back. It returns the size of the piece, and whether there is more to do up to want.
 func (t *tail) zeroOne(f file, want, size int64) (n int64, more bool, err error) {
 	from, n, err := t.zeroLocked(f, want, size)
 	if n > 0 && t.seg.gather != nil {
@@ -92,6 +92,7 @@ func (t *tail) zeroOne(f file, want, size int64) (n int64, more bool, err error)
 	return n, err == nil && n > 0 && from+n < want, err
 }
 
+// zeroLocked is zeroOne up to the write-back. It returns the piece, [from, from+n).
 func (t *tail) zeroLocked(f file, want, size int64) (from, n int64, err error) {
 	t.grow.Lock()
 	defer t.grow.Unlock()

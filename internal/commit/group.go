@@ -1,4 +1,4 @@
-// Package commit is group commit: while one flush runs, the callers that come gather, and the next flush serves them all.
+// Package commit implements group commit: callers that arrive while a flush runs are all served by the next flush.
 package commit
 
 import (
@@ -8,44 +8,45 @@ import (
 
 // Group runs one flush at a time and lets callers share it.
 //
-// A caller that finds no flush running does one itself, so a lone caller pays for one flush and no change of goroutine.
-// If others gathered meanwhile, it starts a goroutine that goes on flushing until nobody waits: the device is kept busy,
-// and no caller flushes for others for ever.
+// A caller that finds no flush running runs one itself, so a single caller pays for one flush and for no switch of
+// goroutines. If others have arrived meanwhile, it starts a goroutine that flushes until nobody waits: the device is kept
+// busy, and no caller flushes for others for ever.
 //
-// The right to flush is owned, by a caller of To, by that goroutine, or by a caller of Lock. Whoever owns it hands it to
-// the next caller of Lock first, so that a busy group cannot starve one.
+// The right to flush is owned: by a caller of To, by that goroutine, or by a caller of Lock. The owner hands it to a waiting
+// caller of Lock before anybody else, so that a busy group cannot starve one.
 type Group struct {
-	flush func() error // makes durable all that was stored when it is called; only the owner calls it
-	after func()       // called by the owner after each successful flush, whose callers go on already
-	end   func() int64 // the end of what is stored
+	flush func() error // makes everything durable that is stored when it is called; only the owner calls it
+	after func()       // called by the owner after each successful flush, when the callers of that flush have been woken
+	end   func() int64 // returns the end of the stored data
 
-	// Started and Woken, if not nil, are called by a goroutine that the group started and by a caller that it woke: tests
-	// that decide who runs stop it there.
+	// Started and Woken, if not nil, are called by each goroutine that the group starts, and by each caller that it has
+	// woken. Tests that decide which goroutine runs stop them there.
 	Started, Woken func()
 
 	mu sync.Mutex
 	// Guarded by mu:
 	owned   bool
-	round   uint   // number of the flush that runs or comes next
-	covers  int64  // the flush that runs makes everything below durable
-	waiting [2]int // callers that wait for this round and for the next one, by parity
-	lockers int    // callers of Lock that wait
-	passed  bool   // the ownership was handed to one of them, who has not woken yet
+	round   uint   // number of the flush that is running, or of the next one
+	covers  int64  // the flush that is running makes everything below durable
+	waiting [2]int // number of callers that wait for a round, by the parity of its number: this round and the next one
+	lockers int    // number of callers of Lock that wait
+	passed  bool   // the ownership was handed to one of them, which has not woken up yet
 
 	// served[round%2] is signalled at the end of a round. Its Wait releases mu but does not re-acquire it on wake-up;
 	// otherwise hundreds of woken goroutines would queue for a mutex that none of them needs.
 	served [2]*sync.Cond
-	turn   *sync.Cond // signalled when the ownership is handed to a caller of Lock
+	turn   *sync.Cond // signalled when ownership is handed to a caller of Lock
 }
 
-// releaseOnly is the Locker of Group.served.
+// releaseOnly is the Locker of Group.served: see there.
 type releaseOnly struct{ mu *sync.Mutex }
 
 func (r releaseOnly) Lock()   {}
 func (r releaseOnly) Unlock() { r.mu.Unlock() }
 
-// New returns a group that flushes by flush, and calls after between two flushes. end returns the end of what is stored, which a flush that starts then makes
-// durable; it is called with the group's mutex held and must not block.
+// New returns a group that flushes by calling flush, and calls after when a flush has succeeded. end returns the end of the
+// stored data, up to which a flush that begins at that moment makes it durable; it is called with the group's mutex held
+// and must not block.
 func New(flush func() error, after func(), end func() int64) *Group {
 	g := &Group{flush: flush, after: after, end: end}
 	for i := range g.served {
@@ -55,9 +56,9 @@ func New(flush func() error, after func(), end func() int64) *Group {
 	return g
 }
 
-// To returns once reached does, which is asked before each flush: that everything below target is durable, that nothing
-// needs to be any more, or an error, which To returns. A caller whose own flush fails returns its error, unless reached has
-// a better one; those that waited for it flush themselves.
+// To waits, and flushes if necessary, until reached returns true or an error, which To returns. reached is called before
+// each flush; it should return true once everything below target is durable, or does not have to be any more. A caller
+// whose own flush fails returns the error of reached, or else that of the flush. Those that waited for it flush themselves.
 func (g *Group) To(target int64, reached func() (bool, error)) error {
 	for {
 		if ok, err := reached(); ok || err != nil {
@@ -101,22 +102,22 @@ func (g *Group) run() {
 	}
 }
 
-// runRound does one flush for the callers that wait, and returns its error. The caller owns the group, and owns it still if
-// more is true, which says that others wait already.
+// runRound runs one flush, and returns its error. The caller owns the group. If more is true, others wait for another flush,
+// and the caller still owns the group.
 func (g *Group) runRound() (more bool, err error) {
 	err = g.flush()
 	g.mu.Lock()
 	round := g.round % 2
 	g.waiting[round] = 0
 	g.round++
-	g.covers = math.MaxInt64 // the next flush has not begun, so it serves whoever comes now
+	g.covers = math.MaxInt64 // round is the next flush now, which has not begun, so it serves whoever comes
 	if err != nil {
 		g.waiting[g.round%2] = 0
 	}
 	g.mu.Unlock()
 	g.served[round].Broadcast()
 	if err != nil {
-		g.served[1-round].Broadcast() // so that they ask again what there is to wait for
+		g.served[1-round].Broadcast() // callers that wait for the next round have to see the error, too
 	} else {
 		g.after()
 	}
@@ -135,14 +136,14 @@ func (g *Group) runRound() (more bool, err error) {
 	return more, err
 }
 
-// pass hands the ownership to a caller of Lock. g.mu is held.
+// pass hands ownership to a caller of Lock. g.mu is held.
 func (g *Group) pass() {
-	g.covers = math.MinInt64 // whoever comes now is not served by what the locker does
+	g.covers = math.MinInt64 // the owner of the lock flushes for nobody
 	g.passed = true
 	g.turn.Signal()
 }
 
-// Lock waits until no flush runs and keeps others from starting, until Unlock.
+// Lock waits until no flush is running, and keeps flushes from starting until Unlock.
 func (g *Group) Lock() {
 	g.mu.Lock()
 	if !g.owned {
@@ -162,13 +163,13 @@ func (g *Group) Lock() {
 	}
 }
 
-// Wait returns once no flush runs that began before.
+// Wait returns once every flush that began before the call has ended.
 func (g *Group) Wait() {
 	g.Lock()
 	defer g.Unlock()
 }
 
-// Unlock lets flushes run again. Callers of To that came meanwhile look anew whether they need one.
+// Unlock lets flushes run again. Callers of To that have arrived meanwhile check again whether they need one.
 func (g *Group) Unlock() {
 	g.mu.Lock()
 	g.waiting = [2]int{}
