@@ -125,6 +125,7 @@ var schedPinned = []struct {
 	{300042299, 0, "a snapshot by a reader in another process missed what a cut hid"},
 	{300030032, 12, "a snapshot whose last flush failed opened read-only without one of its segments"},
 	{300039752, 12, "what a Reset took away came back as seglog.next in the place of newer records"},
+	{400009404, 12, "files of a snapshot that was tried twice and failed came back without its state file"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 

@@ -95,6 +95,8 @@ type snapshot struct {
 	lock io.Closer
 	file *stateFile
 	made []string // paths of the files in to, except lock and state file
+	// cleared: files were removed, by this try or an earlier one, whose names a power cut may bring back.
+	cleared bool
 
 	// The log to be copied, all of one moment:
 	st       state
@@ -142,9 +144,8 @@ func (s *snapshot) release(failed bool) error {
 	if failed {
 		// The state file goes last, and only once the segments are removed durably: without a state file they would be taken
 		// for a log.
-		begun := len(s.made) > 0
 		err := s.clear()
-		if err == nil && begun {
+		if err == nil && s.cleared {
 			err = s.to.fs.syncDir(s.to.dir)
 		}
 		if err != nil {
@@ -180,6 +181,7 @@ func (s *snapshot) clear() error {
 			}
 		}
 	}
+	s.cleared = s.cleared || len(s.made) > 0
 	s.made = nil
 	return errors.Join(errs...)
 }
