@@ -26,6 +26,9 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 		return err
 	}
 	t.firstTime = p.first
+	if t.h.m != nil && p.reserved > t.reserved.Load() {
+		t.reserved.Store(p.reserved)
+	}
 	t.seg.stored.store(markAt(offset-p.base, p.size()))
 	t.seg.flushed.store(t.seg.stored.load())
 	next := append(make([]*segment, 0, i+1), segs[:i]...)
@@ -118,6 +121,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	if !alone {
+		p.reserved = 0
 		out, err := e.copyBelow(f, p)
 		if e := f.Close(); e != nil && err == nil { // which Windows would not rename over
 			err = errors.Join(e, out.Close())
@@ -134,7 +138,11 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	}
 	if err == nil {
 		p.done = true
-		err = f.truncate(p.size())
+		if p.reserved > 0 {
+			err = f.zero(p.size(), max(0, p.end-p.size()))
+		} else {
+			err = f.truncate(p.size())
+		}
 	}
 	if err == nil {
 		if err = f.flush(); err != nil {

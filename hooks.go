@@ -94,7 +94,7 @@ func (h *hooks) told(l *Log, next int64) bool {
 		return true
 	}
 	l.state.mu.Lock()
-	defer l.state.mu.Unlock()
+	defer l.state.unlock()
 	return l.state.cur.told >= next
 }
 
@@ -102,7 +102,7 @@ func (h *hooks) told(l *Log, next int64) bool {
 func (h *hooks) untold(l *Log) (info SegmentInfo, ok bool, err error) {
 	l.state.mu.Lock()
 	told := l.state.cur.told
-	l.state.mu.Unlock()
+	l.state.unlock()
 	segs := l.view.Load().segs
 	for i := max(0, (&view{segs}).find(told)); i+1 < len(segs); i++ {
 		s, next := segs[i], segs[i+1].base

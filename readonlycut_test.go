@@ -39,6 +39,13 @@ func (f uncutFile) truncate(size int64) error {
 	return f.file.truncate(size)
 }
 
+func (f uncutFile) zero(pos, n int64) error {
+	if f.fs.stubborn.Load() {
+		return &fs.PathError{Op: "write", Path: "segment", Err: syscall.EIO}
+	}
+	return f.file.zero(pos, n)
+}
+
 // A cut that stopped half-way, or takes long, hides the records of the batch that it divides. A read-only log says so, whoever
 // follows below the cut waits, and both have them when it is done.
 func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {

@@ -126,6 +126,7 @@ var schedPinned = []struct {
 	{300030032, 12, "a snapshot whose last flush failed opened read-only without one of its segments"},
 	{300039752, 12, "what a Reset took away came back as seglog.next in the place of newer records"},
 	{400009404, 12, "files of a snapshot that was tried twice and failed came back without its state file"},
+	{400026631, 12, "a reader in another process did not see what was flushed while the state file was being written, until the next flush"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 

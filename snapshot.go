@@ -199,7 +199,7 @@ func (s *snapshot) plan() error {
 		s.unsealed = l.writer.unsealed().base
 		l.state.mu.Lock()
 		s.st = l.state.cur
-		l.state.mu.Unlock()
+		l.state.unlock()
 		if err := l.failed(); err != nil && s.st.cut >= 0 {
 			return err // a cut failed half-way: until Open finishes it, the files are parts of two histories
 		}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
+	"sync/atomic"
 )
 
 // The file seglog.state holds what the batches can't tell. It has two slots, which are written in turn, so that one survives
@@ -246,6 +247,40 @@ type stateFile struct {
 	cur   state
 	dirty bool // written since the last flush
 	buf   [stateLen]byte
+	// missed is a note that met somebody else who held mu. Whoever holds mu writes it afterwards: a reader in another process
+	// sees durable records only once they are noted, and the next flush may be hours away.
+	missed atomic.Pointer[flushedNote]
+}
+
+// flushedNote says that everything below durable is flushed, and the segment at base up to m.
+type flushedNote struct {
+	durable, base int64
+	m             mark
+}
+
+// unlock ends what s.mu.Lock began.
+func (s *stateFile) unlock() {
+	s.mu.Unlock()
+	s.catchUp()
+}
+
+// catchUp writes a note that was missed, unless somebody holds mu, who will.
+func (s *stateFile) catchUp() {
+	for s.missed.Load() != nil && s.mu.TryLock() {
+		if n := s.missed.Swap(nil); n != nil {
+			_ = s.put(s.cur.flushed(*n)) // a failure only makes the next recovery check more
+		}
+		s.mu.Unlock()
+	}
+}
+
+// flushed returns the state with a note of what was flushed.
+func (s state) flushed(n flushedNote) state {
+	s.recoveryPoint = max(s.recoveryPoint, n.durable)
+	if s.scanBase == n.base && n.m.pos() > s.scanPos {
+		s.scanFrom(n.base, n.m)
+	}
+	return s
 }
 
 // openState opens the state file for writing and locks it: should somebody remove the file LOCK, a second writer is still
@@ -271,7 +306,7 @@ func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()
 // renew replaces the file, whose pages a failed flush may have spoilt, by a new one with the same contents.
 func (s *stateFile) renew(e *env) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	tmp := filepath.Join(e.dir, stateTemp)
 	f, err := e.create(tmp)
 	if err != nil {
@@ -309,38 +344,37 @@ func (s *stateFile) renew(e *env) error {
 // recovery point, where the caller holds a lock that appends wait for.
 func (s *stateFile) stage(change func(*state)) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	change(&s.cur)
 }
 
 // note writes what was staged to one slot, without a flush.
 func (s *stateFile) note() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	return s.put(s.cur)
 }
 
 // noteFlushed notes that everything below durable is flushed, and the segment at base up to m. Only the owner of
-// Log.flushes calls it. Since the next flush waits for it, it does nothing while a commit holds the file: it would only
-// raise a lower bound, and the next flush does so as well.
+// Log.flushes calls it. The next flush waits for it, so it does not wait for a commit that holds the file.
 func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
-	if !s.mu.TryLock() {
-		return nil
+	n := flushedNote{durable, base, m}
+	if s.mu.TryLock() {
+		err := s.put(s.cur.flushed(n))
+		s.unlock()
+		return err
 	}
-	defer s.mu.Unlock()
-	next := s.cur
-	next.recoveryPoint = max(next.recoveryPoint, durable)
-	if next.scanBase == base && m.pos() > next.scanPos {
-		next.scanFrom(base, m)
-	}
-	return s.put(next)
+	missed := n // on the heap
+	s.missed.Store(&missed)
+	s.catchUp()
+	return nil
 }
 
 // noteFailed notes that the page cache may hold bytes that the disk does not have. Only an Open before the next reboot needs
 // to know, and that reads the note from the page cache, so it is not flushed.
 func (s *stateFile) noteFailed() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
 	next := s.cur
 	next.failed = true
 	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
@@ -350,7 +384,10 @@ func (s *stateFile) noteFailed() error {
 // rely. If it fails, the change is undone; a writeBackError says that undoing it may have failed, too.
 func (s *stateFile) commit(change func(*state)) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.unlock()
+	if n := s.missed.Swap(nil); n != nil {
+		s.cur = s.cur.flushed(*n) // before a cut, which the note must not follow
+	}
 	old, next := s.cur, s.cur
 	change(&next)
 	err := s.put(next)
@@ -419,7 +456,7 @@ func (s *stateFile) flush() error {
 	s.mu.Lock()
 	dirty := s.dirty
 	s.dirty = false
-	s.mu.Unlock()
+	s.unlock()
 	if !dirty {
 		return nil
 	}
@@ -427,7 +464,7 @@ func (s *stateFile) flush() error {
 	if err != nil {
 		s.mu.Lock()
 		s.dirty = true
-		s.mu.Unlock()
+		s.unlock()
 	}
 	return err
 }

@@ -137,3 +137,34 @@ func TestStateCommitReplacesBothSlots(t *testing.T) {
 		require.Equal(t, want, got)
 	}
 }
+
+// A note that meets a commit is written when the commit ends, and never over what a cut has committed.
+func TestMissedNoteIsWritten(t *testing.T) {
+	fsys := newSimFS(newSimWorld(), false)
+	f, err := openState(fsys, stateName, state{cut: -1})
+	require.NoError(t, err)
+	read := func() state {
+		st, ok, err := readState(fsys, stateName)
+		require.NoError(t, err)
+		require.True(t, ok)
+		return st
+	}
+	f.mu.Lock()
+	require.NoError(t, f.noteFlushed(7, 0, markAt(7, 700)))
+	f.unlock()
+	require.EqualValues(t, 7, read().recoveryPoint)
+	require.EqualValues(t, 700, read().scanPos)
+	require.NoError(t, f.commit(func(s *state) {
+		require.NoError(t, f.noteFlushed(9, 0, markAt(9, 900))) // met by the commit before the next one, which is of a cut
+	}))
+	require.EqualValues(t, 9, read().recoveryPoint)
+	f.mu.Lock()
+	require.NoError(t, f.noteFlushed(12, 0, markAt(12, 1200)))
+	f.mu.Unlock()
+	require.NoError(t, f.commit(func(s *state) {
+		require.EqualValues(t, 12, s.recoveryPoint)
+		s.recoveryPoint = 3
+	}))
+	require.EqualValues(t, 3, read().recoveryPoint)
+	require.NoError(t, f.close())
+}

@@ -39,9 +39,7 @@ func TestStatsTellWhatTheDiskHolds(t *testing.T) {
 		s := l.Stats()
 		told := s.Bytes + s.ReservedBytes + s.PinnedBytes
 		t.Logf("%d bytes of blocks, %d of the log, %d reserved", blocks, s.Bytes, s.ReservedBytes)
-		return blocks > told-(64<<10) && blocks < told+(256<<10)
+		ahead := strconv.IntSize == 32 || s.ReservedBytes > 1<<20 // on 32 bits nothing is mapped, and nothing reserved
+		return ahead && blocks > told-(64<<10) && blocks < told+(256<<10)
 	}, 10*time.Second, 10*time.Millisecond)
-	if strconv.IntSize == 64 { // else nothing is mapped, and nothing reserved
-		require.Greater(t, l.Stats().ReservedBytes, int64(1<<20))
-	}
 }

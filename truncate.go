@@ -78,7 +78,14 @@ type cutPlan struct {
 	done  bool          // the file begins with what is planned
 	x     *indexBuilder // of what is left
 	first int64         // timestamp of the first batch, as tail.firstTime
+	// Of an active segment that loses little: its end, and up to where it has blocks. The bytes that go are overwritten by
+	// zeros, and the blocks stay for the appends to come. Else both are 0, and the file is truncated.
+	end, reserved int64
 }
+
+// maxZeroedCut is how many bytes a cut overwrites by zeros rather than giving the blocks back. To free the blocks that the
+// preparer has laid ahead, up to 32 MiB, takes ext4 2 to 20 ms, and the next appends pay for new ones.
+const maxZeroedCut = 1 << 20
 
 func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 
@@ -219,6 +226,10 @@ func (l *Log) hold(p *cutPlan) error {
 	held.alone = held.h == nil || held.h.seize()
 	p.held = held
 	if held.alone && !s.lent.Load() {
+		t, end := l.writer.tail, s.stored.load().pos()
+		if t.seg == s && held.h != nil && held.h.m != nil && end-p.size() <= maxZeroedCut {
+			p.end, p.reserved = end, t.reserved.Load()
+		}
 		return nil
 	}
 	var err error
