@@ -247,10 +247,10 @@ func (l *Log) liftFence(base int64, epoch int32) error {
 	if w.fenceEpoch == 0 || base < w.fenceOffset || epoch >= w.fenceEpoch {
 		return nil
 	}
-	if err := l.state.commit(func(s *state) { s.fenceOffset, s.fenceEpoch = 0, 0 }); err != nil {
+	if err := l.state.commit(func(s *state) { s.fenceOffset = fenceLifted }); err != nil {
 		return fmt.Errorf("seglog: note the leader epoch at offset %d: %w", base, err)
 	}
-	w.fenceOffset, w.fenceEpoch = 0, 0
+	w.fenceOffset = fenceLifted
 	return nil
 }
 

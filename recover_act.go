@@ -302,6 +302,9 @@ func (r *recovery) takeOver() error {
 		durable = max(durable, min(r.st.recoveryPoint, end))
 	}
 	w.epoch = max(int32(r.st.epoch), r.epoch)
+	if r.st.fenceOffset == fenceLifted {
+		r.st.fenceOffset = end
+	}
 	w.fenceOffset, w.fenceEpoch = r.st.fenceOffset, int32(r.st.fenceEpoch)
 	l.start.Store(start)
 	l.durable.Store(durable)

@@ -35,8 +35,10 @@ const anyHistory = -1
 func (l *Log) deleteBefore(offset, cuts int64) (deleted int, err error) {
 	for {
 		// The start must not lie above what a power cut leaves.
-		if err := l.flushTo(moment{l.settledCuts(), offset}); err != nil {
-			return 0, err
+		if m := l.moment(); offset <= m.end { // else a TruncateTo came first, and no flush would ever reach offset
+			if err := l.flushTo(moment{m.cuts, offset}); err != nil {
+				return 0, err
+			}
 		}
 		if deleted, err = l.moveStart(offset, cuts); err != errNotFlushed {
 			return deleted, err

@@ -127,6 +127,8 @@ var schedPinned = []struct {
 	{300039752, 12, "what a Reset took away came back as seglog.next in the place of newer records"},
 	{400009404, 12, "files of a snapshot that was tried twice and failed came back without its state file"},
 	{400026631, 12, "a reader in another process did not see what was flushed while the state file was being written, until the next flush"},
+	{400037048, 12, "a record that was cut came back after a fence was lifted for a leader's batches"},
+	{400043211, 0, "DeleteBefore flushed for ever up to an offset that a TruncateTo beside it had taken away"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 

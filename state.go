@@ -64,7 +64,7 @@ type state struct {
 	cutBase, cutPos, cutLen int64
 	// The fence: offsets from fenceOffset on were given out before, under leader epochs below fenceEpoch. What a disk
 	// still holds of those batches must not come back, so recovery takes none of them there. An epoch of 0 is no fence.
-	fenceOffset, fenceEpoch int64
+	fenceOffset, fenceEpoch int64 // see also fenceLifted
 	// told: OnSeal was called for all sealed segments that end at or below it.
 	told int64
 	// gapTo is the base offset of the last segment that begins behind a gap; 0 if there is none. If any other segment above
@@ -137,6 +137,10 @@ func (s *state) scanFrom(base int64, m mark) {
 func (s *state) stale(offset int64, epoch int32) bool {
 	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
 }
+
+// fenceLifted is the offset of a fence that was lifted for batches of a leader, who counts epochs of its own. Batches of the
+// log's own still get the epoch of the fence or a greater one, so the next Open puts the fence back at the end of the log.
+const fenceLifted = math.MaxInt64
 
 // raiseFence notes that the offsets from offset on are given out again; everything below is durable. epoch is the
 // greatest leader epoch that any batch up to now may have.
