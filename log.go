@@ -50,6 +50,7 @@ type Log struct {
 	durableWaiters waiters // for the recovery point
 	transfers      transfers
 	hooks          hooks
+	undeleted      []int64 // bases of deleted segments whose files could not be removed; guarded by changing
 	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
 	keeper, preparer signal

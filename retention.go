@@ -134,12 +134,28 @@ func (l *Log) drop(segs []*segment) error {
 		s := segs[i]
 		s.mu.Lock() // waits for a seal, or a rebuild of its indexes, to end
 		s.enter(phaseGone)
-		errs = append(errs, l.removeSegmentFiles(s.base), s.close())
+		err := l.removeSegmentFiles(s.base)
+		if err != nil {
+			l.undeleted = append(l.undeleted, s.base)
+		}
+		errs = append(errs, err, s.close())
 		s.deleted(l.stats)
 		s.mu.Unlock()
 		l.opened.drop(s)
 	}
 	return errors.Join(append(errs, l.syncDir())...)
+}
+
+// removeUndeleted removes the files that a deletion could not. The next Open knows them by their offsets below the start, which
+// a Reset is about to move down. l.changing is held.
+func (l *Log) removeUndeleted() error {
+	for n := len(l.undeleted); n > 0; n-- {
+		if err := l.removeSegmentFiles(l.undeleted[n-1]); err != nil {
+			return err
+		}
+		l.undeleted = l.undeleted[:n-1]
+	}
+	return nil
 }
 
 // Kafka keeps these files beside a segment: the aborted transactions in it, and the producers' state at its start. They go

@@ -129,6 +129,7 @@ var schedPinned = []struct {
 	{400026631, 12, "a reader in another process did not see what was flushed while the state file was being written, until the next flush"},
 	{400037048, 12, "a record that was cut came back after a fence was lifted for a leader's batches"},
 	{400043211, 0, "DeleteBefore flushed for ever up to an offset that a TruncateTo beside it had taken away"},
+	{400050609, 0, "a Reset below what a deletion had left behind made the next Open refuse the log"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 

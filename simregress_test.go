@@ -394,3 +394,35 @@ func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
 	}
 	require.NoError(t, l.Close())
 }
+
+// What a deletion could not remove lies below the start, by which the next Open knows it. A Reset to a lower offset removes it
+// first; otherwise the next Open took it for a segment that is not of this log, and refused.
+func TestResetBelowWhatADeletionLeft(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	o := Options{SegmentBytes: 4096}
+	u := newSimUser(s, o, 1)
+	require.NoError(t, u.open())
+	for u.log.Stats().Segments < 4 {
+		require.NoError(t, u.append(2))
+	}
+	bases := u.log.view.Load().bases()
+	require.NoError(t, u.log.Close())
+	require.NoError(t, u.open())
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		if kind == simRemove && filepath.Base(path) == fileName(bases[1], logSuffix) {
+			return &simFault{err: syscall.EINTR}
+		}
+		return nil
+	})
+	require.ErrorIs(t, u.log.DeleteBefore(bases[3]), syscall.EINTR)
+	require.Equal(t, bases[3], u.log.Offsets().Start)
+	require.ErrorIs(t, u.log.Reset(3), syscall.EINTR)
+	require.Equal(t, bases[3], u.log.Offsets().Start)
+	s.setFault(nil)
+	require.NoError(t, u.log.Reset(3))
+	require.NoError(t, u.log.Close())
+	l, err := openFS(s, simDir, &o)
+	require.NoError(t, err)
+	require.Equal(t, Offsets{Start: 3, RecoveryPoint: 3, HighWatermark: 3, End: 3}, l.Offsets())
+	require.NoError(t, l.Close())
+}

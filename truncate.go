@@ -105,7 +105,7 @@ func (l *Log) cut(offset int64, reset bool) error {
 	var err error
 	if reset {
 		// What waits for its flush is dropped, so there is none. The file of the new segment is made before it is needed.
-		if w.next == nil {
+		if err = l.removeUndeleted(); err == nil && w.next == nil {
 			w.next, err = newTail(&l.env, rollName, nil)
 		}
 	} else {

@@ -230,6 +230,7 @@ func TestFailedRemovalReleasesTheSegments(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End-1), syscall.EIO)
+	require.LessOrEqual(t, l.Stats().OpenSegments, 1)
 	s.setFault(nil)
 	require.NoError(t, l.Close())
 	require.Empty(t, s.left())
