@@ -262,7 +262,7 @@ func (l *Log) extendLast(st state) error {
 			return err
 		}
 		if err != nil {
-			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
+			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || c.next > s.base && l.exists(c.next) {
 				break // the batch is not written yet, or not whole
 			}
 			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {

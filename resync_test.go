@@ -252,29 +252,40 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	}
 }
 
-// A read-only log beside a writer goes past damage to what is durable as well.
+// A read-only log goes past damage to what is durable as well, beside a writer and without one, wherever it lies in the
+// last segment.
 func TestReadOnlyPastDamage(t *testing.T) {
-	dir := t.TempDir()
-	w, err := Open(dir, nil)
-	require.NoError(t, err)
-	defer w.Close()
-	for range 20 {
-		_, err := w.Append(Record{Value: []byte("value")})
-		require.NoError(t, err)
+	const n = 20
+	for _, spoilt := range []int64{0, 1, 7, n - 1} {
+		for _, closed := range []bool{false, true} {
+			what := fmt.Sprintf("batch %d, writer closed: %v", spoilt, closed)
+			dir := t.TempDir()
+			w, err := Open(dir, nil)
+			require.NoError(t, err)
+			defer w.Close()
+			for range n {
+				_, err := w.Append(Record{Value: []byte("value")})
+				require.NoError(t, err)
+			}
+			s, err := w.Section(spoilt, 1)
+			require.NoError(t, err)
+			f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			require.NoError(t, s.Close())
+			require.NoError(t, w.Sync())
+			if closed {
+				require.NoError(t, w.Close())
+			}
+			r, err := Open(dir, &Options{ReadOnly: true})
+			require.NoError(t, err)
+			defer r.Close()
+			require.EqualValues(t, n, r.Offsets().End, what)
+			got, damages := readPast(t, what, r)
+			require.Len(t, got, n-1, what)
+			require.Equal(t, 1, damages, what)
+		}
 	}
-	s, err := w.Section(7, 1)
-	require.NoError(t, err)
-	f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	require.NoError(t, s.Close())
-	require.NoError(t, w.Sync())
-	r, err := Open(dir, &Options{ReadOnly: true})
-	require.NoError(t, err)
-	defer r.Close()
-	got, damages := readPast(t, "", r)
-	require.Len(t, got, 19)
-	require.Equal(t, 1, damages)
 }
