@@ -289,3 +289,32 @@ func TestReadOnlyPastDamage(t *testing.T) {
 		}
 	}
 }
+
+// An offset far beyond a segment costs a read-only log the batch that has it, and not all of the log.
+func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
+	const n = 10
+	for _, spoilt := range []int64{0, 4, n - 1} {
+		dir := t.TempDir()
+		w, err := Open(dir, nil)
+		require.NoError(t, err)
+		var stream []byte
+		for i := range int64(n) {
+			stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("value")}}, 2*i)...)
+		}
+		_, err = w.TransferFrom(bytes.NewReader(stream), -1)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[spoilt*int64(len(b))/n+1] ^= 8 // of the base offset
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		r, err := Open(dir, &Options{ReadOnly: true})
+		require.NoError(t, err, "batch %d", spoilt)
+		require.EqualValues(t, 2*n-1, r.Offsets().End)
+		got, damages := readPast(t, fmt.Sprintf("batch %d", spoilt), r)
+		require.Len(t, got, n-1)
+		require.Equal(t, 1, damages)
+		require.NoError(t, r.Close())
+	}
+}
