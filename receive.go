@@ -327,14 +327,13 @@ func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
 
 // compare returns an error unless the log holds the same batch at its offset. l.mu is held.
 func (l *Log) compare(w *window, b batch) (err error) {
-	base := b.base()
-	if base < l.start.Load() {
+	base, segs := b.base(), l.view.Load().segs
+	if b.last() < l.start.Load() || base < segs[0].base { // the start may lie inside the batch
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
 	}
 	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
 		return err
 	}
-	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(base)]
 	h, err := s.pin(&l.env)
 	if err == errGone {
