@@ -21,10 +21,12 @@ import (
 //
 // The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
 // with those in the log, and skipped. So if the leader's offsets have a gap right at the follower's End, which causes
-// ErrNotJoined, ask for End-1. Gaps inside the stream are kept. A batch's leader epoch must not be lower than that of the
-// batch before it, unless it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, which names both
-// offsets; a *CorruptError for bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end inside a batch;
-// io.ErrUnexpectedEOF if r ends between two batches before n bytes; ErrTooLarge; those of r; and those of Append.
+// ErrNotJoined, ask for End-1. If that brings nothing new, because a Section ends with its segment, put the follower's own
+// last batch, a Section of End-1, in front of the leader's batches from End on. Gaps inside the stream are kept. A batch's
+// leader epoch must not be lower than that of the batch before it, unless it is -1, none. A batch that is refused changes
+// nothing. Errors: ErrNotJoined, which names both offsets; a *CorruptError for bytes that are no batch, wrapping
+// io.ErrUnexpectedEOF if they end inside a batch; io.ErrUnexpectedEOF if r ends between two batches before n bytes;
+// ErrTooLarge; those of r; and those of Append.
 //
 // Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn has; TransferFrom then returns ErrClosed.
 // Any other reader, such as a bufio.Reader around a connection, can't be interrupted: TransferFrom returns once its Read
