@@ -318,3 +318,40 @@ func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
 		require.NoError(t, r.Close())
 	}
 }
+
+// A base offset that grew, in a log that has gaps, costs the batch that has it, and none of those whose offsets it passed.
+func TestResyncBehindABaseThatGrew(t *testing.T) {
+	const n, spoilt = 30, 5
+	for _, grown := range []byte{1, 2, 4, 8, 16, 32} {
+		dir := t.TempDir()
+		w, err := Open(dir, nil)
+		require.NoError(t, err)
+		var stream []byte
+		offset := func(i int64) int64 { return i + 100*(i/15) }
+		for i := range int64(n) {
+			stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("value")}}, offset(i))...)
+		}
+		_, err = w.TransferFrom(bytes.NewReader(stream), -1)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[spoilt*len(b)/n+7] += grown
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		for _, readOnly := range []bool{false, true} {
+			l, err := Open(dir, &Options{ReadOnly: readOnly})
+			require.NoError(t, err)
+			got, damages := readPast(t, fmt.Sprintf("grown by %d", grown), l)
+			require.Len(t, got, n-1, "grown by %d", grown)
+			require.Equal(t, 1, damages)
+			for i := range int64(n) {
+				if i != spoilt {
+					_, err := l.Read(offset(i))
+					require.NoError(t, err, "grown by %d, offset %d", grown, offset(i))
+				}
+			}
+			require.NoError(t, l.Close())
+		}
+	}
+}
