@@ -39,9 +39,9 @@ func (d DurableReader) FollowBatches(ctx context.Context, from int64) iter.Seq2[
 	return func(yield func([]Record, error) bool) { d.l.followFrom(ctx, next, true, nil, &batcher{yield: yield}) }
 }
 
-// Wait returns once the record at offset is on stable storage. Unlike Log.WaitDurable it starts no flush.
+// Wait is Log.Wait for a record that is on stable storage. Unlike Log.WaitDurable it starts no flush.
 func (d DurableReader) Wait(ctx context.Context, offset int64) error {
-	return d.l.waitFor(ctx, offset, -1, true)
+	return d.l.waitFor(ctx, d.l.newest(offset), -1, true)
 }
 
 // Section is Log.Section up to the recovery point.

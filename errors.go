@@ -56,7 +56,7 @@ type OffsetError struct {
 
 func (e *OffsetError) Error() string {
 	if e.Offset >= e.Offsets.Start && e.Offset < e.Offsets.HighWatermark {
-		return fmt.Sprintf("seglog: offset %d is missing: no record in [%d, %d) has it", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
+		return fmt.Sprintf("seglog: offset %d is missing in [%d, %d): a compaction, a control batch or a cut took its record", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 	}
 	return fmt.Sprintf("seglog: offset %d out of range: the readable range is [%d, %d)", e.Offset, e.Offsets.Start, e.Offsets.HighWatermark)
 }

@@ -24,9 +24,12 @@ func (l *Log) Sync() error {
 }
 
 // WaitDurable returns once the record at offset is on stable storage. It starts a flush if necessary, so under any policy
-// those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too. Errors:
-// those of ctx and of Sync.
+// those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too: with Oldest
+// for the first record of the log, with Newest for the next one. Errors: those of ctx and of Sync.
 func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
+	if offset = l.newest(offset); offset == Oldest {
+		offset = l.start.Load()
+	}
 	for {
 		err := l.durableWaiters.wait(ctx, func() (bool, error) {
 			if err := l.writable(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"iter"
+	"math"
 	"time"
 )
 
@@ -14,10 +15,12 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 	if l.closed.Load() {
 		return nil, ErrClosed
 	}
+	sealed := int64(math.MaxInt64) // segments below this base offset are sealed
 	if l.o.ReadOnly {
 		if err := l.refresh(); err != nil {
 			return nil, err
 		}
+		sealed = l.sealedByWriter()
 	}
 	end := l.highWatermark()
 	segs := l.view.Load().segs
@@ -32,6 +35,7 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 			return nil, err
 		}
 		info := l.info(s, next, size)
+		info.Sealed = info.Sealed && s.base < sealed
 		ms, err := l.maxTime(s)
 		switch {
 		case err == errGone:

@@ -162,7 +162,7 @@ func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(f
 		}
 		if stop(f) {
 			if gap {
-				err = w.checkBehind(f)
+				err = w.checkBehind(f, next)
 			}
 			return f, err == nil, err
 		}
@@ -187,7 +187,7 @@ func (w *window) blame(before found, err error) error {
 }
 
 // checkBehind looks at the header behind a batch that leaves out offsets before it.
-func (w *window) checkBehind(f found) error {
+func (w *window) checkBehind(f found, next int64) error {
 	if w.end-f.end() < headerLen {
 		return nil
 	}
@@ -196,7 +196,7 @@ func (w *window) checkBehind(f found) error {
 		return err
 	}
 	if why := batch(p).collides(f.last); why != "" {
-		return &CorruptError{Path: w.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+		return &CorruptError{Path: w.h.path, Pos: f.pos, Offset: next, Reason: why}
 	}
 	return nil
 }

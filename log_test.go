@@ -300,3 +300,33 @@ func TestOffsetForTime(t *testing.T) {
 		require.EqualValues(t, want, got, ms)
 	}
 }
+
+// Newest and Oldest mean for durable waits what they mean for others.
+func TestDurableWaitsTakePositions(t *testing.T) {
+	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
+	waits := map[string]func(context.Context, int64) error{"WaitDurable": l.WaitDurable, "Durable().Wait": l.Durable().Wait}
+	for name, wait := range waits {
+		_, err := l.Append(seglog.Record{Value: []byte("there")})
+		require.NoError(t, err)
+		require.NoError(t, l.DeleteBefore(l.Offsets().End)) // no record is left
+		for _, position := range []int64{seglog.Oldest, seglog.Newest} {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			require.ErrorIs(t, wait(ctx, position), context.Canceled, "%s of %d", name, position)
+			got := make(chan error, 1)
+			go func() { got <- wait(context.Background(), position) }()
+			for done := false; !done; {
+				_, err := l.Append(seglog.Record{Value: []byte("next")})
+				require.NoError(t, err)
+				require.NoError(t, l.Sync())
+				select {
+				case err := <-got:
+					require.NoError(t, err)
+					done = true
+				default:
+				}
+			}
+			require.NoError(t, l.DeleteBefore(l.Offsets().End))
+		}
+	}
+}

@@ -96,7 +96,8 @@ type Options struct {
 	// ReadOnly opens without lock and without a single write, also beside a writer in another process, whose appends,
 	// rolls, deletions and truncations become visible. Default: false.
 	ReadOnly bool
-	// Logger gets what an operator wants to know. Default: nil, silent.
+	// Logger gets what an operator wants to know. Its handler must not call the log's methods, nor append to the log: it may
+	// be called while the log holds its locks, and appends wait for it. Default: nil, silent.
 	Logger *slog.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -134,6 +135,18 @@ func (l *Log) refresh() error {
 		return err
 	}
 	return l.refreshLocked(st)
+}
+
+// sealedByWriter returns the base offset below which the writer has sealed the segments. It fills, trims and flushes a
+// segment for a while after it rolled to the next one. In a directory without a state file, such as one of Kafka's, all
+// segments but the last count as sealed.
+func (l *Log) sealedByWriter() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.follow.promised {
+		return math.MaxInt64
+	}
+	return l.follow.seen.scanBase
 }
 
 // attempt counts the attempts of a reader of a read-only log, whose files may change while it reads.

@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -242,4 +243,40 @@ func TestReadOnlyFollow(t *testing.T) {
 	_, err := f.TransferFrom(there, -1)
 	require.NoError(t, err)
 	requireN(t, f, 0, 300)
+}
+
+// A segment that the writer has rolled and not sealed yet is none that will not change any more.
+func TestReadOnlySegmentsAreSealedByTheWriter(t *testing.T) {
+	dir := t.TempDir()
+	o := &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone}
+	l := open(t, dir, o)
+	early, err := os.ReadFile(filepath.Join(dir, "seglog.state")) // of before any seal
+	require.NoError(t, err)
+	for range 300 {
+		_, err := l.Append(seglog.Record{Value: make([]byte, 100)})
+		require.NoError(t, err)
+	}
+	want, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(want), 5)
+	require.NoError(t, l.Close())
+
+	r := open(t, dir, &seglog.Options{ReadOnly: true})
+	got, err := r.Segments()
+	require.NoError(t, err)
+	require.Len(t, got, len(want))
+	for i, s := range got {
+		require.Equal(t, i < len(got)-1, s.Sealed, "segment %d of a closed log", s.Base)
+	}
+	require.NoError(t, r.Close())
+
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "seglog.state"), early, 0o644))
+	r = open(t, dir, &seglog.Options{ReadOnly: true})
+	got, err = r.Segments()
+	require.NoError(t, err)
+	require.Len(t, got, len(want))
+	for _, s := range got {
+		require.False(t, s.Sealed, "segment %d of a log whose writer has sealed none", s.Base)
+	}
+	require.NoError(t, r.Close())
 }

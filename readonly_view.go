@@ -256,13 +256,19 @@ func (l *Log) extendLast(st state) error {
 		if ro.promised && st.policy == FlushSync && c.next >= st.recoveryPoint {
 			break
 		}
-		pos := c.pos
+		pos, next := c.pos, c.next
 		b, err := c.scan()
 		if errors.Is(err, ErrOldFormat) {
 			return err
 		}
+		if err == nil && b.last()-s.base > math.MaxInt32 {
+			err = &CorruptError{Path: path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}
+			if !ro.promised {
+				return err
+			}
+		}
 		if err != nil {
-			if !ro.promised || st.cut >= 0 || c.next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || l.exists(c.next) {
+			if !ro.promised || st.cut >= 0 || next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || next > s.base && l.exists(next) {
 				break // the batch is not written yet, or not whole
 			}
 			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
@@ -271,7 +277,7 @@ func (l *Log) extendLast(st state) error {
 				break
 			}
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
-			r := resync{f: ro.f, base: s.base, next: c.next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
+			r := resync{f: ro.f, base: s.base, next: next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
 			r.zeros, _ = lastByte(ro.f, pos, r.size)
 			found, base, e := r.find(pos)
 			if found < 0 && st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size {
@@ -285,9 +291,6 @@ func (l *Log) extendLast(st state) error {
 				c.restart(found, base)
 			}
 			continue
-		}
-		if b.last()-s.base > math.MaxInt32 {
-			return &CorruptError{Path: path, Pos: pos, Offset: s.base + s.stored.load().rel(), Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), s.base)}
 		}
 		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
 		s.maxTime.Store(ro.x.maxTime)

@@ -21,10 +21,12 @@ import (
 //
 // The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
 // with those in the log, and skipped. So if the leader's offsets have a gap right at the follower's End, which causes
-// ErrNotJoined, ask for End-1. Gaps inside the stream are kept. A batch's leader epoch must not be lower than that of the
-// batch before it, unless it is -1, none. A batch that is refused changes nothing. Errors: ErrNotJoined, which names both
-// offsets; a *CorruptError for bytes that are no batch, wrapping io.ErrUnexpectedEOF if they end inside a batch;
-// io.ErrUnexpectedEOF if r ends between two batches before n bytes; ErrTooLarge; those of r; and those of Append.
+// ErrNotJoined, ask for End-1. If that brings nothing new, because a Section ends with its segment, put the follower's own
+// last batch, a Section of End-1, in front of the leader's batches from End on. Gaps inside the stream are kept. A batch's
+// leader epoch must not be lower than that of the batch before it, unless it is -1, none. A batch that is refused changes
+// nothing. Errors: ErrNotJoined, which names both offsets; a *CorruptError for bytes that are no batch, wrapping
+// io.ErrUnexpectedEOF if they end inside a batch; io.ErrUnexpectedEOF if r ends between two batches before n bytes;
+// ErrTooLarge; those of r; and those of Append.
 //
 // Close interrupts a Read of r if r has a method SetReadDeadline, as a net.Conn has; TransferFrom then returns ErrClosed.
 // Any other reader, such as a bufio.Reader around a connection, can't be interrupted: TransferFrom returns once its Read
@@ -327,14 +329,13 @@ func (s *segment) lastEpoch(e *env) (epoch int32, ok bool, err error) {
 
 // compare returns an error unless the log holds the same batch at its offset. l.mu is held.
 func (l *Log) compare(w *window, b batch) (err error) {
-	base := b.base()
-	if base < l.start.Load() {
+	base, segs := b.base(), l.view.Load().segs
+	if b.last() < l.start.Load() || base < segs[0].base { // the start may lie inside the batch
 		return fmt.Errorf("%w: batch has offsets %d to %d, the log starts at %d", ErrNotJoined, base, b.last(), l.start.Load())
 	}
 	if err := l.flushTo(l.lastMoment()); err != nil { // it may be gathered and not in the file yet
 		return err
 	}
-	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(base)]
 	h, err := s.pin(&l.env)
 	if err == errGone {

@@ -17,6 +17,30 @@ import (
 	"github.com/seglog/seglog"
 )
 
+// A batch that DeleteBefore cut into is still here, and a leader that sends it again is told no different.
+func TestTransferFromAcrossTheStart(t *testing.T) {
+	l := open(t, t.TempDir(), nil)
+	stream := append(plainBatch(0, "a", "b", "c"), plainBatch(3, "d", "e", "f")...)
+	_, err := l.TransferFrom(bytes.NewReader(stream), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.DeleteBefore(4))
+	// The offsets of the leader have a gap at 6.
+	behind := plainBatch(10, "g")
+	_, err = l.TransferFrom(bytes.NewReader(append(plainBatch(3, "d", "e", "f"), behind...)), -1)
+	require.NoError(t, err)
+	require.EqualValues(t, 11, l.Offsets().End)
+	for _, other := range [][]byte{plainBatch(3, "d", "e", "x"), plainBatch(2, "c", "d", "e", "f"), plainBatch(0, "a", "b", "c")} {
+		_, err := l.TransferFrom(bytes.NewReader(other), -1)
+		require.ErrorIs(t, err, seglog.ErrNotJoined)
+	}
+	// A log that begins with a segment of its own never had what a batch from below says.
+	require.NoError(t, l.Reset(20))
+	_, err = l.TransferFrom(bytes.NewReader(plainBatch(20, "a", "b")), -1)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(plainBatch(19, "x", "a")), -1)
+	require.ErrorIs(t, err, seglog.ErrNotJoined)
+}
+
 // An emptied log keeps its start: what its leader has below is not what comes next.
 func TestTransferFromKeepsStart(t *testing.T) {
 	dir := t.TempDir()

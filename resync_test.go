@@ -252,29 +252,106 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	}
 }
 
-// A read-only log beside a writer goes past damage to what is durable as well.
+// A read-only log goes past damage to what is durable as well, beside a writer and without one, wherever it lies in the
+// last segment.
 func TestReadOnlyPastDamage(t *testing.T) {
-	dir := t.TempDir()
-	w, err := Open(dir, nil)
-	require.NoError(t, err)
-	defer w.Close()
-	for range 20 {
-		_, err := w.Append(Record{Value: []byte("value")})
-		require.NoError(t, err)
+	const n = 20
+	for _, spoilt := range []int64{0, 1, 7, n - 1} {
+		for _, closed := range []bool{false, true} {
+			what := fmt.Sprintf("batch %d, writer closed: %v", spoilt, closed)
+			dir := t.TempDir()
+			w, err := Open(dir, nil)
+			require.NoError(t, err)
+			defer w.Close()
+			for range n {
+				_, err := w.Append(Record{Value: []byte("value")})
+				require.NoError(t, err)
+			}
+			s, err := w.Section(spoilt, 1)
+			require.NoError(t, err)
+			f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
+			require.NoError(t, err)
+			require.NoError(t, f.Close())
+			require.NoError(t, s.Close())
+			require.NoError(t, w.Sync())
+			if closed {
+				require.NoError(t, w.Close())
+			}
+			r, err := Open(dir, &Options{ReadOnly: true})
+			require.NoError(t, err)
+			defer r.Close()
+			require.EqualValues(t, n, r.Offsets().End, what)
+			got, damages := readPast(t, what, r)
+			require.Len(t, got, n-1, what)
+			require.Equal(t, 1, damages, what)
+		}
 	}
-	s, err := w.Section(7, 1)
-	require.NoError(t, err)
-	f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{7}, s.pos+atMagic)
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
-	require.NoError(t, s.Close())
-	require.NoError(t, w.Sync())
-	r, err := Open(dir, &Options{ReadOnly: true})
-	require.NoError(t, err)
-	defer r.Close()
-	got, damages := readPast(t, "", r)
-	require.Len(t, got, 19)
-	require.Equal(t, 1, damages)
+}
+
+// An offset far beyond a segment costs a read-only log the batch that has it, and not all of the log.
+func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
+	const n = 10
+	for _, spoilt := range []int64{0, 4, n - 1} {
+		dir := t.TempDir()
+		w, err := Open(dir, nil)
+		require.NoError(t, err)
+		var stream []byte
+		for i := range int64(n) {
+			stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("value")}}, 2*i)...)
+		}
+		_, err = w.TransferFrom(bytes.NewReader(stream), -1)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[spoilt*int64(len(b))/n+1] ^= 8 // of the base offset
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		r, err := Open(dir, &Options{ReadOnly: true})
+		require.NoError(t, err, "batch %d", spoilt)
+		require.EqualValues(t, 2*n-1, r.Offsets().End)
+		got, damages := readPast(t, fmt.Sprintf("batch %d", spoilt), r)
+		require.Len(t, got, n-1)
+		require.Equal(t, 1, damages)
+		require.NoError(t, r.Close())
+	}
+}
+
+// A base offset that grew, in a log that has gaps, costs the batch that has it, and none of those whose offsets it passed.
+func TestResyncBehindABaseThatGrew(t *testing.T) {
+	const n, spoilt = 30, 5
+	for _, grown := range []byte{1, 2, 4, 8, 16, 32} {
+		dir := t.TempDir()
+		w, err := Open(dir, nil)
+		require.NoError(t, err)
+		var stream []byte
+		offset := func(i int64) int64 { return i + 100*(i/15) }
+		for i := range int64(n) {
+			stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("value")}}, offset(i))...)
+		}
+		_, err = w.TransferFrom(bytes.NewReader(stream), -1)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[spoilt*len(b)/n+7] += grown
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		for _, readOnly := range []bool{false, true} {
+			l, err := Open(dir, &Options{ReadOnly: readOnly})
+			require.NoError(t, err)
+			got, damages := readPast(t, fmt.Sprintf("grown by %d", grown), l)
+			require.Len(t, got, n-1, "grown by %d", grown)
+			require.Equal(t, 1, damages)
+			for i := range int64(n) {
+				if i != spoilt {
+					_, err := l.Read(offset(i))
+					require.NoError(t, err, "grown by %d, offset %d", grown, offset(i))
+				}
+			}
+			require.NoError(t, l.Close())
+		}
+	}
 }

@@ -170,6 +170,7 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 	if indexed && ok && f.pos > 0 {
 		t.damage = nil // all times before an entry are earlier than its own
 	}
+	passed := int64(-1) // the offset behind the damage that was passed last
 	for ok || err != nil {
 		var at int64
 		if err == nil {
@@ -183,11 +184,11 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 			if !damaged {
 				return 0, false, err
 			}
-			if next <= from || next >= s.base+limit.rel() {
+			if next <= max(from, passed) || next >= s.base+limit.rel() {
 				break // it is not known where good batches go on, or none follows in the segment
 			}
-			from = next
-			f, ok, err = s.locate(&l.env, r.h, &r.w, from, limit)
+			from, passed = next, next
+			f, ok, err = s.locateWhole(&l.env, r.h, &r.w, from, limit) // the damaged batch may claim that offset too
 			continue
 		}
 		t.damage = nil // this batch is earlier, so the record lies behind it

@@ -1,7 +1,10 @@
 package seglog_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"testing"
 	"time"
@@ -123,6 +126,53 @@ func TestOffsetForTimeBesideDamage(t *testing.T) {
 				require.EqualValues(t, n, got)
 				require.NoError(t, l.Close())
 			})
+		}
+	}
+}
+
+// A damaged batch that claims the offsets of those behind it is passed over once, and the search goes on behind it.
+func TestOffsetForTimePassesABatchThatClaimsMore(t *testing.T) {
+	const n, spoilt = 20, 7
+	for _, gap := range []int64{0, 5} {
+		for last := int64(1); last < n+2; last++ {
+			dir := t.TempDir()
+			l := open(t, dir, nil)
+			offsets := make([]int64, n)
+			var stream bytes.Buffer
+			for i := range int64(n) {
+				if offsets[i] = i; i > spoilt+2 {
+					offsets[i] += gap
+				}
+				b := plainBatch(offsets[i], "value")
+				binary.BigEndian.PutUint64(b[27:], uint64(second(int(i)).UnixMilli()))
+				binary.BigEndian.PutUint64(b[35:], uint64(second(int(i)).UnixMilli()))
+				binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
+				stream.Write(b)
+			}
+			_, err := l.TransferFrom(&stream, -1)
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+			pos := 0
+			for _, b := range storedBatches(t, dir)[:spoilt] {
+				pos += len(b.bytes)
+			}
+			spoil(t, files(t, dir, "*.log")[0], func(b []byte) []byte {
+				b[pos+26] = byte(last) // of lastOffsetDelta
+				return b
+			})
+			l = open(t, dir, &seglog.Options{ReadOnly: true})
+			for i := range n {
+				got, err := l.OffsetForTime(second(i))
+				if i < spoilt || i > spoilt+1 {
+					require.NoError(t, err, "record %d", i)
+					require.Equal(t, offsets[i], got)
+					continue
+				}
+				var c *seglog.CorruptError
+				require.ErrorAs(t, err, &c, "record %d", i)
+				require.Equal(t, offsets[spoilt+1], c.NextOffset)
+			}
+			require.NoError(t, l.Close())
 		}
 	}
 }

@@ -225,7 +225,7 @@ func (o osFS) syncDir(dir string) error {
 }
 
 // errReplaced: the name of an open file leads to another file, or to none.
-var errReplaced = errors.New("it was replaced or removed")
+var errReplaced = errors.New("it was moved, replaced or removed")
 
 // sameFile returns errReplaced if the name of an open file no longer leads to it, and another error if that can't be known.
 func sameFile(f *os.File) error {

@@ -13,10 +13,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -114,6 +116,7 @@ type follower struct {
 	log      *seglog.Log
 	once     bool
 	reset    bool
+	last     bool          // the last answer was the last batch here, and nothing behind it
 	patience time.Duration // how long the leader may say nothing
 	live     *live
 	shown    time.Time // when the live line was printed last
@@ -135,6 +138,7 @@ func (f *follower) follow(ctx context.Context, from string) error {
 	// which shows a leader with another history, and joins one whose offsets have a gap at the end of the copy.
 	o := f.log.Offsets()
 	empty := 0 // answers without batches for which the leader says that there are some
+	f.last = false
 	for ask := max(o.Start, o.End-1); ; ask = f.log.Offsets().End {
 		a, err := f.request(conn, ask)
 		if err != nil {
@@ -147,7 +151,9 @@ func (f *follower) follow(ctx context.Context, from string) error {
 		if a.length < 0 {
 			continue
 		}
-		if now := f.log.Offsets().End; now > end || a.end <= now {
+		now := f.log.Offsets().End
+		f.last = a.length > 0 && now == end && ask < end
+		if now > end || a.end <= now {
 			empty = 0
 		} else if empty++; empty == 3 { // once or twice it may have come just after the answer
 			return fmt.Errorf("%w: its log ends at %d, and it sends nothing from %d on", errLies, a.end, ask)
@@ -159,12 +165,41 @@ func (f *follower) follow(ctx context.Context, from string) error {
 	}
 }
 
+// store stores n bytes of batches that come from conn. The leader sends what one of its segments has. If that was just now
+// the last batch here, and no more, its next one may begin behind a gap, which only a stream that holds both can show: the
+// batch is put in front again, from the copy.
+func (f *follower) store(conn net.Conn, n, end int64) error {
+	if !f.last {
+		_, err := f.log.TransferFrom(conn, n)
+		return err
+	}
+	s, err := f.log.Section(end-1, 1)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var b bytes.Buffer
+	if _, err := s.WriteTo(&b); err != nil {
+		return err
+	}
+	_, err = f.log.TransferFrom(behindLast{io.MultiReader(&b, conn), conn}, s.Len()+n)
+	return err
+}
+
+// behindLast is a connection behind the last batch, whose reads Close can interrupt.
+type behindLast struct {
+	io.Reader
+	conn net.Conn
+}
+
+func (r behindLast) SetReadDeadline(at time.Time) error { return r.conn.SetReadDeadline(at) }
+
 // take does what an answer is for.
 func (f *follower) take(conn net.Conn, a answer, ask int64) error {
 	o := f.log.Offsets()
 	switch {
 	case a.length > 0:
-		_, err := f.log.TransferFrom(conn, a.length)
+		err := f.store(conn, a.length, o.End)
 		if errors.Is(err, seglog.ErrNotJoined) && ask < o.End {
 			err = fmt.Errorf("%w: %w", errDiverged, err)
 		}

@@ -200,3 +200,44 @@ func TestGoesOn(t *testing.T) {
 	defer l.Close()
 	require.Equal(t, []string{"0a", "1b", "2c"}, values(t, l))
 }
+
+// A leader answers with what one of its segments has. Where its offsets have a gap between two of them, no answer holds both
+// sides of it.
+func TestGapBetweenSegments(t *testing.T) {
+	below, above := newLog(t, 0, "a", "b"), newLog(t, 10, "c", "d")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			for {
+				var b [16]byte
+				if _, err := io.ReadFull(c, b[:]); err != nil {
+					break
+				}
+				offset, segment := int64(binary.BigEndian.Uint64(b[:])), below
+				if offset >= 2 {
+					offset, segment = max(offset, 10), above
+				}
+				answer := batches(t, segment, offset)
+				if _, err := c.Write(reply(int64(len(answer)), 12, answer)); err != nil {
+					break
+				}
+			}
+			c.Close()
+		}
+	}()
+	dir := t.TempDir()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, mirror(ctx, listener.Addr().String(), dir, true, false))
+	require.NoError(t, ctx.Err())
+	l, err := seglog.Open(dir, &seglog.Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer l.Close()
+	require.Equal(t, []string{"0a", "1b", "10c", "11d"}, values(t, l))
+}
