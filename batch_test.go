@@ -183,6 +183,9 @@ func TestMalformedRecords(t *testing.T) {
 
 // A small batch can't take all memory.
 func TestInflationIsBounded(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	if testing.Short() || underRace {
 		t.Skip("inflates 256 MiB")
 	}
@@ -239,6 +242,9 @@ func TestTruncateInsideBatch(t *testing.T) {
 
 // What TruncateTo leaves of a compressed batch is no larger than the batch was: its followers accept it.
 func TestTruncateInsideBatchCompresses(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	const n, size = 20, 1 << 20
 	var body []byte
 	for i := range n {

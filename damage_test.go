@@ -24,6 +24,9 @@ func sparse() int {
 
 // TestDamageEveryByte flips every bit of every byte in turn, and zeroes it.
 func TestDamageEveryByte(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 5))
 		for _, name := range d.w.sorted() {
@@ -71,6 +74,9 @@ func (d *damaged) batchAt(name string, pos int) int {
 
 // TestDamageEveryLength cuts every file at every length.
 func TestDamageEveryLength(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 6))
 		for _, name := range d.w.sorted() {

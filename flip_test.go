@@ -17,6 +17,9 @@ import (
 // gets on, and has every record of the other batches; so has one who asks for each by its offset, and a section from there
 // begins with it.
 func TestDamageCostsItsBatchAlone(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	const perBatch = 3
 	sound := t.TempDir()
 	l := open(t, sound, &seglog.Options{SegmentBytes: 4096})

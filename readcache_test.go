@@ -230,6 +230,9 @@ func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 // Each bit of a batch is flipped after it was checked. Within the minute a Read gives the record that was asked for,
 // perhaps with a wrong content, or an error. CheckEveryRead notices at once, and a check after the minute does.
 func TestFlipsInACheckedBatch(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	for _, step := range []int64{1, 3} {
 		withReadCache(t, defaultReadCacheBytes)
 		dir := t.TempDir()

@@ -93,6 +93,9 @@ func TestOpenCaseJ(t *testing.T) {
 // Nothing is promised without a good seglog.state, so good batches behind bad bytes are as good as those before them: Open
 // refuses, and what a crash tears, with nothing good behind it, is cut and kept.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	stateless := func(t *testing.T) (dir, path string, last []stored) {
 		dir = killedLog(t, 100, 200)
 		require.NoError(t, os.Remove(filepath.Join(dir, "seglog.state")))

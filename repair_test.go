@@ -125,6 +125,9 @@ func TestRepairSound(t *testing.T) {
 
 // Whichever byte is bad, only the batch around it is lost, or that and what follows.
 func TestRepairEveryByte(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		for _, name := range d.w.sorted() {
 			if filepath.Ext(name) != logSuffix {
@@ -148,6 +151,9 @@ func TestRepairEveryByte(t *testing.T) {
 }
 
 func TestRepairEveryLength(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		for _, name := range d.w.sorted() {
 			if filepath.Ext(name) != logSuffix {
@@ -237,6 +243,9 @@ func TestRepairForeignSegment(t *testing.T) {
 
 // A batch in the value of a record is no batch of the log.
 func TestRepairBatchInValue(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	s := newSimFS(newSimWorld(), true)
 	opts := &Options{Flush: FlushNone}
 	l, err := openFS(s, simDir, opts)
@@ -300,6 +309,9 @@ const repairCuts = 3
 
 // Repair is killed, by an error or by a power cut, at each of its operations; a second run comes to the same end.
 func TestRepairInterrupted(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		spoiled := d.spoilMany()
 		for _, keep := range []bool{false, true} {
@@ -406,6 +418,9 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 
 // A full disk and a disk that can't be read are no reason to change anything.
 func TestRepairFails(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	d := newDamaged(t, true)
 	spoiled := d.spoilMany()
 	for _, in := range injections {

@@ -63,6 +63,9 @@ func embedded(from int64) []byte {
 // One flipped bit in a header costs one batch, wherever it lies, also where values hold batches: Repair keeps all others
 // and invents none.
 func TestResyncBehindFlippedHeader(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	values := map[string]func(i int) []byte{
 		"plain":   func(i int) []byte { return []byte{byte(i), 1, 2, 3} },
 		"batches": func(i int) []byte { return embedded(int64(i + 1)) },
@@ -147,6 +150,9 @@ func TestResyncIsLinear(t *testing.T) {
 
 // Damage at every turn takes time in proportion too.
 func TestResyncOfManyIsLinear(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	const n = 20_000
 	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
 		for i := 1; i < n; i += 2 {
@@ -190,6 +196,9 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 // A damaged header costs its batch: a log that was closed opens, whatever entry of the index leads to it; Read, Records,
 // Section and Batches serve what lies before and behind, and the error says where it goes on.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	const n = 36
 	for name, valueOf := range map[string]func(i int) []byte{
 		"plain":   func(i int) []byte { return bytes.Repeat([]byte{byte(i)}, 100) },

@@ -65,6 +65,9 @@ func TestStateRoundTrip(t *testing.T) {
 
 // A byte that changes takes one slot with it, never both, and is never believed.
 func TestStateEveryByte(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	rng := rand.New(rand.NewPCG(2, 2))
 	s, path := newStateFile(t)
 	older, newer := randomState(rng), randomState(rng)

@@ -36,6 +36,9 @@ func second(i int) time.Time {
 
 // Damage costs OffsetForTime the times that may lie in it, and no others, wherever it is.
 func TestOffsetForTimeBesideDamage(t *testing.T) {
+	if underRace {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	const n = 250
 	sound, all := timedLog(t, n)
 	segments := files(t, sound, "*.log")

@@ -92,6 +92,9 @@ func TestVerifySound(t *testing.T) {
 
 // Whatever is done to one byte, Verify calls it an error exactly if opening and reading the log does.
 func TestVerifyEveryByte(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
 		for _, name := range d.w.sorted() {
@@ -119,6 +122,9 @@ func TestVerifyEveryByte(t *testing.T) {
 }
 
 func TestVerifyEveryLength(t *testing.T) {
+	if raceEnabled {
+		t.Skip("one goroutine: the race detector only makes it slow")
+	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
 		for _, name := range d.w.sorted() {
