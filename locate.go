@@ -327,7 +327,9 @@ func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
 	})
 	pos, base := int64(-1), int64(0)
 	if err == nil {
-		pos, base, err = r.find(damage.Pos)
+		if pos, base, err = r.find(damage.Pos); err == nil && pos >= 0 {
+			pos, base, err = r.before(damage.Pos, pos, base)
+		}
 	}
 	switch {
 	case err != nil:

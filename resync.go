@@ -87,6 +87,54 @@ func (r *resync) confirmed(pos int64) (int64, int64, error) {
 	return pos, batch(h[:]).base(), err
 }
 
+// maxBefore bounds the bytes that before searches, so that a walk past many damages costs each of them that much at most.
+const maxBefore = 16 << 20
+
+// before returns the position and base offset of the first good batch between the damage at pos and the batch at until,
+// whose base offset is base and to which find led. If there is none, it returns until and base. A second damage cuts such a
+// batch off from any position where a batch is known to begin, so find passes it over. It counts if headers lead from it
+// to exactly until, over damaged batches too, and all offsets on the way are among those that would be lost otherwise.
+//
+// That is as safe as the rule for good batches that lead to a known position. Batches in the value of a record are followed
+// by other bytes of the record or, where the second damage cuts the value, by a header that leads to a position inside the
+// record, and never to the beginning of a batch of the log. For the same reason two joined batches do not count here by
+// themselves, as they do where no position is known, nor if the second damage destroyed a header.
+func (r *resync) before(pos, until, base int64) (int64, int64, error) {
+	if until-pos > maxBefore {
+		return until, base, nil
+	}
+	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1, budget: resyncBudget * (until - pos)}
+	for {
+		at, first, err := lost.find(pos)
+		if err != nil || at < 0 {
+			return until, base, err
+		}
+		last, good := first-1, true
+		for to := at; ; {
+			if to == until {
+				return at, first, nil
+			}
+			var h [headerLen]byte
+			n, err := readUpTo(r.f, h[:], to, until)
+			if err != nil {
+				return until, base, err
+			}
+			if n < headerLen || !lost.plausible(h[:], to) || batch(h[:]).base() <= last {
+				break
+			}
+			if good {
+				if good, err = lost.good(to); err != nil {
+					return until, base, err
+				}
+			}
+			last = batch(h[:]).last()
+			if to += batch(h[:]).size(); good {
+				pos = to // the next search begins there
+			}
+		}
+	}
+}
+
 // byLength returns the end of the batch with header h at pos, if only one bit of its length is wrong, and otherwise -1.
 func (r *resync) byLength(pos int64, h []byte) (int64, error) {
 	var ends []int64

@@ -364,3 +364,77 @@ func TestResyncBehindABaseThatGrew(t *testing.T) {
 		}
 	}
 }
+
+// Two damages, the first of which covers the border of two batches, cost what they cover: the batches between them are
+// read, in a dense log and in one with gaps. Batches in the value of a damaged record are none of the log.
+func TestResyncBetweenTwoDamages(t *testing.T) {
+	const n, first = 40, 6
+	for _, gap := range []int64{0, 1, 30} {
+		for _, between := range []int{1, 2, 5} {
+			for _, covers := range []int{1, 2, 3} { // batches of the second damage, whose headers are whole
+				for _, filled := range []bool{false, true} { // values are batches
+					what := fmt.Sprintf("gap %d, %d between, second covers %d, values are batches: %v", gap, between, covers, filled)
+					second := first + 2 + between
+					bad := func(i int) bool { return i == first || i == first+1 || i >= second && i < second+covers }
+					offset := func(i int) int64 {
+						if i >= 10 {
+							return int64(i) + gap
+						}
+						return int64(i)
+					}
+					dir := t.TempDir()
+					w, err := Open(dir, &Options{Flush: FlushNone})
+					require.NoError(t, err)
+					var stream []byte
+					var at []int
+					for i := range n {
+						value := bytes.Repeat([]byte{byte('a' + i)}, 120)
+						if filled {
+							value = embedded(offset(i))
+						}
+						at = append(at, len(stream))
+						stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1), Value: value}}, offset(i))...)
+					}
+					_, err = w.TransferFrom(bytes.NewReader(stream), -1)
+					require.NoError(t, err)
+					require.NoError(t, w.Close())
+					path := filepath.Join(dir, fileName(0, logSuffix))
+					b, err := os.ReadFile(path)
+					require.NoError(t, err)
+					middle := func(i int) int { return (at[i] + at[i+1]) / 2 }
+					clear(b[middle(first):middle(first+1)])
+					for i := second; i < second+covers; i++ {
+						clear(b[middle(i) : middle(i)+20])
+					}
+					require.NoError(t, os.WriteFile(path, b, 0o644))
+					var want []int64
+					for i := range n {
+						if !bad(i) {
+							want = append(want, offset(i))
+						}
+					}
+					for _, readOnly := range []bool{false, true} {
+						if readOnly && filled {
+							continue // its view knows no position behind the damage, and takes joined batches of a value
+						}
+						l, err := Open(dir, &Options{ReadOnly: readOnly})
+						require.NoError(t, err, what)
+						got, damages := readPast(t, what, l)
+						require.Equal(t, want, got, what)
+						require.Equal(t, 2, damages, what)
+						for i := range n {
+							r, err := l.Read(offset(i))
+							if bad(i) {
+								require.ErrorIs(t, err, ErrCorrupt, what)
+								continue
+							}
+							require.NoError(t, err, "%s: offset %d", what, offset(i))
+							require.Equal(t, offset(i), r.Offset)
+						}
+						require.NoError(t, l.Close())
+					}
+				}
+			}
+		}
+	}
+}
