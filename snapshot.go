@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Snapshot makes a copy of the log in dir, which must be empty or absent: the log as it is now, up to the high watermark.
@@ -33,7 +34,8 @@ func (l *Log) Snapshot(dir string) error {
 	return err
 }
 
-// snapshotTries bounds the attempts of a snapshot. Each cut of the log meanwhile costs one.
+// snapshotTries bounds the attempts of a snapshot, each of which a cut of the log may end. One of a log that another process
+// writes, which can't be made to wait, goes on for maxCutWait at least.
 const snapshotTries = 8
 
 func (l *Log) snapshot(dir string) (err error) {
@@ -46,10 +48,14 @@ func (l *Log) snapshot(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.release(err != nil)) }()
+	began := time.Now()
 	for try := 1; ; try++ {
-		err = s.try(try)
-		if !errors.Is(err, errGone) || try == snapshotTries {
+		last := try >= snapshotTries && (!l.o.ReadOnly || time.Since(began) > maxCutWait)
+		if err = s.try(last); !errors.Is(err, errGone) {
 			return err
+		}
+		if last {
+			return fmt.Errorf("%w: it is cut faster than it can be copied", ErrBusy)
 		}
 		if err = s.clear(); err != nil {
 			return err
@@ -57,9 +63,8 @@ func (l *Log) snapshot(dir string) (err error) {
 	}
 }
 
-// try makes attempt n. The last one makes the log's writer wait, so that it succeeds. A writer in another process can't be
-// made to wait.
-func (s *snapshot) try(n int) error {
+// try makes an attempt. The last one makes the log's writer wait, so that it succeeds, unless that is in another process.
+func (s *snapshot) try(last bool) error {
 	l := s.l
 	if l.o.ReadOnly {
 		if err := l.refresh(); err != nil {
@@ -74,16 +79,13 @@ func (s *snapshot) try(n int) error {
 	if err == nil && l.claimed() > l.end.Load() {
 		err = errGone
 	}
-	if err == nil && n == snapshotTries && !l.o.ReadOnly {
+	if err == nil && last && !l.o.ReadOnly {
 		defer l.mu.Unlock()
 		return s.copy()
 	}
 	l.mu.Unlock()
 	if err == nil {
 		err = s.copy()
-	}
-	if errors.Is(err, errGone) && n == snapshotTries {
-		return fmt.Errorf("%w: it is cut faster than it can be copied", ErrBusy)
 	}
 	return err
 }
