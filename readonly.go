@@ -182,6 +182,7 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 	l.follow.opened, l.follow.listed = time.Time{}, time.Time{}
 	st, e := l.readWriterState()
 	if e != nil {
+		*err = notLookedAt(e, *err)
 		return false
 	}
 	// Another reader may have brought the view up to date before.
@@ -195,7 +196,17 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 	case st.cut >= 0:
 		pauseForCut(a.began)
 	}
-	return l.refreshLocked(st) == nil
+	if e := l.refreshLocked(st); e != nil {
+		*err = notLookedAt(e, *err)
+		return false
+	}
+	return true
+}
+
+// notLookedAt is the error of a reader who can't find out whether the writer explains what it met, such as a segment that is
+// missing since it was deleted.
+func notLookedAt(err, met error) error {
+	return fmt.Errorf("%w, after: %v", err, met)
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 )
@@ -21,7 +22,13 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	}
 	w.copies++
 	c := &histCall{kind: histCopy, name: fmt.Sprint(simCopies, w.copies), policy: w.opts.Flush}
-	w.note(fmt.Sprintf("begin %s: snapshot to %s", by, c.name), func(h *history) { h.begin(c); c.asked = min(asked, c.begin) })
+	w.note(fmt.Sprintf("begin %s: snapshot to %s", by, c.name), func(h *history) {
+		h.begin(c)
+		c.asked, c.noted = min(asked, c.begin), math.MaxInt64
+		if l.o.ReadOnly && w.opts.Flush == FlushSync {
+			c.noted = w.sim.w.notedPoint()
+		}
+	})
 	err := l.Snapshot(c.name)
 	w.note(fmt.Sprintf("end %s: snapshot to %s, %v", by, c.name, err), func(h *history) { c.err = err; h.finish(c) })
 	w.fine("snapshot", err, ErrBusy)
@@ -101,6 +108,9 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 			continue
 		}
 		for i := range a.recs {
+			if a.offset+int64(i) >= c.noted {
+				continue // a keeper or flusher that was stopped had not come to it
+			}
 			if err := v.lost(got, calls, &a.recs[i], a.offset+int64(i), a.begin); err != nil {
 				return err
 			}
@@ -127,4 +137,18 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 		}
 	}
 	return nil
+}
+
+// notedPoint returns the recovery point in the state file.
+func (w *simWorld) notedPoint() int64 {
+	if _, ok := w.names[stateName]; !ok {
+		return 0
+	}
+	var best state
+	for at, b := 0, w.get(stateName); at < 2*stateSlotGap && at < len(b); at += stateSlotGap {
+		if s := (state{}); s.decode(b[at:min(at+stateLen, len(b))]) && s.seq >= best.seq {
+			best = s
+		}
+	}
+	return best.recoveryPoint
 }

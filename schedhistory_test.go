@@ -62,7 +62,8 @@ type histCall struct {
 	offset     int64     // of the first record; of a cut, a deletion or a mark
 	reset      bool
 	name       string
-	asked      int // of a copy: removals and acknowledgments before this event count, even if the reader had not seen them
+	noted      int64 // of a copy by another process: it need not have what lies above, which the writer had not noted yet
+	asked      int   // of a copy: removals and acknowledgments before this event count, even if the reader had not seen them
 	policy     FlushPolicy
 	got        *content // histOpened
 	err        error
