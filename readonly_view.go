@@ -279,9 +279,16 @@ func (l *Log) extendLast(st state) error {
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
 			r := resync{f: ro.f, base: s.base, next: next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
 			r.zeros, _ = lastByte(ro.f, pos, r.size)
+			flushed := st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size
+			if flushed { // the flushed batches end there; without a bound, batches in a value count as soon as two join
+				r.bound, r.end = st.scanPos, st.scanOffset
+			}
 			found, base, e := r.find(pos)
-			if found < 0 && st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size {
-				found, base = st.scanPos, st.scanOffset // where the flushed batches end
+			switch {
+			case found < 0 && flushed:
+				found, base = st.scanPos, st.scanOffset
+			case found >= 0 && e == nil && flushed:
+				found, base, e = r.before(pos, found, base)
 			}
 			if e != nil || found < 0 {
 				return errors.Join(err, e)

@@ -414,9 +414,6 @@ func TestResyncBetweenTwoDamages(t *testing.T) {
 						}
 					}
 					for _, readOnly := range []bool{false, true} {
-						if readOnly && filled {
-							continue // its view knows no position behind the damage, and takes joined batches of a value
-						}
 						l, err := Open(dir, &Options{ReadOnly: readOnly})
 						require.NoError(t, err, what)
 						got, damages := readPast(t, what, l)
