@@ -277,19 +277,7 @@ func (l *Log) extendLast(st state) error {
 				break
 			}
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
-			r := resync{f: ro.f, base: s.base, next: next, end: -1, size: min(size, maxSegmentBytes), bound: -1, budget: resyncBudget * size}
-			r.zeros, _ = lastByte(ro.f, pos, r.size)
-			flushed := st.scanBase == s.base && st.scanPos > pos && st.scanPos <= r.size
-			if flushed { // the flushed batches end there; without a bound, batches in a value count as soon as two join
-				r.bound, r.end = st.scanPos, st.scanOffset
-			}
-			found, base, e := r.find(pos)
-			switch {
-			case found < 0 && flushed:
-				found, base = st.scanPos, st.scanOffset
-			case found >= 0 && e == nil && flushed:
-				found, base, e = r.before(pos, found, base)
-			}
+			found, base, e := l.passDamage(st, s.base, next, pos, min(size, maxSegmentBytes))
 			if e != nil || found < 0 {
 				return errors.Join(err, e)
 			}
@@ -312,6 +300,26 @@ func (l *Log) extendLast(st state) error {
 	}
 	l.durable.Store(max(l.start.Load(), min(st.recoveryPoint, l.end.Load())))
 	return nil
+}
+
+// passDamage returns the position and base offset of the next good batch behind damage at pos of the last segment, of which
+// size bytes may hold batches; found is -1 if there is none. The state tells where the flushed batches of the segment end,
+// if it is not older than the segment: without a bound, batches in the value of a record count as soon as two of them join.
+func (l *Log) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
+	r := resync{f: l.follow.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	r.zeros, _ = lastByte(l.follow.f, pos, size)
+	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
+	if flushed {
+		r.bound, r.end = st.scanPos, st.scanOffset
+	}
+	found, base, err = r.find(pos)
+	switch {
+	case found < 0 && flushed:
+		return st.scanPos, st.scanOffset, err
+	case found >= 0 && err == nil && flushed:
+		return r.before(pos, found, base)
+	}
+	return found, base, err
 }
 
 // endsInGap reports whether the segment holds only the zeros of its reserved blocks from pos on, and another one follows.
