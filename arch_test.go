@@ -30,9 +30,9 @@ var layers = [][]string{
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
 	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
-	{"scan.go", "resync.go", "index.go"},                       // 2: many batches
+	{"scan.go", "resync.go", "resync_pass.go", "index.go"},     // 2: many batches
 	{ // 3: the files of a log, one by one
-		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "stats.go",
+		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "statefile.go", "stats.go",
 	},
 	{ // 4: the log
 		"log.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go",

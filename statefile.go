@@ -1,0 +1,250 @@
+package seglog
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"sync/atomic"
+)
+
+// stateFile keeps seglog.state.
+type stateFile struct {
+	f  file
+	mu mutex
+	// Guarded by mu:
+	cur   state
+	dirty bool // written since the last flush
+	buf   [stateLen]byte
+	// missed is a note that met somebody else who held mu. Whoever holds mu writes it afterwards: a reader in another process
+	// sees durable records only once they are noted, and the next flush may be hours away.
+	missed atomic.Pointer[flushedNote]
+}
+
+// flushedNote says that everything below durable is flushed, and the segment at base up to m.
+type flushedNote struct {
+	durable, base int64
+	m             mark
+}
+
+// unlock ends what s.mu.Lock began.
+func (s *stateFile) unlock() {
+	s.mu.Unlock()
+	s.catchUp()
+}
+
+// catchUp writes a note that was missed, unless somebody holds mu, who will.
+func (s *stateFile) catchUp() {
+	for s.missed.Load() != nil && s.mu.TryLock() {
+		if n := s.missed.Swap(nil); n != nil {
+			_ = s.put(s.cur.flushed(*n)) // a failure only makes the next recovery check more
+		}
+		s.mu.Unlock()
+	}
+}
+
+// flushed returns the state with a note of what was flushed.
+func (s state) flushed(n flushedNote) state {
+	s.recoveryPoint = max(s.recoveryPoint, n.durable)
+	if s.scanBase == n.base && n.m.pos() > s.scanPos {
+		s.scanFrom(n.base, n.m)
+	}
+	return s
+}
+
+// openState opens the state file for writing and locks it: should somebody remove the file LOCK, a second writer is still
+// kept out.
+func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
+	f, err := fsys.open(path, openWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = fsys.open(path, openCreate)
+	}
+	if err == nil {
+		if err = f.lock(); err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &stateFile{f: f, cur: cur}, nil
+}
+
+func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
+
+// renew replaces the file, whose pages a failed flush may have spoilt, by a new one with the same contents.
+func (s *stateFile) renew(e *env) error {
+	s.mu.Lock()
+	defer s.unlock()
+	tmp := filepath.Join(e.dir, stateTemp)
+	f, err := e.create(tmp)
+	if err != nil {
+		return err
+	}
+	old, cur := s.f, s.cur
+	size, err := old.size()
+	if err == nil && size > restPos {
+		err = copyRange(f, restPos, old, restPos, size-restPos)
+	}
+	if err == nil {
+		err = f.lock()
+	}
+	s.f = f
+	for range 2 {
+		if err == nil {
+			err = s.put(s.cur)
+		}
+	}
+	if err == nil {
+		err = f.flush()
+	}
+	if err == nil {
+		err = e.fs.rename(tmp, filepath.Join(e.dir, stateName))
+	}
+	if err != nil {
+		s.f, s.cur = old, cur
+		return errors.Join(err, f.Close(), e.fs.remove(tmp))
+	}
+	s.dirty = false
+	return errors.Join(old.unlock(), old.Close(), e.syncDir())
+}
+
+// stage makes a change that only the next write takes to the file. It is for changes that may be lost, such as a higher
+// recovery point, where the caller holds a lock that appends wait for.
+func (s *stateFile) stage(change func(*state)) {
+	s.mu.Lock()
+	defer s.unlock()
+	change(&s.cur)
+}
+
+// note writes what was staged to one slot, without a flush.
+func (s *stateFile) note() error {
+	s.mu.Lock()
+	defer s.unlock()
+	return s.put(s.cur)
+}
+
+// noteFlushed notes that everything below durable is flushed, and the segment at base up to m. Only the owner of
+// Log.flushes calls it. The next flush waits for it, so it does not wait for a commit that holds the file.
+func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
+	n := flushedNote{durable, base, m}
+	if s.mu.TryLock() {
+		err := s.put(s.cur.flushed(n))
+		s.unlock()
+		return err
+	}
+	missed := n // on the heap
+	s.missed.Store(&missed)
+	s.catchUp()
+	return nil
+}
+
+// noteFailed notes that the page cache may hold bytes that the disk does not have. Only an Open before the next reboot needs
+// to know, and that reads the note from the page cache, so it is not flushed.
+func (s *stateFile) noteFailed() error {
+	s.mu.Lock()
+	defer s.unlock()
+	next := s.cur
+	next.failed = true
+	return errors.Join(s.put(next), s.put(next)) // in both slots: one of them may be the one that can't be written
+}
+
+// commit makes a change durable in both slots, so that no older slot can come back. It is for changes on which later steps
+// rely. If it fails, the change is undone; a writeBackError says that undoing it may have failed, too.
+func (s *stateFile) commit(change func(*state)) error {
+	s.mu.Lock()
+	defer s.unlock()
+	if n := s.missed.Swap(nil); n != nil {
+		s.cur = s.cur.flushed(*n) // before a cut, which the note must not follow
+	}
+	old, next := s.cur, s.cur
+	change(&next)
+	err := s.put(next)
+	if err == nil {
+		err = s.put(s.cur)
+	}
+	if err == nil {
+		if err = s.f.flush(); err != nil {
+			err = &writeBackError{err}
+		}
+	}
+	if err != nil {
+		// What the caller did not do must not be noted as done, neither here nor in the file, where the slots that hold
+		// the change are overwritten at once if they can be.
+		begun := s.cur.seq != old.seq
+		old.seq = s.cur.seq
+		s.cur = old
+		undo := errors.Join(s.put(old), s.put(s.cur))
+		if undo == nil && begun {
+			undo = s.f.flush()
+		}
+		if undo != nil && begun {
+			err = &writeBackError{err} // a power cut may bring the change back
+		}
+		return err
+	}
+	s.dirty = false
+	return nil
+}
+
+// The part that a cut leaves of a batch stands behind the slots, at restPos, until the cut is done. The flush that makes the
+// intent durable makes it durable too.
+const restPos = 2 * stateSlotGap
+
+func (s *stateFile) putRest(rest []byte) error {
+	if len(rest) == 0 {
+		return nil
+	}
+	_, err := s.f.WriteAt(rest, restPos)
+	return err
+}
+
+// rest reads n bytes that putRest wrote, or fewer if they are not there.
+func (s *stateFile) rest(n int64) (batch, error) {
+	size, err := s.f.size()
+	if err != nil {
+		return nil, err
+	}
+	rest := make(batch, max(0, min(n, size-restPos)))
+	k, err := s.f.ReadAt(rest, restPos)
+	if err == io.EOF {
+		err = nil
+	}
+	return rest[:k], err
+}
+
+// dropRest frees the space of the rest. It does not matter if it fails, or if a crash undoes it, since nobody looks there.
+func (s *stateFile) dropRest() {
+	if size, err := s.f.size(); err == nil && size > restPos {
+		_ = s.f.truncate(restPos)
+	}
+}
+
+// flush makes what was noted durable. Notes go on meanwhile.
+func (s *stateFile) flush() error {
+	s.mu.Lock()
+	dirty := s.dirty
+	s.dirty = false
+	s.unlock()
+	if !dirty {
+		return nil
+	}
+	err := s.f.flush()
+	if err != nil {
+		s.mu.Lock()
+		s.dirty = true
+		s.unlock()
+	}
+	return err
+}
+
+// put writes next to the slot whose turn it is. s.mu is held.
+func (s *stateFile) put(next state) error {
+	next.seq++
+	next.encode(s.buf[:])
+	if _, err := s.f.WriteAt(s.buf[:], int64(next.seq%2)*stateSlotGap); err != nil {
+		return err
+	}
+	s.cur, s.dirty = next, true
+	return nil
+}
