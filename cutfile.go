@@ -139,8 +139,11 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	if err == nil {
 		p.done = true
 		if p.reserved > 0 {
-			err = f.zero(p.size(), max(0, p.end-p.size()))
-		} else {
+			if err = f.zero(p.size(), max(0, p.end-p.size())); isShortage(err) {
+				p.reserved = 0 // blocks that are shared with a copy of the file are written anew, which takes room
+			}
+		}
+		if p.reserved == 0 {
 			err = f.truncate(p.size())
 		}
 	}

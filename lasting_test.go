@@ -348,6 +348,41 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// A cut overwrites what goes by zeros. Where a full disk has no room for those, since the blocks are shared with a copy, the
+// file is truncated, which needs none.
+func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
+		s := newSimFS(newSimWorld(), true)
+		l, err := openFS(s, simDir, &Options{Flush: policy})
+		require.NoError(t, err)
+		for range 3 {
+			_, err = l.Append(Record{Value: []byte("record")})
+			require.NoError(t, err)
+		}
+		refused := 0
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simZero && isLog(filepath.Base(path)) {
+				refused++
+				return &simFault{err: syscall.ENOSPC}
+			}
+			return nil
+		})
+		require.NoError(t, l.TruncateTo(1))
+		s.setFault(nil)
+		require.Positive(t, refused)
+		base, err := l.Append(Record{Value: []byte("behind the cut")})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, base)
+		require.NoError(t, l.Sync())
+		s = newSimFS(s.kill(), true)
+		ignore(l.Close())
+		l, err = openFS(s, simDir, &Options{Flush: policy})
+		require.NoError(t, err)
+		require.EqualValues(t, 2, l.Offsets().End)
+		require.NoError(t, l.Close())
+	}
+}
+
 // What a recovery keeps is written again by the first flush. A disk that has no room for that, as one that writes every block
 // to a new place, puts no byte in doubt: the flush fails with the cause, and works once there is room.
 func TestShortageWhileWrittenAgainPasses(t *testing.T) {
