@@ -37,6 +37,25 @@ const maxSlack = 64
 
 // find returns the position of the next good batch behind pos, and its base offset. found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
+	for {
+		if r.bound >= 0 && pos >= r.bound {
+			r.bound = -1 // no good batch is there any more: the writer has cut the file since
+		}
+		if pos, err = r.nextStart(pos); err != nil || pos < 0 {
+			return -1, 0, err
+		}
+		if good, err := r.good(pos); good || err != nil {
+			var h [headerLen]byte
+			if err == nil {
+				_, err = readUpTo(r.f, h[:], pos, r.size)
+			}
+			return pos, batch(h[:]).base(), err
+		}
+	}
+}
+
+// nextStart returns the next position behind pos at which a batch begins, which may be damaged, or -1 if there is none.
+func (r *resync) nextStart(pos int64) (int64, error) {
 	var h [headerLen]byte
 	limit := r.zeros
 	if r.bound >= 0 {
@@ -44,46 +63,28 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 	}
 	n, err := readUpTo(r.f, h[:], pos, r.size)
 	if err != nil {
-		return -1, 0, err
+		return -1, err
 	}
 	if n == headerLen {
 		at, err := r.byLength(pos, h[:])
-		if err != nil || at >= 0 {
-			if at >= r.zeros || at < 0 {
-				return -1, 0, err
-			}
-			return r.confirmed(at)
+		if err != nil || at >= r.zeros {
+			return -1, err
+		}
+		if at >= 0 {
+			return at, nil
 		}
 		declared := pos + batch(h[:]).size()
 		if declared >= r.zeros && declared <= r.zeros+maxSlack {
-			return -1, 0, nil
+			return -1, nil
 		}
 		if declared > pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
 			if good, err := r.good(declared); good || err != nil {
-				return r.confirmed(declared)
+				return declared, err
 			}
 		}
 	}
 	p := resyncPass{r: r, pos: pos, header: h[:n], at: pos + 1, best: -1, chains: map[int64]chain{}}
-	at, err := p.run(limit)
-	if err != nil || at < 0 {
-		return -1, 0, err
-	}
-	return r.confirmed(at)
-}
-
-// confirmed returns pos and the base offset of the batch there if it is good, otherwise the next good batch.
-func (r *resync) confirmed(pos int64) (int64, int64, error) {
-	good, err := r.good(pos)
-	if err != nil {
-		return -1, 0, err
-	}
-	if !good {
-		return r.find(pos)
-	}
-	var h [headerLen]byte
-	_, err = readUpTo(r.f, h[:], pos, r.size)
-	return pos, batch(h[:]).base(), err
+	return p.run(limit)
 }
 
 // maxBefore bounds the bytes that before searches, so that a walk past many damages costs each of them that much at most.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -168,6 +169,39 @@ func TestResyncOfManyIsLinear(t *testing.T) {
 		require.EqualValues(t, n/2, report.Batches)
 	})
 	require.Less(t, read, 40*info.Size())
+}
+
+// A length that is wrong in each of many batches in a row, whose CRCs lead from one to the next, takes no stack.
+func TestResyncOfManyTakesNoStack(t *testing.T) {
+	const n = 20_000
+	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
+		for i := 1; i < n-1; i++ {
+			b[at[i]+atBatchLength+3] ^= 1
+		}
+	})
+	defer debug.SetMaxStack(debug.SetMaxStack(1 << 20))
+	f, err := os.Open(filepath.Join(dir, fileName(0, logSuffix)))
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	r := resync{f: f, end: -1, size: info.Size(), zeros: info.Size(), bound: -1, budget: resyncBudget * info.Size()}
+	h, err := os.ReadFile(f.Name())
+	require.NoError(t, err)
+	second := lengthOverhead + int64(binary.BigEndian.Uint32(h[atBatchLength:]))
+	_, base, err := r.find(second)
+	require.NoError(t, err)
+	require.EqualValues(t, n-1, base)
+}
+
+// A writer in another process may cut away the batch that an entry of the index led to, between the search and the reading.
+func TestResyncFromABatchThatIsGone(t *testing.T) {
+	r := resync{f: bytes.NewReader(make([]byte, 4096)), end: -1, size: 4096, zeros: 4096, bound: 1000, budget: 4 * 4096}
+	for _, pos := range []int64{100, 999, 1000, 1001} {
+		at, _, err := r.find(pos)
+		require.NoError(t, err)
+		require.EqualValues(t, -1, at)
+	}
 }
 
 // readPast reads all there is, going on behind each damage, and returns the offsets.

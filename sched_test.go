@@ -249,7 +249,7 @@ func (s *sched) run() error {
 		case time.Since(s.moved) > schedPatience && left > 0:
 			return &stuckError{fmt.Sprintf("no call has gone on for %v", schedPatience), s.waiting() + bubbleStacks(bubble())}
 		case len(s.steps) > s.maxSteps:
-			return &stuckError{fmt.Sprintf("goes round: %d steps", len(s.steps)), s.waiting()}
+			return &stuckError{fmt.Sprintf("goes round: %d steps", len(s.steps)), s.waiting() + bubbleStacks(bubble())}
 		}
 		if s.onStep != nil {
 			if err := s.onStep(); err != nil {

@@ -130,6 +130,7 @@ var schedPinned = []struct {
 	{400037048, 12, "a record that was cut came back after a fence was lifted for a leader's batches"},
 	{400043211, 0, "DeleteBefore flushed for ever up to an offset that a TruncateTo beside it had taken away"},
 	{400050609, 0, "a Reset below what a deletion had left behind made the next Open refuse the log"},
+	{500000165, 0, "a reader in another process searched for ever, and without an end to its stack, behind a batch that a cut took away meanwhile"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 
