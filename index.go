@@ -227,6 +227,19 @@ func hintAt(e []byte, i int) hint {
 	return hint{rel: int64(rel), pos: int64(pos), entries: e, entry: i}
 }
 
+// behind returns the position that the entry behind h in e leads to, or -1 if h is the last.
+func (h hint) behind(e []byte) int64 {
+	i := h.entry + 1
+	if h.rel < 0 {
+		i = 0
+	}
+	if i*offsetEntryLen == len(e) {
+		return -1
+	}
+	_, pos := offsetEntry(e, i)
+	return int64(pos)
+}
+
 // seekTime returns the greatest entry whose timestamp is at most ms; ok is false if there is none.
 func seekTime(e []byte, ms int64) (entryMS int64, rel uint32, ok bool) {
 	i := sort.Search(len(e)/timeEntryLen, func(i int) bool { t, _ := timeEntry(e, i); return t > ms })

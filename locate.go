@@ -253,11 +253,24 @@ func (s *segment) headerAt(w *window, pos int64, limit mark, next int64) (batch,
 // locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit. Damage on
 // the way costs what it covers: the search goes on behind it.
 func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark) (f found, ok bool, err error) {
+	return s.locateKnown(e, h, w, offset, limit, nil)
+}
+
+// locateKnown is locate, but that a batch of known, if that is not nil, is found without a look at any header. If each batch
+// has an entry, as batches of IndexBytes and more do, the one that holds offset is that of the entry above offset.
+func (s *segment) locateKnown(e *env, h *handle, w *window, offset int64, limit mark, known *readCache) (f found, ok bool, err error) {
 	w.reset(h, limit.pos())
 	rel := uint32(max(0, offset-s.base))
 	holds := func(f found) bool { return f.last >= offset }
 	f, ok, err = s.throughIndex(e, h, func(x *indexes) (found, bool, error) {
-		return s.walk(e, w, seekOffset(x.offsets.bytes(), rel), limit, holds)
+		entries := x.offsets.bytes()
+		from := seekOffset(entries, rel)
+		if pos := from.behind(entries); known != nil && pos >= 0 {
+			if b := known.get(h.id, pos); b != nil && b.found().base <= offset && holds(b.found()) {
+				return b.found(), true, nil
+			}
+		}
+		return s.walk(e, w, from, limit, holds)
 	})
 	if err != nil {
 		return s.locateBehind(e, h, w, err, offset, limit)

@@ -38,7 +38,7 @@ const (
 	trustedFor = time.Minute
 
 	cacheSetBytes    = 64
-	cachedBatchBytes = 104 // of the struct, with its place in the ring
+	cachedBatchBytes = 168 // of the struct, with its place in the ring
 	// largestShare: a batch that would take more than this part of the cache is not kept.
 	largestShare = 4
 )
@@ -50,7 +50,7 @@ func init() { processReads.limit.Store(defaultReadCacheBytes) }
 
 // SetReadCacheBytes bounds the memory in which Read keeps what it learned about batches of many records, for all logs of the
 // process together: of each batch of 4 KiB or more that was read, the positions of its records, which take 1/256 of its size
-// and about 120 bytes; of a compressed one its records as well, unless they take more than a quarter of the bound. With
+// and about 180 bytes; of a compressed one its records as well, unless they take more than a quarter of the bound. With
 // that, reading a record costs about the same whatever the size of its batch. Without it, Read checks and inflates the
 // whole batch for each record.
 //
@@ -74,13 +74,12 @@ type cachedBatch struct {
 	handle  uint64        // handle.id of the file that was open
 	checked time.Duration // when, since processBegan
 	pos     uint32        // of the batch in the file
-	crc     uint32        // as in its header
-	count   uint32        // of records
 	size    uint32        // of the encoded records
 	every   uint32        // starts has each every-th record
-	dense   bool          // the batch leaves out no offset
 	used    atomic.Bool
-	slot    uint32   // in the ring; guarded by readCache.mu
+	slot    uint32          // in the ring; guarded by readCache.mu
+	dense   bool            // the batch leaves out no offset
+	head    [headerLen]byte // its header
 	starts  []uint32 // where those records begin in the encoded ones
 	body    []byte   // the encoded records of a compressed batch; those of others are in the file
 }
@@ -96,7 +95,7 @@ func (c *readCache) begin(handle uint64, pos int64, h batch, body []byte) *cache
 	if count < 2 || count > size/minRecord || !c.keeps(h.size(), inflated) {
 		return nil
 	}
-	b := &cachedBatch{handle: handle, pos: uint32(pos), crc: h.crc(), count: uint32(count), size: uint32(size), checked: time.Since(processBegan)}
+	b := &cachedBatch{handle: handle, pos: uint32(pos), head: [headerLen]byte(h), size: uint32(size), checked: time.Since(processBegan)}
 	b.every = uint32(max(1, count*cachedStep/size))
 	b.dense = h.lastDelta() == count-1
 	n := (count + int64(b.every) - 1) / int64(b.every)
@@ -108,6 +107,12 @@ func (c *readCache) begin(handle uint64, pos int64, h batch, body []byte) *cache
 		b.body = bytes.Clone(body)
 	}
 	return b
+}
+
+// found is what a walk would find.
+func (b *cachedBatch) found() found {
+	h := batch(b.head[:])
+	return found{pos: int64(b.pos), size: h.size(), base: h.base(), last: h.last()}
 }
 
 // add notes where the next record of d begins and, if offsets are left out, the least offset delta that it may have.
@@ -140,7 +145,7 @@ func (b *cachedBatch) stepOf(delta int64) recordStep {
 		s.skip, s.least = 0, int64(b.starts[2*i+1])
 	}
 	s.lo, s.hi = int64(b.starts[i*width]), int64(b.size)
-	s.records = int64(b.count) - int64(i)*every
+	s.records = batch(b.head[:]).count() - int64(i)*every
 	if (i+1)*width < len(b.starts) {
 		s.hi, s.records = int64(b.starts[(i+1)*width]), every
 	}

@@ -284,7 +284,7 @@ func TestFlipsInACheckedBatch(t *testing.T) {
 					require.ErrorIs(t, err, ErrCorrupt, "byte %d bit %d", at, bit)
 					l.reads.setLimit(1 << 14)
 					old := known
-					l.reads.put(&cachedBatch{handle: old.handle, checked: time.Since(processBegan) - trustedFor - 1, pos: old.pos, crc: old.crc, count: old.count,
+					l.reads.put(&cachedBatch{handle: old.handle, checked: time.Since(processBegan) - trustedFor - 1, pos: old.pos, head: old.head,
 						size: old.size, every: old.every, dense: old.dense, starts: old.starts})
 					_, err = l.Read(7 * step)
 					require.ErrorIs(t, err, ErrCorrupt, "byte %d bit %d", at, bit)
