@@ -34,7 +34,7 @@ const (
 	killedEvery = 5 * time.Second
 )
 
-// The settings of the logs: they roll about twice a second, and retention has as much to do.
+// The settings of the logs: they roll a few times a second, the one that is cut also by age, and retention has as much to do.
 func mainOptions(policy seglog.FlushPolicy) *seglog.Options {
 	o := &seglog.Options{Flush: policy, SegmentBytes: 1 << 20, RetentionBytes: 16 << 20, MaxOpenSegments: 8, Logger: problems()}
 	if policy == seglog.FlushAsync {
@@ -45,7 +45,7 @@ func mainOptions(policy seglog.FlushPolicy) *seglog.Options {
 
 func cutOptions(policy seglog.FlushPolicy) *seglog.Options {
 	o := mainOptions(policy)
-	o.SegmentBytes, o.RetentionBytes = 64<<10, 1<<20
+	o.SegmentBytes, o.RetentionBytes, o.SegmentAge = 64<<10, 1<<20, 200*time.Millisecond
 	return o
 }
 
