@@ -115,6 +115,7 @@ func All() []Row {
 		{"14", "allocations", allocations},
 		{"15", "growth", growth},
 		{"16", "TruncateTo 5 records back, by size of the segment", truncateEnd},
+		{"17", "durable append 1 KiB, by number of logs", manyLogs},
 		{"index", "random Read and Append by Options.IndexBytes", indexDistance},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
