@@ -352,12 +352,41 @@ func (r *schedRun) bounds() error {
 		if n := len(w.l.writer.sealing); n > maxUnsealed {
 			return fmt.Errorf("log %d: %d segments wait for their seal", i, n)
 		}
+		if err := boundedMemory(w.l, r.c); err != nil {
+			return fmt.Errorf("log %d: %w", i, err)
+		}
 		if w.gone && len(r.logs) == 1 {
 			w.gone = false
 			if left := left(r.bubble); left != "" {
 				return fmt.Errorf("goroutines of a log that was closed:\n%s", left)
 			}
 		}
+	}
+	return nil
+}
+
+// boundedMemory returns an error if one of the things that grow by use is larger than it ever should be: what waits for its
+// flush, what is remembered, who waits.
+func boundedMemory(l *Log, c *schedConfig) error {
+	users := int64(c.users)
+	// Each user waits for its batch before it appends the next one. Buffers double as they grow, and there are two.
+	if g := l.writer.tail.seg.gather; g != nil {
+		if n := int64(cap(g.buf) + cap(g.spare)); n > 4*(users*int64(c.maxBatch())+firstChunk) {
+			return fmt.Errorf("%d bytes wait for a flush, or were kept from the last", n)
+		}
+	}
+	if n := len(l.cutLog.last); n > maxCuts {
+		return fmt.Errorf("%d cuts are remembered", n)
+	}
+	if n, limit := l.reads.bytes.Load(), l.reads.limit.Load(); n > limit {
+		return fmt.Errorf("%d bytes in the read cache, %d are allowed", n, limit)
+	}
+	// The first users, the hooks and Close wait, a follower for two things.
+	if n := l.readers.n.Load() + l.durableWaiters.n.Load(); n > 2*users+4 {
+		return fmt.Errorf("%d goroutines wait for a bound", n)
+	}
+	if n := len(l.undeleted); n > 100 {
+		return fmt.Errorf("%d segments are left of deletions", n)
 	}
 	return nil
 }

@@ -131,6 +131,7 @@ var schedPinned = []struct {
 	{400043211, 0, "DeleteBefore flushed for ever up to an offset that a TruncateTo beside it had taken away"},
 	{400050609, 0, "a Reset below what a deletion had left behind made the next Open refuse the log"},
 	{500000165, 0, "a reader in another process searched for ever, and without an end to its stack, behind a batch that a cut took away meanwhile"},
+	{510023993, 0, "a snapshot by a reader in another process copied the log again and again, without a pause, while a cut was under way"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 

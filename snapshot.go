@@ -60,6 +60,9 @@ func (l *Log) snapshot(dir string) (err error) {
 		if err = s.clear(); err != nil {
 			return err
 		}
+		if try >= snapshotTries {
+			pauseForCut(began) // which may be one that failed, and that the next Open finishes
+		}
 	}
 }
 
