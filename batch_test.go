@@ -242,6 +242,7 @@ func TestTruncateInsideBatch(t *testing.T) {
 
 // What TruncateTo leaves of a compressed batch is no larger than the batch was: its followers accept it.
 func TestTruncateInsideBatchCompresses(t *testing.T) {
+	t.Parallel()
 	if underRace {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}

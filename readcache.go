@@ -80,8 +80,8 @@ type cachedBatch struct {
 	slot    uint32          // in the ring; guarded by readCache.mu
 	dense   bool            // the batch leaves out no offset
 	head    [headerLen]byte // its header
-	starts  []uint32 // where those records begin in the encoded ones
-	body    []byte   // the encoded records of a compressed batch; those of others are in the file
+	starts  []uint32        // where those records begin in the encoded ones
+	body    []byte          // the encoded records of a compressed batch; those of others are in the file
 }
 
 // begin returns what is to be filled and put for a batch that was checked, the encoded records of which are body; nil if it

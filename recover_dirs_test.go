@@ -195,6 +195,7 @@ func TestOpenCaseA(t *testing.T) {
 }
 
 func TestOpenCasesBAndC(t *testing.T) {
+	t.Parallel()
 	dir := closedLog(t, 300)
 	o, h := recoverOptions()
 	l := open(t, dir, o)
@@ -263,6 +264,7 @@ func TestOpenCaseD(t *testing.T) {
 }
 
 func TestOpenCaseE(t *testing.T) {
+	t.Parallel()
 	dir := killedLog(t, 100, 200)
 	all := storedBatches(t, dir)
 	last := all[len(all)-1]

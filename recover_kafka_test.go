@@ -37,6 +37,7 @@ func kafkaLike(t testing.TB, clean bool) (dir string, stream []byte, end int64) 
 }
 
 func TestOpenCaseJ(t *testing.T) {
+	t.Parallel()
 	for _, clean := range []bool{true, false} {
 		dir, stream, end := kafkaLike(t, clean)
 		before := contents(t, dir)
@@ -93,6 +94,7 @@ func TestOpenCaseJ(t *testing.T) {
 // Nothing is promised without a good seglog.state, so good batches behind bad bytes are as good as those before them: Open
 // refuses, and what a crash tears, with nothing good behind it, is cut and kept.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
+	t.Parallel()
 	if underRace {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}

@@ -20,6 +20,7 @@ import (
 // A child between fork and exec held a copy of the lock's descriptor, and the log that its parent had closed could not
 // be opened again.
 func TestReopenBesideForks(t *testing.T) {
+	t.Parallel()
 	program, err := exec.LookPath("true")
 	if err != nil {
 		t.Skip("no program to start: ", err)

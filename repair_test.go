@@ -125,6 +125,7 @@ func TestRepairSound(t *testing.T) {
 
 // Whichever byte is bad, only the batch around it is lost, or that and what follows.
 func TestRepairEveryByte(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
@@ -309,6 +310,7 @@ const repairCuts = 3
 
 // Repair is killed, by an error or by a power cut, at each of its operations; a second run comes to the same end.
 func TestRepairInterrupted(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
@@ -418,6 +420,7 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 
 // A full disk and a disk that can't be read are no reason to change anything.
 func TestRepairFails(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}

@@ -64,6 +64,7 @@ func embedded(from int64) []byte {
 // One flipped bit in a header costs one batch, wherever it lies, also where values hold batches: Repair keeps all others
 // and invents none.
 func TestResyncBehindFlippedHeader(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
@@ -230,6 +231,7 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 // A damaged header costs its batch: a log that was closed opens, whatever entry of the index leads to it; Read, Records,
 // Section and Batches serve what lies before and behind, and the error says where it goes on.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
@@ -402,6 +404,7 @@ func TestResyncBehindABaseThatGrew(t *testing.T) {
 // Two damages, the first of which covers the border of two batches, cost what they cover: the batches between them are
 // read, in a dense log and in one with gaps. Batches in the value of a damaged record are none of the log.
 func TestResyncBetweenTwoDamages(t *testing.T) {
+	t.Parallel()
 	const n, first = 40, 6
 	for _, gap := range []int64{0, 1, 30} {
 		for _, between := range []int{1, 2, 5} {

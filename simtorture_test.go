@@ -132,6 +132,7 @@ func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*cr
 // TestCrash cuts the power, or kills the process, at every point of random workloads, and again during the recoveries.
 // -torture=1000000 opens at least that many distinct states instead of a sample.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	seed, atLeast := uint64(1), 1500
 	if raceEnabled {
 		atLeast = 400

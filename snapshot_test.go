@@ -321,6 +321,7 @@ func (f *countedFile) flush() error {
 
 // A snapshot that fails leaves nothing, one that is killed nothing that opens.
 func TestSnapshotInterrupted(t *testing.T) {
+	t.Parallel()
 	for _, links := range []bool{true, false} {
 		for _, dead := range []bool{false, true} {
 			dir := t.TempDir()

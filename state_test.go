@@ -65,6 +65,7 @@ func TestStateRoundTrip(t *testing.T) {
 
 // A byte that changes takes one slot with it, never both, and is never believed.
 func TestStateEveryByte(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}

@@ -36,6 +36,7 @@ func second(i int) time.Time {
 
 // Damage costs OffsetForTime the times that may lie in it, and no others, wherever it is.
 func TestOffsetForTimeBesideDamage(t *testing.T) {
+	t.Parallel()
 	if underRace {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}

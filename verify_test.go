@@ -92,6 +92,7 @@ func TestVerifySound(t *testing.T) {
 
 // Whatever is done to one byte, Verify calls it an error exactly if opening and reading the log does.
 func TestVerifyEveryByte(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
@@ -122,6 +123,7 @@ func TestVerifyEveryByte(t *testing.T) {
 }
 
 func TestVerifyEveryLength(t *testing.T) {
+	t.Parallel()
 	if raceEnabled {
 		t.Skip("one goroutine: the race detector only makes it slow")
 	}
