@@ -5,29 +5,29 @@ import (
 	"iter"
 )
 
-// RecordBatches is Records by the batch, which is what one Append stored, whole or not at all: each step gives the records of
-// one, those from offset from on. A reader that keeps its own position moves it by whole steps, so that after a crash it
-// never goes on in the middle of what was appended together. The records, and the slice, are valid until the next step.
-// Batches is about headers instead.
+// RecordBatches is like Records, but yields the records of one batch at each step. A batch holds the records of one Append,
+// which are stored together or not at all. Of the first batch, only the records from offset from on are yielded. A reader
+// that stores its position after each step never goes on, after a crash, in the middle of records that were appended
+// together. The slice and its records are valid until the next step. Batches returns headers of batches instead.
 func (l *Log) RecordBatches(from int64) iter.Seq2[[]Record, error] {
 	next := l.newest(from)
 	return func(yield func([]Record, error) bool) { l.records(next, false, nil, &batcher{yield: yield}) }
 }
 
-// FollowBatches is RecordBatches that goes on, as Follow does.
+// FollowBatches is like RecordBatches, but waits for more records as Follow does.
 func (l *Log) FollowBatches(ctx context.Context, from int64) iter.Seq2[[]Record, error] {
 	next := l.newest(from)
 	return func(yield func([]Record, error) bool) { l.followFrom(ctx, next, false, nil, &batcher{yield: yield}) }
 }
 
-// batcher gathers the records that a walk yields into those of whole batches.
+// batcher collects the records that a walk yields, until it has those of a whole batch.
 type batcher struct {
 	yield   func([]Record, error) bool
 	records []Record
-	headers []Header // of all of them: the decoder uses its own again for each
+	headers []Header // those of all records: the decoder reuses its own slice for the next record
 }
 
-// of takes the records that r decodes.
+// of returns a yield function for records that r decodes, and tells r that an interrupted walk must begin the batch again.
 func (b *batcher) of(r *reader) func(Record, error) bool {
 	r.batched = true
 	return func(rec Record, err error) bool {
@@ -35,7 +35,7 @@ func (b *batcher) of(r *reader) func(Record, error) bool {
 			return b.err(rec, err)
 		}
 		if n := len(b.records); n > 0 && rec.Offset <= b.records[n-1].Offset {
-			b.records, b.headers = b.records[:0], b.headers[:0] // the walk was interrupted, and begins the batch again
+			b.records, b.headers = b.records[:0], b.headers[:0] // an interrupted walk has begun the batch again
 		}
 		if rec.Headers != nil {
 			n := len(b.headers)
@@ -55,5 +55,5 @@ func (b *batcher) of(r *reader) func(Record, error) bool {
 	}
 }
 
-// err ends the sequence; a batch that was begun is not whole.
+// err yields an error, which ends the iteration. The records collected so far are dropped, since their batch is not whole.
 func (b *batcher) err(_ Record, err error) bool { return b.yield(nil, err) }
