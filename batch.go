@@ -18,7 +18,7 @@ const (
 	atBatchLength     = 8  // int32; bytes after this field
 	atLeaderEpoch     = 12 // int32
 	atMagic           = 16 // int8; 2
-	atCRC             = 17 // uint32; CRC-32C of everything from atAttributes on: nothing protects what stands before
+	atCRC             = 17 // uint32; CRC-32C of everything from atAttributes on; no checksum covers the fields before that
 	atAttributes      = 21 // int16
 	atLastOffsetDelta = 23 // int32; last offset - base offset
 	atBaseTimestamp   = 27 // int64; ms since 1970
@@ -38,11 +38,11 @@ const (
 	attrTransactional = 0x10
 	attrControl       = 0x20
 
-	// maxBatchSize bounds every batch of every writer: a file ends below 2 GiB.
+	// maxBatchSize is the size of the largest batch that any writer can have made: a batch lies within one segment.
 	maxBatchSize = maxSegmentBytes
 )
 
-// The header ends where the records begin.
+// The constant does not compile if the header's last field reaches into the records.
 const _ = uint(headerLen - (atRecordsCount + 4))
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -75,11 +75,12 @@ func (b batch) seal() {
 	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], castagnoli))
 }
 
-// walkLen is how much of a header it takes to go from batch to batch: most often one cache line less than all of it.
+// walkLen is the length of the part of a header that a walk from batch to batch reads. In most cases it lies in one cache line
+// less than the whole header.
 const walkLen = atLastOffsetDelta + 4
 
-// parseWalk checks what a walk from header to header relies on, and says what is wrong, or "". b holds at least walkLen
-// bytes.
+// parseWalk checks the fields that a walk from header to header relies on. It returns the reason why they are invalid, or "".
+// b holds at least walkLen bytes.
 func parseWalk(b []byte) string {
 	h := batch(b[:walkLen])
 	switch size := h.size(); {
@@ -95,8 +96,8 @@ func parseWalk(b []byte) string {
 	return ""
 }
 
-// parseHeader checks all that can be checked without the records, and says what is wrong, or "". b holds at least
-// headerLen bytes; fields are only good to use if it returned "".
+// parseHeader checks everything in a header that can be checked without the records. It returns the reason why the header is
+// invalid, or ""; its fields must not be relied on before. b holds at least headerLen bytes.
 func parseHeader(b []byte) string {
 	h := batch(b[:headerLen])
 	if why := parseWalk(h); why != "" {
@@ -108,7 +109,7 @@ func parseHeader(b []byte) string {
 	return ""
 }
 
-// checkCRC takes a whole batch.
+// checkCRC returns the reason why the CRC of b, which is a whole batch, does not match, or "".
 func (b batch) checkCRC() string {
 	if got := crc32.Checksum(b[atAttributes:], castagnoli); got != b.crc() {
 		return fmt.Sprintf("CRC is %08x, want %08x", got, b.crc())
@@ -116,8 +117,8 @@ func (b batch) checkCRC() string {
 	return ""
 }
 
-// checkProducer says what Kafka's leader refuses about the header of a batch, or "". Producers write one record an offset;
-// the end of a transaction is one control record.
+// checkProducer applies the rules by which a Kafka leader accepts the header of a producer's batch. It returns the rule that
+// is broken, or "". A producer writes one record for each offset; the end of a transaction is a batch of one control record.
 func (b batch) checkProducer() string {
 	be := binary.BigEndian
 	producer, producerEpoch := int64(be.Uint64(b[atProducerID:])), int16(be.Uint16(b[atProducerEpoch:]))
@@ -139,9 +140,9 @@ func (b batch) checkProducer() string {
 	return ""
 }
 
-// checkRecords decodes the records of a producer's batch, to see whether they are what its header says. It returns the
-// greatest of their timestamps, which Kafka's leader does not believe the producer. Where no decompressor is registered,
-// it can only look whether so many records may be in so few bytes.
+// checkRecords decodes the records of a producer's batch and checks that they agree with its header. It returns their greatest
+// timestamp, which a Kafka leader computes too and does not take from the producer. If no decompressor is registered for the
+// codec, it only checks that the compressed bytes can hold as many records as the header claims.
 func (b batch) checkRecords(d *recordReader) (maxTimestamp int64, err error) {
 	if err := d.reset(b); errors.Is(err, ErrCodec) {
 		if most := mostRecords(b.codec(), b.size(), d.limit); b.count() > most {
@@ -165,10 +166,11 @@ func (b batch) checkRecords(d *recordReader) (maxTimestamp int64, err error) {
 	return maxTimestamp, d.err()
 }
 
-// minControlKey: the key of a control record is a version and a type, int16 each (ControlRecordType.java).
+// minControlKey is the size of the smallest key of a control record: a version and a type, int16 each (Kafka's
+// ControlRecordType.java).
 const minControlKey = 4
 
-// setMaxTimestamp changes a header that is a copy of b's, the CRC included.
+// setMaxTimestamp sets the greatest timestamp in head, a copy of b's header, and the CRC that b then has.
 func (b batch) setMaxTimestamp(head batch, ms int64) {
 	binary.BigEndian.PutUint64(head[atMaxTimestamp:], uint64(ms))
 	crc := crc32.Update(crc32.Checksum(head[atAttributes:headerLen], castagnoli), castagnoli, b[headerLen:])
@@ -187,7 +189,7 @@ func varintLen(v int64) int {
 	return (bits.Len64(u) + 6) / 7
 }
 
-// putVarint writes v to b[i:] and returns the index behind it.
+// putVarint writes v to b[i:] and returns the index of the byte after it.
 func putVarint(b []byte, i int, v int64) int {
 	u := uint64(v)<<1 ^ uint64(v>>63)
 	for ; u >= 0x80; u >>= 7 {
@@ -198,7 +200,7 @@ func putVarint(b []byte, i int, v int64) int {
 	return i + 1
 }
 
-// bytesLen is the size of a length-prefixed field; nil has length -1.
+// bytesLen is the size of a field with its length in front. The length of a nil field is encoded as -1.
 func bytesLen(b []byte) int {
 	if b == nil {
 		return 1
@@ -215,7 +217,7 @@ func putBytes(b []byte, i int, field []byte) int {
 	return i + copy(b[i:], field)
 }
 
-// bodyLen is the size of a record behind its length field.
+// bodyLen is the size of a record without its length field.
 func (r *Record) bodyLen(timeDelta, offsetDelta int64) int {
 	n := 1 + varintLen(timeDelta) + varintLen(offsetDelta) + bytesLen(r.Key) + bytesLen(r.Value) + varintLen(int64(len(r.Headers)))
 	for i := range r.Headers {
@@ -225,7 +227,7 @@ func (r *Record) bodyLen(timeDelta, offsetDelta int64) int {
 	return n
 }
 
-// millis is the timestamp of a record that is appended at now.
+// millis is the timestamp of a record that is appended at time now, in ms since 1970.
 func (r *Record) millis(now int64) int64 {
 	if r.Time.IsZero() {
 		return now
@@ -233,10 +235,11 @@ func (r *Record) millis(now int64) int64 {
 	return unixMilli(r.Time)
 }
 
-// lastTime is the end of what a timestamp can hold, in the year 292278994.
+// lastTime is the last time whose timestamp the format can hold, in the year 292278994.
 var lastTime = time.UnixMilli(math.MaxInt64).Add(time.Millisecond - 1)
 
-// unixMilli is t.UnixMilli() that does not wrap around: times out of the range of a timestamp give its ends.
+// unixMilli is t.UnixMilli(), except that a time outside the range of a timestamp gives the nearest end of the range instead
+// of wrapping around.
 func unixMilli(t time.Time) int64 {
 	const last = math.MaxInt64 / 1000
 	sec := t.Unix()
@@ -250,8 +253,8 @@ func unixMilli(t time.Time) int64 {
 	}
 }
 
-// encodedSize is the size of a batch of records, which are checked on the way, and their greatest timestamp. now is in ms
-// since 1970.
+// encodedSize checks records, and returns the size of a batch of them and their greatest timestamp. now, in ms since 1970, is
+// the time of the records that have none.
 func encodedSize(records []Record, now int64) (size, greatest int64, err error) {
 	first := records[0].millis(now)
 	greatest, size = first, headerLen
@@ -262,7 +265,7 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 			return 0, 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
 		}
 		if ms == math.MaxInt64 && r.Time.After(lastTime) {
-			return 0, 0, invalid("record %d: time %v is after %v, the last one that the format can hold", i, r.Time, lastTime.UTC())
+			return 0, 0, invalid("record %d: time %v is after %v, the last time that the format can hold", i, r.Time, lastTime.UTC())
 		}
 		for j := range r.Headers {
 			if !utf8.ValidString(r.Headers[j].Key) {
@@ -276,7 +279,7 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 	return size, greatest, nil
 }
 
-// encode writes records as one batch to dst, whose length is encodedSize of the same arguments.
+// encode writes records as one batch to dst, whose length must be the result of encodedSize for the same records and now.
 func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	first := records[0].millis(now)
 	greatest := first
@@ -304,7 +307,7 @@ func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	h.seal()
 }
 
-// putHeader writes a header without length and CRC, the fields that seal adds.
+// putHeader writes all fields of a header except length and CRC, which seal adds.
 func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimestamp int64) {
 	be := binary.BigEndian
 	be.PutUint64(h[atBaseOffset:], uint64(base))
@@ -320,9 +323,9 @@ func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimest
 	be.PutUint32(h[atRecordsCount:], uint32(count))
 }
 
-// cutBatch returns a batch with the records of b that are below offset: what TruncateTo leaves of a batch it goes through.
-// They are compressed as they were if a compressor is registered, so that the batch does not become larger than followers
-// accept. At least one offset of b is below offset. limit is Options.MaxInflatedBytes.
+// cutBatch returns a batch of the records of b below offset, for a TruncateTo that cuts inside b. At least one offset of b must
+// be below offset. The records are compressed with the codec of b if a compressor is registered for it, so that the batch does
+// not become larger than followers accept. limit is Options.MaxInflatedBytes.
 func cutBatch(b batch, offset, limit int64) (batch, error) {
 	d := recordReader{limit: limit, checkOnly: true}
 	if err := d.reset(b); err != nil {
