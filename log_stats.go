@@ -2,7 +2,7 @@ package seglog
 
 import "time"
 
-// Stats returns what was counted since Open, and what is so now.
+// Stats returns counters that began with Open, and figures of the present moment.
 func (l *Log) Stats() Stats {
 	c := &l.counters
 	l.refreshIfStale()
@@ -27,7 +27,8 @@ func (l *Log) Stats() Stats {
 	}
 }
 
-// reserved is how many bytes are set aside for appends to come. l.mu is held.
+// reserved returns the number of bytes of blocks that are allocated behind the ends of the segments, for appends to come.
+// Log.mu is held.
 func (w *writer) reserved() (n int64) {
 	add := func(t *tail) {
 		if t != nil {
@@ -42,7 +43,7 @@ func (w *writer) reserved() (n int64) {
 	return n
 }
 
-// sizes is the sum of the first n segments of a view, which are sealed and keep their size.
+// sizes holds the summed sizes of the first n segments of a view, which are sealed and no longer change size.
 type sizes struct {
 	mu  mutex
 	of  *view
@@ -50,8 +51,8 @@ type sizes struct {
 	sum int64
 }
 
-// bytes is the size of all segments of v. What it added up once it does not look at again until the view changes: thousands
-// of segments lie in as many cache lines.
+// bytes returns the size of all segments of v. It keeps the sum of the sealed ones until the view changes, because looking at
+// thousands of segments touches as many cache lines.
 func (l *Log) bytes(v *view) int64 {
 	c := &l.sized
 	c.mu.Lock()
@@ -61,10 +62,10 @@ func (l *Log) bytes(v *view) int64 {
 	}
 	sum, sealed := c.sum, true
 	for _, s := range v.segs[c.n:] {
-		sealed = sealed && !s.written() // before its size
+		sealed = sealed && !s.written() // asked before the size, which then no longer changes
 		size, err := l.size(s)
 		if err != nil {
-			size, sealed = 0, false // of a file that can't be looked at, for now
+			size, sealed = 0, false // the file can't be looked at; the next call tries again
 		}
 		sum += size
 		if sealed {
