@@ -29,8 +29,8 @@ var layers = [][]string{
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
-	{"batch.go", "record_reader.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
-	{"scan.go", "resync.go", "resync_pass.go", "index.go"},     // 2: many batches
+	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
+	{"scan.go", "resync.go", "resync_pass.go", "index.go"},                    // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "statefile.go", "stats.go",
 	},

@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -38,6 +37,8 @@ const (
 	attrTransactional = 0x10
 	attrControl       = 0x20
 
+	// maxSegmentBytes is the largest size of a segment: positions in index entries are int32 (Kafka's OffsetIndex.java).
+	maxSegmentBytes = math.MaxInt32
 	// maxBatchSize is the size of the largest batch that any writer can have made: a batch lies within one segment.
 	maxBatchSize = maxSegmentBytes
 )
@@ -115,66 +116,6 @@ func (b batch) checkCRC() string {
 		return fmt.Sprintf("CRC is %08x, want %08x", got, b.crc())
 	}
 	return ""
-}
-
-// checkProducer applies the rules by which a Kafka leader accepts the header of a producer's batch. It returns the rule that
-// is broken, or "". A producer writes one record for each offset; the end of a transaction is a batch of one control record.
-func (b batch) checkProducer() string {
-	be := binary.BigEndian
-	producer, producerEpoch := int64(be.Uint64(b[atProducerID:])), int16(be.Uint16(b[atProducerEpoch:]))
-	sequence := int32(be.Uint32(b[atBaseSequence:]))
-	switch {
-	case b.count() == 0 || b.count() != b.lastDelta()+1:
-		return fmt.Sprintf("records count is %d with last offset delta %d", b.count(), b.lastDelta())
-	case b.codec() > CodecZstd:
-		return b.codec().String() + " is not known"
-	case b.control() && b.count() != 1:
-		return fmt.Sprintf("control batch of %d records", b.count())
-	case producer >= 0 && producerEpoch < 0:
-		return fmt.Sprintf("producer id is %d with epoch %d", producer, producerEpoch)
-	case producer >= 0 && sequence < 0 && !b.control():
-		return fmt.Sprintf("producer id is %d with base sequence %d", producer, sequence)
-	case producer < 0 && b.attributes()&attrTransactional != 0:
-		return fmt.Sprintf("transactional batch with producer id %d", producer)
-	}
-	return ""
-}
-
-// checkRecords decodes the records of a producer's batch and checks that they agree with its header. It returns their greatest
-// timestamp, which a Kafka leader computes too and does not take from the producer. If no decompressor is registered for the
-// codec, it only checks that the compressed bytes can hold as many records as the header claims.
-func (b batch) checkRecords(d *recordReader) (maxTimestamp int64, err error) {
-	if err := d.reset(b); errors.Is(err, ErrCodec) {
-		if most := mostRecords(b.codec(), b.size(), d.limit); b.count() > most {
-			return 0, fmt.Errorf("records count is %d, where %d bytes of %v can't hold more than %d", b.count(), b.size()-headerLen, b.codec(), most)
-		}
-		return b.maxTimestamp(), nil
-	} else if err != nil {
-		return 0, err
-	}
-	maxTimestamp = noTimestamp
-	var r Record
-	for d.next(&r) {
-		maxTimestamp = max(maxTimestamp, d.millis)
-		if b.control() && len(r.Key) < minControlKey {
-			return 0, fmt.Errorf("control record with a key of %d bytes", len(r.Key))
-		}
-	}
-	if b.attributes()&attrLogAppendTime != 0 {
-		maxTimestamp = b.maxTimestamp()
-	}
-	return maxTimestamp, d.err()
-}
-
-// minControlKey is the size of the smallest key of a control record: a version and a type, int16 each (Kafka's
-// ControlRecordType.java).
-const minControlKey = 4
-
-// setMaxTimestamp sets the greatest timestamp in head, a copy of b's header, and the CRC that b then has.
-func (b batch) setMaxTimestamp(head batch, ms int64) {
-	binary.BigEndian.PutUint64(head[atMaxTimestamp:], uint64(ms))
-	crc := crc32.Update(crc32.Checksum(head[atAttributes:headerLen], castagnoli), castagnoli, b[headerLen:])
-	binary.BigEndian.PutUint32(head[atCRC:], crc)
 }
 
 // varintLen is the size of v as putVarint writes it: zigzag, then LEB128.
@@ -321,46 +262,4 @@ func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimest
 	be.PutUint16(h[atProducerEpoch:], math.MaxUint16)
 	be.PutUint32(h[atBaseSequence:], math.MaxUint32)
 	be.PutUint32(h[atRecordsCount:], uint32(count))
-}
-
-// cutBatch returns a batch of the records of b below offset, for a TruncateTo that cuts inside b. At least one offset of b must
-// be below offset. The records are compressed with the codec of b if a compressor is registered for it, so that the batch does
-// not become larger than followers accept. limit is Options.MaxInflatedBytes.
-func cutBatch(b batch, offset, limit int64) (batch, error) {
-	d := recordReader{limit: limit, checkOnly: true}
-	if err := d.reset(b); err != nil {
-		return nil, err
-	}
-	var kept, count int
-	greatest := int64(noTimestamp)
-	var r Record
-	for d.next(&r) && r.Offset < offset {
-		kept, count = d.at, count+1
-		greatest = max(greatest, d.millis)
-	}
-	if err := d.err(); err != nil {
-		return nil, err
-	}
-	body, attributes := d.body[:kept], b.attributes()
-	if b.codec() != CodecNone {
-		out, ok, err := deflate(b.codec(), body)
-		if err != nil {
-			return nil, err
-		}
-		if ok && count > 0 {
-			body = out
-		} else {
-			attributes &^= attrCodec
-		}
-	}
-	cut := make(batch, headerLen+len(body))
-	copy(cut, b[:headerLen])
-	copy(cut[headerLen:], body)
-	be := binary.BigEndian
-	be.PutUint16(cut[atAttributes:], uint16(attributes))
-	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))
-	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
-	be.PutUint32(cut[atRecordsCount:], uint32(count))
-	cut.seal()
-	return cut, nil
 }

@@ -36,10 +36,6 @@ const (
 	maxIdleReads = 100
 )
 
-// defaultMaxInflated is the default of Options.MaxInflatedBytes, and the limit of Decode, Verify and Repair. Kafka's
-// producers stay below 1 MiB by default.
-const defaultMaxInflated = 256 << 20
-
 var (
 	decompressors sync.Map // Codec to func(io.Reader) (io.ReadCloser, error)
 	compressors   sync.Map // Codec to func(io.Writer) (io.WriteCloser, error)
@@ -91,54 +87,6 @@ type compressed struct {
 // MaxInflated is the number of bytes that are accepted from the decompressor.
 func (c *compressed) MaxInflated() int64 { return c.limit }
 
-// inflate returns the encoded records of a whole batch: a part of b if it is not compressed, otherwise the inflated records in
-// buf, which grows with the bytes that really come out and to no more than twice their number. The error is ErrInflated if
-// there are more than limit bytes; it does not name the batch.
-func (b batch) inflate(buf []byte, limit int64) (body, grown []byte, err error) {
-	c := b.codec()
-	if c == CodecNone || b.count() == 0 {
-		return b[headerLen:], buf, nil
-	}
-	f, ok := decompressor(c)
-	if !ok {
-		return nil, buf, fmt.Errorf("%w: %v", ErrCodec, c)
-	}
-	src := &compressed{limit: limit}
-	src.Reset(b[headerLen:])
-	r, err := f(src)
-	if err != nil {
-		return nil, buf, fmt.Errorf("%v: %w", c, err)
-	}
-	defer r.Close()
-	buf = buf[:0]
-	for idle := 0; ; {
-		if len(buf) == cap(buf) {
-			bigger := make([]byte, len(buf), int(max(inflateChunk, min(2*int64(cap(buf)), limit+inflateChunk))))
-			copy(bigger, buf)
-			buf = bigger
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		if n < 0 || n > cap(buf)-len(buf) {
-			return nil, buf, fmt.Errorf("%v: %w", c, errCount)
-		}
-		buf = buf[:len(buf)+n]
-		if int64(len(buf)) > limit {
-			return nil, buf, fmt.Errorf("%w: %v batch of %d bytes inflates to more than %d", ErrInflated, c, len(b), limit)
-		}
-		if err == io.EOF {
-			return buf, buf, nil
-		}
-		if err != nil {
-			return nil, buf, fmt.Errorf("%v: %w", c, err)
-		}
-		if n > 0 {
-			idle = 0
-		} else if idle++; idle == maxIdleReads {
-			return nil, buf, fmt.Errorf("%v: %w", c, io.ErrNoProgress)
-		}
-	}
-}
-
 // deflate compresses encoded records with c. It returns false for ok if no compressor is registered for c.
 func deflate(c Codec, body []byte) (out []byte, ok bool, err error) {
 	v, ok := compressors.Load(c)
@@ -161,25 +109,6 @@ func deflate(c Codec, body []byte) (out []byte, ok bool, err error) {
 		return nil, true, fmt.Errorf("compress with %v: %w", c, err)
 	}
 	return b.Bytes(), true, nil
-}
-
-// minRecord is the size in bytes of the smallest record, whose seven fields have one byte each.
-const minRecord = 7
-
-// mostRecords returns a bound of the number of records in a compressed batch of size bytes that inflates to limit bytes at
-// most. It assumes the greatest ratio that the codec can reach, and records of the smallest size. It replaces counting them
-// where no decompressor is registered.
-func mostRecords(c Codec, size, limit int64) int64 {
-	ratio := int64(1 << 15) // zstd: a block of 4 bytes can inflate to 128 KiB
-	switch c {
-	case CodecGzip:
-		ratio = 1032
-	case CodecSnappy:
-		ratio = 22
-	case CodecLZ4:
-		ratio = 255
-	}
-	return min(limit, (size-headerLen)*ratio) / minRecord
 }
 
 // gzipReaders are kept because each has a window and tables of 40 KiB.

@@ -116,8 +116,6 @@ type SegmentInfo struct {
 }
 
 const (
-	// maxSegmentBytes is the largest size of a segment: positions in index entries are int32 (Kafka's OffsetIndex.java).
-	maxSegmentBytes = math.MaxInt32
 	minSegmentBytes = 4096
 
 	defaultSegmentBytes    = 128 << 20
@@ -126,6 +124,9 @@ const (
 	defaultFlushBytes      = 8 << 20
 	defaultFlushInterval   = time.Second
 	defaultMaxOpenSegments = 4096
+
+	// defaultMaxInflated is also the limit of Decode, Verify and Repair. Kafka's producers stay below 1 MiB by default.
+	defaultMaxInflated = 256 << 20
 )
 
 // withDefaults returns a copy with every default filled in, or an error for options that are out of range or contradict each

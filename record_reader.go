@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"time"
 	"unsafe"
@@ -87,6 +88,54 @@ func (d *recordReader) resetTo(b batch, body []byte) {
 	d.room, d.over = -1, false
 	if b.attributes()&attrLogAppendTime != 0 {
 		d.appended = b.maxTimestamp()
+	}
+}
+
+// inflate returns the encoded records of a whole batch: a part of b if it is not compressed, otherwise the inflated records in
+// buf, which grows with the bytes that really come out and to no more than twice their number. The error is ErrInflated if
+// there are more than limit bytes; it does not name the batch.
+func (b batch) inflate(buf []byte, limit int64) (body, grown []byte, err error) {
+	c := b.codec()
+	if c == CodecNone || b.count() == 0 {
+		return b[headerLen:], buf, nil
+	}
+	f, ok := decompressor(c)
+	if !ok {
+		return nil, buf, fmt.Errorf("%w: %v", ErrCodec, c)
+	}
+	src := &compressed{limit: limit}
+	src.Reset(b[headerLen:])
+	r, err := f(src)
+	if err != nil {
+		return nil, buf, fmt.Errorf("%v: %w", c, err)
+	}
+	defer r.Close()
+	buf = buf[:0]
+	for idle := 0; ; {
+		if len(buf) == cap(buf) {
+			bigger := make([]byte, len(buf), int(max(inflateChunk, min(2*int64(cap(buf)), limit+inflateChunk))))
+			copy(bigger, buf)
+			buf = bigger
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		if n < 0 || n > cap(buf)-len(buf) {
+			return nil, buf, fmt.Errorf("%v: %w", c, errCount)
+		}
+		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > limit {
+			return nil, buf, fmt.Errorf("%w: %v batch of %d bytes inflates to more than %d", ErrInflated, c, len(b), limit)
+		}
+		if err == io.EOF {
+			return buf, buf, nil
+		}
+		if err != nil {
+			return nil, buf, fmt.Errorf("%v: %w", c, err)
+		}
+		if n > 0 {
+			idle = 0
+		} else if idle++; idle == maxIdleReads {
+			return nil, buf, fmt.Errorf("%v: %w", c, io.ErrNoProgress)
+		}
 	}
 }
 
@@ -302,4 +351,46 @@ func timeOf(ms int64) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMilli(ms).UTC()
+}
+
+// cutBatch returns a batch of the records of b below offset, for a TruncateTo that cuts inside b. At least one offset of b must
+// be below offset. The records are compressed with the codec of b if a compressor is registered for it, so that the batch does
+// not become larger than followers accept. limit is Options.MaxInflatedBytes.
+func cutBatch(b batch, offset, limit int64) (batch, error) {
+	d := recordReader{limit: limit, checkOnly: true}
+	if err := d.reset(b); err != nil {
+		return nil, err
+	}
+	var kept, count int
+	greatest := int64(noTimestamp)
+	var r Record
+	for d.next(&r) && r.Offset < offset {
+		kept, count = d.at, count+1
+		greatest = max(greatest, d.millis)
+	}
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	body, attributes := d.body[:kept], b.attributes()
+	if b.codec() != CodecNone {
+		out, ok, err := deflate(b.codec(), body)
+		if err != nil {
+			return nil, err
+		}
+		if ok && count > 0 {
+			body = out
+		} else {
+			attributes &^= attrCodec
+		}
+	}
+	cut := make(batch, headerLen+len(body))
+	copy(cut, b[:headerLen])
+	copy(cut[headerLen:], body)
+	be := binary.BigEndian
+	be.PutUint16(cut[atAttributes:], uint16(attributes))
+	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))
+	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
+	be.PutUint32(cut[atRecordsCount:], uint32(count))
+	cut.seal()
+	return cut, nil
 }
