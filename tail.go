@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
@@ -298,12 +297,6 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	return nil
 }
 
-// writeBackError is a failed flush or write-back of a file that holds records, after which the stored bytes are in doubt.
-type writeBackError struct{ err error }
-
-func (e *writeBackError) Error() string { return e.err.Error() }
-func (e *writeBackError) Unwrap() error { return e.err }
-
 // seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already.
 func (t *tail) seal() error {
 	t.seg.enter(phaseRolled)
@@ -325,30 +318,6 @@ func (t *tail) trim() error {
 	}
 	if err := t.h.f.flush(); err != nil {
 		return &writeBackError{t.h.named(err)}
-	}
-	return nil
-}
-
-// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory.
-func replaceFile(e *env, path string, content []byte) error {
-	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
-	f, err := e.create(tmp)
-	if err != nil {
-		return err
-	}
-	if len(content) > 0 {
-		if _, err := f.WriteAt(content, 0); err != nil {
-			return errors.Join(err, f.Close(), e.fs.remove(tmp))
-		}
-	}
-	if err := f.flush(); err != nil {
-		return errors.Join(err, f.Close(), e.fs.remove(tmp))
-	}
-	if err := f.Close(); err != nil {
-		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))
-	}
-	if err := e.fs.rename(tmp, path); err != nil {
-		return errors.Join(err, e.fs.remove(tmp))
 	}
 	return nil
 }
