@@ -149,7 +149,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		h.m.unmapPages(from, m.pos()-from)
 	}
 	if s.gather != nil {
-		if m, err = s.gather.write(s, h.f); err != nil {
+		if m, err = s.gather.write(&s.stored, h.f); err != nil {
 			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, &writeBackError{h.named(err)}) // the buffer was let go
 		}
 	}
