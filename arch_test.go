@@ -42,7 +42,7 @@ var layers = [][]string{
 	},
 	{ // 5: a log looked at from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",
-		"repair.go", "repair_plan.go", "repair_apply.go", "json.go",
+		"repair.go", "repair_report.go", "repair_plan.go", "repair_apply.go", "json.go",
 	},
 }
 
