@@ -25,7 +25,7 @@ import (
 // docs/design.md says what each is for.
 var layers = [][]string{
 	{ // 0: words, and the operating system behind one seam
-		"doc.go", "record.go", "poison_on.go", "poison_off.go", "errors.go", "wait.go", "limiter.go", "mutex.go", "bounds.go", "names.go", "vfs.go",
+		"doc.go", "record.go", "poison_on.go", "poison_off.go", "errors.go", "wait.go", "limiter.go", "mutex.go", "transfers.go", "bounds.go", "names.go", "vfs.go",
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
@@ -38,7 +38,7 @@ var layers = [][]string{
 		"log.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go",
 		"hooks.go", "recover.go", "recover_cut.go",
 		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
-		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go",
+		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go", "segmentinfo.go",
 	},
 	{ // 5: a log looked at from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",

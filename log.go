@@ -152,6 +152,9 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	return l, nil
 }
 
+// cachedEnd returns how much of the end of a log is expected to stay in the page cache.
+var cachedEnd = sync.OnceValue(func() int64 { return memoryLimit() / 2 })
+
 // release gives back descriptors, mappings and, last of all, the lock. It also serves a log whose Open failed half-way.
 func (l *Log) release() error {
 	var errs []error

@@ -42,35 +42,3 @@ func (w *writer) reserved() (n int64) {
 	}
 	return n
 }
-
-// sizes holds the summed sizes of the first n segments of a view, which are sealed and no longer change size.
-type sizes struct {
-	mu  mutex
-	of  *view
-	n   int
-	sum int64
-}
-
-// bytes returns the size of all segments of v. It keeps the sum of the sealed ones until the view changes, because looking at
-// thousands of segments touches as many cache lines.
-func (l *Log) bytes(v *view) int64 {
-	c := &l.sized
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of != v {
-		c.of, c.n, c.sum = v, 0, 0
-	}
-	sum, sealed := c.sum, true
-	for _, s := range v.segs[c.n:] {
-		sealed = sealed && !s.written() // asked before the size, which then no longer changes
-		size, err := l.size(s)
-		if err != nil {
-			size, sealed = 0, false // the file can't be looked at; the next call tries again
-		}
-		sum += size
-		if sealed {
-			c.n, c.sum = c.n+1, sum
-		}
-	}
-	return sum
-}

@@ -6,17 +6,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
-)
-
-// Positions that methods which read or wait take in place of an offset: Records, RecordBatches, Follow, FollowBatches, Wait,
-// WaitDurable, Batches, Section, TransferTo, and those of a DurableReader. An offset that the caller asks for first may be
-// out of date when it is used, because retention or an append came in between.
-const (
-	// Oldest is the first record that the log has when the reading begins.
-	Oldest int64 = math.MinInt64
-	// Newest is the end of the log at the time of the call, so that reading begins with the next record appended.
-	Newest int64 = math.MinInt64 + 1
 )
 
 // Records returns an iterator over the records from offset from up to the high watermark at the time when the iteration
@@ -104,17 +93,6 @@ func (l *Log) newest(from int64) int64 {
 	}
 	_ = l.catchUp() // the caller's next step meets the same error and reports it
 	return max(l.claimed(), l.highWatermark())
-}
-
-// catchUp brings the view of a read-only log up to date with the writer. It returns ErrClosed for a log that is closed.
-func (l *Log) catchUp() error {
-	if l.closed.Load() {
-		return ErrClosed
-	}
-	if l.o.ReadOnly {
-		return l.refresh()
-	}
-	return nil
 }
 
 // walk yields the records that can be read from next on. It returns the offset to go on from; false means that the iteration
@@ -342,3 +320,41 @@ func (l *Log) waitFor(ctx context.Context, offset, cuts int64, durable bool) err
 		return false, l.failed()
 	})
 }
+
+// batcher collects the records that a walk yields, until it has those of a whole batch.
+type batcher struct {
+	yield   func([]Record, error) bool
+	records []Record
+	headers []Header // those of all records: the decoder reuses its own slice for the next record
+}
+
+// of returns a yield function for records that r decodes, and tells r that an interrupted walk must begin the batch again.
+func (b *batcher) of(r *reader) func(Record, error) bool {
+	r.batched = true
+	return func(rec Record, err error) bool {
+		if err != nil {
+			return b.err(rec, err)
+		}
+		if n := len(b.records); n > 0 && rec.Offset <= b.records[n-1].Offset {
+			b.records, b.headers = b.records[:0], b.headers[:0] // an interrupted walk has begun the batch again
+		}
+		if rec.Headers != nil {
+			n := len(b.headers)
+			b.headers = append(b.headers, rec.Headers...)
+			rec.Headers = b.headers[n:len(b.headers):len(b.headers)]
+		}
+		b.records = append(b.records, rec)
+		if r.d.left > 0 {
+			return true
+		}
+		more := b.yield(b.records, nil)
+		for i := range b.records {
+			poison(&b.records[i])
+		}
+		b.records, b.headers = b.records[:0], b.headers[:0]
+		return more
+	}
+}
+
+// err yields an error, which ends the iteration. The records collected so far are dropped, since their batch is not whole.
+func (b *batcher) err(_ Record, err error) bool { return b.yield(nil, err) }
