@@ -158,13 +158,6 @@ func (l *Log) removeUndeleted() error {
 	return nil
 }
 
-// Kafka keeps these files beside a segment: the aborted transactions in it, and the producers' state at its start. They go
-// with the segment, since beside a new one with the same base offset they would be wrong.
-const (
-	transactionSuffix = ".txnindex"
-	producerSuffix    = ".snapshot"
-)
-
 // removeSegmentFiles removes the .log last, so that no crash leaves one whose indexes look lost.
 func (e *env) removeSegmentFiles(base int64) error {
 	for _, suffix := range []string{transactionSuffix, producerSuffix, timeSuffix, indexSuffix, logSuffix} {
