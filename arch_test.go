@@ -59,8 +59,8 @@ type cycle struct {
 // it that is in no cycle any more.
 var cycles = []cycle{
 	{[]string{"resync.go", "resync_pass.go"}, "one search in two files: the pass asks the search which headers are plausible"},
-	{[]string{"segment.go", "opensegments.go", "locate.go", "index_file.go"},
-		"a segment opens with its indexes, which are checked and rebuilt by walks over the segment, and counts among the open ones, which close it"},
+	{[]string{"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go"},
+		"a segment opens with its indexes, which are checked and rebuilt by walks over the segment, also from batches that the read cache knows, and counts among the open ones, which close it"},
 	{[]string{"log.go", "read.go", "flush.go", "retention.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "readonly.go", "readonly_view.go", "segmentinfo.go"},
 		"Log holds its parts, whose methods are Log's"},
 	{[]string{"truncate.go", "cutfile.go"}, "one cut in two files: the plan, which both read, and its steps"},
