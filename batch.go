@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
@@ -18,7 +17,7 @@ const (
 	atBatchLength     = 8  // int32; bytes after this field
 	atLeaderEpoch     = 12 // int32
 	atMagic           = 16 // int8; 2
-	atCRC             = 17 // uint32; CRC-32C of everything from atAttributes on: nothing protects what stands before
+	atCRC             = 17 // uint32; CRC-32C of everything from atAttributes on; no checksum covers the fields before that
 	atAttributes      = 21 // int16
 	atLastOffsetDelta = 23 // int32; last offset - base offset
 	atBaseTimestamp   = 27 // int64; ms since 1970
@@ -38,11 +37,13 @@ const (
 	attrTransactional = 0x10
 	attrControl       = 0x20
 
-	// maxBatchSize bounds every batch of every writer: a file ends below 2 GiB.
+	// maxSegmentBytes is the largest size of a segment: positions in index entries are int32 (Kafka's OffsetIndex.java).
+	maxSegmentBytes = math.MaxInt32
+	// maxBatchSize is the size of the largest batch that any writer can have made: a batch lies within one segment.
 	maxBatchSize = maxSegmentBytes
 )
 
-// The header ends where the records begin.
+// The constant does not compile if the header's last field reaches into the records.
 const _ = uint(headerLen - (atRecordsCount + 4))
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -75,11 +76,12 @@ func (b batch) seal() {
 	binary.BigEndian.PutUint32(b[atCRC:], crc32.Checksum(b[atAttributes:], castagnoli))
 }
 
-// walkLen is how much of a header it takes to go from batch to batch: most often one cache line less than all of it.
+// walkLen is the length of the part of a header that a walk from batch to batch reads. In most cases it lies in one cache line
+// less than the whole header.
 const walkLen = atLastOffsetDelta + 4
 
-// parseWalk checks what a walk from header to header relies on, and says what is wrong, or "". b holds at least walkLen
-// bytes.
+// parseWalk checks the fields that a walk from header to header relies on. It returns the reason why they are invalid, or "".
+// b holds at least walkLen bytes.
 func parseWalk(b []byte) string {
 	h := batch(b[:walkLen])
 	switch size := h.size(); {
@@ -95,8 +97,8 @@ func parseWalk(b []byte) string {
 	return ""
 }
 
-// parseHeader checks all that can be checked without the records, and says what is wrong, or "". b holds at least
-// headerLen bytes; fields are only good to use if it returned "".
+// parseHeader checks everything in a header that can be checked without the records. It returns the reason why the header is
+// invalid, or ""; its fields must not be relied on before. b holds at least headerLen bytes.
 func parseHeader(b []byte) string {
 	h := batch(b[:headerLen])
 	if why := parseWalk(h); why != "" {
@@ -108,71 +110,12 @@ func parseHeader(b []byte) string {
 	return ""
 }
 
-// checkCRC takes a whole batch.
+// checkCRC returns the reason why the CRC of b, which is a whole batch, does not match, or "".
 func (b batch) checkCRC() string {
 	if got := crc32.Checksum(b[atAttributes:], castagnoli); got != b.crc() {
 		return fmt.Sprintf("CRC is %08x, want %08x", got, b.crc())
 	}
 	return ""
-}
-
-// checkProducer says what Kafka's leader refuses about the header of a batch, or "". Producers write one record an offset;
-// the end of a transaction is one control record.
-func (b batch) checkProducer() string {
-	be := binary.BigEndian
-	producer, producerEpoch := int64(be.Uint64(b[atProducerID:])), int16(be.Uint16(b[atProducerEpoch:]))
-	sequence := int32(be.Uint32(b[atBaseSequence:]))
-	switch {
-	case b.count() == 0 || b.count() != b.lastDelta()+1:
-		return fmt.Sprintf("records count is %d with last offset delta %d", b.count(), b.lastDelta())
-	case b.codec() > CodecZstd:
-		return b.codec().String() + " is not known"
-	case b.control() && b.count() != 1:
-		return fmt.Sprintf("control batch of %d records", b.count())
-	case producer >= 0 && producerEpoch < 0:
-		return fmt.Sprintf("producer id is %d with epoch %d", producer, producerEpoch)
-	case producer >= 0 && sequence < 0 && !b.control():
-		return fmt.Sprintf("producer id is %d with base sequence %d", producer, sequence)
-	case producer < 0 && b.attributes()&attrTransactional != 0:
-		return fmt.Sprintf("transactional batch with producer id %d", producer)
-	}
-	return ""
-}
-
-// checkRecords decodes the records of a producer's batch, to see whether they are what its header says. It returns the
-// greatest of their timestamps, which Kafka's leader does not believe the producer. Where no decompressor is registered,
-// it can only look whether so many records may be in so few bytes.
-func (b batch) checkRecords(d *recordReader) (maxTimestamp int64, err error) {
-	if err := d.reset(b); errors.Is(err, ErrCodec) {
-		if most := mostRecords(b.codec(), b.size(), d.limit); b.count() > most {
-			return 0, fmt.Errorf("records count is %d, where %d bytes of %v can't hold more than %d", b.count(), b.size()-headerLen, b.codec(), most)
-		}
-		return b.maxTimestamp(), nil
-	} else if err != nil {
-		return 0, err
-	}
-	maxTimestamp = noTimestamp
-	var r Record
-	for d.next(&r) {
-		maxTimestamp = max(maxTimestamp, d.millis)
-		if b.control() && len(r.Key) < minControlKey {
-			return 0, fmt.Errorf("control record with a key of %d bytes", len(r.Key))
-		}
-	}
-	if b.attributes()&attrLogAppendTime != 0 {
-		maxTimestamp = b.maxTimestamp()
-	}
-	return maxTimestamp, d.err()
-}
-
-// minControlKey: the key of a control record is a version and a type, int16 each (ControlRecordType.java).
-const minControlKey = 4
-
-// setMaxTimestamp changes a header that is a copy of b's, the CRC included.
-func (b batch) setMaxTimestamp(head batch, ms int64) {
-	binary.BigEndian.PutUint64(head[atMaxTimestamp:], uint64(ms))
-	crc := crc32.Update(crc32.Checksum(head[atAttributes:headerLen], castagnoli), castagnoli, b[headerLen:])
-	binary.BigEndian.PutUint32(head[atCRC:], crc)
 }
 
 // varintLen is the size of v as putVarint writes it: zigzag, then LEB128.
@@ -187,7 +130,7 @@ func varintLen(v int64) int {
 	return (bits.Len64(u) + 6) / 7
 }
 
-// putVarint writes v to b[i:] and returns the index behind it.
+// putVarint writes v to b[i:] and returns the index of the byte after it.
 func putVarint(b []byte, i int, v int64) int {
 	u := uint64(v)<<1 ^ uint64(v>>63)
 	for ; u >= 0x80; u >>= 7 {
@@ -198,7 +141,7 @@ func putVarint(b []byte, i int, v int64) int {
 	return i + 1
 }
 
-// bytesLen is the size of a length-prefixed field; nil has length -1.
+// bytesLen is the size of a field with its length in front. The length of a nil field is encoded as -1.
 func bytesLen(b []byte) int {
 	if b == nil {
 		return 1
@@ -215,7 +158,7 @@ func putBytes(b []byte, i int, field []byte) int {
 	return i + copy(b[i:], field)
 }
 
-// bodyLen is the size of a record behind its length field.
+// bodyLen is the size of a record without its length field.
 func (r *Record) bodyLen(timeDelta, offsetDelta int64) int {
 	n := 1 + varintLen(timeDelta) + varintLen(offsetDelta) + bytesLen(r.Key) + bytesLen(r.Value) + varintLen(int64(len(r.Headers)))
 	for i := range r.Headers {
@@ -225,7 +168,7 @@ func (r *Record) bodyLen(timeDelta, offsetDelta int64) int {
 	return n
 }
 
-// millis is the timestamp of a record that is appended at now.
+// millis is the timestamp of a record that is appended at time now, in ms since 1970.
 func (r *Record) millis(now int64) int64 {
 	if r.Time.IsZero() {
 		return now
@@ -233,10 +176,11 @@ func (r *Record) millis(now int64) int64 {
 	return unixMilli(r.Time)
 }
 
-// lastTime is the end of what a timestamp can hold, in the year 292278994.
+// lastTime is the last time whose timestamp the format can hold, in the year 292278994.
 var lastTime = time.UnixMilli(math.MaxInt64).Add(time.Millisecond - 1)
 
-// unixMilli is t.UnixMilli() that does not wrap around: times out of the range of a timestamp give its ends.
+// unixMilli is t.UnixMilli(), except that a time outside the range of a timestamp gives the nearest end of the range instead
+// of wrapping around.
 func unixMilli(t time.Time) int64 {
 	const last = math.MaxInt64 / 1000
 	sec := t.Unix()
@@ -250,8 +194,8 @@ func unixMilli(t time.Time) int64 {
 	}
 }
 
-// encodedSize is the size of a batch of records, which are checked on the way, and their greatest timestamp. now is in ms
-// since 1970.
+// encodedSize checks records, and returns the size of a batch of them and their greatest timestamp. now, in ms since 1970, is
+// the time of the records that have none.
 func encodedSize(records []Record, now int64) (size, greatest int64, err error) {
 	first := records[0].millis(now)
 	greatest, size = first, headerLen
@@ -262,7 +206,7 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 			return 0, 0, invalid("record %d: time %v is before 1970, which the format can't hold", i, r.Time)
 		}
 		if ms == math.MaxInt64 && r.Time.After(lastTime) {
-			return 0, 0, invalid("record %d: time %v is after %v, the last one that the format can hold", i, r.Time, lastTime.UTC())
+			return 0, 0, invalid("record %d: time %v is after %v, the last time that the format can hold", i, r.Time, lastTime.UTC())
 		}
 		for j := range r.Headers {
 			if !utf8.ValidString(r.Headers[j].Key) {
@@ -276,7 +220,7 @@ func encodedSize(records []Record, now int64) (size, greatest int64, err error) 
 	return size, greatest, nil
 }
 
-// encode writes records as one batch to dst, whose length is encodedSize of the same arguments.
+// encode writes records as one batch to dst, whose length must be the result of encodedSize for the same records and now.
 func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	first := records[0].millis(now)
 	greatest := first
@@ -304,7 +248,7 @@ func encode(dst []byte, base int64, epoch int32, records []Record, now int64) {
 	h.seal()
 }
 
-// putHeader writes a header without length and CRC, the fields that seal adds.
+// putHeader writes all fields of a header except length and CRC, which seal adds.
 func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimestamp int64) {
 	be := binary.BigEndian
 	be.PutUint64(h[atBaseOffset:], uint64(base))
@@ -318,46 +262,4 @@ func putHeader(h batch, base int64, epoch int32, count, baseTimestamp, maxTimest
 	be.PutUint16(h[atProducerEpoch:], math.MaxUint16)
 	be.PutUint32(h[atBaseSequence:], math.MaxUint32)
 	be.PutUint32(h[atRecordsCount:], uint32(count))
-}
-
-// cutBatch returns a batch with the records of b that are below offset: what TruncateTo leaves of a batch it goes through.
-// They are compressed as they were if a compressor is registered, so that the batch does not become larger than followers
-// accept. At least one offset of b is below offset. limit is Options.MaxInflatedBytes.
-func cutBatch(b batch, offset, limit int64) (batch, error) {
-	d := recordReader{limit: limit, checkOnly: true}
-	if err := d.reset(b); err != nil {
-		return nil, err
-	}
-	var kept, count int
-	greatest := int64(noTimestamp)
-	var r Record
-	for d.next(&r) && r.Offset < offset {
-		kept, count = d.at, count+1
-		greatest = max(greatest, d.millis)
-	}
-	if err := d.err(); err != nil {
-		return nil, err
-	}
-	body, attributes := d.body[:kept], b.attributes()
-	if b.codec() != CodecNone {
-		out, ok, err := deflate(b.codec(), body)
-		if err != nil {
-			return nil, err
-		}
-		if ok && count > 0 {
-			body = out
-		} else {
-			attributes &^= attrCodec
-		}
-	}
-	cut := make(batch, headerLen+len(body))
-	copy(cut, b[:headerLen])
-	copy(cut[headerLen:], body)
-	be := binary.BigEndian
-	be.PutUint16(cut[atAttributes:], uint16(attributes))
-	be.PutUint32(cut[atLastOffsetDelta:], uint32(offset-1-b.base()))
-	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
-	be.PutUint32(cut[atRecordsCount:], uint32(count))
-	cut.seal()
-	return cut, nil
 }

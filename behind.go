@@ -1,7 +1,5 @@
 package seglog
 
-import "sync"
-
 // A reader far behind brings old bytes into the page cache, and these push out the end of the log, which everybody else
 // reads: beside a transfer of a log of 3 GiB in a process with 600 MiB, p99 of a Read of the end was 2.9 ms, and is 48 us
 // (docs/performance.md, "A reader far behind"). So bytes that lie further from the end than half of the memory are dropped
@@ -17,9 +15,6 @@ const (
 	// The last stretchLag bytes stay: pages that a socket refers to can't be dropped, and a second reader may be close behind.
 	stretchLag = 16 << 20
 )
-
-// cachedEnd returns how much of the end of a log is expected to stay in the page cache.
-var cachedEnd = sync.OnceValue(func() int64 { return memoryLimit() / 2 })
 
 // passed is called when a reader has gone over [from, to) of a segment, and drops what is not needed any more.
 func (l *Log) passed(s *segment, h *handle, from, to int64) {

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Codec is how the records of a batch are compressed (bits 0 to 2 of its attributes). The log itself writes CodecNone
-// and stores the batches of other writers as they are.
+// Codec is the compression of the records of a batch; its values are those of bits 0 to 2 of a batch's attributes. Append does
+// not compress; AppendBatch and TransferFrom store batches compressed as they arrive.
 type Codec int8
 
 const (
@@ -29,15 +29,12 @@ func (c Codec) String() string {
 }
 
 const (
-	// inflateChunk: most batches of producers inflate to a few times that.
+	// inflateChunk is the size of the first buffer for inflated records. Most batches of producers inflate to a few times as much.
 	inflateChunk = 4 << 10
-	// maxIdleReads is bufio's: a Reader that returns neither bytes nor an error so many times in a row is broken.
+	// maxIdleReads is the number of reads in a row without bytes and without an error after which a Reader counts as broken. It
+	// is that of package bufio.
 	maxIdleReads = 100
 )
-
-// defaultMaxInflated is the default of Options.MaxInflatedBytes, and the limit of Decode, Verify and Repair. Kafka's
-// producers stay below 1 MiB by default.
-const defaultMaxInflated = 256 << 20
 
 var (
 	decompressors sync.Map // Codec to func(io.Reader) (io.ReadCloser, error)
@@ -49,22 +46,25 @@ func init() {
 	RegisterCompressor(CodecGzip, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })
 }
 
-// RegisterDecompressor makes every log of this process able to read records compressed with c; f is given the
-// compressed records of one batch. CodecGzip is registered from the start, the module
-// github.com/seglog/seglog/codecs registers the others. It may be called at any time from any goroutine; the last
-// call for a codec holds. Storing and transferring compressed batches needs no decompressor.
+// RegisterDecompressor registers f as the decompressor for c, for all logs of the process. It replaces an earlier one, and may
+// be called at any time from any goroutine. CodecGzip is registered from the start, and the module
+// github.com/seglog/seglog/codecs registers the others. Only reading and checking records needs a decompressor; storing
+// compressed batches and transferring them does not.
 //
-// The reader that f is given also has a method MaxInflated() int64, the number of bytes that are accepted from the
-// result. A decompressor that inflates in one piece must not allocate more than that, and returns an error that wraps
-// ErrInflated instead. Its memory must be bounded by its real output, whatever the compressed bytes claim.
+// The argument of f reads the compressed records of one batch. It also has a method MaxInflated() int64, which returns the
+// number of bytes that are accepted from the result of f. A decompressor that inflates in one piece must not allocate more
+// than that, and returns an error that wraps ErrInflated instead. Its memory must be bounded by its real output, whatever
+// lengths the compressed bytes claim.
 func RegisterDecompressor(c Codec, f func(io.Reader) (io.ReadCloser, error)) {
 	decompressors.Store(c, f)
 }
 
-// RegisterCompressor is the counterpart of RegisterDecompressor. The log compresses in one case only: when TruncateTo
-// cuts inside a compressed batch, the records that remain are compressed again, so that the batch does not become larger
-// than it was. Without a compressor for c they are stored uncompressed. CodecGzip is registered from the start, the
-// module github.com/seglog/seglog/codecs registers the others.
+// RegisterCompressor registers f as the compressor for c, for all logs of the process. It replaces an earlier one, and may be
+// called at any time from any goroutine. CodecGzip is registered from the start, and the module
+// github.com/seglog/seglog/codecs registers the others.
+//
+// A log compresses only when TruncateTo cuts inside a compressed batch: it compresses the remaining records again, so that the
+// batch does not become larger than it was. Without a compressor for c it stores them uncompressed.
 func RegisterCompressor(c Codec, f func(io.Writer) (io.WriteCloser, error)) {
 	compressors.Store(c, f)
 }
@@ -78,7 +78,7 @@ func decompressor(c Codec) (f func(io.Reader) (io.ReadCloser, error), ok bool) {
 	return f, ok && f != nil
 }
 
-// compressed is the reader that a decompressor is given.
+// compressed is the argument of a decompressor.
 type compressed struct {
 	bytes.Reader
 	limit int64
@@ -87,55 +87,7 @@ type compressed struct {
 // MaxInflated is the number of bytes that are accepted from the decompressor.
 func (c *compressed) MaxInflated() int64 { return c.limit }
 
-// inflate returns the encoded records of a whole batch: a part of b, or the inflated records in buf, which grows as
-// needed but never past twice the bytes that really come out. More than limit bytes are ErrInflated. The error does not
-// name the batch.
-func (b batch) inflate(buf []byte, limit int64) (body, grown []byte, err error) {
-	c := b.codec()
-	if c == CodecNone || b.count() == 0 {
-		return b[headerLen:], buf, nil
-	}
-	f, ok := decompressor(c)
-	if !ok {
-		return nil, buf, fmt.Errorf("%w: %v", ErrCodec, c)
-	}
-	src := &compressed{limit: limit}
-	src.Reset(b[headerLen:])
-	r, err := f(src)
-	if err != nil {
-		return nil, buf, fmt.Errorf("%v: %w", c, err)
-	}
-	defer r.Close()
-	buf = buf[:0]
-	for idle := 0; ; {
-		if len(buf) == cap(buf) {
-			bigger := make([]byte, len(buf), int(max(inflateChunk, min(2*int64(cap(buf)), limit+inflateChunk))))
-			copy(bigger, buf)
-			buf = bigger
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		if n < 0 || n > cap(buf)-len(buf) {
-			return nil, buf, fmt.Errorf("%v: %w", c, errCount)
-		}
-		buf = buf[:len(buf)+n]
-		if int64(len(buf)) > limit {
-			return nil, buf, fmt.Errorf("%w: %v batch of %d bytes inflates to more than %d", ErrInflated, c, len(b), limit)
-		}
-		if err == io.EOF {
-			return buf, buf, nil
-		}
-		if err != nil {
-			return nil, buf, fmt.Errorf("%v: %w", c, err)
-		}
-		if n > 0 {
-			idle = 0
-		} else if idle++; idle == maxIdleReads {
-			return nil, buf, fmt.Errorf("%v: %w", c, io.ErrNoProgress)
-		}
-	}
-}
-
-// deflate compresses encoded records with c; ok is false if no compressor is registered.
+// deflate compresses encoded records with c. It returns false for ok if no compressor is registered for c.
 func deflate(c Codec, body []byte) (out []byte, ok bool, err error) {
 	v, ok := compressors.Load(c)
 	if !ok {
@@ -159,25 +111,7 @@ func deflate(c Codec, body []byte) (out []byte, ok bool, err error) {
 	return b.Bytes(), true, nil
 }
 
-// minRecord is the size of the smallest record: seven fields of one byte.
-const minRecord = 7
-
-// mostRecords is how many records a compressed batch of size bytes may hold at most, whatever is in it: the densest a
-// codec can be, in records of the smallest size. It stands in where nobody can look inside.
-func mostRecords(c Codec, size, limit int64) int64 {
-	ratio := int64(1 << 15) // zstd: a block of 4 bytes yields 128 KiB
-	switch c {
-	case CodecGzip:
-		ratio = 1032
-	case CodecSnappy:
-		ratio = 22
-	case CodecLZ4:
-		ratio = 255
-	}
-	return min(limit, (size-headerLen)*ratio) / minRecord
-}
-
-// gzipReaders: a reader has a window and tables of 40 KiB.
+// gzipReaders are kept because each has a window and tables of 40 KiB.
 var gzipReaders sync.Pool
 
 func newGzipReader(r io.Reader) (io.ReadCloser, error) {
@@ -196,17 +130,17 @@ func newGzipReader(r io.Reader) (io.ReadCloser, error) {
 
 type gzipReader struct{ *gzip.Reader }
 
-// Close gives the reader back; a second Close does nothing.
+// Close returns the reader to the pool; a second Close does nothing.
 func (r *gzipReader) Close() error {
 	if r.Reader != nil {
-		_ = r.Reset(noBytes{}) // lets go of the batch
+		_ = r.Reset(noBytes{}) // so that the pooled reader does not keep the batch alive; its error is io.EOF
 		gzipReaders.Put(r.Reader)
 		r.Reader = nil
 	}
 	return nil
 }
 
-// noBytes is an empty reader. Since it can read bytes, gzip wraps no buffer around it.
+// noBytes is an empty reader. It has ReadByte, so that gzip does not allocate a bufio.Reader around it.
 type noBytes struct{}
 
 func (noBytes) Read([]byte) (int, error) { return 0, io.EOF }

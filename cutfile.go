@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 )
 
-// carryOut does what is planned. The intent is durable.
+// carryOut carries out a TruncateTo by its plan. The intent is durable, so a failure leaves the rest to the next Open.
 func (l *Log) carryOut(offset int64, p *cutPlan) error {
 	segs := l.view.Load().segs
 	i := (&view{segs}).find(p.base)
@@ -21,7 +21,7 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	if err != nil { // the next Open does the rest, so what lies above is gone all the same
+	if err != nil { // the next Open will remove the records above the cut, so no reader may see them any more
 		l.showBelow(segs[:i], segs[i:], offset, p)
 		return err
 	}
@@ -35,7 +35,7 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 	return l.settle(t, append(next, t.seg), offset, false)
 }
 
-// cutFiles removes the files of all segments but the first, from the end, and cuts that one. It returns its file.
+// cutFiles removes the files of all segments but the first, newest first, and cuts the first. It returns the file of that.
 func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f file, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
 	if err == nil {
@@ -55,7 +55,7 @@ func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f file, err e
 	return f, nil
 }
 
-// removeAbove removes the files of segments, from the end, and the index files of the one at base that comes before them.
+// removeAbove removes the files of segs, newest first, and the index files of the segment at base, which comes before them.
 func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error) {
 	for k := len(segs) - 1; k >= 0; k-- {
 		if err := l.removeSegmentFiles(segs[k].base); err != nil {
@@ -77,7 +77,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 	return removed, nil
 }
 
-// cutSegment gives back what is held of a segment and, with goOn, cuts its file.
+// cutSegment releases the handle that hold took and, with goOn, cuts the file. It returns the file that is the segment's now.
 func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 	held := p.held
 	l.opened.drop(held.s)
@@ -93,7 +93,7 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 	path := l.path(p.base, logSuffix)
 	switch {
 	case goOn && held.copy != nil:
-		if err = p.f.Close(); err == nil { // which Windows would not rename over
+		if err = p.f.Close(); err == nil { // Windows does not rename over an open file
 			f, err = l.placeCopy(held.copy, path, p)
 		} else {
 			err = errors.Join(err, held.copy.Close())
@@ -112,9 +112,9 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 	return f, err
 }
 
-// cutFile cuts f, the file at path, in place, flushed. If somebody else has a hold of it, as a reader in another process or
-// a snapshot, it makes a file of its own of what is left, and puts it in the place of f. Either way it returns the file to go
-// on with, and no other stays open.
+// cutFile cuts f, the file at path, in place, and flushes it. If somebody else uses the file, such as a reader in another
+// process or a snapshot with a hard link, it copies the part that stays and renames the copy to path. It returns the file that
+// is at path then, and closes any other, also if it fails.
 func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	alone, err := f.alone()
 	if err != nil {
@@ -123,7 +123,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	if !alone {
 		p.reserved = 0
 		out, err := e.copyBelow(f, p)
-		if e := f.Close(); e != nil && err == nil { // which Windows would not rename over
+		if e := f.Close(); e != nil && err == nil { // Windows does not rename over an open file
 			err = errors.Join(e, out.Close())
 		}
 		if err != nil {
@@ -131,7 +131,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 		}
 		return e.placeCopy(out, path, p)
 	}
-	// What is left is written before the file is cut, into blocks that are there.
+	// rest is written before the file is truncated, so that it goes into blocks that the file has already.
 	if len(p.rest) > 0 {
 		p.whole = found{}
 		_, err = f.WriteAt(p.rest, p.pos)
@@ -140,7 +140,7 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 		p.done = true
 		if p.reserved > 0 {
 			if err = f.zero(p.size(), max(0, p.end-p.size())); isShortage(err) {
-				p.reserved = 0 // blocks that are shared with a copy of the file are written anew, which takes room
+				p.reserved = 0 // a file system that shares blocks with a copy of the file needs new ones for the zeros
 			}
 		}
 		if p.reserved == 0 {
@@ -158,7 +158,8 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	return f, nil
 }
 
-// copyBelow makes a file of what is left of a segment, flushed. placeCopy puts it in the place of the segment's own.
+// copyBelow copies the part of a segment that stays to a new file, and flushes it. placeCopy then renames it to the segment's
+// name.
 func (e *env) copyBelow(src file, p *cutPlan) (f file, err error) {
 	tmp := filepath.Join(e.dir, cutName)
 	if f, err = e.create(tmp); err != nil {
@@ -176,6 +177,7 @@ func (e *env) copyBelow(src file, p *cutPlan) (f file, err error) {
 	return f, nil
 }
 
+// placeCopy renames f, which copyBelow made, to path.
 func (e *env) placeCopy(f file, path string, p *cutPlan) (file, error) {
 	err := e.fs.rename(filepath.Join(e.dir, cutName), path)
 	if err == nil {
@@ -188,8 +190,9 @@ func (e *env) placeCopy(f file, path string, p *cutPlan) (file, error) {
 	return f, nil
 }
 
-// showBelow makes what lies safely below a cut that failed half-way the log that readers see: the segments before it, and
-// of the one it cuts what comes before its position, and the batch there unless that was touched. The next Open has it all.
+// showBelow publishes a view for a cut that failed half-way. It ends with the records that are certainly intact: those of the
+// segments before, those of the cut segment below the position of the cut, and those of the batch there unless the file has
+// changed already. The next Open finishes the cut and has all records below it.
 func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
 	end, next, pos := offset, offset, p.pos
 	switch {
@@ -204,21 +207,22 @@ func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
 	s.stored.store(markAt(next-p.base, pos))
 	s.flushed.store(s.stored.load())
 	for _, c := range cut {
-		_ = l.retire(c) // the log has failed, and says why
+		_ = l.retire(c) // the log has failed, and returns the first error
 	}
 	l.end.Store(end)
 	l.durable.Store(min(l.durable.Load(), end))
 	l.view.Store(&view{append(append([]*segment(nil), before...), s)})
 }
 
-// carryOutReset removes all segments and begins a new one at offset. The intent is durable.
+// carryOutReset removes all segments and begins a new one at offset. The intent is durable, so a failure leaves the rest to
+// the next Open.
 func (l *Log) carryOutReset(offset int64) (err error) {
 	segs := l.view.Load().segs
 	for _, s := range segs {
 		s.enter(phaseGone)
 	}
 	l.preparing.Lock()
-	l.preparing.Unlock() //lint:ignore SA2001 the preparer has let go of the active segment
+	l.preparing.Unlock() //lint:ignore SA2001 waits until the preparer no longer works on the active segment
 	for k := len(segs) - 1; k >= 0 && err == nil; k-- {
 		err = errors.Join(l.removeSegmentFiles(segs[k].base), l.retire(segs[k]))
 		segs[k].deleted(l.stats)
@@ -244,7 +248,8 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	return l.settle(t, []*segment{t.seg}, offset, true)
 }
 
-// settle makes the list of segments after a cut the log.
+// settle makes segs, of which t is the active one, the segments of the log after a cut or a reset, and commits the state
+// without the intent.
 func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 	w := &l.writer
 	sealing := w.sealing[:0:0]

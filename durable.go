@@ -53,3 +53,28 @@ func (d DurableReader) Section(offset, n int64) (*Section, error) {
 func (d DurableReader) TransferTo(offset, n int64, conn net.Conn) (written int64, err error) {
 	return d.l.transferTo(offset, n, conn, true)
 }
+
+// WaitDurable returns once the record at offset is on stable storage. It starts a flush if necessary, so under any policy
+// those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too: with Oldest
+// for the first record of the log, with Newest for the next one. Errors: those of ctx and of Sync.
+func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
+	if offset = l.newest(offset); offset == Oldest {
+		offset = l.start.Load()
+	}
+	for {
+		err := l.durableWaiters.wait(ctx, func() (bool, error) {
+			if err := l.writable(); err != nil {
+				return false, err
+			}
+			return l.durable.Load() > offset || l.end.Load() > offset, nil
+		})
+		if err != nil || l.durable.Load() > offset {
+			return err
+		}
+		if m := l.moment(); m.end > offset {
+			if err := l.flushTo(moment{m.cuts, offset + 1}); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -118,3 +118,9 @@ var errWritten = fmt.Errorf("%w: Write returned a negative count or more bytes t
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
 }
+
+// writeBackError is a failed flush or write-back of a file that holds records, after which the stored bytes are in doubt.
+type writeBackError struct{ err error }
+
+func (e *writeBackError) Error() string { return e.err.Error() }
+func (e *writeBackError) Unwrap() error { return e.err }

@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"time"
@@ -21,31 +20,6 @@ func (l *Log) Sync() error {
 		return err
 	}
 	return l.flushTo(l.moment())
-}
-
-// WaitDurable returns once the record at offset is on stable storage. It starts a flush if necessary, so under any policy
-// those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too: with Oldest
-// for the first record of the log, with Newest for the next one. Errors: those of ctx and of Sync.
-func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
-	if offset = l.newest(offset); offset == Oldest {
-		offset = l.start.Load()
-	}
-	for {
-		err := l.durableWaiters.wait(ctx, func() (bool, error) {
-			if err := l.writable(); err != nil {
-				return false, err
-			}
-			return l.durable.Load() > offset || l.end.Load() > offset, nil
-		})
-		if err != nil || l.durable.Load() > offset {
-			return err
-		}
-		if m := l.moment(); m.end > offset {
-			if err := l.flushTo(moment{m.cuts, offset + 1}); err != nil {
-				return err
-			}
-		}
-	}
 }
 
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
@@ -149,7 +123,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		h.m.unmapPages(from, m.pos()-from)
 	}
 	if s.gather != nil {
-		if m, err = s.gather.write(s, h.f); err != nil {
+		if m, err = s.gather.write(&s.stored, h.f); err != nil {
 			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, &writeBackError{h.named(err)}) // the buffer was let go
 		}
 	}

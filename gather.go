@@ -49,11 +49,11 @@ func (g *gather) drop() {
 	g.buf, g.spare = nil, nil
 }
 
-// write writes the gathered batches to the file, and returns the mark up to which the segment is then written. Only the
-// owner of Log.flushes calls it.
-func (g *gather) write(s *segment, f file) (mark, error) {
+// write writes the gathered batches to the file of the segment whose mark is stored, and returns the mark up to which it is
+// then written. Only the owner of Log.flushes calls it.
+func (g *gather) write(stored *atomicMark, f file) (mark, error) {
 	g.mu.Lock()
-	b, at, m := g.buf, g.at, s.stored.load()
+	b, at, m := g.buf, g.at, stored.load()
 	g.buf, g.spare, g.at = g.spare[:0], nil, m.pos()
 	g.mu.Unlock()
 	if large := len(b) >= largeFlush; large != g.large.Load() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"runtime/debug"
 )
 
@@ -257,4 +258,28 @@ func writeIndexes(e *env, base int64, x *indexBuilder) error {
 		return err
 	}
 	return replaceFile(e, e.path(base, timeSuffix), times)
+}
+
+// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory.
+func replaceFile(e *env, path string, content []byte) error {
+	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
+	f, err := e.create(tmp)
+	if err != nil {
+		return err
+	}
+	if len(content) > 0 {
+		if _, err := f.WriteAt(content, 0); err != nil {
+			return errors.Join(err, f.Close(), e.fs.remove(tmp))
+		}
+	}
+	if err := f.flush(); err != nil {
+		return errors.Join(err, f.Close(), e.fs.remove(tmp))
+	}
+	if err := f.Close(); err != nil {
+		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))
+	}
+	if err := e.fs.rename(tmp, path); err != nil {
+		return errors.Join(err, e.fs.remove(tmp))
+	}
+	return nil
 }

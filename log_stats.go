@@ -2,7 +2,7 @@ package seglog
 
 import "time"
 
-// Stats returns what was counted since Open, and what is so now.
+// Stats returns counters that began with Open, and figures of the present moment.
 func (l *Log) Stats() Stats {
 	c := &l.counters
 	l.refreshIfStale()
@@ -27,7 +27,8 @@ func (l *Log) Stats() Stats {
 	}
 }
 
-// reserved is how many bytes are set aside for appends to come. l.mu is held.
+// reserved returns the number of bytes of blocks that are allocated behind the ends of the segments, for appends to come.
+// Log.mu is held.
 func (w *writer) reserved() (n int64) {
 	add := func(t *tail) {
 		if t != nil {
@@ -40,36 +41,4 @@ func (w *writer) reserved() (n int64) {
 		add(t)
 	}
 	return n
-}
-
-// sizes is the sum of the first n segments of a view, which are sealed and keep their size.
-type sizes struct {
-	mu  mutex
-	of  *view
-	n   int
-	sum int64
-}
-
-// bytes is the size of all segments of v. What it added up once it does not look at again until the view changes: thousands
-// of segments lie in as many cache lines.
-func (l *Log) bytes(v *view) int64 {
-	c := &l.sized
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of != v {
-		c.of, c.n, c.sum = v, 0, 0
-	}
-	sum, sealed := c.sum, true
-	for _, s := range v.segs[c.n:] {
-		sealed = sealed && !s.written() // before its size
-		size, err := l.size(s)
-		if err != nil {
-			size, sealed = 0, false // of a file that can't be looked at, for now
-		}
-		sum += size
-		if sealed {
-			c.n, c.sum = c.n+1, sum
-		}
-	}
-	return sum
 }

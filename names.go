@@ -26,6 +26,13 @@ const (
 	repairPrefix = "seglog.repair-"
 )
 
+// Kafka keeps these files beside a segment: the aborted transactions in it, and the producers' state at its start. They go
+// with the segment, since beside a new one with the same base offset they would be wrong.
+const (
+	transactionSuffix = ".txnindex"
+	producerSuffix    = ".snapshot"
+)
+
 // fileName returns the name that Kafka uses: 20 digits, so that names sort like offsets. Kafka silently ignores files with
 // other names. (An append that rolls calls it, and would pay 5 us for fmt, whose code is seldom in the processor's caches.)
 func fileName(base int64, suffix string) string {

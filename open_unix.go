@@ -21,7 +21,7 @@ func retry(call func() error) error {
 	}
 }
 
-func renameFile(from, to string) error { return os.Rename(from, to) }
+func (osFS) rename(from, to string) error { return os.Rename(from, to) }
 
 // lock takes a flock(2) lock on the file at path. The kernel releases it when the process ends, so a dead holder never
 // blocks. The pid of the holder is written into the file only for the error message of the next process.
@@ -57,7 +57,7 @@ func (l fileLock) Close() error {
 	return errors.Join(pathError("flock", l.f.Name(), unix.Flock(int(l.f.Fd()), unix.LOCK_UN)), l.f.Close())
 }
 
-func openFile(path string, mode openMode) (*os.File, error) {
+func (osFS) open(path string, mode openMode) (file, error) {
 	flag := os.O_RDONLY
 	switch mode {
 	case openWrite:
@@ -65,7 +65,11 @@ func openFile(path string, mode openMode) (*os.File, error) {
 	case openCreate:
 		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	}
-	return os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // opening a pipe by that name must not wait for its other end
+	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // opening a pipe by that name must not wait for its other end
+	if err != nil {
+		return nil, err
+	}
+	return regularFile(f)
 }
 
 func (l fileLock) held() error { return sameFile(l.f) }

@@ -54,9 +54,9 @@ func isShortage(err error) bool {
 	return false
 }
 
-// openFile opens a file so that it can be renamed and deleted meanwhile, which the engine does on every system, and which
+// open opens a file so that it can be renamed and deleted meanwhile, which the engine does on every system, and which
 // os.OpenFile does not allow. https://learn.microsoft.com/windows/win32/api/fileapi/nf-fileapi-createfilew
-func openFile(path string, mode openMode) (*os.File, error) {
+func (osFS) open(path string, mode openMode) (file, error) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, pathError("open", path, err)
@@ -73,13 +73,13 @@ func openFile(path string, mode openMode) (*os.File, error) {
 	if err != nil {
 		return nil, pathError("open", path, err)
 	}
-	return os.NewFile(uintptr(h), path), nil
+	return regularFile(os.NewFile(uintptr(h), path))
 }
 
-// renameFile also replaces a file that is open, which os.Rename does not: whoever has it open keeps the old file. It needs
+// rename also replaces a file that is open, which os.Rename does not: whoever has it open keeps the old file. It needs
 // NTFS on Windows 10 (version 1607) or later.
 // https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/ns-ntifs-_file_rename_information
-func renameFile(from, to string) error {
+func (osFS) rename(from, to string) error {
 	err := os.Rename(from, to)
 	if !errors.Is(err, windows.ERROR_ACCESS_DENIED) && !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
 		return err

@@ -6,17 +6,18 @@ import (
 	"time"
 )
 
-// FlushPolicy says when appended records are made durable, and with it when a record may be read.
+// FlushPolicy determines when appended records become durable, and when they can be read.
 type FlushPolicy int
 
 const (
-	// FlushSync: Append returns once its batch is on stable storage, and no reader sees it earlier. Concurrent
+	// FlushSync makes Append return once its batch is on stable storage; no reader sees the batch earlier. Concurrent
 	// appends share a flush.
 	FlushSync FlushPolicy = iota
-	// FlushAsync: Append returns once its batch is in the page cache, where it survives the death of the process. It
-	// is flushed within FlushInterval and FlushBytes. While the disk can't keep up, Append waits.
+	// FlushAsync makes Append return once its batch is in the page cache, where it survives the death of the process but not
+	// a power cut. The batch is flushed within FlushInterval and FlushBytes. Append waits while the disk can't keep up.
 	FlushAsync
-	// FlushNone: the operating system decides when to write (Kafka's default). Sync, roll and Close still flush.
+	// FlushNone leaves it to the operating system when to write, which is Kafka's default. Append returns as under FlushAsync.
+	// Sync, WaitDurable, rolls and Close still flush.
 	FlushNone
 )
 
@@ -32,88 +33,89 @@ func (p FlushPolicy) String() string {
 	return "unknown"
 }
 
-// Options says how a log is kept. The zero value is a good log: durable, kept forever, silent.
+// Options configures a log. The zero value gives a log that is durable, kept forever, and silent.
 type Options struct {
-	// Flush is when appends become durable. Default: FlushSync.
+	// Flush determines when appends become durable. Default: FlushSync.
 	Flush FlushPolicy
-	// FlushInterval is, under FlushAsync, how long a record stays unflushed at most. Default: 1s. With another policy it is an
-	// error to set it or FlushBytes, so that nobody counts on what does not happen.
+	// FlushInterval is the longest time that a record stays unflushed under FlushAsync. Default: 1s. Under another policy it is
+	// an error to set FlushInterval or FlushBytes, because they would have no effect.
 	FlushInterval time.Duration
-	// FlushBytes is, under FlushAsync, how many bytes may be appended before a flush starts. Appends wait when twice as
-	// many are not flushed yet. Default: 8 MiB.
+	// FlushBytes is the number of unflushed bytes at which a flush starts under FlushAsync. Appends wait at twice as many.
+	// Default: 8 MiB.
 	FlushBytes int64
 
-	// SegmentBytes is the size at which a segment is rolled. Larger ones mean fewer files, smaller ones finer
+	// SegmentBytes is the size at which a segment is rolled. Larger segments mean fewer files, smaller ones finer
 	// retention. Default: 128 MiB; at most 2 GiB - 1, at least 4 KiB.
 	SegmentBytes int64
-	// SegmentAge rolls a segment when a record is appended whose time is that much later than its first one's; a log that
-	// nobody appends to rolls nothing. Default: 0, never; at least 1ms, the precision of a record's time.
+	// SegmentAge rolls a segment when a record is appended whose time is later by more than SegmentAge than that of the first
+	// batch; without appends no segment is rolled for its age. Default: 0, never; at least 1ms, the precision of a record's time.
 	SegmentAge time.Duration
-	// IndexBytes is how many bytes of log share one index entry. Smaller makes Read faster and the indexes larger.
+	// IndexBytes is the number of bytes of log for each index entry. A smaller value makes Read faster and the indexes larger.
 	// Default: 4096.
 	IndexBytes int
-	// MaxBatchBytes bounds the encoded size of a batch; a larger one is ErrTooLarge. Default: 16 MiB, or SegmentBytes
-	// where that is less.
+	// MaxBatchBytes is the largest encoded size of a batch; appending a larger one returns ErrTooLarge. Default: 16 MiB, or
+	// SegmentBytes if that is less.
 	MaxBatchBytes int
 
-	// MaxInflatedBytes bounds what a compressed batch may inflate to when its records are read or checked; more is
-	// ErrInflated. A read of a compressed batch takes at most four times as much memory. Default: 256 MiB.
+	// MaxInflatedBytes is the largest size that a compressed batch may inflate to when its records are read or checked; a batch
+	// that inflates to more gives ErrInflated. A read of a compressed batch takes at most four times as much memory.
+	// Default: 256 MiB.
 	MaxInflatedBytes int64
 
 	// RetentionBytes is the size of the log above which the oldest segments are deleted. Default: 0, keep all.
 	//
-	// Whole segments go, so the log is larger by up to one segment at rest. Segments are sealed before they go, and up to
-	// eight more may wait for that while appends are faster than the disk. On the disk, the blocks that are reserved ahead
-	// come on top: up to 32 MiB, and no more than a segment, in each of the active segment and the one made ready to
-	// follow it.
+	// Only whole segments are deleted, so a log without appends may be larger by up to one segment. Segments are sealed before
+	// they are deleted, and up to eight more may wait for their seal while appends are faster than the disk. Blocks reserved
+	// ahead take additional space on the disk: up to 32 MiB, and no more than a segment, for each of the active segment and
+	// the segment prepared to follow it.
 	RetentionBytes int64
-	// RetentionAge is the age of a segment's newest record above which it is deleted. Default: 0, keep all; at least 1ms.
+	// RetentionAge is the age of a segment's newest record above which the segment is deleted. Default: 0, keep all; at least
+	// 1ms.
 	RetentionAge time.Duration
-	// MayDelete, if not nil, is asked before retention deletes a segment; false keeps it, and those after it, until
-	// retention runs again. It is called from the log's own goroutine and must not call the log's methods that write.
+	// MayDelete, if not nil, is called before retention deletes a segment. If it returns false, that segment and those after it
+	// are kept until retention runs again. Calls do not overlap. They come from a goroutine of the log, or from that of a call
+	// of Retain, and must not call methods of the log that write.
 	MayDelete func(SegmentInfo) bool
-	// OnSeal, if not nil, is told of each segment that will not change any more: flushed, trimmed, its indexes
-	// written. It is called in order, at least once for each segment of the directory: what was sealed and not told of when
-	// the process ended is told of after the next Open. It is called from a goroutine of the log, and for the last ones by
-	// Close, when the log's methods return ErrClosed already.
+	// OnSeal, if not nil, is called for each segment that will not change any more because it is sealed: flushed and trimmed,
+	// with its indexes written. It is called in the order of the segments, at least once for each: for segments that were
+	// sealed without a call when the process ended, it is called after the next Open. The calls come from a goroutine of the
+	// log, and the last ones from Close, when the log's methods already return ErrClosed.
 	OnSeal func(SegmentInfo)
 
-	// CheckEveryRead makes Read check the CRC of the whole batch each time. Default: false, and of a batch of many records a
-	// check is good for a minute (see Log.Read).
+	// CheckEveryRead makes each Read check the CRC of the whole batch. Default: false, so that a check of a batch of many
+	// records holds for a minute (see Log.Read).
 	CheckEveryRead bool
 
-	// MaxOpenSegments bounds the sealed segments of the log that are kept open at once, each with a descriptor and up to
-	// three mappings. A random read of one that is not costs some 15 us more. Default: 4096, or a quarter
-	// of the process's limit on open files where that is less.
+	// MaxOpenSegments is the number of sealed segments of the log that are kept open, each with a descriptor and up to three
+	// mappings. A random read in a segment that is not open takes about 15 us longer. Default: 4096, or a quarter of the
+	// process's limit on open files if that is less.
 	//
-	// All logs of a process together, with the segments that they write, keep at most half as many files open as the process
-	// may have (RLIMIT_NOFILE when a log is opened): beyond that, sealed segments are closed, least recently used first,
-	// whichever log they belong to.
-	// Mappings are bounded by a quarter of what the system lets a process have (vm.max_map_count); segments beyond are
-	// read and written through their descriptors.
+	// The segments of all logs of a process, including those that are written, have at most half of the files open that the
+	// process may open (RLIMIT_NOFILE, looked up whenever a log is opened). Beyond that, sealed segments of any log are
+	// closed, least recently used first. Mappings take up to a quarter of those that the system allows a process
+	// (vm.max_map_count); further segments are read and written through their descriptors.
 	MaxOpenSegments int
 
-	// ReadOnly opens without lock and without a single write, also beside a writer in another process, whose appends,
-	// rolls, deletions and truncations become visible. Default: false.
+	// ReadOnly opens the log without a lock and without any write, even while another process writes it, whose appends, rolls,
+	// deletions and truncations become visible. Default: false.
 	ReadOnly bool
-	// Logger gets what an operator wants to know. Its handler must not call the log's methods, nor append to the log: it may
-	// be called while the log holds its locks, and appends wait for it. Default: nil, silent.
+	// Logger receives messages for the operator of the log. Its handler must not call the log's methods, and must not append
+	// to the log in another way either: it may be called while the log holds its locks, and appends wait for it.
+	// Default: nil, silent.
 	Logger *slog.Logger
 }
 
-// SegmentInfo names a segment to the hooks in Options.
+// SegmentInfo describes a segment to the hooks in Options.
 type SegmentInfo struct {
 	Path    string    // the .log file; its indexes lie beside it
-	Base    int64     // offset of its first record
-	Next    int64     // offset after its last record
+	Base    int64     // base offset: that of its first record, or lower if a compaction took that record
+	Next    int64     // base offset of the next segment or, for the active one, the high watermark
 	Bytes   int64     // size of the .log file
 	MaxTime time.Time // greatest record time; zero if no record has one
-	Sealed  bool      // it will not change any more: flushed, trimmed, its indexes written
+	Sealed  bool      // it will not change any more: it is flushed and trimmed, and its indexes are written
 }
 
 const (
-	// maxSegmentBytes: positions in index entries are int32 (Kafka, OffsetIndex).
-	maxSegmentBytes = math.MaxInt32
 	minSegmentBytes = 4096
 
 	defaultSegmentBytes    = 128 << 20
@@ -122,9 +124,13 @@ const (
 	defaultFlushBytes      = 8 << 20
 	defaultFlushInterval   = time.Second
 	defaultMaxOpenSegments = 4096
+
+	// defaultMaxInflated is also the limit of Decode, Verify and Repair. Kafka's producers stay below 1 MiB by default.
+	defaultMaxInflated = 256 << 20
 )
 
-// withDefaults returns a copy with every default filled in, or an error for options that contradict each other.
+// withDefaults returns a copy with every default filled in, or an error for options that are out of range or contradict each
+// other.
 func (o *Options) withDefaults() (Options, error) {
 	var c Options
 	if o != nil {

@@ -33,6 +33,17 @@ type readOnly struct {
 	cutting atomic.Int64
 }
 
+// catchUp brings the view of a read-only log up to date with the writer. It returns ErrClosed for a log that is closed.
+func (l *Log) catchUp() error {
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	if l.o.ReadOnly {
+		return l.refresh()
+	}
+	return nil
+}
+
 // claimed returns the offset up to which there are records, including those that a cut hides for a moment.
 func (l *Log) claimed() int64 { return max(l.end.Load(), l.follow.cutting.Load()) }
 

@@ -37,10 +37,10 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 		return 0, err
 	}
 	if conn, ok := r.(readDeadliner); ok {
-		t := &transfer{conn: readDeadline{conn}}
-		l.transfers.add(t)
+		p := &peer{conn: readDeadline{conn}}
+		l.transfers.add(p)
 		defer func() {
-			l.transfers.drop(t)
+			l.transfers.drop(p)
 			if err != nil && l.closed.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 				err = ErrClosed
 			}
@@ -254,12 +254,6 @@ func (l *Log) liftFence(base int64, epoch int32) error {
 	}
 	w.fenceOffset = fenceLifted
 	return nil
-}
-
-// receivedLast is the last batch that TransferFrom stored: the offset after it, and its leader epoch.
-type receivedLast struct {
-	next  int64
-	epoch int32
 }
 
 // checkEpoch refuses a batch with a lower leader epoch than the last batch of the log. l.mu is held.

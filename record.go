@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"bytes"
+	"math"
 	"strings"
 	"time"
 )
@@ -43,3 +44,13 @@ type Offsets struct {
 	HighWatermark int64 // everything below may be read
 	End           int64 // offset the next record gets
 }
+
+// Positions that methods which read or wait take in place of an offset: Records, RecordBatches, Follow, FollowBatches, Wait,
+// WaitDurable, Batches, Section, TransferTo, and those of a DurableReader. An offset that the caller asks for first may be
+// out of date when it is used, because retention or an append came in between.
+const (
+	// Oldest is the first record that the log has when the reading begins.
+	Oldest int64 = math.MinInt64
+	// Newest is the end of the log at the time of the call, so that reading begins with the next record appended.
+	Newest int64 = math.MinInt64 + 1
+)

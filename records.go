@@ -6,29 +6,22 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
 )
 
-// Positions that Records, Follow, Wait, Batches, Section and TransferTo take in place of an offset, so that none has to be
-// asked for first, which retention or an append may overtake.
-const (
-	// Oldest is the first record that is there when the reading begins.
-	Oldest int64 = math.MinInt64
-	// Newest is the end of the log at the time of the call: what is appended after it comes.
-	Newest int64 = math.MinInt64 + 1
-)
-
-// Records walks the records from offset from up to the high watermark of the moment the walk starts; it never waits.
-// Every batch's CRC is checked, once. Control batches and gaps are skipped. A Record is valid until the next step; Clone
-// keeps it. The sequence may be walked more than once, and each walk ends after the first error, which are those of
-// Read; walking from an offset between the high watermark and the end of the log is no error and yields nothing. A
-// TruncateTo or Reset below the walk ends it with an *OffsetError. Behind a *CorruptError, its NextOffset is where a new walk goes on.
+// Records returns an iterator over the records from offset from up to the high watermark at the time when the iteration
+// starts. The iterator does not wait for more. It checks the CRC of each batch once, and skips control batches and gaps. A
+// Record is valid until the next step; Clone keeps it.
+//
+// The iterator may be used more than once. Each iteration ends after its first error, and the errors are those of Read. An
+// offset between the high watermark and the end of the log is no error, and yields nothing. A TruncateTo or Reset to an
+// offset below the position of the iteration ends it with an *OffsetError. After a *CorruptError, a new iteration from its
+// NextOffset yields the records behind the damage.
 func (l *Log) Records(from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
 	return func(yield func(Record, error) bool) { l.records(next, false, yield, nil) }
 }
 
-// records yields to yield or, if that is nil, to b.
+// records iterates for yield or, if that is nil, for b. With durable, it ends at the recovery point.
 func (l *Log) records(from int64, durable bool, yield func(Record, error) bool, b *batcher) {
 	r := readers.Get().(*reader)
 	defer r.release()
@@ -43,9 +36,9 @@ func (l *Log) records(from int64, durable bool, yield func(Record, error) bool, 
 	l.walk(r, from, yield)
 }
 
-// Follow is Records that goes on: at the high watermark it waits for more, until ctx ends, which ends the sequence
-// without an error, or the log is closed, which ends it with ErrClosed. An offset above the end of the log, which a reader
-// has whose log was cut or restored meanwhile, is an *OffsetError as it is for Records.
+// Follow is like Records, but waits at the high watermark for more records. The end of ctx ends the iteration without an
+// error, Close ends it with ErrClosed. As with Records, an offset above the end of the log is an *OffsetError: the log may
+// have been cut, or restored from a copy, since the reader got the offset.
 func (l *Log) Follow(ctx context.Context, from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
 	return func(yield func(Record, error) bool) { l.followFrom(ctx, next, false, yield, nil) }
@@ -80,7 +73,8 @@ func (l *Log) followFrom(ctx context.Context, from int64, durable bool, yield fu
 	}
 }
 
-// followOnce walks what there is. An idle follower keeps no buffer, and one whose body panics no pin.
+// followOnce walks the records that can be read now. It takes a reader for that only, so that an idle follower keeps no
+// buffer, and gives it back by defer, so that a panic in the body of the caller's loop leaves no segment pinned.
 func (l *Log) followOnce(ctx context.Context, next, cuts int64, durable bool, yield func(Record, error) bool, b *batcher) (int64, int64, bool) {
 	r := readers.Get().(*reader)
 	defer r.release()
@@ -92,27 +86,17 @@ func (l *Log) followOnce(ctx context.Context, next, cuts int64, durable bool, yi
 	return next, r.cuts, ok
 }
 
-// newest replaces the position Newest by its offset.
+// newest replaces the position Newest by the offset that it stands for, and returns any other position unchanged.
 func (l *Log) newest(from int64) int64 {
 	if from != Newest {
 		return from
 	}
-	_ = l.catchUp() // an error comes from the walk as well
+	_ = l.catchUp() // the caller's next step meets the same error and reports it
 	return max(l.claimed(), l.highWatermark())
 }
 
-// catchUp looks, in a read-only log, for what the writer did.
-func (l *Log) catchUp() error {
-	if l.closed.Load() {
-		return ErrClosed
-	}
-	if l.o.ReadOnly {
-		return l.refresh()
-	}
-	return nil
-}
-
-// walk yields what can be read from next on. It returns the offset to go on from, and false once the walk is over.
+// walk yields the records that can be read from next on. It returns the offset to go on from; false means that the iteration
+// is over, because of an error or because the caller's loop has ended.
 func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64, bool) {
 	from := next
 	fail := func(err error) (int64, bool) {
@@ -131,7 +115,7 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 		if next < l.start.Load() && from != Oldest || next > max(end, l.claimed()) {
 			return fail(&OffsetError{Offset: next, Offsets: l.Offsets()})
 		}
-		return from, true // not readable yet
+		return from, true // nothing can be read yet; Oldest stays Oldest, since retention may move the start
 	}
 	for a := (attempt{}); next < end; {
 		var more bool
@@ -158,7 +142,7 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 	return next, true
 }
 
-// walkOne walks the segment that holds next, and returns where to go on.
+// walkOne walks the segment that holds next. It returns the offset to go on from, and false if the caller's loop has ended.
 func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool) (int64, bool, error) {
 	if err := l.pin(r, next); err != nil {
 		return next, false, err
@@ -191,13 +175,13 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 	return next, err == nil, err
 }
 
-// errCut: the log was cut beside a walk.
+// errCut tells walk that the log was cut since the iteration last looked. It does not leave this file.
 var errCut = errors.New("seglog: cut")
 
-// walkSegment yields the records of the scanner's batches with offsets in [next, end).
+// walkSegment yields the records of the scanner's batches with offsets in [next, end). Its results are those of walkOne.
 func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) bool) (int64, bool, error) {
 	var rec Record
-	for next < min(end, r.s.end) { // behind the last offset of a segment nothing counts
+	for next < min(end, r.s.end) { // r.s.end is where the offsets of this segment end
 		pos := r.s.pos
 		b, err := r.s.scan()
 		if err == io.EOF {
@@ -215,9 +199,9 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 			return next, false, wrapBatchError(err, r.h.path, pos, b.base())
 		}
 		begin := next
-		again := func() int64 { // where a walk that is interrupted in the middle of the batch goes on
+		again := func() int64 { // the offset to go on from after an interruption inside the batch
 			if r.batched {
-				return begin
+				return begin // the batch has not been yielded yet
 			}
 			return next
 		}
@@ -233,7 +217,7 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 				continue
 			}
 			if rec.Offset >= end {
-				return end, true, nil // the high watermark lies inside the batch after a cut that failed
+				return end, true, nil // the high watermark lies inside this batch, as it may after a cut that failed
 			}
 			if l.cuts.Load() != r.cuts {
 				return again(), false, errCut
@@ -256,20 +240,21 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 	return next, true, nil
 }
 
-// nextSegment is where to go on once the pinned segment has no more batches below limit, which was read after end, a
-// bound of what may be read: the offsets from next up to the end of the segment, or of the log, are left out.
+// nextSegment returns the offset to go on from once the pinned segment has no more batches below limit. The offsets from next
+// up to the next segment, or up to the end of the active one, are then a gap, which a log without gaps reports as corruption.
+// end bounds what may be read; the caller has read it before limit.
 func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error) {
 	v := l.view.Load()
 	i := v.find(r.seg.base)
 	if i < 0 || v.segs[i] != r.seg {
-		return next, nil // the log was cut or its start moved: look again
+		return next, nil // a cut or a deletion took the segment: look again
 	}
 	behind := r.seg.base + limit.rel()
 	if i+1 < len(v.segs) {
 		behind = v.segs[i+1].base
 	}
 	if next < behind && r.limit(l) != limit {
-		return next, nil // more came to this segment, before it was rolled: look again
+		return next, nil // the segment has grown since limit was read: look again
 	}
 	if next < behind && !l.gaps.Load() {
 		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next, NextOffset: min(behind, end),
@@ -278,13 +263,14 @@ func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error)
 	return max(next, min(behind, end)), nil
 }
 
-// afterCut is where a walk that is to yield next goes on after the log was cut, and up to where.
+// afterCut returns the offset from which, and the bound up to which, a walk goes on after the log was cut. It returns an
+// *OffsetError if the cut took records below next, since those have been yielded already.
 func (l *Log) afterCut(r *reader, next int64) (int64, int64, error) {
 	err := l.cutBelow(&r.cuts, next)
 	return next, l.readable(r.durable), err
 }
 
-// cutBelow returns an *OffsetError if the log was cut below next since cuts was read, which it brings up to date.
+// cutBelow returns an *OffsetError if the log was cut below next since *cuts was read. It brings *cuts up to date.
 func (l *Log) cutBelow(cuts *int64, next int64) error {
 	if l.cuts.Load() == *cuts {
 		return nil
@@ -298,14 +284,15 @@ func (l *Log) cutBelow(cuts *int64, next int64) error {
 	return nil
 }
 
-// Wait returns once the record at offset can be read: with Oldest, once there is one at all; with Newest, once there is one
-// that was not there at the time of the call. Errors: those of ctx; an *OffsetError if it was deleted; ErrFailed, since
-// nothing more comes; ErrClosed.
+// Wait returns once the record at offset can be read: with Oldest, once the log has a record; with Newest, once it has one
+// that was not there at the time of the call. Errors: those of ctx; an *OffsetError if the record was deleted; ErrFailed,
+// since a log that has failed gets no more records; ErrClosed.
 func (l *Log) Wait(ctx context.Context, offset int64) error {
 	return l.waitFor(ctx, l.newest(offset), -1, false)
 }
 
-// waitFor also returns when the log was cut since cuts was read, unless that is -1.
+// waitFor is Wait, with durable for the recovery point in place of the high watermark. Unless cuts is -1, it also returns an
+// *OffsetError once the log was cut below offset since cuts was read.
 func (l *Log) waitFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	if l.o.ReadOnly {
 		return l.pollFor(ctx, offset, cuts, durable)
@@ -333,3 +320,41 @@ func (l *Log) waitFor(ctx context.Context, offset, cuts int64, durable bool) err
 		return false, l.failed()
 	})
 }
+
+// batcher collects the records that a walk yields, until it has those of a whole batch.
+type batcher struct {
+	yield   func([]Record, error) bool
+	records []Record
+	headers []Header // those of all records: the decoder reuses its own slice for the next record
+}
+
+// of returns a yield function for records that r decodes, and tells r that an interrupted walk must begin the batch again.
+func (b *batcher) of(r *reader) func(Record, error) bool {
+	r.batched = true
+	return func(rec Record, err error) bool {
+		if err != nil {
+			return b.err(rec, err)
+		}
+		if n := len(b.records); n > 0 && rec.Offset <= b.records[n-1].Offset {
+			b.records, b.headers = b.records[:0], b.headers[:0] // an interrupted walk has begun the batch again
+		}
+		if rec.Headers != nil {
+			n := len(b.headers)
+			b.headers = append(b.headers, rec.Headers...)
+			rec.Headers = b.headers[n:len(b.headers):len(b.headers)]
+		}
+		b.records = append(b.records, rec)
+		if r.d.left > 0 {
+			return true
+		}
+		more := b.yield(b.records, nil)
+		for i := range b.records {
+			poison(&b.records[i])
+		}
+		b.records, b.headers = b.records[:0], b.headers[:0]
+		return more
+	}
+}
+
+// err yields an error, which ends the iteration. The records collected so far are dropped, since their batch is not whole.
+func (b *batcher) err(_ Record, err error) bool { return b.yield(nil, err) }

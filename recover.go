@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -69,68 +68,6 @@ func decide(f finding) recoveryCase {
 		}
 	}
 	panic("seglog: the last recovery case matches all")
-}
-
-// directory is what list found in a log's directory.
-type directory struct {
-	bases    []int64  // base offsets of the segments, ascending
-	unnamed  int64    // the last of them, if the segment is still called seglog.next (see name.go); otherwise -1
-	leftover []string // index files without a .log, and the engine's own temporary files
-	swaps    []string // .log.swap files of a broker that was killed in a compaction
-	cleaned  []string // files of a broker that was killed earlier in a compaction
-	// producers are the offsets in the names of the files in which a broker keeps its knowledge of producers.
-	producers []int64
-}
-
-func (e *env) list() (directory, error) {
-	var names []string
-	err := e.withDescriptor(func() (err error) {
-		names, err = e.fs.list(e.dir)
-		return err
-	})
-	if err != nil {
-		return directory{}, fmt.Errorf("seglog: list %s: %w", e.dir, err)
-	}
-	d := directory{unnamed: -1}
-	var indexes []string
-	cleaned := int64(math.MaxInt64)
-	for _, name := range names {
-		if base, ok := parseFileName(name, logSuffix); ok {
-			d.bases = append(d.bases, base)
-		} else if _, ok := indexBase(name); ok {
-			indexes = append(indexes, name)
-		} else if offset, ok := parseFileName(name, producerSuffix); ok {
-			d.producers = append(d.producers, offset)
-		} else if _, ok := parseFileName(name, swapSuffix); ok {
-			d.swaps = append(d.swaps, name)
-		} else if base, ok := cleanedBase(name); ok {
-			cleaned, d.cleaned = min(cleaned, base), append(d.cleaned, name)
-		} else if temporaryName(name) && !e.isDir(name) {
-			d.leftover = append(d.leftover, name)
-		}
-	}
-	d.swaps = slices.DeleteFunc(d.swaps, func(name string) bool {
-		base, _ := parseFileName(name, swapSuffix)
-		return base >= cleaned
-	})
-	slices.Sort(d.bases)
-	if slices.Contains(d.leftover, nextName) {
-		base, ok, err := e.unnamedBase()
-		if err != nil {
-			return directory{}, err
-		}
-		if n := len(d.bases); ok && n > 0 && base > d.bases[n-1] {
-			d.bases, d.unnamed = append(d.bases, base), base
-			d.leftover = slices.DeleteFunc(d.leftover, func(name string) bool { return name == nextName })
-		}
-	}
-	for _, name := range indexes {
-		base, _ := indexBase(name)
-		if _, ok := slices.BinarySearch(d.bases, base); !ok {
-			d.leftover = append(d.leftover, name)
-		}
-	}
-	return d, nil
 }
 
 // open does the work of Open. If it fails, the caller releases the Log.

@@ -7,48 +7,6 @@ import (
 	"slices"
 )
 
-// RepairOptions are the options of Repair. With the zero value, Repair changes nothing.
-type RepairOptions struct {
-	// Apply carries the repair out. Default: false, only report what would be done.
-	Apply bool
-	// KeepAfter keeps all good batches behind damage; readers then find offsets missing, which the format allows. Default:
-	// false, the log ends where the first damage begins.
-	KeepAfter bool
-	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is kept, and its records are not checked.
-	// Default: 256 MiB.
-	MaxInflatedBytes int64
-}
-
-// Removal is a part of a log that Repair takes out, or that is missing already.
-type Removal struct {
-	Path   string `json:"path"`
-	Pos    int64  `json:"pos"`
-	Bytes  int64  `json:"bytes"`           // 0 if only offsets are missing
-	Offset int64  `json:"offset"`          // the offsets [Offset, Next) can't be read afterwards
-	Next   int64  `json:"next"`            // -1: all offsets up to the end of the file
-	Good   int64  `json:"good,omitempty"`  // how many good batches go too, since they lie behind the damage
-	Saved  string `json:"saved,omitempty"` // file that keeps the bytes; "" if there is none, as for zeros
-	Reason string `json:"reason"`
-}
-
-// RepairReport says what Repair did or, without Apply, would do.
-type RepairReport struct {
-	Dir     string    `json:"dir"`
-	Applied bool      `json:"applied"`
-	Removed []Removal `json:"removed"`
-	Changes []string  `json:"changes"` // to seglog.state, and to leader epochs that a flipped bit had changed
-	// The log as it is afterwards.
-	Start   int64 `json:"start"`
-	End     int64 `json:"end"`
-	Batches int64 `json:"batches"`
-	Records int64 `json:"records"`
-	Bytes   int64 `json:"bytes"`
-	Gaps    bool  `json:"gaps"` // offsets may be missing
-}
-
-// Sound reports whether there is nothing to repair.
-func (r *RepairReport) Sound() bool { return len(r.Removed) == 0 && len(r.Changes) == 0 }
-
 // Repair is the way back from damage for which Open or a read returns a *CorruptError. It reads every byte, as Verify does,
 // to find the good batches. Then the log either ends where the first damage begins or, with KeepAfter, loses the bad bytes
 // only and keeps all good batches. All bytes that Repair takes out, except zeros and index files, which are rebuilt, are
@@ -94,54 +52,6 @@ func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairR
 		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
 	}
 	return p.report, nil
-}
-
-// repair is one run of Repair.
-type repair struct {
-	e      env // fs and dir
-	o      RepairOptions
-	report *RepairReport
-
-	ledger
-	names map[string]bool // in the directory
-	segs  []*repairSegment
-	gap   bool // offsets are left out of what is kept
-	next  state
-	check recordCheck
-
-	epochs epochs
-	fixes  []epochAt // leader epochs to be set right
-}
-
-// repairSegment is one .log file, and what is to become of it.
-type repairSegment struct {
-	base, size int64
-	spans      []span   // of good batches, in order
-	lost       []damage // between and behind the spans
-	zeros      int64    // from this position on there are only zeros
-	next       int64    // offset after the last batch of spans
-	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
-	drop       bool     // the whole file goes
-}
-
-// span is a run of good batches of a file, with no bytes and no offsets missing between them.
-type span struct {
-	pos, end         int64
-	base, next       int64
-	batches, records int64
-}
-
-// rewrite reports whether the file has to be replaced, since less of it is kept.
-func (s *repairSegment) rewrite() bool {
-	return s.newSize() < min(s.size, s.zeros)
-}
-
-// newSize returns how many bytes of the file are kept.
-func (s *repairSegment) newSize() (n int64) {
-	for _, k := range s.spans {
-		n += k.end - k.pos
-	}
-	return n
 }
 
 func (p *repair) run() error {

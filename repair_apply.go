@@ -1,10 +1,8 @@
 package seglog
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -79,48 +77,6 @@ func (p *repair) setEpoch(at epochAt) error {
 		err = f.flush()
 	}
 	return errors.Join(err, f.Close())
-}
-
-// saveName returns the path of the file that keeps the bytes of d. It is not one that an earlier repair used, unless that was
-// interrupted and saved the same bytes.
-func (p *repair) saveName(s *repairSegment, d damage) string {
-	for i := 1; ; i++ {
-		name := fmt.Sprintf("%s%020d-%d", repairPrefix, s.base, d.pos)
-		if i > 1 {
-			name += fmt.Sprintf("-%d", i)
-		}
-		path := filepath.Join(p.e.dir, name)
-		if !p.names[name] || !s.drop && p.holds(path, s, d) {
-			p.names[name] = true
-			return path
-		}
-	}
-}
-
-// holds reports whether the file at path has the bytes of d, saved by a run that was interrupted.
-func (p *repair) holds(path string, s *repairSegment, d damage) bool {
-	saved, err := p.e.fs.open(path, openRead)
-	if err != nil {
-		return false
-	}
-	defer saved.Close()
-	src, err := p.e.fs.open(p.e.path(s.base, logSuffix), openRead)
-	if err != nil {
-		return false
-	}
-	defer src.Close()
-	if size, err := saved.size(); err != nil || size != d.end-d.pos {
-		return false
-	}
-	a, b := make([]byte, scanChunk), make([]byte, scanChunk)
-	for at := d.pos; at < d.end; {
-		n := min(scanChunk, d.end-at)
-		if readFull(saved, a[:n], at-d.pos) != nil || readFull(src, b[:n], at) != nil || !bytes.Equal(a[:n], b[:n]) {
-			return false
-		}
-		at += n
-	}
-	return true
 }
 
 // save copies the bytes that are taken out of a file. A file that goes as a whole is renamed later instead.

@@ -1,6 +1,58 @@
 package seglog
 
-import "fmt"
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+)
+
+// repair is one run of Repair.
+type repair struct {
+	e      env // fs and dir
+	o      RepairOptions
+	report *RepairReport
+
+	ledger
+	names map[string]bool // in the directory
+	segs  []*repairSegment
+	gap   bool // offsets are left out of what is kept
+	next  state
+	check recordCheck
+
+	epochs epochs
+	fixes  []epochAt // leader epochs to be set right
+}
+
+// repairSegment is one .log file, and what is to become of it.
+type repairSegment struct {
+	base, size int64
+	spans      []span   // of good batches, in order
+	lost       []damage // between and behind the spans
+	zeros      int64    // from this position on there are only zeros
+	next       int64    // offset after the last batch of spans
+	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
+	drop       bool     // the whole file goes
+}
+
+// span is a run of good batches of a file, with no bytes and no offsets missing between them.
+type span struct {
+	pos, end         int64
+	base, next       int64
+	batches, records int64
+}
+
+// rewrite reports whether the file has to be replaced, since less of it is kept.
+func (s *repairSegment) rewrite() bool {
+	return s.newSize() < min(s.size, s.zeros)
+}
+
+// newSize returns how many bytes of the file are kept.
+func (s *repairSegment) newSize() (n int64) {
+	for _, k := range s.spans {
+		n += k.end - k.pos
+	}
+	return n
+}
 
 // decide settles what becomes of each file. With KeepAfter all good batches stay, without it those before the first damage.
 // Damage wholly below the start is taken out in either case, and does not end the log, since nobody reads there.
@@ -209,4 +261,46 @@ func (p *repair) describe() {
 	say(was.cut != n.cut, "this completes an interrupted cut at offset %d", was.cut)
 	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
+}
+
+// saveName returns the path of the file that keeps the bytes of d. It is not one that an earlier repair used, unless that was
+// interrupted and saved the same bytes.
+func (p *repair) saveName(s *repairSegment, d damage) string {
+	for i := 1; ; i++ {
+		name := fmt.Sprintf("%s%020d-%d", repairPrefix, s.base, d.pos)
+		if i > 1 {
+			name += fmt.Sprintf("-%d", i)
+		}
+		path := filepath.Join(p.e.dir, name)
+		if !p.names[name] || !s.drop && p.holds(path, s, d) {
+			p.names[name] = true
+			return path
+		}
+	}
+}
+
+// holds reports whether the file at path has the bytes of d, saved by a run that was interrupted.
+func (p *repair) holds(path string, s *repairSegment, d damage) bool {
+	saved, err := p.e.fs.open(path, openRead)
+	if err != nil {
+		return false
+	}
+	defer saved.Close()
+	src, err := p.e.fs.open(p.e.path(s.base, logSuffix), openRead)
+	if err != nil {
+		return false
+	}
+	defer src.Close()
+	if size, err := saved.size(); err != nil || size != d.end-d.pos {
+		return false
+	}
+	a, b := make([]byte, scanChunk), make([]byte, scanChunk)
+	for at := d.pos; at < d.end; {
+		n := min(scanChunk, d.end-at)
+		if readFull(saved, a[:n], at-d.pos) != nil || readFull(src, b[:n], at) != nil || !bytes.Equal(a[:n], b[:n]) {
+			return false
+		}
+		at += n
+	}
+	return true
 }

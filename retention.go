@@ -158,13 +158,6 @@ func (l *Log) removeUndeleted() error {
 	return nil
 }
 
-// Kafka keeps these files beside a segment: the aborted transactions in it, and the producers' state at its start. They go
-// with the segment, since beside a new one with the same base offset they would be wrong.
-const (
-	transactionSuffix = ".txnindex"
-	producerSuffix    = ".snapshot"
-)
-
 // removeSegmentFiles removes the .log last, so that no crash leaves one whose indexes look lost.
 func (e *env) removeSegmentFiles(base int64) error {
 	for _, suffix := range []string{transactionSuffix, producerSuffix, timeSuffix, indexSuffix, logSuffix} {
@@ -266,50 +259,6 @@ func (l *Log) Retain() (deleted int, err error) {
 		return 0, nil
 	}
 	return l.deleteBefore(offset, cuts)
-}
-
-func (l *Log) info(s *segment, next, size int64) SegmentInfo {
-	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
-}
-
-// trueInfo is info with the greatest time looked up. It leaves the time out if the segment is missing, or too damaged to
-// tell: retention and OnSeal must not stop at damage, which is reported when it is read.
-func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
-	size, err := l.size(s)
-	if err != nil {
-		return SegmentInfo{}, err
-	}
-	ms, err := l.maxTime(s)
-	if errors.Is(err, ErrCorrupt) {
-		if !s.reported.Swap(true) {
-			l.backgroundError("times of a damaged segment are not known, the time of its last change is used instead", err)
-		}
-		ms, err = noTimestamp, nil
-	}
-	if err != nil {
-		return SegmentInfo{}, err
-	}
-	info := l.info(s, next, size)
-	info.MaxTime = timeOf(ms)
-	return info, nil
-}
-
-// size returns the size of a segment's batches. It does not open the segment, and remembers the answer.
-func (l *Log) size(s *segment) (int64, error) {
-	if pos := s.stored.load().pos(); pos != sizeUnknown {
-		return pos, nil
-	}
-	st, err := l.fs.stat(l.path(s.base, logSuffix))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil // deleted meanwhile
-	}
-	if err == nil && st.size <= maxSegmentBytes {
-		m := s.stored.load()
-		known := markAt(m.rel(), st.size)
-		s.stored.v.CompareAndSwap(uint64(m), uint64(known))
-		s.flushed.v.CompareAndSwap(uint64(m), uint64(known))
-	}
-	return st.size, err
 }
 
 // expired reports whether a segment is older than RetentionAge.

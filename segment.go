@@ -11,20 +11,6 @@ import (
 	"unsafe"
 )
 
-// mark is a point between two batches of a segment: offset relative to the segment's base, and position. Both fit 32
-// bits, so one atomic store publishes the two together.
-type mark uint64
-
-// markAt limits rel to the offsets that a segment can hold; those beyond are a gap before the next segment.
-func markAt(rel, pos int64) mark { return mark(uint64(min(rel, 1<<31))<<32 | uint64(pos)) }
-func (m mark) rel() int64        { return int64(m >> 32) }
-func (m mark) pos() int64        { return int64(m & 0xffffffff) }
-
-type atomicMark struct{ v atomic.Uint64 }
-
-func (a *atomicMark) load() mark   { return mark(a.v.Load()) }
-func (a *atomicMark) store(m mark) { a.v.Store(uint64(m)) }
-
 // sizeUnknown is the position in the marks of a sealed segment that was not opened yet.
 const sizeUnknown = 1<<32 - 1
 

@@ -3,7 +3,6 @@ package seglog
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -91,25 +90,6 @@ func (s *snapshot) try(last bool) error {
 		err = s.copy()
 	}
 	return err
-}
-
-// snapshot is one call of Snapshot.
-type snapshot struct {
-	l    *Log
-	to   env
-	lock io.Closer
-	file *stateFile
-	made []string // paths of the files in to, except lock and state file
-	// cleared: files were removed, by this try or an earlier one, whose names a power cut may bring back.
-	cleared bool
-
-	// The log to be copied, all of one moment:
-	st       state
-	start    int64
-	end      int64 // the high watermark
-	segs     []*segment
-	unsealed int64 // base offset of the first segment that is not sealed
-	cuts     int64
 }
 
 // prepare takes the directory over, with a state file that says that the copy is not finished.
@@ -224,21 +204,6 @@ func (s *snapshot) plan() error {
 		s.segs = segs[from : (&view{segs}).find(s.end-1)+1]
 	}
 	return nil
-}
-
-// cut reports whether the log was cut since plan, so that the copied bytes may be of two histories.
-func (s *snapshot) cut() (bool, error) {
-	l := s.l
-	if l.cuts.Load() != s.cuts {
-		return true, nil
-	}
-	if !l.o.ReadOnly || !l.follow.promised {
-		return false, nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	st, err := l.readWriterState()
-	return st.cuts != s.st.cuts || st.cut >= 0, err
 }
 
 // copy copies the segments from the newest to the oldest: if retention deletes some meanwhile, the copy only starts later.

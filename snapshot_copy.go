@@ -6,6 +6,40 @@ import (
 	"io/fs"
 )
 
+// snapshot is one call of Snapshot.
+type snapshot struct {
+	l    *Log
+	to   env
+	lock io.Closer
+	file *stateFile
+	made []string // paths of the files in to, except lock and state file
+	// cleared: files were removed, by this try or an earlier one, whose names a power cut may bring back.
+	cleared bool
+
+	// The log to be copied, all of one moment:
+	st       state
+	start    int64
+	end      int64 // the high watermark
+	segs     []*segment
+	unsealed int64 // base offset of the first segment that is not sealed
+	cuts     int64
+}
+
+// cut reports whether the log was cut since plan, so that the copied bytes may be of two histories.
+func (s *snapshot) cut() (bool, error) {
+	l := s.l
+	if l.cuts.Load() != s.cuts {
+		return true, nil
+	}
+	if !l.o.ReadOnly || !l.follow.promised {
+		return false, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st, err := l.readWriterState()
+	return st.cuts != s.st.cuts || st.cut >= 0, err
+}
+
 // copyBatches copies the batches of a segment that lie below the end of the snapshot, and builds their indexes.
 func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 	h, err := seg.pin(&s.l.env)

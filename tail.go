@@ -2,9 +2,7 @@ package seglog
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
 )
@@ -53,55 +51,6 @@ const (
 	largeBatch  = 64 << 10
 	largePlaced = 8 << 10
 )
-
-// newTail makes an empty segment under a temporary name. It gets its final name when it becomes active (tail.activate), so
-// no crash and no failure leaves a segment under a name that the log gave up.
-//
-// If before, the segment that it will follow, is not nil, the caller is the preparer, and the new segment is prepared as
-// far ahead as before is.
-func newTail(e *env, name string, before *tail) (*tail, error) {
-	path := filepath.Join(e.dir, name)
-	f, err := e.create(path)
-	if err != nil {
-		return nil, err
-	}
-	t := &tail{e: e}
-	x := newIndexBuilder(e.o.IndexBytes)
-	if before != nil {
-		t.ahead = before.lead(before.seg.stored.load().pos())
-		t.bulk.Store(before.bulk.Load())
-		x.reserve(e.o.SegmentBytes)
-	}
-	if err = t.open(f, path, 0, x, 0); err != nil {
-		return nil, errors.Join(err, f.Close(), e.fs.remove(path))
-	}
-	if before != nil {
-		if err = t.prepare(); err != nil {
-			return nil, errors.Join(err, t.discard())
-		}
-	}
-	return t, nil
-}
-
-// activate renames a prepared segment to its final name and makes it active, beginning at base. If it fails, nothing has
-// changed.
-func (t *tail) activate(base int64) error {
-	path := t.e.path(base, logSuffix)
-	if err := t.e.fs.rename(t.h.path, path); err != nil {
-		return err
-	}
-	t.seg.base, t.h.path = base, path
-	t.seg.enter(phaseActive)
-	return nil
-}
-
-// discard removes a prepared segment that is not needed.
-func (t *tail) discard() error {
-	if err := t.e.ours(); err != nil {
-		return errors.Join(err, t.seg.retire())
-	}
-	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
-}
 
 // openTail returns the writer's side of an active segment of which the first size bytes of the file are good.
 func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int64) (*tail, error) {
@@ -298,12 +247,6 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	return nil
 }
 
-// writeBackError is a failed flush or write-back of a file that holds records, after which the stored bytes are in doubt.
-type writeBackError struct{ err error }
-
-func (e *writeBackError) Error() string { return e.err.Error() }
-func (e *writeBackError) Unwrap() error { return e.err }
-
 // seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already.
 func (t *tail) seal() error {
 	t.seg.enter(phaseRolled)
@@ -325,30 +268,6 @@ func (t *tail) trim() error {
 	}
 	if err := t.h.f.flush(); err != nil {
 		return &writeBackError{t.h.named(err)}
-	}
-	return nil
-}
-
-// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory.
-func replaceFile(e *env, path string, content []byte) error {
-	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
-	f, err := e.create(tmp)
-	if err != nil {
-		return err
-	}
-	if len(content) > 0 {
-		if _, err := f.WriteAt(content, 0); err != nil {
-			return errors.Join(err, f.Close(), e.fs.remove(tmp))
-		}
-	}
-	if err := f.flush(); err != nil {
-		return errors.Join(err, f.Close(), e.fs.remove(tmp))
-	}
-	if err := f.Close(); err != nil {
-		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))
-	}
-	if err := e.fs.rename(tmp, path); err != nil {
-		return errors.Join(err, e.fs.remove(tmp))
 	}
 	return nil
 }

@@ -4,32 +4,8 @@ import (
 	"errors"
 	"io"
 	"math"
-	"sync/atomic"
 	"time"
 )
-
-// coarseClock is the wall clock in ms, for half of the cost of time.Now: it reads only the monotonic clock, and both clocks
-// every clockReadEvery, so that a change of the wall clock shows soon.
-type coarseClock struct{ at atomic.Pointer[clockReading] }
-
-type clockReading struct {
-	at     time.Time
-	millis float64 // the wall clock at that time, with a fraction, so that the ms changes when that of the wall clock does
-}
-
-const clockReadEvery = 50 * time.Millisecond
-
-func (c *coarseClock) millis() int64 {
-	r := c.at.Load()
-	if r != nil {
-		if since := time.Since(r.at); since < clockReadEvery {
-			return int64(r.millis + float64(since)/float64(time.Millisecond))
-		}
-	}
-	now := time.Now()
-	c.at.Store(&clockReading{now, float64(now.UnixNano()) / float64(time.Millisecond)})
-	return now.UnixMilli()
-}
 
 // OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not be
 // in order. If there is none, it returns the high watermark, which is End once everything is flushed. The precision is a
@@ -97,56 +73,6 @@ func (t *timeSearch) pass(err error) (next int64, ok bool) {
 		t.damage = err
 	}
 	return damage.NextOffset, true
-}
-
-// maxTime returns the greatest timestamp of a segment. It is that of the last entry of the time index, unless a batch behind
-// the one that this points to has a greater one: then the file has lost entries at its end, and is rebuilt.
-func (l *Log) maxTime(s *segment) (int64, error) {
-	if ms := s.maxTime.Load(); ms != unknownTime {
-		return ms, nil
-	}
-	h, err := s.pin(&l.env)
-	if err != nil {
-		return 0, err
-	}
-	defer h.unref()
-	ms, end, ok, err := l.lastTime(s, h)
-	if err == nil && !ok || err == errIndex {
-		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
-			ms, end, _, err = l.lastTime(s, h)
-		}
-	}
-	if err != nil {
-		return 0, err
-	}
-	if limit := s.stored.load(); end < s.base+limit.rel() && !l.gaps.Load() {
-		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
-	}
-	s.maxTime.Store(ms)
-	return ms, nil
-}
-
-// lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
-// false if a batch behind the one that the entry points to has a greater timestamp.
-func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error) {
-	from := hint{rel: -1}
-	ms, end = noTimestamp, s.base
-	var w window
-	limit := s.stored.load()
-	w.reset(h, limit.pos())
-	_, greater, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
-		if times := x.times.bytes(); len(times) > 0 {
-			var rel uint32
-			ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
-			from = seekOffset(x.offsets.bytes(), rel)
-		}
-		return s.walk(&l.env, &w, from, limit, func(f found) bool {
-			end = f.last + 1
-			p, err := w.at(f.pos, headerLen)
-			return err == nil && batch(p).maxTimestamp() > ms
-		})
-	})
-	return ms, end, !greater, err
 }
 
 // firstAt finds the first readable record of a segment at or after the time that the search is for. It goes past damage.

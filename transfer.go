@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"time"
 )
 
 // Section is a run of whole batches of one segment, pinned and ready to send: its bytes do not change, whatever retention or
@@ -243,9 +242,7 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 type transfer struct {
 	s    *Section
 	own  Section // TransferTo's
-	conn interface{ SetDeadline(time.Time) error }
-	// Its neighbours in the list of transfers.
-	previous, next *transfer
+	peer peer
 	// Of direct, on Linux:
 	more     bool      // the header goes by MSG_MORE
 	together bool      // header and section go by one write from the mapping
@@ -298,11 +295,11 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 	t.s = s
 	defer func() { t.s = nil }()
 	if conn, ok := w.(net.Conn); ok {
-		t.conn = conn
-		l.transfers.add(t)
+		t.peer.conn = conn
+		l.transfers.add(&t.peer)
 		defer func() {
-			l.transfers.drop(t)
-			t.conn = nil
+			l.transfers.drop(&t.peer)
+			t.peer.conn = nil
 			if err != nil && l.closed.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 				err = ErrClosed
 			}
@@ -378,45 +375,4 @@ func (s *Section) sent(n int64) {
 // short returns the error for a file that ends before the section does.
 func (t *transfer) short() error {
 	return fmt.Errorf("seglog: transfer from %s at position %d: file is shorter than the log: %w", t.s.h.path, t.s.pos, io.ErrUnexpectedEOF)
-}
-
-// transfers is the list of the running transfers, for Close to interrupt. It is linked, since small transfers come and go by
-// the hundred thousand.
-type transfers struct {
-	mu    sync.Mutex
-	first *transfer
-}
-
-func (ts *transfers) add(t *transfer) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	t.previous, t.next = nil, ts.first
-	if t.next != nil {
-		t.next.previous = t
-	}
-	ts.first = t
-}
-
-func (ts *transfers) drop(t *transfer) {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if t.previous == nil {
-		ts.first = t.next
-	} else {
-		t.previous.next = t.next
-	}
-	if t.next != nil {
-		t.next.previous = t.previous
-	}
-	t.previous, t.next = nil, nil
-}
-
-// interrupt makes the writes and reads that wait for a peer fail at once.
-func (ts *transfers) interrupt() {
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	past := time.Unix(1, 0)
-	for t := ts.first; t != nil; t = t.next {
-		_ = t.conn.SetDeadline(past)
-	}
 }

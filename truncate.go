@@ -9,24 +9,24 @@ import (
 	"runtime/debug"
 )
 
-// TruncateTo makes offset the end of the log: the records at and above it are gone, and their offsets are given out
-// again. It is exact also inside a batch, whose first records are then stored anew, compressed as they were if a compressor
-// is registered (RegisterCompressor). Everything below is flushed first, and when TruncateTo returns the cut is durable.
-// Killed in the middle, the next Open finishes it.
+// TruncateTo makes offset the end of the log. It removes the records at offset and above, and later appends get their offsets
+// again. If offset lies inside a batch, the batch is replaced by one of its first records, compressed with the same codec if a
+// compressor is registered (RegisterCompressor). Everything below offset is flushed first, and the cut is durable when
+// TruncateTo returns. If the process is killed in the middle, the next Open finishes the cut.
 //
-// It costs three to five flushes and the files that are removed, however large the segment is. Sections that hold bytes
-// from above keep them until they are closed; the segment is copied up to offset if one is open just then. Iterators that
-// were past offset end with an *OffsetError, others go on below.
+// The cost is three to five flushes and the removal of the later segments' files, whatever the size of the segment that is cut.
+// A section with bytes above offset keeps them until it is closed; if such a section is open, or a hard link or another process
+// has the file, the part below offset is copied. Iterators past offset end with an *OffsetError; those at or below it go on.
 //
-// Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for one in a gap of more than 2^31 offsets; a
-// *CorruptError or ErrCodec or ErrInflated for a batch around offset that can't be read, and a shortage of the operating
-// system's, after which nothing has changed; a failure in the middle, which latches the log (ErrFailed), and Open finishes
-// the cut.
+// Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for an offset in a gap of more than 2^31 offsets; a
+// *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the operating system's for a failed
+// read or a shortage, such as a full disk; ErrClosed; ErrReadOnly. After each of these nothing has changed. Other failures
+// latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files.
 func (l *Log) TruncateTo(offset int64) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
-	if l.o.Flush != FlushSync { // most of the flush, while appends go on
+	if l.o.Flush != FlushSync { // so that appends wait only for the rest of the flush
 		if err := l.flushTo(l.moment()); err != nil {
 			return err
 		}
@@ -47,13 +47,14 @@ func (l *Log) TruncateTo(offset int64) error {
 	return l.cut(offset, false)
 }
 
-// Reset drops all records; the next one gets offset. It is what a follower does that starts over from a snapshot. As to
-// durability, readers and errors it is like TruncateTo.
+// Reset removes all records and lets the next one get offset, which may lie below Start or above End. A follower that starts
+// over from a snapshot calls it. Reset is like TruncateTo with respect to durability and readers. Errors: ErrInvalid for a
+// negative offset; a shortage and any other failure as for TruncateTo.
 func (l *Log) Reset(offset int64) error {
 	if offset < 0 {
 		return invalid("Reset to offset %d", offset)
 	}
-	if err := l.writable(); err != nil { // before the lock, which Close holds while OnSeal, that may call this, is told
+	if err := l.writable(); err != nil { // before the lock: Close holds it while it calls OnSeal, which may call Reset
 		return err
 	}
 	l.changing.Lock()
@@ -66,34 +67,38 @@ func (l *Log) Reset(offset int64) error {
 	return l.cut(offset, true)
 }
 
-// cutPlan is what a TruncateTo leaves of the segment that holds its offset: the file up to pos, and rest behind it. It is
-// made before anything changes, and noted in seglog.state, so that Open can finish by the same steps what was begun.
+// cutPlan describes the segment that holds the offset of a TruncateTo, as it will be afterwards: the file up to pos, followed
+// by rest. The plan is made before anything changes, and the state file notes pos and rest, so that Open can finish an
+// interrupted cut by the same steps.
 type cutPlan struct {
-	f     file // of the segment, opened for writing; nil in recovery
-	base  int64
+	f     file         // the segment's file, opened for writing; nil in recovery
+	base  int64        // base offset of the segment
 	held  *heldSegment // nil in recovery
 	pos   int64
-	rest  batch         // what stays of the batch that holds the offset; nil if the cut lies between two batches
-	whole found         // that batch, as long as the file is as it was; else empty
-	done  bool          // the file begins with what is planned
-	x     *indexBuilder // of what is left
+	rest  batch         // the remaining part of the batch that holds the offset; nil if the cut lies between two batches
+	whole found         // the batch that rest is a part of, until the file changes; then, and without rest, empty
+	done  bool          // the file begins with the planned contents
+	x     *indexBuilder // the indexes of the planned contents
 	first int64         // timestamp of the first batch, as tail.firstTime
-	// Of an active segment that loses little: its end, and up to where it has blocks. The bytes that go are overwritten by
-	// zeros, and the blocks stay for the appends to come. Else both are 0, and the file is truncated.
+	// For an active segment that loses at most maxZeroedCut bytes: its present end, and the position up to which it has blocks.
+	// The lost bytes are then overwritten by zeros, and the blocks stay for later appends. Otherwise both are 0, and the file
+	// is truncated.
 	end, reserved int64
 }
 
-// maxZeroedCut is how many bytes a cut overwrites by zeros rather than giving the blocks back. To free the blocks that the
-// preparer has laid ahead, up to 32 MiB, takes ext4 2 to 20 ms, and the next appends pay for new ones.
+// maxZeroedCut is the number of bytes up to which a cut overwrites them with zeros instead of truncating the file. A truncation
+// also frees the blocks that the preparer has reserved ahead, up to 32 MiB: that takes ext4 2 to 20 ms, and later appends have
+// to wait for new blocks.
 const maxZeroedCut = 1 << 20
 
+// size is the planned size of the file.
 func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
 
-// cut is TruncateTo, or with reset Reset. l.changing and l.mu are held.
+// cut carries out TruncateTo or, with reset, Reset. l.changing and l.mu are held.
 //
-// First it makes sure that it can be done, then the intent is durable, and only then files change: those of later segments
-// are removed, and the segment that is cut is truncated in place. After a crash the file may have its old size, a gap of
-// zeros, and old records behind it (ext4 and XFS leave that), so the intent stays until the file is flushed.
+// It first makes everything ready that could fail for a shortage, then makes the intent durable, and only then changes files:
+// it removes the later segments and cuts the file of the segment that holds offset. After a crash that file may have its old
+// size, with zeros and then old records behind the cut (ext4 and XFS do that), so the intent stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
 	if err := l.checkDirectory(); err != nil {
@@ -104,12 +109,13 @@ func (l *Log) cut(offset int64, reset bool) error {
 	var plan cutPlan
 	var err error
 	if reset {
-		// What waits for its flush is dropped, so there is none. The file of the new segment is made before it is needed.
+		// No flush, since the unflushed records are dropped. The new segment is made now, because later a shortage would latch
+		// the log.
 		if err = l.removeUndeleted(); err == nil && w.next == nil {
 			w.next, err = newTail(&l.env, rollName, nil)
 		}
 	} else {
-		if err = l.flushOnce(math.MaxInt64); err != nil { // appends that wait for it get the error
+		if err = l.flushOnce(math.MaxInt64); err != nil { // appends that wait for a flush get the error, too
 			l.failUnlessShortage(err)
 			return cmp.Or(l.failed(), fmt.Errorf("seglog: cut at offset %d: %w", offset, err))
 		}
@@ -131,7 +137,7 @@ func (l *Log) cut(offset int64, reset bool) error {
 		if reset {
 			s.lastCut = -1
 		}
-		s.epoch = int64(w.epoch) // of what the cut removes, for the fence
+		s.epoch = int64(w.epoch) // the epoch of the removed batches; later ones get a higher one (state.raiseFence)
 	})
 	if err != nil && isShortage(err) && inDoubt(err) == nil {
 		return errors.Join(fmt.Errorf("seglog: cut at offset %d: %w", offset, err), l.giveUp(&plan))
@@ -158,13 +164,13 @@ func (l *Log) cut(offset int64, reset bool) error {
 	return nil
 }
 
-// planCut finds where the segment that holds offset is to be cut, and makes the indexes of what is left.
+// planCut finds the position where the segment that holds offset is to be cut, and makes the indexes for the part below.
 func (l *Log) planCut(offset int64) (p cutPlan, err error) {
-	// The segment of the last record that is kept; if none is, the one that the log starts in: those before it are about to
-	// be deleted.
+	// Cut the segment of the last record that is kept. If no record is kept, cut the one that the log starts in, since those
+	// before it are about to be deleted.
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(max(offset-1, l.start.Load()))]
-	if offset-s.base > math.MaxInt32 { // more than a segment can tell of, unless the next one is to be empty
+	if offset-s.base > math.MaxInt32 { // too many for the marks of s; but the next segment can be left empty if it begins at offset
 		if s = segs[(&view{segs}).find(offset)]; s.base != offset {
 			return p, invalid("TruncateTo offset %d: it lies in a gap, more than 2^31 offsets above segment %d", offset, s.base)
 		}
@@ -199,26 +205,26 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	if p.first, err = firstTime(h.f, p.pos, p.rest); err != nil {
 		return p, err
 	}
-	// Last, and before the intent is noted: there may be no descriptor left.
+	// Opened now, before the intent is noted, because there may be no descriptor left.
 	p.f, err = l.acquire(l.path(p.base, logSuffix), openWrite)
 	return p, err
 }
 
-// heldSegment is a segment that is about to be cut, and that nobody can open meanwhile.
+// heldSegment is a segment that is about to be cut. Its lock is held, so nobody can open it meanwhile.
 type heldSegment struct {
 	s     *segment
-	h     *handle // nil: it is not open
-	alone bool    // nobody else in this process has a reference to h, and nobody can get one
-	copy  file    // of what is left, where somebody has; nil: the file is cut in place
+	h     *handle // nil if the segment is not open
+	alone bool    // nobody else in this process has a reference to h or can get one
+	copy  file    // a copy of the part below the cut, if others use the file; nil if the file is cut in place
 }
 
-// hold takes the segment to be cut away from readers and the preparer, and makes the copy that is needed if one of them
-// does not let go: after the intent is noted, no shortage may stop the cut.
+// hold takes the segment that will be cut away from readers and the preparer. If a reader or a socket still uses the file, it
+// makes the copy that will replace the file, because no shortage may stop the cut once the intent is noted.
 func (l *Log) hold(p *cutPlan) error {
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(p.base)]
 	if t := l.writer.tail; t.seg == s {
-		t.bulk.Store(true) // no more zeros: the preparer comes to its end soon
+		t.bulk.Store(true) // stops the preparer from writing zeros, so that it releases the lock soon
 	}
 	l.preparing.Lock()
 	s.mu.Lock()
@@ -237,7 +243,7 @@ func (l *Log) hold(p *cutPlan) error {
 	return err
 }
 
-// letGo ends what hold began. Nobody opens the segment any more, which is gone.
+// letGo releases the locks that hold took. After a cut nobody opens the segment even so, since its phase is phaseGone.
 func (l *Log) letGo(p *cutPlan) {
 	if p.held != nil {
 		p.held.s.mu.Unlock()
@@ -246,7 +252,7 @@ func (l *Log) letGo(p *cutPlan) {
 	}
 }
 
-// giveUp puts everything back as it was before the plan.
+// giveUp undoes hold and closes the files of the plan.
 func (l *Log) giveUp(p *cutPlan) (err error) {
 	if held := p.held; held != nil {
 		if held.h != nil {
@@ -266,7 +272,8 @@ func (l *Log) giveUp(p *cutPlan) (err error) {
 	return err
 }
 
-// restOf is the batch at f without the records from offset on.
+// restOf reads and checks the batch at f, and returns a batch of its records below offset. inflated is
+// Options.MaxInflatedBytes.
 func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) {
 	whole := make(batch, f.size)
 	if _, err := h.f.ReadAt(whole, f.pos); err != nil {
@@ -285,7 +292,7 @@ func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) 
 	return rest, nil
 }
 
-// firstTime is tail.firstTime of a segment of which size bytes, and rest behind them, are left.
+// firstTime returns the value of tail.firstTime for a segment that consists of the first size bytes of f, followed by rest.
 func firstTime(f file, size int64, rest batch) (int64, error) {
 	switch {
 	case size > 0:
@@ -300,15 +307,9 @@ func firstTime(f file, size int64, rest batch) (int64, error) {
 	return noTimestamp, nil
 }
 
-// indexesBelow makes the indexes of a segment that ends at pos: the entries there are, up to the last one that points to a
-// batch below, and what the batches behind that one add.
+// indexesBelow makes the indexes for the part of a segment below pos. It takes over the entries for batches below pos, and adds
+// entries for the batches between the last of these and pos.
 func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *indexBuilder, err error) {
-	if !s.written() {
-		// Its index files are checked when they are read, and rebuilt if need be.
-		if err := h.readIndexes(func(*indexes) {}); err != nil {
-			return nil, err
-		}
-	}
 	x = newIndexBuilder(l.o.IndexBytes)
 	from := hint{rel: -1}
 	if err := h.readIndexes(func(have *indexes) { from = x.copyBelow(have, pos) }); err != nil {
@@ -321,7 +322,7 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 			return true
 		}
 		if from.rel >= 0 && f.pos == from.pos {
-			return false // has its entry
+			return false // has an entry already
 		}
 		p, e := w.at(f.pos, headerLen)
 		if e == nil {
@@ -329,12 +330,13 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 		}
 		return e != nil
 	})
-	if err == errIndex { // an entry that does not fit: without it
+	if err == errIndex { // an entry does not fit the log: build all of them from the batches
 		x, _, err = s.buildIndexesBelow(&l.env, h, pos)
 	}
 	return x, err
 }
 
+// walkGuarded is walk with faults in mappings turned into errors.
 func (s *segment) walkGuarded(e *env, h *handle, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
 	defer h.catch(debug.SetPanicOnFault(true), &err)
 	return s.walk(e, w, from, limit, stop)

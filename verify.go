@@ -51,20 +51,6 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 	return v.report, nil
 }
 
-// verifier is one run of Verify.
-type verifier struct {
-	e      env // fs and dir
-	ctx    context.Context
-	o      VerifyOptions
-	report *Report
-
-	ledger
-	done, total int64
-	bare        int // missing index files in a directory without seglog.state
-	check       recordCheck
-	epochs      epochs
-}
-
 func (v *verifier) run() error {
 	info, err := v.e.fs.stat(v.e.dir)
 	if err == nil && !info.isDir {
@@ -110,12 +96,6 @@ func (v *verifier) measure() {
 		if info, err := v.e.fs.stat(path); err == nil {
 			v.total += info.size
 		}
-	}
-}
-
-func (v *verifier) tell(done int64) {
-	if v.o.Progress != nil {
-		v.o.Progress(min(done, v.total), v.total)
 	}
 }
 

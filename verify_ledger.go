@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -107,5 +108,25 @@ func (v *verifier) look() error {
 		case <-v.ctx.Done():
 			return v.ctx.Err()
 		}
+	}
+}
+
+// verifier is one run of Verify.
+type verifier struct {
+	e      env // fs and dir
+	ctx    context.Context
+	o      VerifyOptions
+	report *Report
+
+	ledger
+	done, total int64
+	bare        int // missing index files in a directory without seglog.state
+	check       recordCheck
+	epochs      epochs
+}
+
+func (v *verifier) tell(done int64) {
+	if v.o.Progress != nil {
+		v.o.Progress(min(done, v.total), v.total)
 	}
 }

@@ -119,14 +119,11 @@ func (f osFile) truncate(size int64) error { return f.Truncate(size) }
 // errNotRegular: there is a directory, a pipe or a device where a file must be.
 var errNotRegular = errors.New("not a regular file")
 
-func (osFS) open(path string, mode openMode) (file, error) {
-	f, err := openFile(path, mode)
-	if err != nil {
-		return nil, err
-	}
+// regularFile returns f as a file, or errNotRegular if it is none, in which case it closes f.
+func regularFile(f *os.File) (file, error) {
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: errNotRegular}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -178,8 +175,7 @@ func (osFS) mkdirAll(dir string) error {
 	return nil
 }
 
-func (osFS) remove(path string) error     { return os.Remove(path) }
-func (osFS) rename(from, to string) error { return renameFile(from, to) }
+func (osFS) remove(path string) error { return os.Remove(path) }
 
 // link makes a hard link. If from is a symbolic link it links the file that this leads to: a link to a relative symbolic link
 // would lead nowhere from another directory.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // writer is the state that appends work on. Log.mu guards it.
@@ -25,6 +27,12 @@ type writer struct {
 	// fenceOffset and fenceEpoch are those of the state file: batches from fenceOffset on get at least fenceEpoch.
 	fenceOffset int64
 	fenceEpoch  int32
+}
+
+// receivedLast is the last batch that TransferFrom stored: the offset after it, and its leader epoch.
+type receivedLast struct {
+	next  int64
+	epoch int32
 }
 
 // unsealed returns the first segment that is not sealed.
@@ -309,4 +317,27 @@ func (l *Log) flushStored(m moment) error {
 		err = l.failed()
 	}
 	return err
+}
+
+// coarseClock is the wall clock in ms, for half of the cost of time.Now: it reads only the monotonic clock, and both clocks
+// every clockReadEvery, so that a change of the wall clock shows soon.
+type coarseClock struct{ at atomic.Pointer[clockReading] }
+
+type clockReading struct {
+	at     time.Time
+	millis float64 // the wall clock at that time, with a fraction, so that the ms changes when that of the wall clock does
+}
+
+const clockReadEvery = 50 * time.Millisecond
+
+func (c *coarseClock) millis() int64 {
+	r := c.at.Load()
+	if r != nil {
+		if since := time.Since(r.at); since < clockReadEvery {
+			return int64(r.millis + float64(since)/float64(time.Millisecond))
+		}
+	}
+	now := time.Now()
+	c.at.Store(&clockReading{now, float64(now.UnixNano()) / float64(time.Millisecond)})
+	return now.UnixMilli()
 }

@@ -2,7 +2,57 @@ package seglog
 
 import (
 	"errors"
+	"path/filepath"
 )
+
+// newTail makes an empty segment under a temporary name. It gets its final name when it becomes active (tail.activate), so
+// no crash and no failure leaves a segment under a name that the log gave up.
+//
+// If before, the segment that it will follow, is not nil, the caller is the preparer, and the new segment is prepared as
+// far ahead as before is.
+func newTail(e *env, name string, before *tail) (*tail, error) {
+	path := filepath.Join(e.dir, name)
+	f, err := e.create(path)
+	if err != nil {
+		return nil, err
+	}
+	t := &tail{e: e}
+	x := newIndexBuilder(e.o.IndexBytes)
+	if before != nil {
+		t.ahead = before.lead(before.seg.stored.load().pos())
+		t.bulk.Store(before.bulk.Load())
+		x.reserve(e.o.SegmentBytes)
+	}
+	if err = t.open(f, path, 0, x, 0); err != nil {
+		return nil, errors.Join(err, f.Close(), e.fs.remove(path))
+	}
+	if before != nil {
+		if err = t.prepare(); err != nil {
+			return nil, errors.Join(err, t.discard())
+		}
+	}
+	return t, nil
+}
+
+// activate renames a prepared segment to its final name and makes it active, beginning at base. If it fails, nothing has
+// changed.
+func (t *tail) activate(base int64) error {
+	path := t.e.path(base, logSuffix)
+	if err := t.e.fs.rename(t.h.path, path); err != nil {
+		return err
+	}
+	t.seg.base, t.h.path = base, path
+	t.seg.enter(phaseActive)
+	return nil
+}
+
+// discard removes a prepared segment that is not needed.
+func (t *tail) discard() error {
+	if err := t.e.ours(); err != nil {
+		return errors.Join(err, t.seg.retire())
+	}
+	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
+}
 
 // prepare works ahead of the appends, in the background: it reserves blocks and fills them with zeros, by writes large
 // enough for the page cache to use large folios. Appends then find their pages in memory, and under FlushSync a flush has

@@ -1,0 +1,68 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/seglog/seglog/internal/commit"
+)
+
+// Open opens the log in dir, and creates the directory if necessary. A nil opts means the zero Options: a durable log
+// that keeps everything.
+//
+// Only one Log at a time may write a directory; a second Open returns ErrLocked at once. Open first recovers from the
+// death of the previous writer (docs/recovery.md): it cuts off a torn tail and reports it to Options.Logger. If durable
+// records are damaged, it returns a *CorruptError and changes nothing.
+func Open(dir string, opts *Options) (*Log, error) { return openFS(osFS{}, dir, opts) }
+
+func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
+	o, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if dir == "" {
+		return nil, invalid("the name of the directory is empty")
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("seglog: open %s: %w", dir, err)
+	}
+	l, err := openDir(fsys, dir, o)
+	var doubt *writeBackError
+	if errors.As(err, &doubt) {
+		// A write-back had failed before, and the kernel reported it only now. It is noted in the state file, so the second
+		// attempt copies what the log keeps to new files.
+		if again, e := openDir(fsys, dir, o); e == nil {
+			return again, nil
+		}
+	}
+	return l, err
+}
+
+func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
+	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
+	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
+	l.env.stats = &l.counters
+	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
+	l.reads = readCacheOf(fsys)
+	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
+	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
+	l.writer.sealed.L = &l.mu
+	l.hooks.init()
+	if err := l.open(); err != nil {
+		if e := l.release(); e != nil {
+			err = errors.Join(err, e)
+		}
+		if text := err.Error(); !strings.HasPrefix(text, "seglog: ") || !strings.Contains(text, l.dir) {
+			err = fmt.Errorf("seglog: open %s: %w", l.dir, err)
+		}
+		return nil, err
+	}
+	return l, nil
+}
+
+// cachedEnd returns how much of the end of a log is expected to stay in the page cache.
+var cachedEnd = sync.OnceValue(func() int64 { return memoryLimit() / 2 })

@@ -1,0 +1,133 @@
+package seglog
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+)
+
+func (l *Log) info(s *segment, next, size int64) SegmentInfo {
+	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
+}
+
+// trueInfo is info with the greatest time looked up. It leaves the time out if the segment is missing, or too damaged to
+// tell: retention and OnSeal must not stop at damage, which is reported when it is read.
+func (l *Log) trueInfo(s *segment, next int64) (SegmentInfo, error) {
+	size, err := l.size(s)
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	ms, err := l.maxTime(s)
+	if errors.Is(err, ErrCorrupt) {
+		if !s.reported.Swap(true) {
+			l.backgroundError("times of a damaged segment are not known, the time of its last change is used instead", err)
+		}
+		ms, err = noTimestamp, nil
+	}
+	if err != nil {
+		return SegmentInfo{}, err
+	}
+	info := l.info(s, next, size)
+	info.MaxTime = timeOf(ms)
+	return info, nil
+}
+
+// maxTime returns the greatest timestamp of a segment. It is that of the last entry of the time index, unless a batch behind
+// the one that this points to has a greater one: then the file has lost entries at its end, and is rebuilt.
+func (l *Log) maxTime(s *segment) (int64, error) {
+	if ms := s.maxTime.Load(); ms != unknownTime {
+		return ms, nil
+	}
+	h, err := s.pin(&l.env)
+	if err != nil {
+		return 0, err
+	}
+	defer h.unref()
+	ms, end, ok, err := l.lastTime(s, h)
+	if err == nil && !ok || err == errIndex {
+		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
+			ms, end, _, err = l.lastTime(s, h)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
+	if limit := s.stored.load(); end < s.base+limit.rel() && !l.gaps.Load() {
+		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
+	}
+	s.maxTime.Store(ms)
+	return ms, nil
+}
+
+// lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
+// false if a batch behind the one that the entry points to has a greater timestamp.
+func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error) {
+	from := hint{rel: -1}
+	ms, end = noTimestamp, s.base
+	var w window
+	limit := s.stored.load()
+	w.reset(h, limit.pos())
+	_, greater, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
+		if times := x.times.bytes(); len(times) > 0 {
+			var rel uint32
+			ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
+			from = seekOffset(x.offsets.bytes(), rel)
+		}
+		return s.walk(&l.env, &w, from, limit, func(f found) bool {
+			end = f.last + 1
+			p, err := w.at(f.pos, headerLen)
+			return err == nil && batch(p).maxTimestamp() > ms
+		})
+	})
+	return ms, end, !greater, err
+}
+
+// size returns the size of a segment's batches. It does not open the segment, and remembers the answer.
+func (l *Log) size(s *segment) (int64, error) {
+	if pos := s.stored.load().pos(); pos != sizeUnknown {
+		return pos, nil
+	}
+	st, err := l.fs.stat(l.path(s.base, logSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // deleted meanwhile
+	}
+	if err == nil && st.size <= maxSegmentBytes {
+		m := s.stored.load()
+		known := markAt(m.rel(), st.size)
+		s.stored.v.CompareAndSwap(uint64(m), uint64(known))
+		s.flushed.v.CompareAndSwap(uint64(m), uint64(known))
+	}
+	return st.size, err
+}
+
+// sizes holds the summed sizes of the first n segments of a view, which are sealed and no longer change size.
+type sizes struct {
+	mu  mutex
+	of  *view
+	n   int
+	sum int64
+}
+
+// bytes returns the size of all segments of v. It keeps the sum of the sealed ones until the view changes, because looking at
+// thousands of segments touches as many cache lines.
+func (l *Log) bytes(v *view) int64 {
+	c := &l.sized
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of != v {
+		c.of, c.n, c.sum = v, 0, 0
+	}
+	sum, sealed := c.sum, true
+	for _, s := range v.segs[c.n:] {
+		sealed = sealed && !s.written() // asked before the size, which then no longer changes
+		size, err := l.size(s)
+		if err != nil {
+			size, sealed = 0, false // the file can't be looked at; the next call tries again
+		}
+		sum += size
+		if sealed {
+			c.n, c.sum = c.n+1, sum
+		}
+	}
+	return sum
+}
