@@ -335,6 +335,46 @@ func TestReadOnlyPastDamage(t *testing.T) {
 	}
 }
 
+// A header that says nothing any more, in the last flushed batch or before it, does not trouble a read-only log either: not
+// beside a writer, whose reserved blocks follow, and not with bytes of no batch behind the flushed ones.
+func TestReadOnlyPastALostHeader(t *testing.T) {
+	const n = 20
+	for _, spoilt := range []int{0, 7, n - 2, n - 1} {
+		for _, behind := range []string{"reserved blocks", "other bytes", "nothing"} {
+			what := fmt.Sprintf("batch %d, %s behind", spoilt, behind)
+			dir := t.TempDir()
+			w, err := Open(dir, nil)
+			require.NoError(t, err)
+			defer w.Close()
+			for range n {
+				_, err := w.Append(Record{Value: []byte("value")})
+				require.NoError(t, err)
+			}
+			require.NoError(t, w.Sync())
+			size := w.Stats().Bytes
+			if behind != "reserved blocks" {
+				require.NoError(t, w.Close())
+			}
+			f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
+			require.NoError(t, err)
+			_, err = f.WriteAt(make([]byte, atAttributes), size/n*int64(spoilt))
+			require.NoError(t, err)
+			if behind == "other bytes" {
+				_, err = f.WriteAt(bytes.Repeat([]byte("other"), 50), size)
+				require.NoError(t, err)
+			}
+			require.NoError(t, f.Close())
+			r, err := Open(dir, &Options{ReadOnly: true})
+			require.NoError(t, err, what)
+			defer r.Close()
+			require.EqualValues(t, n, r.Offsets().End, what)
+			got, damages := readPast(t, what, r)
+			require.Len(t, got, n-1, what)
+			require.Equal(t, 1, damages, what)
+		}
+	}
+}
+
 // An offset far beyond a segment costs a read-only log the batch that has it, and not all of the log.
 func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
 	const n = 10
