@@ -151,6 +151,7 @@ type recovery struct {
 	st       state
 	promised bool
 	dir      directory
+	deleted  []int64 // base offsets of segments that a deletion left behind, ascending
 	segs     []*segment
 	scans    []*segmentScan // of the segments from where recovery starts to check, not acted upon yet
 	tails    []*tail        // of those that were
@@ -168,12 +169,7 @@ func (r *recovery) run() error {
 				return err
 			}
 		}
-		if r.st.cut >= 0 || len(r.dir.bases) > 0 && r.dir.bases[0] < r.st.first {
-			// The intent may exist only in the page cache. It is made durable before recovery acts on it.
-			if err := l.state.commit(func(*state) {}); err != nil {
-				return err
-			}
-		}
+		r.setDeletedAside()
 		if err := r.finishChanges(); err != nil {
 			return err
 		}
@@ -187,6 +183,9 @@ func (r *recovery) run() error {
 		}
 	}
 	if err := r.examine(); err != nil {
+		return errors.Join(err, r.closeScans())
+	}
+	if err := r.finishDeletion(); err != nil {
 		return errors.Join(err, r.closeScans())
 	}
 	for _, name := range r.dir.leftover {

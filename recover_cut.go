@@ -6,19 +6,49 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 )
 
-// finishChanges finishes a deletion and a cut that were interrupted, as noted in seglog.state.
-func (r *recovery) finishChanges() error {
-	st := &r.st
-	for len(r.dir.bases) > 0 && r.dir.bases[0] < st.first {
-		if err := r.removeSegment(r.dir.bases[0]); err != nil {
+// setDeletedAside takes the segments that a deletion was to remove out of the directory. Their files stay until the rest of
+// the log was found sound: a state file that is not that of these segments must not cost any.
+func (r *recovery) setDeletedAside() {
+	n, _ := slices.BinarySearch(r.dir.bases, r.st.first)
+	r.deleted, r.dir.bases = r.dir.bases[:n], r.dir.bases[n:]
+}
+
+// finishDeletion removes the segments that a deletion was to remove, as noted in seglog.state.
+func (r *recovery) finishDeletion() error {
+	if len(r.deleted) == 0 {
+		return nil
+	}
+	if err := r.secureIntent(); err != nil {
+		return err
+	}
+	for len(r.deleted) > 0 {
+		if err := r.removeSegment(r.deleted[0]); err != nil {
 			return err
 		}
-		r.dir.bases = r.dir.bases[1:]
+		r.deleted = r.deleted[1:]
 	}
+	return nil
+}
+
+// secureIntent makes durable what the state file says is to be done, which may exist only in the page cache, before recovery
+// acts on it.
+func (r *recovery) secureIntent() error { return r.l.state.commit(func(*state) {}) }
+
+// finishChanges finishes a cut that was interrupted, as noted in seglog.state, and before it a deletion, whose room the cut may
+// need.
+func (r *recovery) finishChanges() error {
+	st := &r.st
 	if st.cut < 0 {
 		return nil
+	}
+	if err := r.secureIntent(); err != nil {
+		return err
+	}
+	if err := r.finishDeletion(); err != nil {
+		return err
 	}
 	if st.reset {
 		return r.finishReset()

@@ -341,6 +341,34 @@ func TestOpenCaseF(t *testing.T) {
 	})
 }
 
+// Segments below the first one that the state file names are left from a deletion. If it does not count the others as they
+// are, it may be the state of another log, or the names may be wrong: then the log is refused and keeps them.
+func TestRefusedLogKeepsSegmentsBelowItsFirst(t *testing.T) {
+	start := func(dir string, offset int64) {
+		o, _ := recoverOptions()
+		l := open(t, dir, o)
+		require.NoError(t, l.DeleteBefore(offset))
+		require.NoError(t, l.Close())
+	}
+	t.Run("a segment renamed", func(t *testing.T) {
+		dir := closedLog(t, 300)
+		start(dir, 133)
+		names := files(t, dir, "*.log")
+		require.NoError(t, os.Rename(names[1], filepath.Join(dir, "00000000000000000000.log")))
+		requireRefused(t, dir)
+	})
+	t.Run("the state of another log", func(t *testing.T) {
+		dir, other := closedLog(t, 300), closedLog(t, 900)
+		start(other, 800)
+		state, err := os.ReadFile(filepath.Join(other, "seglog.state"))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "seglog.state"), state, 0o644))
+		requireRefused(t, dir)
+		require.NoError(t, os.Remove(filepath.Join(dir, "seglog.state")))
+		requireLog(t, dir, "J", 0, 300)
+	})
+}
+
 func TestOpenCaseG(t *testing.T) {
 	for name, content := range map[string][]byte{"empty": nil, "zeros": make([]byte, 3000)} {
 		t.Run(name, func(t *testing.T) {
