@@ -92,7 +92,10 @@ func (l *Log) openReadOnly() error {
 	if l.dirH, err = l.fs.openDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	return l.refresh()
+	if err := l.refresh(); err != nil || ro.promised {
+		return err
+	}
+	return l.lookBehindView()
 }
 
 // refreshFor brings the view up to date, if the record at offset is not in it or the last look is too long ago.

@@ -280,3 +280,46 @@ func TestReadOnlySegmentsAreSealedByTheWriter(t *testing.T) {
 	}
 	require.NoError(t, r.Close())
 }
+
+// Without a state file, nothing tells a read-only log how far the batches reach. Bad bytes with good batches behind them are
+// no end of the log: it is refused, as it is for a writer. A torn last batch is the end.
+func TestReadOnlyWithoutAState(t *testing.T) {
+	o, _ := recoverOptions()
+	for _, damage := range []string{"none", "in the middle", "at the end"} {
+		dir := t.TempDir()
+		l := open(t, dir, o)
+		appendN(t, l, 0, 30)
+		require.NoError(t, l.Close())
+		require.NoError(t, os.Remove(filepath.Join(dir, "seglog.state")))
+		names := files(t, dir, "*.log")
+		last := names[len(names)-1]
+		var size int64
+		spoil(t, last, func(b []byte) []byte {
+			size = int64(len(b))
+			switch damage {
+			case "in the middle":
+				b[len(b)/2] ^= 1
+			case "at the end":
+				b[len(b)-1] ^= 1
+			}
+			return b
+		})
+		r, err := seglog.Open(dir, &seglog.Options{ReadOnly: true})
+		if damage == "in the middle" {
+			var corrupt *seglog.CorruptError
+			require.ErrorAs(t, err, &corrupt)
+			require.Equal(t, last, corrupt.Path)
+			require.Less(t, corrupt.Pos, size/2)
+			require.Greater(t, corrupt.NextOffset, corrupt.Offset)
+			continue
+		}
+		require.NoError(t, err, damage)
+		want := 30
+		if damage == "at the end" {
+			want--
+		}
+		require.EqualValues(t, want, r.Offsets().End, damage)
+		requireN(t, r, 0, want)
+		require.NoError(t, r.Close())
+	}
+}

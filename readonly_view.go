@@ -322,6 +322,44 @@ func (l *Log) passDamage(st state, segment, next, pos, size int64) (found, base 
 	return found, base, err
 }
 
+// lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
+// may have been acknowledged, so the log is refused, as it is by an Open that writes (lookBehind).
+func (l *Log) lookBehindView() error {
+	segs := l.view.Load().segs
+	s, f := segs[len(segs)-1], l.follow.f
+	pos, next := s.stored.load().pos(), l.end.Load()
+	size, err := f.size()
+	if err != nil {
+		return fmt.Errorf("seglog: read segment %d: %w", s.base, err)
+	}
+	path := l.path(s.base, logSuffix)
+	size = min(size, maxSegmentBytes)
+	last, err := lastByte(f, pos, size)
+	if err == nil && last == pos {
+		return nil
+	}
+	found := int64(-1)
+	var base int64
+	if err == nil {
+		found, base, err = l.passDamage(state{}, s.base, next, pos, size)
+	}
+	if err != nil {
+		return fmt.Errorf("seglog: read %s: %w", path, err)
+	}
+	if found < 0 {
+		return nil
+	}
+	var c scanner
+	c.init(&fileRange{f, pos, size}, path, pos, next, -1)
+	c.gaps = true
+	var bad *CorruptError
+	if _, err := c.scan(); !errors.As(err, &bad) {
+		return nil // a writer has finished the batch meanwhile
+	}
+	bad.refuse(found, base)
+	return bad
+}
+
 // endsInGap reports whether the segment holds only the zeros of its reserved blocks from pos on, and another one follows.
 func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
 	if !l.gaps.Load() {

@@ -137,10 +137,15 @@ func (c *segmentScan) lookBehind() error {
 	}
 	var bad *CorruptError
 	if c.behind = found >= 0; c.behind && errors.As(c.why, &bad) {
-		bad.NextOffset = next
-		bad.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
+		bad.refuse(found, next)
 	}
 	return nil
+}
+
+// refuse completes the error for bad bytes of which nothing is promised and behind which a good batch stands.
+func (e *CorruptError) refuse(found, next int64) {
+	e.NextOffset = next
+	e.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
 }
 
 // add moves the end of the good batches behind b, which begins at pos.
