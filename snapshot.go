@@ -123,34 +123,39 @@ func (s *snapshot) prepare() error {
 	return err
 }
 
-// release closes everything and, after a failure, removes it.
+// release closes everything and, after a failure, its own included, removes it.
 func (s *snapshot) release(failed bool) error {
 	var errs []error
-	if failed {
-		// The state file goes last, and only once the segments are removed durably: without a state file they would be taken
-		// for a log.
-		err := s.clear()
-		if err == nil && s.cleared {
-			err = s.to.fs.syncDir(s.to.dir)
-		}
-		if err != nil {
-			failed = false // so that the state file stays
+	if !failed {
+		err := errors.Join(s.file.close(), s.lock.Close())
+		if err == nil {
+			return nil
 		}
 		errs = append(errs, err)
 	}
+	// The state file goes last, and only once the segments are removed durably: without a state file they would be taken for
+	// a log.
+	err := s.clear()
+	if err == nil && s.cleared {
+		err = s.to.fs.syncDir(s.to.dir)
+	}
+	cleared := err == nil
+	errs = append(errs, err)
 	remove := func(name string) {
-		if err := s.to.fs.remove(filepath.Join(s.to.dir, name)); failed && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.to.fs.remove(filepath.Join(s.to.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	if s.file != nil {
+	if failed && s.file != nil {
 		errs = append(errs, s.file.close())
 	}
-	if failed {
+	if cleared {
 		remove(stateName)
 	}
-	errs = append(errs, s.lock.Close())
 	if failed {
+		errs = append(errs, s.lock.Close())
+	}
+	if cleared {
 		remove(lockName)
 	}
 	return errors.Join(errs...)

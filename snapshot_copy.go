@@ -78,11 +78,11 @@ func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 // store makes a segment with its indexes from the first size bytes of src.
 func (s *snapshot) store(src file, x *indexBuilder, base, size int64) error {
 	path := s.to.path(base, logSuffix)
+	s.made = append(s.made, path, s.to.path(base, indexSuffix), s.to.path(base, timeSuffix)) // an open that fails may have made it
 	out, err := s.to.fs.open(path, openCreate)
 	if err != nil {
 		return err
 	}
-	s.made = append(s.made, path, s.to.path(base, indexSuffix), s.to.path(base, timeSuffix))
 	if err = copyRange(out, 0, src, 0, size); err == nil {
 		err = out.flush()
 	}

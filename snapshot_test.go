@@ -244,6 +244,9 @@ func (c *countedFS) open(path string, mode openMode) (file, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.step(path); err != nil { // the file is there by now
+		return nil, errors.Join(err, f.Close())
+	}
 	return &countedFile{f, c, path}, nil
 }
 func (c *countedFS) list(dir string) ([]string, error) {
@@ -295,8 +298,17 @@ func (c *countedFS) lock(path string) (directoryLock, error) {
 	if err := c.step(path); err != nil {
 		return nil, err
 	}
-	return c.fileSystem.lock(path)
+	l, err := c.fileSystem.lock(path)
+	return countedLock{l, c, path}, err
 }
+
+type countedLock struct {
+	directoryLock
+	c    *countedFS
+	path string
+}
+
+func (l countedLock) Close() error { return errors.Join(l.directoryLock.Close(), l.c.step(l.path)) }
 
 type countedFile struct {
 	file
@@ -311,6 +323,8 @@ func (f *countedFile) WriteAt(p []byte, pos int64) (int, error) {
 	}
 	return f.file.WriteAt(p, pos)
 }
+
+func (f *countedFile) Close() error { return errors.Join(f.file.Close(), f.c.step(f.path)) }
 
 func (f *countedFile) flush() error {
 	if err := f.c.step(f.path); err != nil {
