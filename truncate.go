@@ -225,7 +225,7 @@ func (l *Log) hold(p *cutPlan) error {
 	held := &heldSegment{s: s, h: s.h.Swap(nil)}
 	held.alone = held.h == nil || held.h.seize()
 	p.held = held
-	if held.alone && !s.lent.Load() {
+	if held.alone && !s.lent.Load() && !wasLent(p.f.osFile()) {
 		t, end := l.writer.tail, s.stored.load().pos()
 		if t.seg == s && held.h != nil && held.h.m != nil && end-p.size() <= maxZeroedCut {
 			p.end, p.reserved = end, t.reserved.Load()
