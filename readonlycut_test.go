@@ -99,3 +99,52 @@ func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 }
+
+// slowState is a file system on which a look at seglog.state takes long.
+type slowState struct {
+	osFS
+	pause atomic.Int64
+}
+
+type slowFile struct {
+	file
+	fs *slowState
+}
+
+func (s *slowState) open(path string, mode openMode) (file, error) {
+	f, err := s.osFS.open(path, mode)
+	if err != nil || filepath.Base(path) != stateName {
+		return f, err
+	}
+	return slowFile{f, s}, nil
+}
+
+func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
+	n, err := f.file.ReadAt(p, pos)
+	time.Sleep(time.Duration(f.fs.pause.Load()))
+	return n, err
+}
+
+// A view is as old as the look at the state that it was compared with began, however long the process was held up since.
+func TestReadOnlyAgesFromTheLook(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, nil)
+	require.NoError(t, err)
+	defer w.Close()
+	for range 10 {
+		_, err := w.Append(Record{Value: []byte("old")})
+		require.NoError(t, err)
+	}
+	slow := &slowState{}
+	l, err := openFS(slow, dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer l.Close()
+	for _, offset := range []int64{5, 10} { // one that is known, and one that asks for a new view
+		time.Sleep(followEvery) // the next look is due
+		slow.pause.Store(int64(2 * followEvery))
+		_, err = l.Read(offset)
+		require.Equal(t, offset == 10, errors.Is(err, ErrOutOfRange), "%v", err)
+		slow.pause.Store(0)
+		require.False(t, l.isFresh(), "offset %d", offset)
+	}
+}
