@@ -97,11 +97,8 @@ func lend(f *os.File) {
 	lentFiles.young[id] = struct{}{}
 }
 
-// wasLent reports whether a socket may hold pages of f, which is nil if there is no such file.
+// wasLent reports whether a socket may hold pages of f.
 func wasLent(f *os.File) bool {
-	if f == nil {
-		return false
-	}
 	id, err := identify(f)
 	lentFiles.mu.Lock()
 	defer lentFiles.mu.Unlock()
@@ -121,6 +118,17 @@ func isNew(f *os.File) {
 		delete(lentFiles.young, id)
 		delete(lentFiles.old, id)
 	}
+}
+
+// mayCutInPlace is what can be known of file.alone while this process has f open otherwise, too. f is nil if it is no file of
+// the system's.
+func mayCutInPlace(f *os.File) bool {
+	if f == nil {
+		return true
+	}
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return err == nil && st.Nlink == 1 && !wasLent(f)
 }
 
 func identify(f *os.File) (fileID, error) {

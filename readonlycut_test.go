@@ -148,3 +148,66 @@ func TestReadOnlyAgesFromTheLook(t *testing.T) {
 		require.False(t, l.isFresh(), "offset %d", offset)
 	}
 }
+
+// noCopy is a file system that has no room for the copy of a segment.
+type noCopy struct {
+	osFS
+	full atomic.Bool
+}
+
+type noCopyFile struct {
+	file
+	fs *noCopy
+}
+
+func (n *noCopy) open(path string, mode openMode) (file, error) {
+	f, err := n.osFS.open(path, mode)
+	if err != nil || filepath.Base(path) != cutName {
+		return f, err
+	}
+	return noCopyFile{f, n}, nil
+}
+
+func (f noCopyFile) WriteAt(p []byte, pos int64) (int, error) {
+	if f.fs.full.Load() {
+		return 0, &fs.PathError{Op: "write", Path: cutName, Err: syscall.ENOSPC}
+	}
+	return f.file.WriteAt(p, pos)
+}
+
+// A segment that a snapshot shares is copied before the intent of a cut is noted, so that a full disk stops the cut and not
+// the log.
+func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
+	fsys := &noCopy{}
+	dir := t.TempDir()
+	l, err := openFS(fsys, filepath.Join(dir, "log"), &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	defer l.Close()
+	for l.Stats().Segments < 4 {
+		_, err := l.Append(Record{Value: make([]byte, 500)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Snapshot(filepath.Join(dir, "copy")))
+	end := l.Offsets().End
+	fsys.full.Store(true)
+	err = l.TruncateTo(3)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.NotErrorIs(t, err, ErrFailed)
+	require.Equal(t, end, l.Offsets().End)
+	_, err = l.Append(Record{Value: []byte("goes on")})
+	require.NoError(t, err)
+	fsys.full.Store(false)
+	require.NoError(t, l.TruncateTo(3))
+	_, err = l.Append(Record{Value: []byte("and on")})
+	require.NoError(t, err)
+	snapshot, err := Open(filepath.Join(dir, "copy"), &Options{ReadOnly: true})
+	require.NoError(t, err)
+	n := int64(0)
+	for r, err := range snapshot.Records(Oldest) {
+		require.NoError(t, err)
+		require.Len(t, r.Value, 500)
+		n++
+	}
+	require.Equal(t, end, n)
+	require.NoError(t, snapshot.Close())
+}

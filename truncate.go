@@ -213,7 +213,7 @@ type heldSegment struct {
 }
 
 // hold takes the segment to be cut away from readers and the preparer, and makes the copy that is needed if one of them
-// does not let go: after the intent is noted, no shortage may stop the cut.
+// does not let go, a snapshot shares the file, or the system can't tell: after the intent is noted, no shortage may stop the cut.
 func (l *Log) hold(p *cutPlan) error {
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(p.base)]
@@ -225,7 +225,7 @@ func (l *Log) hold(p *cutPlan) error {
 	held := &heldSegment{s: s, h: s.h.Swap(nil)}
 	held.alone = held.h == nil || held.h.seize()
 	p.held = held
-	if held.alone && !s.lent.Load() && !wasLent(p.f.osFile()) {
+	if held.alone && !s.lent.Load() && mayCutInPlace(p.f.osFile()) {
 		t, end := l.writer.tail, s.stored.load().pos()
 		if t.seg == s && held.h != nil && held.h.m != nil && end-p.size() <= maxZeroedCut {
 			p.end, p.reserved = end, t.reserved.Load()
