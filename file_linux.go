@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,14 +47,14 @@ func (f osFile) zero(pos, n int64) error {
 	return nil
 }
 
-// alone takes a write lease for a moment, which the kernel grants only on a file that nobody else has open. A mapping counts
-// even after its descriptor is closed. https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html
+// alone reports whether nobody but f can see the file change. It takes a write lease for a moment, which the kernel grants
+// only on a file that nobody else has open. A mapping counts even after its descriptor is closed, a page in a socket does not. https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html
 func (f osFile) alone() (bool, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) }); err != nil {
 		return false, pathError("fstat", f.Name(), err)
 	}
-	if st.Nlink > 1 {
+	if st.Nlink > 1 || wasLent(f.File) {
 		return false, nil
 	}
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
@@ -61,6 +62,79 @@ func (f osFile) alone() (bool, error) {
 	}
 	_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
 	return err == nil, pathError("fcntl", f.Name(), err)
+}
+
+// fileID is the identity of a file.
+type fileID struct{ device, inode uint64 }
+
+// lentFiles are the files of which this process gave pages to a socket, those of logs that were closed since included: what
+// waits in a socket is sent when its peer takes it, be that hours later. There are two generations, so that the memory is
+// bounded; the file of a log that is still open is known by segment.lent as well.
+var lentFiles struct {
+	mu         sync.Mutex
+	young, old map[fileID]struct{}
+	unknown    bool // of a file its identity
+}
+
+// maxLentFiles bounds a generation.
+const maxLentFiles = 1 << 15
+
+// lend notes that pages of f are about to be given to a socket.
+func lend(f *os.File) {
+	id, err := identify(f)
+	lentFiles.mu.Lock()
+	defer lentFiles.mu.Unlock()
+	if err != nil {
+		lentFiles.unknown = true
+		return
+	}
+	if len(lentFiles.young) >= maxLentFiles {
+		lentFiles.old, lentFiles.young = lentFiles.young, nil
+	}
+	if lentFiles.young == nil {
+		lentFiles.young = make(map[fileID]struct{})
+	}
+	lentFiles.young[id] = struct{}{}
+}
+
+// wasLent reports whether a socket may hold pages of f.
+func wasLent(f *os.File) bool {
+	id, err := identify(f)
+	lentFiles.mu.Lock()
+	defer lentFiles.mu.Unlock()
+	_, young := lentFiles.young[id]
+	_, old := lentFiles.old[id]
+	return err != nil || young || old || lentFiles.unknown
+}
+
+// isNew forgets the file that had the inode of f before f was created.
+func isNew(f *os.File) {
+	if f == nil {
+		return
+	}
+	if id, err := identify(f); err == nil {
+		lentFiles.mu.Lock()
+		defer lentFiles.mu.Unlock()
+		delete(lentFiles.young, id)
+		delete(lentFiles.old, id)
+	}
+}
+
+// mayCutInPlace is what can be known of file.alone while this process has f open otherwise, too. f is nil if it is no file of
+// the system's.
+func mayCutInPlace(f *os.File) bool {
+	if f == nil {
+		return true
+	}
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return err == nil && st.Nlink == 1 && !wasLent(f)
+}
+
+func identify(f *os.File) (fileID, error) {
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return fileID{uint64(st.Dev), st.Ino}, err
 }
 
 // https://man7.org/linux/man-pages/man2/sync_file_range.2.html

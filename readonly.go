@@ -22,11 +22,12 @@ type readOnly struct {
 	f file
 	x *indexBuilder
 
-	began  time.Time    // when the log was opened
-	opened time.Time    // when seglog.state was opened last
-	listed time.Time    // when the directory was listed last, if it has no state file
-	first  int64        // base offset of the first segment then
-	fresh  atomic.Int64 // until then, in ns since began, known offsets are read without another look at the state file
+	began  time.Time     // when the log was opened
+	opened time.Time     // when seglog.state was opened last
+	looked time.Duration // when the last look at it began, since began
+	listed time.Time     // when the directory was listed last, if it has no state file
+	first  int64         // base offset of the first segment then
+	fresh  atomic.Int64  // until then, in ns since began, known offsets are read without another look at the state file
 
 	// cutting is the offset of a TruncateTo that is under way, or was interrupted; 0 if there is none. The view ends with the
 	// last whole batch below it; the records from there up to cutting come back when the cut is done.
@@ -129,7 +130,8 @@ func (l *Log) refreshFor(offset int64) error {
 
 func (l *Log) isFresh() bool { return int64(time.Since(l.follow.began)) < l.follow.fresh.Load() }
 
-func (l *Log) setFresh() { l.follow.fresh.Store(int64(time.Since(l.follow.began) + followEvery)) }
+// setFresh counts from the look at the state, since it may take a busy system long to come from there to here.
+func (l *Log) setFresh() { l.follow.fresh.Store(int64(l.follow.looked + followEvery)) }
 
 // refreshIfStale brings the bounds up to date for Offsets and Stats.
 func (l *Log) refreshIfStale() {
@@ -233,6 +235,7 @@ const (
 // readWriterState reads seglog.state, which may appear, vanish and be replaced while the log is open. l.mu is held.
 func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
+	ro.looked = time.Since(ro.began)
 	if time.Since(ro.opened) >= followEvery {
 		f, err := l.acquire(filepath.Join(l.dir, stateName), openRead)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

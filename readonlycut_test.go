@@ -99,3 +99,115 @@ func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 }
+
+// slowState is a file system on which a look at seglog.state takes long.
+type slowState struct {
+	osFS
+	pause atomic.Int64
+}
+
+type slowFile struct {
+	file
+	fs *slowState
+}
+
+func (s *slowState) open(path string, mode openMode) (file, error) {
+	f, err := s.osFS.open(path, mode)
+	if err != nil || filepath.Base(path) != stateName {
+		return f, err
+	}
+	return slowFile{f, s}, nil
+}
+
+func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
+	n, err := f.file.ReadAt(p, pos)
+	time.Sleep(time.Duration(f.fs.pause.Load()))
+	return n, err
+}
+
+// A view is as old as the look at the state that it was compared with began, however long the process was held up since.
+func TestReadOnlyAgesFromTheLook(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, nil)
+	require.NoError(t, err)
+	defer w.Close()
+	for range 10 {
+		_, err := w.Append(Record{Value: []byte("old")})
+		require.NoError(t, err)
+	}
+	slow := &slowState{}
+	l, err := openFS(slow, dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	defer l.Close()
+	for _, offset := range []int64{5, 10} { // one that is known, and one that asks for a new view
+		time.Sleep(followEvery) // the next look is due
+		slow.pause.Store(int64(2 * followEvery))
+		_, err = l.Read(offset)
+		require.Equal(t, offset == 10, errors.Is(err, ErrOutOfRange), "%v", err)
+		slow.pause.Store(0)
+		require.False(t, l.isFresh(), "offset %d", offset)
+	}
+}
+
+// noCopy is a file system that has no room for the copy of a segment.
+type noCopy struct {
+	osFS
+	full atomic.Bool
+}
+
+type noCopyFile struct {
+	file
+	fs *noCopy
+}
+
+func (n *noCopy) open(path string, mode openMode) (file, error) {
+	f, err := n.osFS.open(path, mode)
+	if err != nil || filepath.Base(path) != cutName {
+		return f, err
+	}
+	return noCopyFile{f, n}, nil
+}
+
+func (f noCopyFile) WriteAt(p []byte, pos int64) (int, error) {
+	if f.fs.full.Load() {
+		return 0, &fs.PathError{Op: "write", Path: cutName, Err: syscall.ENOSPC}
+	}
+	return f.file.WriteAt(p, pos)
+}
+
+// A segment that a snapshot shares is copied before the intent of a cut is noted, so that a full disk stops the cut and not
+// the log.
+func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
+	fsys := &noCopy{}
+	dir := t.TempDir()
+	l, err := openFS(fsys, filepath.Join(dir, "log"), &Options{SegmentBytes: 4096})
+	require.NoError(t, err)
+	defer l.Close()
+	for l.Stats().Segments < 4 {
+		_, err := l.Append(Record{Value: make([]byte, 500)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Snapshot(filepath.Join(dir, "copy")))
+	end := l.Offsets().End
+	fsys.full.Store(true)
+	err = l.TruncateTo(3)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.NotErrorIs(t, err, ErrFailed)
+	require.Equal(t, end, l.Offsets().End)
+	_, err = l.Append(Record{Value: []byte("goes on")})
+	require.NoError(t, err)
+	fsys.full.Store(false)
+	require.NoError(t, l.TruncateTo(3))
+	_, err = l.Append(Record{Value: []byte("and on")})
+	require.NoError(t, err)
+	snapshot, err := Open(filepath.Join(dir, "copy"), &Options{ReadOnly: true})
+	require.NoError(t, err)
+	n := int64(0)
+	for r, err := range snapshot.Records(Oldest) {
+		require.NoError(t, err)
+		require.Len(t, r.Value, 500)
+		n++
+	}
+	require.Equal(t, end, n)
+	require.NoError(t, snapshot.Close())
+}

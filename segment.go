@@ -332,7 +332,11 @@ func (e *env) create(path string) (file, error) {
 	if err := e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	return e.acquire(path, openCreate)
+	f, err := e.acquire(path, openCreate)
+	if err == nil {
+		isNew(f.osFile())
+	}
+	return f, err
 }
 
 func (s *segment) openSealed(e *env) (*handle, error) {

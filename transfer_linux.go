@@ -33,8 +33,9 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	if src == nil {
 		return false, nil
 	}
-	if !t.s.seg.lent.Load() {
-		t.s.seg.lent.Store(true) // a cut leaves these pages alone, which the socket may hold for a long time
+	if !t.s.seg.lent.Load() { // a cut leaves these pages alone, which the socket may hold for a long time
+		lend(src)
+		t.s.seg.lent.Store(true)
 	}
 	t.src, t.err = int(src.Fd()), nil
 	before := t.s.pos

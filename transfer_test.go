@@ -253,6 +253,49 @@ func TestSectionKeepsItsBytes(t *testing.T) {
 	}
 }
 
+// What a socket took does not change, even if the log that sent it is closed, and the next one is cut, before the peer reads.
+func TestCutBehindAClosedLog(t *testing.T) {
+	for name, sender := range map[string]func(t *testing.T, l *seglog.Log, dir string) *seglog.Log{
+		"reopened": func(t *testing.T, l *seglog.Log, dir string) *seglog.Log { return l },
+		"read-only": func(t *testing.T, l *seglog.Log, dir string) *seglog.Log {
+			return open(t, dir, &seglog.Options{ReadOnly: true})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			o := &seglog.Options{Flush: seglog.FlushNone}
+			l := open(t, dir, o)
+			for i := range 200 {
+				_, err := l.Append(seglog.Record{Value: bytes.Repeat([]byte{byte(i + 1)}, 1000)})
+				require.NoError(t, err)
+			}
+			here, there := connected(t, "tcp")
+			from := sender(t, l, dir)
+			sent, err := from.TransferTo(0, 100_000, here)
+			require.NoError(t, err)
+			require.NoError(t, here.Close())
+			require.NoError(t, from.Close())
+			if from == l {
+				l = open(t, dir, o)
+			}
+			require.NoError(t, l.TruncateTo(5))
+			_, err = l.Append(seglog.Record{Value: make([]byte, 50_000)})
+			require.NoError(t, err)
+			got, err := io.ReadAll(there)
+			require.NoError(t, err)
+			require.Len(t, got, int(sent))
+			n := 0
+			for r, err := range seglog.Decode(bytes.NewReader(got)) {
+				require.NoError(t, err, "record %d", n)
+				require.True(t, bytes.Equal(bytes.Repeat([]byte{byte(n + 1)}, 1000), r.Value), "record %d of %d bytes", n, len(r.Value))
+				n++
+			}
+			require.Greater(t, n, 80)
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
 // stamped is a value that says where it belongs: offset and generation of the log, which TruncateTo raises.
 func stamped(offset, generation int64) []byte {
 	s := fmt.Sprintf("%d/%d ", offset, generation)

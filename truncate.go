@@ -218,8 +218,9 @@ type heldSegment struct {
 	copy  file    // a copy of the part below the cut, if others use the file; nil if the file is cut in place
 }
 
-// hold takes the segment that will be cut away from readers and the preparer. If a reader or a socket still uses the file, it
-// makes the copy that will replace the file, because no shortage may stop the cut once the intent is noted.
+// hold takes the segment that will be cut away from readers and the preparer. It makes the copy that will replace the file
+// if a reader, a socket or a snapshot still uses the file, or if the system can't tell, because no shortage may stop the cut
+// once the intent is noted.
 func (l *Log) hold(p *cutPlan) error {
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(p.base)]
@@ -231,7 +232,7 @@ func (l *Log) hold(p *cutPlan) error {
 	held := &heldSegment{s: s, h: s.h.Swap(nil)}
 	held.alone = held.h == nil || held.h.seize()
 	p.held = held
-	if held.alone && !s.lent.Load() {
+	if held.alone && !s.lent.Load() && mayCutInPlace(p.f.osFile()) {
 		t, end := l.writer.tail, s.stored.load().pos()
 		if t.seg == s && held.h != nil && held.h.m != nil && end-p.size() <= maxZeroedCut {
 			p.end, p.reserved = end, t.reserved.Load()
