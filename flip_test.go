@@ -99,6 +99,65 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 	}
 }
 
+// The offset and the length of a batch are outside of its CRC, too. One that changes between two reads is damage like any
+// other, also for Read, which goes on from the batch that it found last.
+func TestHeaderFlipsBetweenReads(t *testing.T) {
+	const perBatch = 8
+	for name, every := range map[string]bool{"by the last check": false, "by a check each time": true} {
+		t.Run(name, func(t *testing.T) {
+			l := open(t, t.TempDir(), &seglog.Options{CheckEveryRead: every})
+			defer l.Close()
+			value := func(offset int64) []byte {
+				return bytes.Repeat(fmt.Appendf(nil, "record %d;", offset), 1+int(offset/20)*100) // the last batches are kept by the cache
+			}
+			for base := int64(0); base < 5*perBatch; base += perBatch {
+				var records []seglog.Record
+				for i := range int64(perBatch) {
+					records = append(records, seglog.Record{Value: value(base + i)})
+				}
+				_, err := l.Append(records...)
+				require.NoError(t, err)
+			}
+			for b, err := range l.Batches(perBatch) {
+				require.NoError(t, err)
+				if b.Next == l.Offsets().End {
+					break // behind the last batch nothing tells where it ends
+				}
+				f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
+				require.NoError(t, err)
+				for bit := range 12 * 8 {
+					offset := b.Base + int64(bit%perBatch)
+					got, err := l.Read(offset)
+					require.NoError(t, err)
+					require.Equal(t, value(offset), got.Value)
+					flipBit(t, f, b.Pos, bit)
+					for _, o := range []int64{offset, b.Base, b.Next - 1, b.Next} {
+						got, err := l.Read(o)
+						if err != nil {
+							require.ErrorIs(t, err, seglog.ErrCorrupt, "bit %d, offset %d", bit, o)
+							require.Less(t, o, b.Next, "bit %d", bit)
+							continue
+						}
+						require.Equal(t, value(o), got.Value, "bit %d, offset %d", bit, o)
+					}
+					flipBit(t, f, b.Pos, bit)
+				}
+				require.NoError(t, f.Close())
+			}
+		})
+	}
+}
+
+// flipBit flips a bit of the bytes from pos on.
+func flipBit(t *testing.T, f *os.File, pos int64, bit int) {
+	var c [1]byte
+	_, err := f.ReadAt(c[:], pos+int64(bit/8))
+	require.NoError(t, err)
+	c[0] ^= 1 << (bit % 8)
+	_, err = f.WriteAt(c[:], pos+int64(bit/8))
+	require.NoError(t, err)
+}
+
 // The leader epoch of a batch is outside of its CRC. One that is higher than that of the next batch keeps followers from
 // taking what comes behind it: Verify tells, and Repair sets it right.
 func TestFlippedLeaderEpoch(t *testing.T) {

@@ -110,6 +110,14 @@ type found struct {
 
 func (f found) end() int64 { return f.pos + f.size }
 
+// changed says how the header of the batch differs from what it was when f was found, or "".
+func (f found) changed(h batch) string {
+	if h.size() == f.size && h.base() == f.base && h.last() == f.last {
+		return ""
+	}
+	return fmt.Sprintf("batch of %d bytes with offsets %d to %d, which had %d bytes with offsets %d to %d", h.size(), h.base(), h.last(), f.size, f.base, f.last)
+}
+
 // errIndex: an entry points to a batch that it does not fit. The index is rebuilt and asked again.
 var errIndex = errors.New("seglog: index does not fit the log")
 

@@ -55,7 +55,8 @@ func init() { processReads.limit.Store(defaultReadCacheBytes) }
 // whole batch for each record.
 //
 // The default is 16 MiB; 0 keeps nothing. Memory is taken as it is needed, and Stats.ReadCacheBytes tells how much.
-// What is kept is dropped by the call, which any goroutine may make at any time.
+// The call drops all that is kept, and any goroutine may make it at any time. Otherwise a batch is dropped when there is no
+// room, and in the course of time when it was checked more than a minute ago.
 func SetReadCacheBytes(n int64) { processReads.setLimit(max(0, n)) }
 
 // readCacheOf returns the cache of a log that is opened on fsys. A log on another file system than the system's own, which
@@ -211,11 +212,8 @@ func (c *readCache) put(b *cachedBatch) {
 		return
 	}
 	table := c.table.Load()
-	if table == nil {
-		sets := make([]cacheSet, limit/(8*cacheSetBytes)+1) // an eighth of the memory: room for batches of 128 bytes
-		table = &sets
-		c.table.Store(table)
-		c.bytes.Add(int64(len(sets)) * cacheSetBytes)
+	if table == nil || len(c.ring) >= 2*len(*table) { // half of the places are taken
+		table = c.grow(limit)
 	}
 	key := b.key()
 	set := cacheSetOf(*table, key)
@@ -238,6 +236,7 @@ func (c *readCache) put(b *cachedBatch) {
 	b.slot = uint32(len(c.ring))
 	c.ring = append(c.ring, b)
 	c.bytes.Add(b.bytes())
+	c.expire(b.checked)
 	for c.bytes.Load() > limit && len(c.ring) > 1 {
 		if c.hand >= len(c.ring) {
 			c.hand = 0
@@ -246,6 +245,58 @@ func (c *readCache) put(b *cachedBatch) {
 			c.hand++
 		} else {
 			c.drop(next)
+		}
+	}
+}
+
+// minCacheSets is the size of the first table.
+const minCacheSets = 16
+
+// grow makes a table of twice the size and returns it, or the present one if that has all sets that the limit is worth: an
+// eighth of the memory, room for batches of 128 bytes. c.mu is held.
+func (c *readCache) grow(limit int64) *[]cacheSet {
+	old, n, had := c.table.Load(), int64(minCacheSets), int64(0)
+	if old != nil {
+		had = int64(len(*old))
+		n = 2 * had
+	}
+	if n = min(n, limit/(8*cacheSetBytes)+1); n <= had {
+		return old
+	}
+	table := make([]cacheSet, n)
+	var over []*cachedBatch // of sets that were fuller than others
+	for _, b := range c.ring {
+		set, key := cacheSetOf(table, b.key()), b.key()
+		i := 0
+		for i < len(set.keys) && set.batches[i].Load() != nil {
+			i++
+		}
+		if i == len(set.keys) {
+			over = append(over, b)
+			continue
+		}
+		set.batches[i].Store(b)
+		set.keys[i].Store(key)
+	}
+	c.table.Store(&table)
+	c.bytes.Add((n - had) * cacheSetBytes)
+	for _, b := range over {
+		c.drop(b)
+	}
+	return &table
+}
+
+// expire lets the hand pass two batches and drops those that get would not return any more, so that what is known of files
+// that were closed goes in time, and the cache is as large as what a minute of reads comes across. c.mu is held.
+func (c *readCache) expire(now time.Duration) {
+	for range min(2, len(c.ring)) {
+		if c.hand >= len(c.ring) {
+			c.hand = 0
+		}
+		if b := c.ring[c.hand]; now-b.checked > trustedFor {
+			c.drop(b)
+		} else {
+			c.hand++
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -148,6 +149,50 @@ func TestReadOutOfLargeBatches(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A bound that is larger than any memory takes no more than what is kept, and the table grows with it.
+func TestReadCacheOfAnyBound(t *testing.T) {
+	withReadCache(t, math.MaxInt64)
+	l, want := mixedLog(t, osFS{}, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 256 << 10})
+	defer l.Close()
+	for offset := range want {
+		got, err := l.Read(offset)
+		require.NoError(t, err)
+		require.Equal(t, want[offset].Value, got.Value)
+	}
+	require.Positive(t, l.Stats().ReadCacheBytes)
+	require.Less(t, l.Stats().ReadCacheBytes, 2*l.Stats().Bytes)
+	requireCacheAddsUp(t, &processReads)
+
+	c := &readCache{}
+	c.limit.Store(math.MaxInt64)
+	for i := range uint32(10_000) {
+		c.put(&cachedBatch{handle: 1 + uint64(i%7), pos: i * 4096, checked: time.Since(processBegan), starts: make([]uint32, 16)})
+	}
+	requireCacheAddsUp(t, c)
+	require.Greater(t, len(c.ring), 9_500)
+	for _, b := range c.ring {
+		require.Same(t, b, c.get(b.handle, int64(b.pos)))
+	}
+}
+
+// Batches that were checked more than a minute ago, those of closed files among them, go as others come.
+func TestReadCacheExpires(t *testing.T) {
+	c := &readCache{}
+	c.limit.Store(1 << 20)
+	now := time.Since(processBegan)
+	for i := range uint32(1000) {
+		c.put(&cachedBatch{handle: 1, pos: i * 4096, checked: now - trustedFor - 1, starts: make([]uint32, 4)})
+	}
+	for i := range uint32(3000) {
+		c.put(&cachedBatch{handle: 2, pos: i * 4096, checked: now, starts: make([]uint32, 4)})
+	}
+	for _, b := range c.ring {
+		require.EqualValues(t, 2, b.handle)
+	}
+	require.Greater(t, len(c.ring), 2500)
+	requireCacheAddsUp(t, c)
 }
 
 func requireCacheAddsUp(t *testing.T, c *readCache) {

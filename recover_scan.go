@@ -142,12 +142,6 @@ func (c *segmentScan) lookBehind() error {
 	return nil
 }
 
-// refuse completes the error for bad bytes of which nothing is promised and behind which a good batch stands.
-func (e *CorruptError) refuse(found, next int64) {
-	e.NextOffset = next
-	e.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
-}
-
 // add moves the end of the good batches behind b, which begins at pos.
 func (c *segmentScan) add(b batch, pos int64) {
 	if pos == 0 {
