@@ -64,8 +64,8 @@ type BatchInfo struct {
 	MaxTime       time.Time // its greatest record time; zero if it has none
 	LogAppendTime bool      // MaxTime is the time of all its records
 	Transactional bool
-	Control       bool // it holds the marker of a transaction rather than records
-	LeaderEpoch   int32
+	Control       bool  // it holds the marker of a transaction rather than records
+	LeaderEpoch   int32 // Kafka's partitionLeaderEpoch, which never goes back in a log; a cut raises that of later appends
 	ProducerID    int64 // -1: none
 	ProducerEpoch int16
 	BaseSequence  int32

@@ -12,16 +12,17 @@ import (
 // TruncateTo makes offset the end of the log. It removes the records at offset and above, and later appends get their offsets
 // again. If offset lies inside a batch, the batch is replaced by one of its first records, compressed with the same codec if a
 // compressor is registered (RegisterCompressor). Everything below offset is flushed first, and the cut is durable when
-// TruncateTo returns. If the process is killed in the middle, the next Open finishes the cut.
+// TruncateTo returns. If the process is killed in the middle, the next Open finishes the cut. Batches appended later get a
+// greater leader epoch than those that were removed (BatchInfo.LeaderEpoch), so that a power cut can't mix the two.
 //
 // The cost is three to five flushes and the removal of the later segments' files, whatever the size of the segment that is cut.
 // A section with bytes above offset keeps them until it is closed; if such a section is open, or a hard link or another process
 // has the file, the part below offset is copied. Iterators past offset end with an *OffsetError; those at or below it go on.
 //
-// Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for an offset in a gap of more than 2^31 offsets; a
-// *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the operating system's for a failed
-// read or a shortage, such as a full disk; ErrClosed; ErrReadOnly. After each of these nothing has changed. Other failures
-// latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files.
+// Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for an offset in a gap and more than 2^31 above the
+// base offset of its segment; a *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the
+// operating system's for a failed read or a shortage, such as a full disk; ErrClosed; ErrReadOnly. After each of these nothing
+// has changed. Other failures latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files.
 func (l *Log) TruncateTo(offset int64) error {
 	if err := l.writable(); err != nil {
 		return err
