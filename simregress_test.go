@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -71,9 +72,10 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
-	// Let every seal fail.
+	// Let every seal fail. The keeper tries again after a second.
+	var active atomic.Pointer[string] // which is cut
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simTruncate {
+		if cut := active.Load(); kind == simTruncate && (cut == nil || path != *cut) {
 			return &simFault{err: syscall.EIO}
 		}
 		return nil
@@ -83,7 +85,8 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	}
 	require.NoError(t, u.append(3))
 	from := len(s.ops)
-	s.setFault(nil) // the keeper tries again after a second
+	path := u.log.path(u.log.writer.tail.seg.base, logSuffix)
+	active.Store(&path)
 	require.NoError(t, u.truncateTo(u.end()-1))
 	s.kill()
 	ignore(u.log.Close())
