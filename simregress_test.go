@@ -95,6 +95,38 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	require.NoError(t, x.explore(newSimWorld(), s.ops, from, newOracle(0)))
 }
 
+// What an interrupted cut finds unsealed is sealed by the Open that finishes the cut.
+func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
+	require.NoError(t, u.open())
+	var cutting atomic.Bool
+	s.setFault(func(kind simKind, _ int, path string) *simFault {
+		switch {
+		case cutting.Load() && kind == simRemove:
+			s.dead = true
+			return &simFault{err: errDead}
+		case kind == simTruncate:
+			return &simFault{err: syscall.EIO}
+		}
+		return nil
+	})
+	for u.log.Stats().Segments < 3 {
+		require.NoError(t, u.append(2))
+	}
+	require.NoError(t, u.append(3))
+	cutting.Store(true)
+	require.Error(t, u.log.TruncateTo(u.end()-1))
+	ignore(u.log.Close())
+	again := newSimFS(s.w.clone(), true)
+	l, err := openFS(again, simDir, &u.opts)
+	require.NoError(t, err)
+	require.EqualValues(t, u.end()-1, l.Offsets().End)
+	require.NoError(t, l.Close())
+	report := verifyWorld(t, again.w, &VerifyOptions{IndexBytes: u.opts.IndexBytes})
+	require.Empty(t, report.Problems)
+}
+
 // A cut that failed left segments marked as gone, and reads of them waited for another view for ever.
 func TestReadsEndAfterAFailedCut(t *testing.T) {
 	for _, reset := range []bool{false, true} {
