@@ -227,7 +227,6 @@ func (in *injector) crash(rng *rand.Rand) {
 
 // TestInject fails every operation of a workload once, at every point, in every way; without -torture, at some points.
 func TestInject(t *testing.T) {
-	t.Parallel()
 	total, every := 0, 6
 	switch {
 	case *tortureStates > 0:
@@ -253,7 +252,6 @@ func TestInject(t *testing.T) {
 
 // TestInjectAhead fails what gets blocks ready ahead of the appends, which takes a segment of several MiB.
 func TestInjectAhead(t *testing.T) {
-	t.Parallel()
 	step := 2
 	switch {
 	case *tortureStates > 0:

@@ -127,10 +127,11 @@ var errIndex = errors.New("seglog: index does not fit the log")
 // no CRC covers, collides with the batch that follows.
 func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found) bool) (f found, ok bool, err error) {
 	f, ok, err = s.walkFrom(e, w, from, limit, stop)
-	if err != errIndex || from.entry < 0 || from.entries == nil {
+	if err != errIndex && !errors.Is(err, ErrCorrupt) || from.entry < 0 || from.entries == nil {
 		return f, ok, err
 	}
-	// Is it the index that is wrong, or the batch? The entry before leads to the same place, if it is right.
+	// Is it the index that is wrong, or the batch that the entry leads to, or the one behind? The entry before leads to the
+	// same place, if it is right, and the batches on the way tell which offset is next there.
 	_, _, before := s.walkFrom(e, w, hintAt(from.entries, from.entry-1), limit, func(f found) bool { return f.end() > from.pos })
 	var corrupt *CorruptError
 	if errors.As(before, &corrupt) && corrupt.Pos == from.pos {
@@ -203,7 +204,7 @@ func (w *window) checkBehind(f found, next int64) error {
 	if err != nil {
 		return err
 	}
-	if why := batch(p).collides(f.last); why != "" {
+	if why := batch(p).collides(next, f.base, f.last); why != "" {
 		return &CorruptError{Path: w.h.path, Pos: f.pos, Offset: next, Reason: why}
 	}
 	return nil

@@ -53,6 +53,8 @@ func (l *Log) roll(base int64) error {
 	w.tail, w.next = w.next, nil
 	l.planPreparation()
 	l.view.Store(&view{append(l.view.Load().segs, w.tail.seg)})
+	// Behind a gap the log ends where the segment begins, as it does after a restart, even if the batch can't be stored then.
+	l.end.Store(max(base, l.end.Load()))
 	w.sealing = append(w.sealing, old)
 	l.stats.rolls.Add(1)
 	l.o.Logger.Debug("seglog: rolled", "dir", l.dir, "segment", base, "bytes", old.seg.stored.load().pos())

@@ -89,7 +89,7 @@ func (s *scanner) scan() (batch, error) {
 		return nil, s.corrupt(why)
 	}
 	if s.next >= 0 && base > s.next {
-		if err := s.confirmGap(int(size), last); err != nil {
+		if err := s.confirmGap(int(size), base, last); err != nil {
 			return nil, err
 		}
 		b = batch(s.buf[s.r : s.r+int(size)])
@@ -113,9 +113,11 @@ func (b batch) follows(next int64, gaps bool) string {
 	return ""
 }
 
-// collides returns why b, a header that stands behind a batch with the given last offset, proves that batch wrong, or "".
-func (b batch) collides(last int64) string {
-	if parseWalk(b) == "" && b.base() <= last {
+// collides returns why b, a header that stands behind a batch with offsets base to last, proves that batch wrong, or "". That
+// batch stands where next is the next offset. If its base offset was raised, b begins behind where it would end otherwise;
+// below that b itself is wrong, as where a kill tore it.
+func (b batch) collides(next, base, last int64) string {
+	if parseWalk(b) == "" && b.base() <= last && b.base() > next+last-base {
 		return fmt.Sprintf("its last offset %d collides with the next batch's %d", last, b.base())
 	}
 	return ""
@@ -123,7 +125,7 @@ func (b batch) collides(last int64) string {
 
 // confirmGap looks at the batch behind one that comes after a gap. The format allows gaps (compaction makes them), but the
 // CRC does not cover the base offset: if a flipped bit raised it, the batch collides with the one behind it.
-func (s *scanner) confirmGap(size int, last int64) error {
+func (s *scanner) confirmGap(size int, base, last int64) error {
 	if s.path == "" && s.w-s.r < size+headerLen {
 		return nil // the next batch of a stream may be long in coming
 	}
@@ -131,10 +133,23 @@ func (s *scanner) confirmGap(size int, last int64) error {
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
 		return nil // no batch follows that could tell
 	}
-	if why := batch(s.buf[s.r+size : s.r+size+headerLen]).collides(last); why != "" {
+	if why := batch(s.buf[s.r+size:s.r+size+headerLen]).collides(s.next, base, last); why != "" && s.goodBehind(size) {
 		return s.corrupt(why)
 	}
 	return nil
+}
+
+// goodBehind reports whether a good batch follows in a file behind the next size bytes. A batch that a kill tore, of which any
+// part may be missing, proves nothing about the one before it.
+func (s *scanner) goodBehind(size int) bool {
+	if s.path == "" {
+		return true // a stream ends early, but is not torn
+	}
+	n := batch(s.buf[s.r+size : s.r+size+headerLen]).size()
+	if n > int64(s.most) || s.fill(size+int(n)) != nil {
+		return false
+	}
+	return batch(s.buf[s.r+size:s.r+size+int(n)]).checkCRC() == ""
 }
 
 // fill makes n unread bytes available. The error is io.EOF if there is not one byte.

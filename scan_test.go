@@ -222,3 +222,17 @@ func TestIsZero(t *testing.T) {
 	}
 	require.False(t, isZero(bytes.Repeat([]byte{7}, 64)))
 }
+
+// A header behind a batch that comes after a gap proves that one wrong only if it can be right itself.
+func TestCollides(t *testing.T) {
+	behind := func(base int64) batch {
+		b := make(batch, headerLen)
+		copy(b, encoded([]Record{{Value: []byte("v")}}, base))
+		return b
+	}
+	// A batch of two records, which had offset 10 or more, says 20 and 21.
+	for base, wrong := range map[int64]bool{0: false, 9: false, 11: false, 12: true, 20: true, 21: true, 22: false, 1000: false} {
+		why := behind(base).collides(10, 20, 21)
+		require.Equal(t, wrong, why != "", "base %d: %s", base, why)
+	}
+}

@@ -132,6 +132,8 @@ var schedPinned = []struct {
 	{400050609, 0, "a Reset below what a deletion had left behind made the next Open refuse the log"},
 	{500000165, 0, "a reader in another process searched for ever, and without an end to its stack, behind a batch that a cut took away meanwhile"},
 	{510023993, 0, "a snapshot by a reader in another process copied the log again and again, without a pause, while a cut was under way"},
+	{510032577, 1, "a roll behind a gap succeeded, the batch met a full disk, and the next append got an offset below its segment"},
+	{510048732, 12, "a batch that a kill tore at its front was taken for a proof that the one before it, behind a gap, is wrong"},
 	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
 }
 
