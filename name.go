@@ -21,40 +21,40 @@ func (e *env) isDir(name string) bool {
 	return err == nil && info.isDir
 }
 
-// unnamedBase returns the base offset of the segment in seglog.next; ok is false if there is no such file, or no whole batch
-// in it.
-func (e *env) unnamedBase() (base int64, ok bool, err error) {
+// unnamedBase returns the base offset of the segment in seglog.next, and the leader epoch of its first batch; ok is false if
+// there is no such file, or no whole batch in it.
+func (e *env) unnamedBase() (base int64, epoch int32, ok bool, err error) {
 	f, err := e.fs.open(filepath.Join(e.dir, nextName), openRead)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
+		return 0, 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("seglog: open %s: %w", e.dir, err)
+		return 0, 0, false, fmt.Errorf("seglog: open %s: %w", e.dir, err)
 	}
-	base, ok, err = firstBase(f)
+	base, epoch, ok, err = firstBatch(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		err = fmt.Errorf("seglog: read %s: %w", filepath.Join(e.dir, nextName), err)
 	}
-	return base, ok, err
+	return base, epoch, ok, err
 }
 
-// firstBase returns the base offset of the batch that f begins with.
-func firstBase(f file) (base int64, ok bool, err error) {
+// firstBatch returns the base offset and the leader epoch of the batch that f begins with.
+func firstBatch(f file) (base int64, epoch int32, ok bool, err error) {
 	size, err := f.size()
 	if err != nil {
-		return 0, false, err
+		return 0, 0, false, err
 	}
 	var c scanner
 	c.init(&fileRange{f, 0, min(size, maxSegmentBytes)}, nextName, 0, -1, -1)
 	c.gaps = true
 	b, err := c.scan()
 	if err == nil {
-		return b.base(), true, nil
+		return b.base(), b.epoch(), true, nil
 	}
 	if errors.Is(err, ErrCorrupt) || err == io.EOF {
 		err = nil
 	}
-	return 0, false, err
+	return 0, 0, false, err
 }
 
 // openLog opens the .log file of a segment, under its final name or, if it does not have that yet, as seglog.next. It may be
@@ -68,7 +68,7 @@ func (e *env) openLog(base int64, mode openMode) (f file, path string, err error
 	next := filepath.Join(e.dir, nextName)
 	g, nextErr := e.acquire(next, mode)
 	if nextErr == nil {
-		at, ok, err := firstBase(g)
+		at, _, ok, err := firstBatch(g)
 		if err == nil && ok && at == base {
 			return g, next, nil
 		}
@@ -116,11 +116,12 @@ func (e *env) unfinished(dir directory) error {
 
 // directory is what list found in a log's directory.
 type directory struct {
-	bases    []int64  // base offsets of the segments, ascending
-	unnamed  int64    // the last of them, if the segment is still called seglog.next (see unnamedBase); otherwise -1
-	leftover []string // index files without a .log, and the engine's own temporary files
-	swaps    []string // .log.swap files of a broker that was killed in a compaction
-	cleaned  []string // files of a broker that was killed earlier in a compaction
+	bases        []int64  // base offsets of the segments, ascending
+	unnamed      int64    // the last of them, if the segment is still called seglog.next (see unnamedBase); otherwise -1
+	unnamedEpoch int32    // of the first batch in it
+	leftover     []string // index files without a .log, and the engine's own temporary files
+	swaps        []string // .log.swap files of a broker that was killed in a compaction
+	cleaned      []string // files of a broker that was killed earlier in a compaction
 	// producers are the offsets in the names of the files in which a broker keeps its knowledge of producers.
 	producers []int64
 }
@@ -158,12 +159,12 @@ func (e *env) list() (directory, error) {
 	})
 	slices.Sort(d.bases)
 	if slices.Contains(d.leftover, nextName) {
-		base, ok, err := e.unnamedBase()
+		base, epoch, ok, err := e.unnamedBase()
 		if err != nil {
 			return directory{}, err
 		}
 		if n := len(d.bases); ok && n > 0 && base > d.bases[n-1] {
-			d.bases, d.unnamed = append(d.bases, base), base
+			d.bases, d.unnamed, d.unnamedEpoch = append(d.bases, base), base, epoch
 			d.leftover = slices.DeleteFunc(d.leftover, func(name string) bool { return name == nextName })
 		}
 	}
@@ -174,4 +175,13 @@ func (e *env) list() (directory, error) {
 		}
 	}
 	return d, nil
+}
+
+// dropStale makes a seglog.next a leftover whose batches were removed by a cut. A power cut that takes the name of a segment
+// away may leave blocks of a removed one in the file, which hold an offset that the segment before has given out again.
+func (d *directory) dropStale(st *state) {
+	if d.unnamed >= 0 && st.stale(d.unnamed, d.unnamedEpoch) {
+		d.bases, d.unnamed = d.bases[:len(d.bases)-1], -1
+		d.leftover = append(d.leftover, nextName)
+	}
 }

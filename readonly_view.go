@@ -71,6 +71,9 @@ func (l *Log) rebuildView(st state) error {
 	if err != nil {
 		return err
 	}
+	if ro.promised {
+		dir.dropStale(&st)
+	}
 	l.gaps.Store(st.gaps || !ro.promised)
 	if err := l.unfinished(dir); err != nil && !ro.promised {
 		return err
@@ -213,7 +216,7 @@ func (l *Log) exists(base int64) bool {
 	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
 		return true
 	}
-	if at, ok, err := l.unnamedBase(); err == nil && ok && at == base {
+	if at, _, ok, err := l.unnamedBase(); err == nil && ok && at == base {
 		return true
 	}
 	_, err := l.fs.stat(l.path(base, logSuffix)) // it may have got its name in between

@@ -164,6 +164,7 @@ func (r *recovery) run() error {
 	l := r.l
 	if r.promised {
 		l.gaps.Store(r.st.gaps)
+		r.dir.dropStale(&r.st)
 		if r.st.failed {
 			if err := l.state.renew(&l.env); err != nil {
 				return err

@@ -227,6 +227,7 @@ func (r *recovery) relist() error {
 	dir, err := r.l.list()
 	if err == nil {
 		r.dir = dir
+		r.dir.dropStale(&r.st) // only a state file notes what relist follows
 	}
 	return err
 }

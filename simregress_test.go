@@ -411,7 +411,7 @@ func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
 	l, err := openFS(s, simDir, &o)
 	require.NoError(t, err)
 	require.Equal(t, Offsets{Start: last - 1, RecoveryPoint: last - 1, HighWatermark: last - 1, End: last - 1}, l.Offsets())
-	_, left, err := l.unnamedBase()
+	_, _, left, err := l.unnamedBase()
 	require.NoError(t, err)
 	require.False(t, left)
 	for l.Offsets().End < end+2 {
