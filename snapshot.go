@@ -161,18 +161,19 @@ func (s *snapshot) release(failed bool) error {
 	return errors.Join(errs...)
 }
 
-// clear removes the segments made so far.
+// clear removes the segments made so far. Those that can't be removed stay in made.
 func (s *snapshot) clear() error {
 	var errs []error
-	for _, path := range s.made {
+	s.cleared = s.cleared || len(s.made) > 0
+	s.made = slices.DeleteFunc(s.made, func(path string) bool {
+		gone := true
 		for _, path := range []string{path, filepath.Join(s.to.dir, tmpPrefix+filepath.Base(path))} {
 			if err := s.to.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
+				errs, gone = append(errs, err), false
 			}
 		}
-	}
-	s.cleared = s.cleared || len(s.made) > 0
-	s.made = nil
+		return gone
+	})
 	return errors.Join(errs...)
 }
 
