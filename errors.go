@@ -124,3 +124,9 @@ type writeBackError struct{ err error }
 
 func (e *writeBackError) Error() string { return e.err.Error() }
 func (e *writeBackError) Unwrap() error { return e.err }
+
+// refuse completes the error for bad bytes of which nothing is promised and behind which a good batch stands.
+func (e *CorruptError) refuse(found, next int64) {
+	e.NextOffset = next
+	e.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
+}

@@ -11,10 +11,6 @@ import (
 	"strings"
 )
 
-// Builds before version 2 of seglog.state renamed a segment only a moment after the roll. Until then it was called
-// seglog.next although it was the last segment of the log, and the base offset of its first batch told which. A directory
-// that such a build left after a kill still opens.
-
 // isDir reports whether name is a directory inside the log's directory.
 func (e *env) isDir(name string) bool {
 	info, err := e.fs.stat(filepath.Join(e.dir, name))
@@ -23,6 +19,10 @@ func (e *env) isDir(name string) bool {
 
 // unnamedBase returns the base offset of the segment in seglog.next, and the leader epoch of its first batch; ok is false if
 // there is no such file, or no whole batch in it.
+//
+// Builds before version 2 of seglog.state renamed a segment only a moment after the roll. Until then it was called
+// seglog.next although it was the last segment of the log, and the base offset of its first batch told which. A directory
+// that such a build left after a kill still opens.
 func (e *env) unnamedBase() (base int64, epoch int32, ok bool, err error) {
 	f, err := e.fs.open(filepath.Join(e.dir, nextName), openRead)
 	if errors.Is(err, fs.ErrNotExist) {

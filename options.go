@@ -97,8 +97,8 @@ type Options struct {
 	MaxOpenSegments int
 
 	// ReadOnly opens the log without a lock and without any write, even while another process writes it, whose appends, rolls,
-	// deletions and truncations become visible within 20 ms. It ends where the writer's readers end: with FlushSync, at the
-	// last offset that the writer has noted as durable. Default: false.
+	// deletions and truncations become visible within 20 ms. If the writer's policy is FlushSync, the log ends at the last
+	// offset that the writer has noted as durable. Default: false.
 	ReadOnly bool
 	// Logger receives messages for the operator of the log. Its handler must not call the log's methods, and must not append
 	// to the log in another way either: it may be called while the log holds its locks, and appends wait for it.

@@ -266,7 +266,7 @@ func (l *Log) record(r *reader, f found, offset int64) (rec Record, ok bool, err
 // false if they do not fit what was known of them, or none of them has the offset.
 func (l *Log) known(r *reader, b *cachedBatch, f found, offset int64) (rec Record, ok bool, err error) {
 	if l.o.ReadOnly {
-		// The writer leaves the bytes of a file alone that another process has a hold of, where the system tells it so.
+		// A cut by the writer, in another process, changes bytes of a file that is open here only if the system can't tell it so.
 		if p, err := r.w.at(f.pos, headerLen); err != nil || !bytes.Equal(p, b.head[:]) {
 			return Record{}, false, err
 		}

@@ -1,7 +1,6 @@
 package seglog
 
 import (
-	"fmt"
 	"hash/crc32"
 	"io"
 	"math"
@@ -86,12 +85,6 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 	}
 	p := resyncPass{r: r, pos: pos, header: h[:n], at: pos + 1, best: -1, chains: map[int64]chain{}}
 	return p.run(limit)
-}
-
-// refuse completes the error for bad bytes of which nothing is promised and behind which a good batch stands.
-func (e *CorruptError) refuse(found, next int64) {
-	e.NextOffset = next
-	e.Reason += fmt.Sprintf("; good batches go on at position %d, offset %d, and there is no good %s that tells how far the log was durable: Repair can mend it", found, next, stateName)
 }
 
 // maxBefore bounds the bytes that before searches, so that a walk past many damages costs each of them that much at most.

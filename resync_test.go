@@ -297,6 +297,18 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	}
 }
 
+// openWith opens a log and appends n records, each a batch of its own.
+func openWith(t *testing.T, dir string, n int) *Log {
+	w, err := Open(dir, nil)
+	require.NoError(t, err)
+	t.Cleanup(func() { w.Close() })
+	for range n {
+		_, err := w.Append(Record{Value: []byte("value")})
+		require.NoError(t, err)
+	}
+	return w
+}
+
 // A read-only log goes past damage to what is durable as well, beside a writer and without one, wherever it lies in the
 // last segment.
 func TestReadOnlyPastDamage(t *testing.T) {
@@ -305,13 +317,7 @@ func TestReadOnlyPastDamage(t *testing.T) {
 		for _, closed := range []bool{false, true} {
 			what := fmt.Sprintf("batch %d, writer closed: %v", spoilt, closed)
 			dir := t.TempDir()
-			w, err := Open(dir, nil)
-			require.NoError(t, err)
-			defer w.Close()
-			for range n {
-				_, err := w.Append(Record{Value: []byte("value")})
-				require.NoError(t, err)
-			}
+			w := openWith(t, dir, n)
 			s, err := w.Section(spoilt, 1)
 			require.NoError(t, err)
 			f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
@@ -343,13 +349,7 @@ func TestReadOnlyPastALostHeader(t *testing.T) {
 		for _, behind := range []string{"reserved blocks", "other bytes", "nothing"} {
 			what := fmt.Sprintf("batch %d, %s behind", spoilt, behind)
 			dir := t.TempDir()
-			w, err := Open(dir, nil)
-			require.NoError(t, err)
-			defer w.Close()
-			for range n {
-				_, err := w.Append(Record{Value: []byte("value")})
-				require.NoError(t, err)
-			}
+			w := openWith(t, dir, n)
 			require.NoError(t, w.Sync())
 			size := w.Stats().Bytes
 			if behind != "reserved blocks" {

@@ -133,23 +133,10 @@ func (s *scanner) confirmGap(size int, base, last int64) error {
 	if err != nil || isZero(s.buf[s.r+size:s.r+size+headerLen]) {
 		return nil // no batch follows that could tell
 	}
-	if why := batch(s.buf[s.r+size:s.r+size+headerLen]).collides(s.next, base, last); why != "" && s.goodBehind(size) {
+	if why := batch(s.buf[s.r+size:s.r+size+headerLen]).collides(s.next, base, last); why != "" {
 		return s.corrupt(why)
 	}
 	return nil
-}
-
-// goodBehind reports whether a good batch follows in a file behind the next size bytes. A batch that a kill tore, of which any
-// part may be missing, proves nothing about the one before it.
-func (s *scanner) goodBehind(size int) bool {
-	if s.path == "" {
-		return true // a stream ends early, but is not torn
-	}
-	n := batch(s.buf[s.r+size : s.r+size+headerLen]).size()
-	if n > int64(s.most) || s.fill(size+int(n)) != nil {
-		return false
-	}
-	return batch(s.buf[s.r+size:s.r+size+int(n)]).checkCRC() == ""
 }
 
 // fill makes n unread bytes available. The error is io.EOF if there is not one byte.
