@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -460,4 +461,41 @@ func TestResetBelowWhatADeletionLeft(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, Offsets{Start: 3, RecoveryPoint: 3, HighWatermark: 3, End: 3}, l.Offsets())
 	require.NoError(t, l.Close())
+}
+
+// A cut removes the later segments from the end on, so that what an interrupted one leaves joins even where the state file is
+// not there to tell of the cut, as for a broker of Kafka.
+func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
+	for nth := 1; nth <= 3; nth++ {
+		s := newSimFS(newSimWorld(), true)
+		u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
+		require.NoError(t, u.open())
+		for u.log.Stats().Segments < 5 {
+			require.NoError(t, u.append(2))
+		}
+		segs, err := u.log.Segments()
+		require.NoError(t, err)
+		var bases []string
+		for _, info := range segs {
+			bases = append(bases, fileName(info.Base, logSuffix))
+		}
+		removals := 0
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind != simRemove || !isLog(filepath.Base(path)) {
+				return nil
+			}
+			if removals++; removals < nth {
+				return nil
+			}
+			return &simFault{err: syscall.EIO}
+		})
+		require.ErrorIs(t, u.log.TruncateTo(1), ErrFailed)
+		names, err := s.list(simDir)
+		require.NoError(t, err)
+		left := slices.DeleteFunc(names, func(name string) bool { return !isLog(name) })
+		slices.Sort(left)
+		require.Equal(t, bases[:len(left)], left)
+		require.Len(t, left, len(bases)-nth+1)
+		ignore(u.log.Close())
+	}
 }
