@@ -113,7 +113,7 @@ func (c *client) step() {
 	}
 	if in.kind == doAppend || in.kind == doAppendAt {
 		in.count = 1 + c.rng.Int64N(2)
-		in.id = c.h.ids.Add(uint32(in.count))
+		in.id = c.h.ids.Add(uint32(in.count)) - uint32(in.count) // no record shares its number with another's, at the same offset after a cut
 	}
 	c.do(in)
 }
