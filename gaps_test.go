@@ -314,6 +314,8 @@ func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	for i := range int64(100) {
 		want = append(want, 5+3*i)
 	}
+	// It may have looked while they were stored, and does so again after a while.
+	require.Eventually(t, func() bool { return r.Offsets().End == 303 }, 10*time.Second, time.Millisecond)
 	requireOffsets(t, r, 0, want...)
 	rec, err := r.Read(302)
 	require.NoError(t, err)

@@ -207,10 +207,26 @@ type hint struct {
 	entry   int    // number of the entry
 }
 
-// seekOffset returns the greatest entry whose offset is at most rel.
+// seekOffset returns the greatest entry whose offset is at most rel. It looks first where that is if the offsets of the
+// entries rise evenly, as they mostly do, then around there in steps that double, and halves what lies between.
 func seekOffset(e []byte, rel uint32) hint {
-	i := sort.Search(len(e)/offsetEntryLen, func(i int) bool { r, _ := offsetEntry(e, i); return r > rel })
-	return hintAt(e, i-1)
+	lo, hi := 0, len(e)/offsetEntryLen // the entries below lo are at most rel, and those from hi on are above
+	if hi == 0 {
+		return hintAt(e, -1)
+	}
+	last, _ := offsetEntry(e, hi-1)
+	at := int(min(uint64(rel)*uint64(hi)/(uint64(last)+1), uint64(hi-1)))
+	for step := 1; lo < hi; step *= 2 {
+		if r, _ := offsetEntry(e, at); r <= rel {
+			lo, at = at+1, at+step
+		} else {
+			hi, at = at, at-step
+		}
+		if at < lo || at >= hi {
+			at = lo + (hi-lo)/2
+		}
+	}
+	return hintAt(e, lo-1)
 }
 
 // seekPos returns the number of the greatest entry whose position is at most pos, or -1 if there is none.

@@ -2,7 +2,9 @@ package seglog
 
 import (
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -119,4 +121,32 @@ func TestTableGrowsBesideReaders(t *testing.T) {
 		}
 	}
 	require.Len(t, x.bytes(), 20000*offsetEntryLen)
+}
+
+// The search begins at a guess: however unevenly the offsets rise, it finds the entry that a look at each of them finds.
+func TestSeekOffset(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	for range 2000 {
+		rels := make([]uint32, rng.IntN(40))
+		for i := range rels {
+			rels[i] = rng.Uint32() >> rng.IntN(32)
+		}
+		slices.Sort(rels)
+		rels = slices.Compact(rels)
+		var entries []byte
+		for i, rel := range rels {
+			entries = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(entries, rel), uint32(i+1))
+		}
+		for _, near := range append(rels, 0, math.MaxUint32, rng.Uint32()) {
+			for _, rel := range []uint32{near - 1, near, near + 1} {
+				want := -1
+				for i, r := range rels {
+					if r <= rel {
+						want = i
+					}
+				}
+				require.Equal(t, hintAt(entries, want), seekOffset(entries, rel), "of %v, at most %d", rels, rel)
+			}
+		}
+	}
 }

@@ -21,6 +21,7 @@ type window struct {
 	lo       int64 // position of buf[0]
 	n        int   // bytes of buf that are filled
 	back     int64 // that many bytes before the ones asked for are wanted next, and read with them
+	fetched  byte  // what prefetch read, kept so that the compiler can't leave it out
 }
 
 func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n, w.back = h, end, 0, 0, 0 }
@@ -48,6 +49,15 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 		return nil, fmt.Errorf("seglog: read %s at position %d: %w", w.h.path, pos, err)
 	}
 	return w.buf[back : back+n], nil
+}
+
+// prefetch has the processor begin to bring the byte at pos into its caches, if the segment is mapped, while it goes on with
+// what does not depend on that.
+func (w *window) prefetch(pos int64) {
+	if w.h.m != nil && !w.unmapped && pos < w.end {
+		w.h.warm.touch(w.h.m, pos, 1, w.end)
+		w.fetched += w.h.m.b[pos]
+	}
 }
 
 // warmth remembers which parts of a mapping were in memory a while ago. Parts that were not are brought in by
@@ -262,12 +272,14 @@ func (s *segment) headerAt(w *window, pos int64, limit mark, next int64) (batch,
 // locate finds the batch that holds offset, or the first behind it; ok is false if there is none below limit. Damage on
 // the way costs what it covers: the search goes on behind it.
 func (s *segment) locate(e *env, h *handle, w *window, offset int64, limit mark) (f found, ok bool, err error) {
-	return s.locateKnown(e, h, w, offset, limit, nil)
+	f, _, ok, err = s.locateKnown(e, h, w, offset, limit, nil)
+	return f, ok, err
 }
 
-// locateKnown is locate, but that a batch of known, if that is not nil, is found without a look at any header. If each batch
-// has an entry, as batches of IndexBytes and more do, the one that holds offset is that of the entry above offset.
-func (s *segment) locateKnown(e *env, h *handle, w *window, offset int64, limit mark, known *readCache) (f found, ok bool, err error) {
+// locateKnown is locate, but that a batch of known, if that is not nil, is found without a look at any header, and returned
+// as it is known. If each batch has an entry, as batches of IndexBytes and more do, the one that holds offset is that of the
+// entry above offset.
+func (s *segment) locateKnown(e *env, h *handle, w *window, offset int64, limit mark, known *readCache) (f found, b *cachedBatch, ok bool, err error) {
 	w.reset(h, limit.pos())
 	rel := uint32(max(0, offset-s.base))
 	holds := func(f found) bool { return f.last >= offset }
@@ -275,16 +287,18 @@ func (s *segment) locateKnown(e *env, h *handle, w *window, offset int64, limit 
 		entries := x.offsets.bytes()
 		from := seekOffset(entries, rel)
 		if pos := from.behind(entries); known != nil && pos >= 0 {
-			if b := known.get(h.id, pos); b != nil && b.found().base <= offset && holds(b.found()) {
+			if b = known.get(h.id, pos); b != nil && b.found().base <= offset && holds(b.found()) {
 				return b.found(), true, nil
 			}
+			b = nil
 		}
 		return s.walk(e, w, from, limit, holds)
 	})
 	if err != nil {
-		return s.locateBehind(e, h, w, err, offset, limit)
+		f, ok, err = s.locateBehind(e, h, w, err, offset, limit)
+		return f, nil, ok, err
 	}
-	return f, ok, nil
+	return f, b, ok, nil
 }
 
 // locateBehind is locate after damage, of the kind that err tells, unless offset lies in what is lost: err is returned then,

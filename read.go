@@ -164,7 +164,7 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	if err := l.pin(r, offset); err != nil {
 		return Record{}, err
 	}
-	f, ok, err := l.find(r, offset)
+	f, b, ok, err := l.find(r, offset)
 	for err == nil {
 		if !ok || f.base > offset {
 			if !l.gaps.Load() {
@@ -172,9 +172,10 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
-		rec, there, bad := l.record(r, f, offset)
+		rec, there, bad := l.record(r, f, b, offset)
 		switch {
 		case bad != nil:
+			b = nil
 			f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, bad, offset, r.limit(l))
 		case !there:
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
@@ -187,20 +188,21 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	return Record{}, err
 }
 
-// find is locate, but for the batch of the record that was read last, and the one behind it.
-func (l *Log) find(r *reader, offset int64) (f found, ok bool, err error) {
+// find is locate, but for the batch of the record that was read last, and the one behind it. It also returns the batch as it
+// is known, if it came across that.
+func (l *Log) find(r *reader, offset int64) (f found, b *cachedBatch, ok bool, err error) {
 	limit := r.limit(l)
 	if f = r.last.f; r.last.handle == r.h.id && offset >= f.base && f.end() <= limit.pos() {
 		r.w.reset(r.h, limit.pos())
 		if offset <= f.last {
-			return f, true, nil
+			return f, nil, true, nil
 		}
 		if from := (hint{rel: -1, pos: f.end(), next: offset - r.seg.base}); offset == f.last+1 {
 			f, ok, err = r.seg.guardedLookUp(r.h, func(*indexes) (found, bool, error) {
 				return r.seg.walk(&l.env, &r.w, from, limit, func(found) bool { return true })
 			})
 			if err == nil && ok && f.base == offset {
-				return f, true, nil
+				return f, nil, true, nil
 			}
 		}
 	}
@@ -211,14 +213,18 @@ func (l *Log) find(r *reader, offset int64) (f found, ok bool, err error) {
 	return r.seg.locateKnown(&l.env, r.h, &r.w, offset, limit, known)
 }
 
-// record copies the record at offset out of the batch f. It checks the batch, or goes by the last check.
-func (l *Log) record(r *reader, f found, offset int64) (rec Record, ok bool, err error) {
+// record copies the record at offset out of the batch f. It checks the batch, or goes by the last check, which is known if
+// that is not nil.
+func (l *Log) record(r *reader, f found, known *cachedBatch, offset int64) (rec Record, ok bool, err error) {
 	defer r.h.catch(debug.SetPanicOnFault(true), &err)
-	if b := l.reads.get(r.h.id, f.pos); b != nil && !l.o.CheckEveryRead {
-		if rec, ok, err = l.known(r, b, f, offset); ok || err != nil {
+	if known == nil && !l.o.CheckEveryRead {
+		known = l.reads.get(r.h.id, f.pos)
+	}
+	if known != nil {
+		if rec, ok, err = l.known(r, known, f, offset); ok || err != nil {
 			return rec, ok, err
 		}
-		l.reads.forget(b) // the bytes are not as they were, or there is no such record: a check tells
+		l.reads.forget(known) // the bytes are not as they were, or there is no such record: a check tells
 	}
 	p, err := r.w.at(f.pos, f.size)
 	if err != nil {
@@ -275,6 +281,10 @@ func (l *Log) known(r *reader, b *cachedBatch, f found, offset int64) (rec Recor
 	delta := offset - h.base()
 	if delta < 0 || b.dense && delta >= h.count() {
 		return Record{}, false, nil
+	}
+	if b.body == nil {
+		// Records of a batch are mostly of like size: the memory of the record, or what is near it, comes while the directory does.
+		r.w.prefetch(f.pos + headerLen + int64(b.size)*min(delta, h.lastDelta())/(h.lastDelta()+1))
 	}
 	r.d.resetTo(h, nil)
 	s := b.stepOf(delta)

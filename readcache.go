@@ -10,7 +10,7 @@ import (
 // readCache is what Read remembers of batches that it has checked: where every k-th of their records begins, and the
 // records of compressed ones. There is one for all logs of the process, and its memory is bounded.
 //
-// A look-up takes no lock: the table has sets of four places, and the key of a batch says which set it is in. The ring is a
+// A look-up takes no lock: the table has sets of eight places, and the key of a batch says which set it is in. The ring is a
 // clock, as that of openSegments: the hand drops what nobody used since it last came by.
 type readCache struct {
 	from  int64        // the size of the smallest batch that is kept: checking a smaller one costs little more than a look-up
@@ -23,10 +23,12 @@ type readCache struct {
 	hand int
 }
 
-// cacheSet is a line of the processor's cache. The keys are apart, so that a look-up touches no batch but the one it is for.
-type cacheSet struct {
-	keys    [4]atomic.Uint64
-	batches [4]atomic.Pointer[cachedBatch]
+// cacheSet has one or two batches on average, of which a look-up touches none but the one it is for. With eight places one
+// batch in some thousands finds none of them free, where it would be one in twenty with four, and half of its set is a line
+// of the processor's cache.
+type cacheSet [8]struct {
+	key   atomic.Uint64
+	batch atomic.Pointer[cachedBatch]
 }
 
 const (
@@ -37,7 +39,7 @@ const (
 	// trustedFor is how long Read goes by a check. What a disk or the memory does to the bytes meanwhile may go unseen.
 	trustedFor = time.Minute
 
-	cacheSetBytes    = 64
+	cacheSetBytes    = 128
 	cachedBatchBytes = 168 // of the struct, with its place in the ring
 	// largestShare: a batch that would take more than this part of the cache is not kept.
 	largestShare = 4
@@ -50,7 +52,7 @@ func init() { processReads.limit.Store(defaultReadCacheBytes) }
 
 // SetReadCacheBytes bounds the memory in which Read keeps what it learned about batches of many records, for all logs of the
 // process together: of each batch of 4 KiB or more that was read, the positions of its records, which take 1/256 of its size
-// and about 180 bytes; of a compressed one its records as well, unless they take more than a quarter of the bound. With
+// and up to 300 bytes; of a compressed one its records as well, unless they take more than a quarter of the bound. With
 // that, reading a record costs about the same whatever the size of its batch. Without it, Read checks and inflates the
 // whole batch for each record.
 //
@@ -179,11 +181,11 @@ func (c *readCache) get(handle uint64, pos int64) *cachedBatch {
 	}
 	key := cacheKey(handle, uint32(pos))
 	set := cacheSetOf(*table, key)
-	for i := range set.keys {
-		if set.keys[i].Load() != key {
+	for i := range set {
+		if set[i].key.Load() != key {
 			continue
 		}
-		b := set.batches[i].Load()
+		b := set[i].batch.Load()
 		if b == nil || b.handle != handle || int64(b.pos) != pos || time.Since(processBegan)-b.checked > trustedFor {
 			return nil
 		}
@@ -212,14 +214,14 @@ func (c *readCache) put(b *cachedBatch) {
 		return
 	}
 	table := c.table.Load()
-	if table == nil || len(c.ring) >= 2*len(*table) { // half of the places are taken
+	if table == nil || len(c.ring) >= 2*len(*table) { // a quarter of the places is taken
 		table = c.grow(limit)
 	}
 	key := b.key()
 	set := cacheSetOf(*table, key)
 	at := 0
-	for i := range set.keys {
-		old := set.batches[i].Load()
+	for i := range set {
+		old := set[i].batch.Load()
 		if old == nil || old.key() == key {
 			at = i
 			break
@@ -228,11 +230,11 @@ func (c *readCache) put(b *cachedBatch) {
 			at = i
 		}
 	}
-	if old := set.batches[at].Load(); old != nil {
+	if old := set[at].batch.Load(); old != nil {
 		c.drop(old)
 	}
-	set.batches[at].Store(b)
-	set.keys[at].Store(key)
+	set[at].batch.Store(b)
+	set[at].key.Store(key)
 	b.slot = uint32(len(c.ring))
 	c.ring = append(c.ring, b)
 	c.bytes.Add(b.bytes())
@@ -268,15 +270,15 @@ func (c *readCache) grow(limit int64) *[]cacheSet {
 	for _, b := range c.ring {
 		set, key := cacheSetOf(table, b.key()), b.key()
 		i := 0
-		for i < len(set.keys) && set.batches[i].Load() != nil {
+		for i < len(set) && set[i].batch.Load() != nil {
 			i++
 		}
-		if i == len(set.keys) {
+		if i == len(set) {
 			over = append(over, b)
 			continue
 		}
-		set.batches[i].Store(b)
-		set.keys[i].Store(key)
+		set[i].batch.Store(b)
+		set[i].key.Store(key)
 	}
 	c.table.Store(&table)
 	c.bytes.Add((n - had) * cacheSetBytes)
@@ -304,10 +306,10 @@ func (c *readCache) expire(now time.Duration) {
 // drop forgets a batch. c.mu is held.
 func (c *readCache) drop(b *cachedBatch) {
 	set := cacheSetOf(*c.table.Load(), b.key())
-	for i := range set.batches {
-		if set.batches[i].Load() == b {
-			set.keys[i].Store(0)
-			set.batches[i].Store(nil)
+	for i := range set {
+		if set[i].batch.Load() == b {
+			set[i].key.Store(0)
+			set[i].batch.Store(nil)
 		}
 	}
 	last := len(c.ring) - 1

@@ -167,11 +167,19 @@ func TestReadCacheOfAnyBound(t *testing.T) {
 
 	c := &readCache{}
 	c.limit.Store(math.MaxInt64)
-	for i := range uint32(10_000) {
-		c.put(&cachedBatch{handle: 1 + uint64(i%7), pos: i * 4096, checked: time.Since(processBegan), starts: make([]uint32, 16)})
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for n := 0; n < 20_000; { // of any size, at any number of them there is a place for each
+		batches := make([]*cachedBatch, 1000)
+		pos := uint32(0)
+		for i := range batches {
+			batches[i] = &cachedBatch{handle: 1 + uint64(n/1000), pos: pos, checked: time.Since(processBegan), starts: make([]uint32, 16)}
+			pos += 120_000 + rnd.Uint32N(20_000)
+			c.put(batches[i])
+		}
+		n += len(batches)
+		require.Greater(t, float64(len(c.ring)), 0.999*float64(n))
 	}
 	requireCacheAddsUp(t, c)
-	require.Greater(t, len(c.ring), 9_500)
 	for _, b := range c.ring {
 		require.Same(t, b, c.get(b.handle, int64(b.pos)))
 	}
@@ -202,14 +210,15 @@ func requireCacheAddsUp(t *testing.T, c *readCache) {
 	if table := c.table.Load(); table != nil {
 		n = int64(len(*table)) * cacheSetBytes
 		for i := range *table {
-			for k := range (*table)[i].batches {
-				if b := (*table)[i].batches[k].Load(); b != nil {
+			for k := range (*table)[i] {
+				place := &(*table)[i][k]
+				if b := place.batch.Load(); b != nil {
 					require.Same(t, c.ring[b.slot], b)
-					require.Equal(t, b.key(), (*table)[i].keys[k].Load())
+					require.Equal(t, b.key(), place.key.Load())
 					n += b.bytes()
 					kept++
 				} else {
-					require.Zero(t, (*table)[i].keys[k].Load())
+					require.Zero(t, place.key.Load())
 				}
 			}
 		}
