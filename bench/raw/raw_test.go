@@ -14,7 +14,10 @@ import (
 	"github.com/seglog/seglog/bench/peers"
 )
 
-func numbered(i int64, value []byte) { binary.BigEndian.PutUint64(value, uint64(i)) }
+func numbered(i int64, value []byte) []byte {
+	binary.BigEndian.PutUint64(value, uint64(i))
+	return value
+}
 
 func TestStoreFindsEveryRecord(t *testing.T) {
 	const n = 500

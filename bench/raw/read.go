@@ -30,8 +30,9 @@ type entry struct {
 	pos    int64
 }
 
-// BuildStore writes n records of the given number per frame; fill puts the content of record i into value.
-func BuildStore(dir string, n int64, perFrame, size int, fill func(i int64, value []byte)) (*Store, error) {
+// BuildStore writes n records of at most size bytes, of the given number per frame; fill puts the content of record i into
+// value, and returns it.
+func BuildStore(dir string, n int64, perFrame, size int, fill func(i int64, value []byte) []byte) (*Store, error) {
 	file, err := os.Create(filepath.Join(dir, "frames.raw"))
 	if err != nil {
 		return nil, err
@@ -55,8 +56,7 @@ func BuildStore(dir string, n int64, perFrame, size int, fill func(i int64, valu
 		out = append(out, make([]byte, FrameHeader)...)
 		count := min(int64(perFrame), n-i)
 		for j := range count {
-			fill(i+j, value)
-			out = appendRecord(out, j, value)
+			out = appendRecord(out, j, fill(i+j, value))
 		}
 		finishFrame(out[start:], i, int(count))
 		if len(out) >= 1<<20 {

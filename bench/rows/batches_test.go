@@ -38,12 +38,15 @@ func requireMeasured(t *testing.T, r *Result) {
 }
 
 func TestReadOutOfBatchesMeasuresEverySubject(t *testing.T) {
-	for perBatch, subjects := range map[int]int{1: 5, 100: 6} {
+	for _, c := range []struct {
+		perBatch, subjects int
+		mixed              bool
+	}{{1, 5, false}, {100, 6, false}, {100, 6, true}} {
 		e, r := tiny(t, "hashicorp/raft-wal", boltName), &Result{}
-		s := batchShape{bytes: 300 << 10, value: 1 << 10, perBatch: perBatch, duration: time.Millisecond}
+		s := batchShape{bytes: 300 << 10, value: 1 << 10, mixed: c.mixed, perBatch: c.perBatch, duration: time.Millisecond}
 		require.NoError(t, e.readShape(r, s))
 		requireMeasured(t, r)
-		require.Len(t, r.Lines, subjects)
+		require.Len(t, r.Lines, c.subjects)
 		require.Len(t, r.Checks, 3)
 		for _, l := range r.Lines {
 			require.NotNil(t, l.Latency, l.Name)

@@ -286,6 +286,9 @@ func payload(i int64, size int) []byte {
 }
 
 // number stamps a record's number into its value, by which a read proves that it found the right one.
-func number(i int64, value []byte) { binary.BigEndian.PutUint64(value, uint64(i)) }
+func number(i int64, value []byte) []byte {
+	binary.BigEndian.PutUint64(value, uint64(i))
+	return value
+}
 
 func numberOf(value []byte) int64 { return int64(binary.BigEndian.Uint64(value)) }

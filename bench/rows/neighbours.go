@@ -31,6 +31,9 @@ func readNeighbours(e *Env) (*Result, error) {
 		},
 	}
 	for _, s := range batchShapes(e) {
+		if s.mixed {
+			continue // steps through records of one size
+		}
 		fillPlain := func(log *peers.SeglogLog) error { return fillRecords(log, s.records(), s.perBatch, s.value) }
 		if err := e.neighbourShape(r, s, s.String(), s.records(), fillPlain); err != nil {
 			return nil, fmt.Errorf("%v: %w", s, err)

@@ -104,7 +104,7 @@ func (e *Env) readers(dir string, n int64) (readers []func(int64) ([]byte, error
 	lines = append(lines, lineOf(peers.Seglog),
 		Line{Name: "raw 4 KiB index + one pread + CRC + copy", CRC: "yes"},
 		Line{Name: "raw mapped walk + CRC + copy", CRC: "yes"})
-	others, absent, closePeers, err := e.readingPeers(dir, n, 128, func(peers.Peer) int { return 5000 })
+	others, absent, closePeers, err := e.readingPeers(dir, n, 128, number, func(peers.Peer) int { return 5000 })
 	closers = append(closers, closePeers)
 	if err != nil {
 		return nil, nil, closeAll, err
@@ -122,9 +122,9 @@ type readingPeer struct {
 	read func(int64) ([]byte, error)
 }
 
-// readingPeers fills the peers that have a random read with n numbered records of the given size, perCall in one append. The
-// peers that cannot be had come back as lines.
-func (e *Env) readingPeers(dir string, n int64, size int, perCall func(peers.Peer) int) (can []readingPeer, absent []Line, closeAll func() error, err error) {
+// readingPeers fills the peers that have a random read with n records, perCall in one append; fill puts record i into a value of
+// size bytes and returns it. The peers that cannot be had come back as lines.
+func (e *Env) readingPeers(dir string, n int64, size int, fill func(i int64, value []byte) []byte, perCall func(peers.Peer) int) (can []readingPeer, absent []Line, closeAll func() error, err error) {
 	var opened []peers.Log
 	closeAll = func() (err error) {
 		for _, l := range opened {
@@ -151,7 +151,7 @@ func (e *Env) readingPeers(dir string, n int64, size int, perCall func(peers.Pee
 			continue
 		}
 		e.Log("  filling %s", p.Name)
-		if err := fillRecords(log, n, perCall(p), size); err != nil {
+		if err := appendFilled(log, n, perCall(p), size, fill); err != nil {
 			return nil, nil, closeAll, fmt.Errorf("%s: %w", p.Name, err)
 		}
 		can = append(can, readingPeer{lineOf(p), reader.Read})
@@ -164,15 +164,20 @@ func fillLog(log peers.Log, n int64, perCall int) error { return fillRecords(log
 
 // fillRecords appends n numbered records of the given size, perCall in one append.
 func fillRecords(log peers.Log, n int64, perCall, size int) error {
+	return appendFilled(log, n, perCall, size, number)
+}
+
+// appendFilled appends n records, perCall in one append; fill puts record i into a value of size bytes and returns it.
+func appendFilled(log peers.Log, n int64, perCall, size int, fill func(i int64, value []byte) []byte) error {
 	write := log.Appender()
-	values := make([][]byte, perCall)
-	for i := range values {
-		values[i] = payload(0, size)
+	buffers, values := make([][]byte, perCall), make([][]byte, perCall)
+	for i := range buffers {
+		buffers[i] = payload(0, size)
 	}
 	for i := int64(0); i < n; {
 		call := values[:min(int64(perCall), n-i)]
 		for j := range call {
-			number(i+int64(j), call[j])
+			call[j] = fill(i+int64(j), buffers[j])
 		}
 		if err := write(call); err != nil {
 			return err
