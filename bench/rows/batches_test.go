@@ -102,8 +102,8 @@ func TestNeighboursArePlainAndCompressed(t *testing.T) {
 		}))
 	}
 	requireMeasured(t, r)
-	require.Len(t, r.Lines, 6)
-	require.Len(t, r.Checks, 3)
+	require.Len(t, r.Lines, 9)
+	require.Len(t, r.Checks, 6)
 }
 
 func TestStepThroughGoesRound(t *testing.T) {
@@ -111,10 +111,10 @@ func TestStepThroughGoesRound(t *testing.T) {
 	require.NoError(t, err)
 	defer log.Close()
 	require.NoError(t, fillRecords(log, 10, 3, 128))
-	steps, err := stepThrough(log.(*peers.SeglogLog), 7, time.Hour, 25, 128)
+	steps, err := stepThrough(log.(*peers.SeglogLog), 7, time.Hour, 25, 128, true)
 	require.NoError(t, err)
 	require.Equal(t, int64(25), steps)
-	_, err = stepThrough(log.(*peers.SeglogLog), 0, time.Hour, 25, 127)
+	_, err = stepThrough(log.(*peers.SeglogLog), 0, time.Hour, 25, 127, false)
 	require.ErrorIs(t, err, errWrongRecord)
 }
 

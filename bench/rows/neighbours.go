@@ -1,6 +1,7 @@
 package rows
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -104,14 +105,22 @@ func (e *Env) neighbourShape(r *Result, s batchShape, name string, n int64, fill
 	if err := fillLog(log); err != nil {
 		return err
 	}
-	if seen, err := stepThrough(log, 0, time.Hour, n, s.value); err != nil || seen != n { // and into the cache
+	if seen, err := stepThrough(log, 0, time.Hour, n, s.value, false); err != nil || seen != n { // and into the cache
 		return fmt.Errorf("%d of %d records: %w", seen, n, err)
 	}
 	starts := func() func() int64 { // a subject's rounds begin where those of the other do
 		rng := rand.New(rand.NewPCG(uint64(n), 13))
 		return func() int64 { return rng.Int64N(n/2+1) / int64(s.perBatch) * int64(s.perBatch) }
 	}
-	readsFrom, stepsFrom := starts(), starts()
+	readsFrom, stepsFrom, copiesFrom := starts(), starts(), starts()
+	steps := func(from func() int64, own bool) func() (measure.Sample, error) {
+		return func() (measure.Sample, error) {
+			at := from()
+			stop := measure.StartUsage()
+			n, err := stepThrough(log, at, s.duration, n, s.value, own)
+			return measure.Sample{Usage: stop(), Ops: n}, err
+		}
+	}
 	series := measure.Interleave(e.Rounds, []measure.Subject{
 		{Name: "Read", Round: func() (measure.Sample, error) {
 			at := readsFrom()
@@ -126,24 +135,26 @@ func (e *Env) neighbourShape(r *Result, s batchShape, name string, n int64, fill
 				return err
 			})
 		}},
-		{Name: "Records", Round: func() (measure.Sample, error) {
-			from := stepsFrom()
-			stop := measure.StartUsage()
-			steps, err := stepThrough(log, from, s.duration, n, s.value)
-			return measure.Sample{Usage: stop(), Ops: steps}, err
-		}},
+		{Name: "Records", Round: steps(stepsFrom, false)},
+		{Name: "Records and copies", Round: steps(copiesFrom, true)},
 	})
-	for i, what := range []string{"Read(i), Read(i+1), ...", "a step of Records"} {
+	for i, what := range []string{"Read(i), Read(i+1), ...", "a step of Records", "a step of Records and a copy of the value"} {
 		series[i].Name = what
 		r.Lines = append(r.Lines, fill(Line{Name: what + ", " + name, CRC: "yes"}, &series[i], micros(series[i])))
 	}
-	reads, steps := micros(series[0]), micros(series[1])
-	more := make([]float64, min(len(reads), len(steps)))
-	for i := range more {
-		more[i] = reads[i] - steps[i]
-	}
-	r.Checks = append(r.Checks, atMost("us that Read takes more than a step of Records, "+name, 0.5, measure.Median(more)))
+	r.Checks = append(r.Checks, atMost("us that Read takes more than a step of Records, "+name, 0.5, moreThan(series[0], series[1])),
+		atMost("of which the copy does not explain, "+name, 0.5, moreThan(series[0], series[2])))
 	return nil
+}
+
+// moreThan is the microseconds per operation that a takes more than b, the median of rounds beside each other.
+func moreThan(a, b measure.Series) float64 {
+	as, bs := micros(a), micros(b)
+	more := make([]float64, min(len(as), len(bs)))
+	for i := range more {
+		more[i] = as[i] - bs[i]
+	}
+	return measure.Median(more)
 }
 
 // micros are the microseconds per operation of each round.
@@ -162,8 +173,12 @@ func isRecord(rec seglog.Record, offset int64, size int) error {
 	return nil
 }
 
+// owned keeps a copy from being optimized away.
+var owned []byte
+
 // stepThrough runs over records for the duration, at most most of them, and begins again at the front at the end of the log.
-func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, size int) (steps int64, err error) {
+// own: each value is copied, which whoever keeps it pays as well.
+func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, size int, own bool) (steps int64, err error) {
 	for deadline := time.Now().Add(d); ; from = 0 {
 		for rec, err := range log.Records(from) {
 			if err == nil {
@@ -171,6 +186,9 @@ func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, 
 			}
 			if err != nil {
 				return steps, err
+			}
+			if own {
+				owned = bytes.Clone(rec.Value)
 			}
 			from++
 			steps++
