@@ -497,5 +497,18 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 		require.Equal(t, bases[:len(left)], left)
 		require.Len(t, left, len(bases)-nth+1)
 		ignore(u.log.Close())
+
+		require.NoError(t, s.remove(filepath.Join(simDir, stateName)))
+		l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
+		require.NoError(t, err)
+		next := l.Offsets().Start
+		for rec, err := range l.Records(Oldest) {
+			require.NoError(t, err)
+			require.Equal(t, next, rec.Offset)
+			next++
+		}
+		require.Equal(t, l.Offsets().End, next)
+		require.Greater(t, next, segs[len(left)-1].Base)
+		require.NoError(t, l.Close())
 	}
 }
