@@ -168,6 +168,9 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	for err == nil {
 		if !ok || f.base > offset {
 			if !l.gaps.Load() {
+				if !ok {
+					f.pos = r.limit(l).pos()
+				}
 				return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
