@@ -49,3 +49,39 @@ func TestLastBatchThatSeemsToEndEarlier(t *testing.T) {
 		})
 	}
 }
+
+// What a reader remembers of a batch whose header was damaged for a moment does not outlast the damage.
+func TestHeaderThatIsWholeAgain(t *testing.T) {
+	l := open(t, t.TempDir(), &seglog.Options{IndexBytes: 1 << 20}) // batches are found by the headers of those before them
+	defer l.Close()
+	defer seglog.SetReadCacheBytes(16 << 20)
+	for range 4 {
+		var records []seglog.Record
+		for range 40 {
+			records = append(records, seglog.Record{Value: make([]byte, 200)})
+		}
+		_, err := l.Append(records...)
+		require.NoError(t, err)
+	}
+	for b, err := range l.Batches(40) {
+		require.NoError(t, err)
+		if b.Next == l.Offsets().End {
+			break
+		}
+		f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		for bit := range 12 * 8 {
+			for _, offset := range []int64{b.Base, b.Base + 1, b.Next} {
+				_, err = l.Read(offset)
+				require.NoError(t, err)
+			}
+			flipBit(t, f, b.Pos, bit)
+			_, _ = l.Read(b.Base) // by the last check
+			flipBit(t, f, b.Pos, bit)
+			seglog.SetReadCacheBytes(16 << 20) // as after a minute
+			_, err = l.Read(b.Base + 1)
+			require.NoError(t, err, "bit %d", bit)
+		}
+		require.NoError(t, f.Close())
+	}
+}
