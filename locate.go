@@ -191,6 +191,9 @@ func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(f
 			w.back = f.size // may be checked next
 		}
 	}
+	if before.size > 0 && next < s.base+limit.rel() { // offsets are left out at the end, or the last batch is damaged
+		return found{}, false, w.checkWhole(before)
+	}
 	return found{}, false, nil
 }
 

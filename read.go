@@ -168,6 +168,9 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	for err == nil {
 		if !ok || f.base > offset {
 			if !l.gaps.Load() {
+				if !ok {
+					f.pos = r.limit(l).pos()
+				}
 				return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
@@ -218,7 +221,10 @@ func (l *Log) find(r *reader, offset int64) (f found, b *cachedBatch, ok bool, e
 func (l *Log) record(r *reader, f found, known *cachedBatch, offset int64) (rec Record, ok bool, err error) {
 	defer r.h.catch(debug.SetPanicOnFault(true), &err)
 	if known == nil && !l.o.CheckEveryRead {
-		known = l.reads.get(r.h.id, f.pos)
+		if known = l.reads.get(r.h.id, f.pos); known != nil && known.found() != f {
+			l.reads.forget(known) // its header is not as it was: a check tells
+			known = nil
+		}
 	}
 	if known != nil {
 		if rec, ok, err = l.known(r, known, f, offset); ok || err != nil {

@@ -323,7 +323,7 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	if r.promised && c.offset == c.next {
 		c.ends = endsWhole // the bytes behind are left from an append that failed before the roll
 	}
-	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.knownGap(c.next)
+	joins := c.offset == c.next || r.l.gaps.Load() && c.offset < c.next && r.st.knowsGap(c.next, r.promised)
 	c.decision = decide(finding{promised: r.promised, clean: clean, last: c.last, empty: c.pos == 0, ends: c.ends, behind: c.behind, joins: joins,
 		below: r.promised && c.offset < st.recoveryPoint && (c.last || c.ends == endsBad || !joins)})
 	if c.decision.id == 'F' {
@@ -331,11 +331,4 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	}
 	r.gap = r.gap || c.gap || !c.last && c.offset < c.next && c.decision.id != 'E'
 	return nil
-}
-
-// knownGap reports whether a segment may begin at next although the one before it ends earlier. Where nothing is promised,
-// any segment may. Otherwise a durable one may, and the one whose gap the writer noted (noteGap). If any other segment
-// does not join, its name reached the disk before the end of the segment in front of it, and that end is lost.
-func (r *recovery) knownGap(next int64) bool {
-	return !r.promised || next <= r.st.recoveryPoint || next == r.st.gapTo || r.st.gapTo == untrackedGaps
 }

@@ -66,7 +66,7 @@ func (p *repair) decide() {
 		case at >= 0:
 			p.dropBehind(s, at)
 			continue
-		case expected >= 0 && s.base > expected && !p.gaps() && !p.o.KeepAfter:
+		case expected >= 0 && s.base > expected && !(p.gaps() && p.st.knowsGap(s.base, p.promised)) && !p.o.KeepAfter:
 			at = expected
 			p.dropBehind(s, at)
 			continue
@@ -241,10 +241,26 @@ func (p *repair) planState(kept []*repairSegment) {
 		}
 	}
 	n.gaps = n.gaps || p.gap
+	n.gapTo = p.gapTo(kept)
 	if n.cut >= 0 && n.end <= n.cut {
 		n.cut = -1
 	}
 	p.describe()
+}
+
+// gapTo returns the state.gapTo with which the next Open keeps the segments that lie behind gaps: it takes those above the
+// recovery point that the state file does not know for what is left of a power cut, and removes them.
+func (p *repair) gapTo(kept []*repairSegment) int64 {
+	to := p.st.gapTo
+	for i, behind := 1, 0; i < len(kept); i++ {
+		if base := kept[i].base; base > kept[i-1].next && base > p.next.recoveryPoint {
+			if behind++; behind > 1 {
+				return untrackedGaps
+			}
+			to = base
+		}
+	}
+	return to
 }
 
 // describe puts the changes to the state into words.
@@ -258,6 +274,7 @@ func (p *repair) describe() {
 	say(was.recoveryPoint != n.recoveryPoint, "recovery point from %d to %d", was.recoveryPoint, n.recoveryPoint)
 	say(was.start != n.start, "start from %d to %d", was.start, n.start)
 	say(was.gaps != n.gaps, "offsets may be missing from now on")
+	say(was.gapTo != n.gapTo, "segments behind missing offsets belong to the log")
 	say(was.cut != n.cut, "this completes an interrupted cut at offset %d", was.cut)
 	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)

@@ -73,8 +73,15 @@ type state struct {
 	failed bool
 }
 
-// untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note.
+// untrackedGaps is state.gapTo of a log whose gaps version 1 of the state file did not note, or in which Repair left several.
 const untrackedGaps = -1
+
+// knowsGap reports whether a segment may begin at next although the one before it ends earlier. Where nothing is promised,
+// any segment may. Otherwise a durable one may, and the one whose gap the writer noted (noteGap). If any other segment
+// does not join, its name reached the disk before the end of the segment in front of it, and that end is lost.
+func (s *state) knowsGap(next int64, promised bool) bool {
+	return !promised || next <= s.recoveryPoint || next == s.gapTo || s.gapTo == untrackedGaps
+}
 
 // endOffset returns the offset at which a segment ends whose batches end at position pos and offset next. It is greater than
 // next where offsets are left out at the end, as after a TruncateTo into a gap; only the state file knows of these.
