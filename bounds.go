@@ -18,8 +18,9 @@ type bounds struct {
 }
 
 // moment is the end of the log, together with the value of cuts at the time. Whoever waits until everything below the end is
-// durable has nothing to wait for once the log was cut, since a cut first flushes what it keeps. Both are read under Log.mu,
-// or cuts is read before end: otherwise a cut between the two loads would leave an end that is never reached.
+// durable has nothing to wait for once the log was cut, since a cut first flushes what it keeps. Without Log.mu, cuts is read
+// before end: the other way round, a cut between the two loads would leave the end from before it, which may never be reached,
+// with the count from after it.
 type moment struct{ cuts, end int64 }
 
 // moment returns the present moment, for a caller that does not hold Log.mu.

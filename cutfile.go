@@ -35,7 +35,9 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 	return l.settle(t, append(next, t.seg), offset, false)
 }
 
-// cutFiles removes the files of all segments but the first, newest first, and cuts the first. It returns the file of that.
+// cutFiles removes the files of all segments but the first, newest first, and then cuts the first, the file of which it returns.
+// In this order, which finishCut keeps too, the files join at any moment, also for who has no state file to tell of the cut: a
+// first segment that was shortened before the others went would leave a hole. The removals also make room for a copy.
 func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f file, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
 	if err == nil {
@@ -190,9 +192,9 @@ func (e *env) placeCopy(f file, path string, p *cutPlan) (file, error) {
 	return f, nil
 }
 
-// showBelow publishes a view for a cut that failed half-way. It ends with the records that are certainly intact: those of the
-// segments before, those of the cut segment below the position of the cut, and those of the batch there unless the file has
-// changed already. The next Open finishes the cut and has all records below it.
+// showBelow publishes a view for a cut that failed half-way, of the records that are certainly intact: all below the offset, but
+// if the file was left half changed and the offset divides a batch, only those in front of that batch. The next Open finishes
+// the cut and has all records below the offset.
 func (l *Log) showBelow(before, cut []*segment, offset int64, p *cutPlan) {
 	end, next, pos := offset, offset, p.pos
 	switch {

@@ -26,7 +26,7 @@ const (
 	memoryInflated = 4 * inflatedLimit
 
 	// A look-up reads an index interval or a window, and the smallest batch has 61 bytes.
-	workOfBytes   = 2 * (defaultIndexBytes + firstChunk) / headerLen
+	workOfBytes   = 2 * (defaultIndexBytes + windowChunk) / headerLen
 	workOfNothing = 1 << 20
 )
 

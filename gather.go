@@ -24,12 +24,15 @@ const largeFlush = 256 << 10
 // maxSpare is the largest buffer that is kept for the next flush.
 const maxSpare = 4 << 20
 
+// minGather is the size of the first buffer.
+const minGather = 4 << 10
+
 // begin returns room for n bytes and keeps the buffer locked until end.
 func (g *gather) begin(n int64) []byte {
 	g.mu.Lock()
 	used := len(g.buf)
 	if int64(cap(g.buf)-used) < n {
-		grown := make([]byte, used, max(2*cap(g.buf), used+int(n), firstChunk))
+		grown := make([]byte, used, max(2*cap(g.buf), used+int(n), minGather))
 		copy(grown, g.buf)
 		g.buf = grown
 	}

@@ -24,6 +24,9 @@ type window struct {
 	fetched  byte  // what prefetch read, kept so that the compiler can't leave it out
 }
 
+// windowChunk is the number of bytes that a window reads at least where there is no mapping: the headers of many small batches.
+const windowChunk = 4 << 10
+
 func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n, w.back = h, end, 0, 0, 0 }
 
 // at returns [pos, pos+n), which lies below end.
@@ -36,7 +39,7 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 		return w.buf[off : off+n], nil
 	}
 	back := min(w.back, pos)
-	size := min(max(back+n, firstChunk), back+w.end-pos)
+	size := min(max(back+n, windowChunk), back+w.end-pos)
 	if int64(len(w.buf)) < size {
 		w.buf = make([]byte, size)
 	}
@@ -187,7 +190,7 @@ func (s *segment) walkFrom(e *env, w *window, from hint, limit mark, stop func(f
 		}
 		before = f
 		pos, next = f.end(), f.last+1
-		if w.back = 0; gaps && f.size <= firstChunk/4 {
+		if w.back = 0; gaps && f.size <= windowChunk/4 {
 			w.back = f.size // may be checked next
 		}
 	}
@@ -225,7 +228,7 @@ func (w *window) checkBehind(f found, next int64) error {
 
 // checkWhole checks header and CRC of a batch that a walk came to, in pieces that the window holds anyway.
 func (w *window) checkWhole(f found) error {
-	piece := int64(max(len(w.buf), firstChunk))
+	piece := int64(max(len(w.buf), windowChunk))
 	if w.h.m != nil && !w.unmapped {
 		piece = f.size
 	}
@@ -305,8 +308,8 @@ func (s *segment) locateKnown(e *env, h *handle, w *window, offset int64, limit 
 }
 
 // locateBehind is locate after damage, of the kind that err tells, unless offset lies in what is lost: err is returned then,
-// completed by where reading can go on. It serves a caller of locate too who finds the batch damaged, whose offsets, and
-// whether the one that is looked for is among them, nobody can know.
+// completed by where reading can go on. A caller of locate also goes on with it if the batch that locate found fails its
+// check: nobody can know then which offsets the batch has, and whether the wanted one is among them.
 func (s *segment) locateBehind(e *env, h *handle, w *window, err error, offset int64, limit mark) (f found, ok bool, _ error) {
 	for err != nil {
 		var corrupt *CorruptError

@@ -238,7 +238,7 @@ func (l *Log) offsets() Offsets {
 			}
 			o.RecoveryPoint = max(o.RecoveryPoint, o.Start)
 			o.HighWatermark = max(o.HighWatermark, o.RecoveryPoint)
-			o.End = max(o.End, o.HighWatermark) // a flush may raise durable before the append raises end
+			o.End = max(o.End, o.HighWatermark) // an append stores its batch before it raises end, and a flush may come between
 			return o
 		}
 		l.settledCuts() // a cut may be changing them

@@ -20,7 +20,7 @@ const (
 	cutName    = "seglog.cut"       // a copy of what TruncateTo, or a recovery after a failed flush, keeps of a segment
 	stateTemp  = "seglog.state.new" // a state file
 	repairTemp = "seglog.repairing" // a file of Repair's
-	tmpPrefix  = "seglog."          // an index file, with its name behind the prefix; earlier builds also wrote .log files so
+	tmpPrefix  = "seglog."          // before the name of an index file; earlier builds also wrote .log files so
 
 	// repairPrefix begins the names of files with what Repair took out of the log and recovery off its end; kept.
 	repairPrefix = "seglog.repair-"

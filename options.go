@@ -17,7 +17,7 @@ const (
 	// a power cut. The batch is flushed within FlushInterval and FlushBytes. Append waits while the disk can't keep up.
 	FlushAsync
 	// FlushNone leaves it to the operating system when to write, which is Kafka's default. Append returns as under FlushAsync.
-	// Sync, WaitDurable, rolls and Close still flush.
+	// Sync, WaitDurable, Close and the seal of a segment, in the background after a roll, still flush.
 	FlushNone
 )
 

@@ -238,7 +238,7 @@ func TestLargeBatchesAreReadOnce(t *testing.T) {
 	require.NoError(t, err)
 	size := l.Stats().Bytes
 	require.NoError(t, l.Close())
-	for every, most := range map[bool]int64{false: 2*size + 2000*firstChunk, true: 1000 * size * 2} {
+	for every, most := range map[bool]int64{false: 2*size + 2000*windowChunk, true: 1000 * size * 2} {
 		l, err = openFS(fsys, dir, &Options{ReadOnly: true, CheckEveryRead: every})
 		require.NoError(t, err)
 		l.reads = &processReads

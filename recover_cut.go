@@ -10,7 +10,7 @@ import (
 )
 
 // setDeletedAside takes the segments that a deletion was to remove out of the directory. Their files stay until the rest of
-// the log was found sound: a state file that is not that of these segments must not cost any.
+// the log was found sound: a state file that was copied from another log must not make Open delete segments.
 func (r *recovery) setDeletedAside() {
 	n, _ := slices.BinarySearch(r.dir.bases, r.st.first)
 	r.deleted, r.dir.bases = r.dir.bases[:n], r.dir.bases[n:]

@@ -113,9 +113,9 @@ func (b batch) follows(next int64, gaps bool) string {
 	return ""
 }
 
-// collides returns why b, a header that stands behind a batch with offsets base to last, proves that batch wrong, or "". That
-// batch stands where next is the next offset. If its base offset was raised, b begins behind where it would end otherwise;
-// below that b itself is wrong, as where a kill tore it.
+// collides returns why b, the header behind a batch that says it has the offsets base to last, proves that batch wrong, or "".
+// That batch stands where next is the next offset: if its base was raised from next, it truly ends at next+last-base, and b
+// begins above that though not above last. With a base below that, it is b that is wrong, as where a kill tore it.
 func (b batch) collides(next, base, last int64) string {
 	if parseWalk(b) == "" && b.base() <= last && b.base() > next+last-base {
 		return fmt.Sprintf("its last offset %d collides with the next batch's %d", last, b.base())

@@ -371,7 +371,7 @@ func boundedMemory(l *Log, c *schedConfig) error {
 	users := int64(c.users)
 	// Each user waits for its batch before it appends the next one. Buffers double as they grow, and there are two.
 	if g := l.writer.tail.seg.gather; g != nil {
-		if n := int64(cap(g.buf) + cap(g.spare)); n > 4*(users*int64(c.maxBatch())+firstChunk) {
+		if n := int64(cap(g.buf) + cap(g.spare)); n > 4*(users*int64(c.maxBatch())+minGather) {
 			return fmt.Errorf("%d bytes wait for a flush, or were kept from the last", n)
 		}
 	}

@@ -82,7 +82,7 @@ type cutPlan struct {
 	x     *indexBuilder // the indexes of the planned contents
 	first int64         // timestamp of the first batch, as tail.firstTime
 	// For an active segment that loses at most maxZeroedCut bytes: its present end, and the position up to which it has blocks.
-	// The lost bytes are then overwritten by zeros, and the blocks stay for later appends. Otherwise both are 0, and the file
+	// The bytes that are cut off are then overwritten by zeros, and the blocks stay for later appends. Otherwise both are 0, and the file
 	// is truncated.
 	end, reserved int64
 }

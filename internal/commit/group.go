@@ -32,8 +32,8 @@ type Group struct {
 	lockers int    // number of callers of Lock that wait
 	passed  bool   // the ownership was handed to one of them, which has not woken up yet
 
-	// served[round%2] is signalled at the end of a round. Its Wait releases mu but does not re-acquire it on wake-up;
-	// otherwise hundreds of woken goroutines would queue for a mutex that none of them needs.
+	// served[round%2] is signalled at the end of a round. After its Wait returns, mu is not held: otherwise hundreds of woken
+	// goroutines would queue for a mutex that none of them needs.
 	served [2]*sync.Cond
 	turn   *sync.Cond // signalled when ownership is handed to a caller of Lock
 }
@@ -110,7 +110,7 @@ func (g *Group) runRound() (more bool, err error) {
 	round := g.round % 2
 	g.waiting[round] = 0
 	g.round++
-	g.covers = math.MaxInt64 // round is the next flush now, which has not begun, so it serves whoever comes
+	g.covers = math.MaxInt64 // until the next flush begins, it covers whoever comes
 	if err != nil {
 		g.waiting[g.round%2] = 0
 	}
