@@ -23,8 +23,10 @@ import (
 // with those in the log, and skipped. So if the leader's offsets have a gap right at the follower's End, which causes
 // ErrNotJoined, ask for End-1. If that brings nothing new, because a Section ends with its segment, put the follower's own
 // last batch, a Section of End-1, in front of the leader's batches from End on. Gaps inside the stream are kept. A batch's
-// leader epoch must not be lower than that of the batch before it, unless it is -1, none. A batch that is refused changes
-// nothing. Errors: ErrNotJoined, which names both offsets; a *CorruptError for bytes that are no batch, wrapping
+// leader epoch must not be lower than that of the batch before it, unless it is -1, none. Offsets that a TruncateTo or Reset
+// took away should come again under a greater epoch, as they do from a Kafka leader: otherwise nothing tells the new batches
+// from the old, which a disk may show in the place of those that were not flushed before a power cut. A batch that is refused
+// changes nothing. Errors: ErrNotJoined, which names both offsets; a *CorruptError for bytes that are no batch, wrapping
 // io.ErrUnexpectedEOF if they end inside a batch; io.ErrUnexpectedEOF if r ends between two batches before n bytes;
 // ErrTooLarge; those of r; and those of Append.
 //

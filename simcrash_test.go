@@ -76,7 +76,7 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 // around returns the trace up to a crash, and a few operations behind it, as text.
 func around(ops []*simOp, p int) string {
 	var s strings.Builder
-	for i := max(0, p-40); i < min(len(ops), p+4); i++ {
+	for i := max(0, p-400); i < min(len(ops), p+4); i++ {
 		mark := "  "
 		if i == p {
 			mark = "* "
