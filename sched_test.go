@@ -16,14 +16,14 @@ import (
 )
 
 // This is the scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock advances only when
-// all its goroutines wait. A goroutine of the engine, or of its users, parks at each call of the file system, each mutex and
-// each yield. When all of them are parked or blocked, the first goroutine of the bubble picks one by the seed, which goes on
-// up to its next point. So one goroutine runs at a time, in an order that the seed decides.
+// all its goroutines wait. Every goroutine of the engine or its users parks at each file system call, each mutex and each
+// yield. When all of them are parked or blocked, the first goroutine of the bubble picks one of the parked ones by the seed and
+// lets it run to its next point. So one goroutine runs at a time, in an order that the seed decides.
 
-// task is a goroutine that takes part. It is found by the profiler labels of the goroutine, which its children inherit: there
-// is no cheaper way to attach a value to a goroutine.
+// task is a goroutine that the scheduler controls. It is attached to its goroutine in place of the profiler labels, which
+// child goroutines inherit; no other way to attach a value to a goroutine is as cheap.
 type task struct {
-	labels []string // package pprof looks for labels here
+	labels []string // must come first: a profile reads the labels of the goroutine here
 	s      *sched
 	name   string
 	kids   map[string]int
@@ -31,29 +31,29 @@ type task struct {
 	prio   uint64
 	goes   chan struct{}
 
-	// Where it is parked:
+	// Where the task waits:
 	parked bool
 	at     point
 }
 
 // point is a place where a task parks.
 type point struct {
-	kind  simKind // the kind of call
+	kind  simKind // the kind of file system call, or simKinds if the point is none
 	where string  // the path, or the engine's name for the point
-	lock  *mutex  // must be free before the task goes on
-	spins bool
+	lock  *mutex  // if not nil, must be free before the task continues
+	spins bool    // the task polls until another task has done something
 }
 
 type step struct {
 	t *task
 	point
-	pause time.Duration // if not 0, the clock advanced by this, and no task ran
+	pause time.Duration // if not 0, the clock advanced by pause and no task ran
 }
 
 func (st step) String() string {
 	switch {
 	case st.t == nil:
-		return fmt.Sprintf("clock goes on by %v", st.pause)
+		return fmt.Sprintf("clock advances by %v", st.pause)
 	case st.kind != simKinds:
 		where := st.where
 		if i := strings.LastIndexByte(where, '/'); i >= 0 {
@@ -72,13 +72,13 @@ func setRuntimeLabels(unsafe.Pointer)
 
 func current() *task { return (*task)(runtimeLabels()) }
 
-// schedStrategy says how the next task is picked.
+// schedStrategy decides how the next task is picked.
 type schedStrategy int
 
 const (
 	pickRandom schedStrategy = iota // any task
 	pickSticky                      // usually the last task again
-	pickPCT                         // the task with the highest priority; priorities change at a few random steps
+	pickPCT                         // the task with the highest priority; a few random steps change a priority (probabilistic concurrency testing)
 	pickKinds
 )
 
@@ -86,11 +86,11 @@ type sched struct {
 	rng      *rand.Rand
 	seed     uint64
 	strategy schedStrategy
-	change   int // on average one in so many steps changes a priority
-	pauses   int // on average at one in so many steps the clock advances although tasks could go on
+	change   int // one step in change, on average, changes a priority
+	pauses   int // at one step in pauses, on average, the clock advances although tasks could run; 0: never
 	maxSteps int
 	timers   *task // the parent of the goroutines that timers start
-	verbose  bool  // steps say where locks are taken
+	verbose  bool  // the trace shows which function takes each lock
 	// onStep, if not nil, is called between two steps, when no task runs.
 	onStep func() error
 
@@ -102,7 +102,7 @@ type sched struct {
 	lowest uint64
 	steps  []step
 	count  atomic.Int64 // for the watchdog
-	moved  time.Time    // when an actor last made a step
+	moved  time.Time    // the time of the last step of an actor
 }
 
 func newSched(seed uint64) *sched {
@@ -157,7 +157,7 @@ func (t *task) park(p point) {
 	s := t.s
 	s.mu.Lock()
 	if t.parked {
-		panic("two goroutines at once take themselves for " + t.name + ": does one not call started?")
+		panic("two goroutines run as task " + t.name + ": does one of them not call started?")
 	}
 	t.parked, t.at = true, p
 	s.parked = append(s.parked, t)
@@ -166,7 +166,7 @@ func (t *task) park(p point) {
 	<-t.goes
 }
 
-// The points of the engine: the methods of scheduler.
+// The engine calls the following methods, those of its interface scheduler, at its points.
 
 func (s *sched) lock(m *mutex) bool {
 	t := current()
@@ -187,7 +187,7 @@ func (s *sched) lock(m *mutex) bool {
 
 func (s *sched) started(name string) {
 	parent := current()
-	if parent == nil { // a timer started it
+	if parent == nil { // a timer started the goroutine
 		parent = s.timers
 	}
 	s.mu.Lock()
@@ -213,20 +213,20 @@ func caller() string {
 	return fmt.Sprintf("%s:%d", f.Function[strings.LastIndexByte(f.Function, '/')+1:], f.Line)
 }
 
-// call is the point before a call of the file system.
+// call parks the task before a file system call.
 func (s *sched) call(kind simKind, path string) {
 	if t := current(); t != nil {
 		t.park(point{kind: kind, where: path})
 	}
 }
 
-// stuckError is the error of a run that does not end.
+// stuckError reports a run that does not end.
 type stuckError struct{ why, stacks string }
 
 func (e *stuckError) Error() string { return e.why + "\n" + e.stacks }
 
-// schedPatience is how long all actors may wait, by the clock of the simulation. No actor waits for more than a minute by
-// itself.
+// schedPatience bounds the simulated time in which no actor makes a step. No call of an actor waits for more than a minute by
+// design.
 const schedPatience = 10 * time.Minute
 
 // run picks tasks until all actors have returned.
@@ -247,9 +247,9 @@ func (s *sched) run() error {
 		case left == 0 && len(s.parked) == 0:
 			return nil
 		case time.Since(s.moved) > schedPatience && left > 0:
-			return &stuckError{fmt.Sprintf("no call has gone on for %v", schedPatience), s.waiting() + bubbleStacks(bubble())}
+			return &stuckError{fmt.Sprintf("no call made progress for %v", schedPatience), s.waiting() + bubbleStacks(bubble())}
 		case len(s.steps) > s.maxSteps:
-			return &stuckError{fmt.Sprintf("goes round: %d steps", len(s.steps)), s.waiting() + bubbleStacks(bubble())}
+			return &stuckError{fmt.Sprintf("endless loop: %d steps", len(s.steps)), s.waiting() + bubbleStacks(bubble())}
 		}
 		if s.onStep != nil {
 			if err := s.onStep(); err != nil {
@@ -258,7 +258,7 @@ func (s *sched) run() error {
 		}
 		if len(ready) == 0 {
 			if left == 0 {
-				return nil // the tasks that are left wait for a lock that nobody releases; the caller finds them
+				return nil // the remaining tasks wait for a lock that nobody releases; the caller reports them
 			}
 			s.idle()
 			continue
@@ -274,7 +274,7 @@ func (s *sched) run() error {
 	}
 }
 
-// free reports whether m can be locked now. No task runs meanwhile.
+// free reports whether m is unlocked. No task runs meanwhile.
 func free(m *mutex) bool {
 	if !m.TryLock() {
 		return false
@@ -320,7 +320,7 @@ func (s *sched) pick(ready []*task) *task {
 			t.prio = s.lowest
 		}
 	}
-	if t.at.spins && s.rng.IntN(4) > 0 && len(ready) > 1 { // it waits for another task
+	if t.at.spins && s.rng.IntN(4) > 0 && len(ready) > 1 { // t waits for another task
 		t = ready[s.rng.IntN(len(ready))]
 	}
 	return t
@@ -350,7 +350,7 @@ func (s *sched) waiting() string {
 	return b.String()
 }
 
-// around returns the last steps as text.
+// tail returns the last n steps as text.
 func (s *sched) tail(n int) string {
 	var b strings.Builder
 	from := max(0, len(s.steps)-n)
@@ -368,7 +368,7 @@ func bubble() string {
 	return header[from:strings.Index(header, "]")] + "]"
 }
 
-// bubbleStacks returns the stacks of the goroutines of a bubble.
+// bubbleStacks returns the stacks of the goroutines in the named bubble.
 func bubbleStacks(name string) string {
 	buf := make([]byte, 1<<20)
 	var b strings.Builder

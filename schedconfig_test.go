@@ -13,33 +13,33 @@ import (
 	"time"
 )
 
-// schedConfig says what happens in a schedule. All of it follows from one seed.
+// schedConfig is the workload of a schedule. All of it follows from the seed.
 type schedConfig struct {
 	seed      uint64
 	mapped    bool
 	logs      int
-	phases    int // how often each log is opened
-	users     int // how many run at the same time
-	calls     int // how many calls each user makes
+	phases    int // number of times that each log is opened
+	users     int // number of concurrent users of each log
+	calls     int // number of calls of each user
 	large     bool
 	segment   int64
 	transfers bool
-	gaps      bool // transfers have gaps
+	gaps      bool // offsets are missing between the batches of a transfer
 	goesBack  bool // the recovery point may go back
 	cuts      bool // TruncateTo and Reset
 	deletions bool
 	retention bool
-	ages      bool // the times of records differ so much that segments are rolled by age
-	hooks     bool // there are hooks, which are slow or call the log
-	future    bool // users wait for records that come later
-	readOnly  bool // another process follows the log
+	ages      bool // the times of records differ enough for segments to roll by age
+	hooks     bool // OnSeal and MayDelete are set; they are slow or call the log
+	future    bool // users wait for records that are not appended yet
+	readOnly  bool // another process reads the log
 	snapshots bool
 	leaves    bool // one user closes the log while others use it
 	fault     schedFault
-	from, to  int  // the fault meets the calls [from, to) of the file system
+	from, to  int  // the fault hits the to-from calls from number from/4 on, among those of its kinds
 	ext4      bool // blocks whose first write failed stay bad, as on ext4; otherwise as on XFS
 	hostile   bool // after a lost write, the disk shows the old contents of the block
-	uncut     bool // there are no cuts after a crash either
+	uncut     bool // a log recovered after a crash is not cut either
 	plant     schedPlant
 }
 
@@ -49,9 +49,9 @@ type schedFault struct {
 	err    error
 	kinds  []simKind
 	latch  bool   // the log may fail for good
-	passes bool   // it is a shortage, after which everything works again
+	passes bool   // it is a shortage, after which the log works again
 	late   bool   // see simFault
-	page   string // a page of the file of this name can't be read
+	page   string // if not empty, a page of the file of this name can't be read
 }
 
 var schedFaults = []schedFault{
@@ -69,7 +69,7 @@ var schedFaults = []schedFault{
 	{name: "read fails", err: syscall.EIO, kinds: []simKind{simRead}, latch: true},
 }
 
-// schedMoreFaults were added later. They are drawn separately, so that older seeds still make the same schedules.
+// schedMoreFaults were added later. They are drawn separately, so that older seeds still give the same configurations.
 var schedMoreFaults = []schedFault{
 	{name: "interrupted", err: syscall.EINTR, latch: true, kinds: []simKind{simOpen, simCreate, simRead, simStat, simList, simMap, simLock, simMkdir, simWrite, simZero,
 		simReserve, simTruncate, simRename, simLink, simRemove, simSyncDir}},
@@ -93,7 +93,8 @@ func newSchedConfig(seed uint64) *schedConfig {
 	c.gaps = c.transfers && one(3)
 	c.cuts = one(2)
 	c.deletions = one(2)
-	// If the log is cut in the middle of a stream, the rest of the stream leaves a gap.
+	// After a cut in the middle of a stream, the rest of the stream leaves a gap, so transfers by several users need gaps allowed
+	// when there are cuts.
 	c.transfers = c.transfers && (c.users == 1 || !c.cuts || c.gaps)
 	c.retention = one(6)
 	c.ages = one(4)
@@ -107,8 +108,7 @@ func newSchedConfig(seed uint64) *schedConfig {
 		c.to = c.from + 1 + rng.IntN(4)*rng.IntN(40)
 	}
 	c.ext4, c.hostile = one(2), one(3)
-	// Where offsets may be missing, or come from a leader with epochs of its own, a batch that the disk brought back can't be
-	// told from one that was sent.
+	// Where offsets may be missing, a stale batch that the disk brings back can't be told from a batch of the leader.
 	c.hostile = c.hostile && !c.gaps
 	c.snapshots = one(4)
 	if c.fault.name == "" && one(6) {
@@ -141,8 +141,8 @@ func (c *schedConfig) String() string {
 		c.seed, c.logs, c.phases, c.users, c.calls, c.segment, with, fault)
 }
 
-// schedKnown are the faults of the engine that are known and not mended yet, each with a function that keeps the workload away
-// from it. An entry is removed when the fault is mended.
+// schedKnown lists the known faults of the engine that are not fixed yet, each with a function that keeps the workload away
+// from the fault. The fix of a fault removes its entry.
 var schedKnown = []struct {
 	fault string
 	avoid func(c *schedConfig)
@@ -207,7 +207,7 @@ func (c *schedConfig) world() *simWorld {
 
 func (c *schedConfig) maxBatch() int { return int(min(c.segment, 400_000)) }
 
-// shape returns how many records a batch gets, and of which size.
+// shape returns the number of records in a batch, and their size.
 func (c *schedConfig) shape(rng *rand.Rand) (n, size int) {
 	switch k := rng.IntN(10); {
 	case k < 5:
@@ -222,7 +222,7 @@ func (c *schedConfig) shape(rng *rand.Rand) (n, size int) {
 	return 1, rng.IntN(int(c.segment) - 200)
 }
 
-// age returns by how many ms the time of a record differs from the present.
+// age returns how far the time of a record lies above a fixed time, in milliseconds.
 func (c *schedConfig) age(rng *rand.Rand) int64 {
 	if c.ages {
 		return rng.Int64N(3000)
@@ -230,7 +230,7 @@ func (c *schedConfig) age(rng *rand.Rand) int64 {
 	return rng.Int64N(50)
 }
 
-// forgives reports whether a call may fail with err, after the faults of the file system.
+// forgives reports whether the faults that the file system has shown so far allow a call to fail with err.
 func (c *schedConfig) forgives(s *simFS, err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,14 +238,14 @@ func (c *schedConfig) forgives(s *simFS, err error) bool {
 	case len(s.faults) == 0:
 		return false
 	case errors.Is(err, ErrFailed):
-		// A shortage can't be undone once the intent of a cut is noted. It may come from a write in place, on a file system that
-		// allocates new blocks for it, from a copy for the sake of a reader in another process, or from a new name.
+		// Once a cut has noted its intent, a shortage latches the log. It may come from a write in place, on a file system that
+		// allocates new blocks for it, from a copy made for a reader in another process, or from a new name.
 		return c.fault.latch || c.fault.passes && strings.Contains(err.Error(), "cut at offset")
 	}
 	return errors.Is(err, c.fault.err)
 }
 
-// faults makes the file system of a log fail.
+// faults makes the file system of the first log fail as configured.
 func (c *schedConfig) faults(s *simFS, number int) {
 	if number > 0 {
 		return
@@ -259,10 +259,10 @@ func (c *schedConfig) faults(s *simFS, number int) {
 			return nil
 		}
 		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && (isLog(name) || s.tookPlace(name)) || name == stateName) {
-			return nil // the blocks are allocated already
+			return nil // these blocks are allocated already
 		}
 		if c.fault.passes && kind == simRename && filepath.Base(path) == cutName {
-			return nil // the name exists already
+			return nil // the rename replaces a name that exists
 		}
 		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil
@@ -271,7 +271,8 @@ func (c *schedConfig) faults(s *simFS, number int) {
 	}
 }
 
-// tookPlace reports whether name was that of a copy of a segment that has the segment's own name by now. s.mu is held.
+// tookPlace reports whether name was the name of a segment's copy that has been renamed to the segment's own name since. The
+// caller holds s.mu.
 func (s *simFS) tookPlace(name string) bool {
 	if name != cutName {
 		return false

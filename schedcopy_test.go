@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// mostCopies bounds the snapshots of one log, since each is opened in each state that a crash leaves.
+// mostCopies bounds the number of snapshots of one log, since every one of them is opened in every state that a crash leaves.
 const mostCopies = 3
 
-// snapshot copies the log into a directory of its own. The copy is made by the log itself or by a read-only log in another
-// process.
+// snapshot copies the log into a directory of its own. The copy is made by l, which is the log itself or a read-only log in
+// another process.
 func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	if w.copies >= mostCopies {
 		return
@@ -34,12 +34,12 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	w.fine("snapshot", err, ErrBusy)
 	if err != nil && len(w.sim.faults) == 0 {
 		if names, _ := w.sim.list(c.name); len(names) > 0 {
-			w.bad("a snapshot that failed left %v: %w", names, err)
+			w.bad("a failed snapshot left %v: %w", names, err)
 		}
 	}
 }
 
-// checkCopies opens each copy that there is in a state of the disk, and returns what is wrong with one.
+// checkCopies opens each copy in a state of the disk, and returns an error for the first that is wrong.
 func (v histView) checkCopies(state *simWorld, mapped bool) error {
 	for _, c := range v.h.calls {
 		if c.kind != histCopy || c.begin >= v.n {
@@ -58,12 +58,12 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 	s.forgetErrors()
 	names, _ := s.list(c.name)
 	if !whole && !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, logSuffix) }) {
-		return nil // an empty directory
+		return nil // no segment of the copy exists yet
 	}
 	l, err := openFS(s, c.name, &Options{ReadOnly: v.n%2 == 0, SegmentBytes: 4096})
 	if err != nil {
 		if !whole && (errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist)) {
-			return nil // a copy that is not finished does not open, or is whole
+			return nil // an unfinished copy may refuse to open; if it opens, it must be whole
 		}
 		return fmt.Errorf("refused to open: %w", err)
 	}
@@ -75,12 +75,12 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 		return err
 	}
 	if left := append(s.left(), s.misuse...); len(left) > 0 {
-		return fmt.Errorf("not released, or misused: %v", left)
+		return fmt.Errorf("resources not released, or misuse of the file system: %v", left)
 	}
 	return nil
 }
 
-// checkMoment checks that a copy shows the log as it was at one moment during the call.
+// checkMoment checks that a copy shows the log as of a single moment during the call.
 func (v histView) checkMoment(c *histCall, got *content) error {
 	v.n = min(v.n, c.end)
 	base, since, calls := v.base()
@@ -109,14 +109,14 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 		}
 		for i := range a.recs {
 			if a.offset+int64(i) >= c.noted {
-				continue // a keeper or flusher that was stopped had not come to it
+				continue // the state file did not cover the record yet: its keeper or flusher was parked
 			}
 			if err := v.lost(got, calls, &a.recs[i], a.offset+int64(i), a.begin); err != nil {
 				return err
 			}
 		}
 	}
-	// Records that a cut removed and records that were appended after it were never there together.
+	// The log never held records that a cut removed together with records that were appended after the cut.
 	for _, cut := range calls {
 		if cut.kind != histCut || cut.err != nil || !v.ended(cut) {
 			continue
@@ -133,7 +133,7 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 			}
 		}
 		if old != nil && young != nil {
-			return fmt.Errorf("two histories: record %x at %d was cut away before record %x at %d was appended", schedID(old), old.Offset, schedID(young), young.Offset)
+			return fmt.Errorf("two histories: a cut removed record %x at %d before record %x at %d was appended", schedID(old), old.Offset, schedID(young), young.Offset)
 		}
 	}
 	return nil

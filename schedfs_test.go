@@ -6,16 +6,16 @@ import (
 	"os"
 )
 
-// schedFS is a simFS whose calls are points of the schedule.
+// schedFS is a simFS whose calls are points of the schedule, at which goroutines park.
 type schedFS struct {
 	*simFS
 	s     *sched
 	plant schedPlant
-	// started is called with each start of the log that is noted in the state file.
+	// started, if not nil, is called with the start offset of the log before each write of the state file.
 	started func(offset int64)
 }
 
-// schedPlant is a bug planted between the engine and the file system, which the test must find.
+// schedPlant is a bug planted between the engine and the file system, which TestScheduleFindsPlantedBugs must find.
 type schedPlant int
 
 const (
@@ -24,8 +24,8 @@ const (
 	plantNoSyncDir              // names are never made durable
 	plantNoTruncate             // a file is never truncated
 	plantWrongRead              // one bit that a read returns is wrong
-	plantLeak                   // a descriptor stays open
-	plantLateReserve            // zeros are written behind the end of a segment that is trimmed
+	plantLeak                   // a descriptor opened for reading stays open
+	plantLateReserve            // zeros are written after the end of a trimmed segment
 	plants
 )
 
@@ -98,7 +98,7 @@ type schedFile struct {
 	fs *schedFS
 }
 
-// at parks the goroutine before a call.
+// at parks the goroutine before a call on the file.
 func (f *schedFile) at(kind simKind) { f.fs.s.call(kind, f.path) }
 
 func (f *schedFile) ReadAt(p []byte, pos int64) (int, error) {

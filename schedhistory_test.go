@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// schedID returns the number by which the records of a schedule are told apart.
+// schedID returns the number that identifies a record in a schedule, or -1 if the record has none.
 func schedID(r *Record) int64 {
 	if b := r.Value; len(b) >= 8 {
 		return int64(binary.BigEndian.Uint64(b))
@@ -20,15 +20,14 @@ func schedID(r *Record) int64 {
 	return -1
 }
 
-// history holds the calls that many users made at the same time, with their results: an interval of events for each call. It
-// says which records a log may show at any moment, without knowing in which order overlapping calls took effect: an
-// acknowledged record is there unless a call that removes records overlapped or followed, and a record that was removed
-// before is not.
+// history holds the calls of concurrent users with their results, each call as an interval of events. It decides which records
+// a log may show at any moment, although the order in which overlapping calls took effect is unknown: an acknowledged record
+// must be there unless a call that removes it overlapped or followed, and a record that was removed earlier must not.
 type history struct {
 	events int
 	calls  []*histCall
 	byID   map[int64]histRecord
-	// retained is, in a run with retention, the greatest start that was seen or noted anywhere.
+	// retained is the greatest start offset that any call returned or the state file noted. It matters in a run with retention.
 	retention bool
 	retained  int64
 	gaps      bool // offsets may be missing
@@ -45,33 +44,33 @@ const (
 	histAppend histKind = iota
 	histCut             // TruncateTo; Reset with reset
 	histDelete          // DeleteBefore
-	histMark            // everything below offset that was acknowledged before the call is durable
-	histOpened          // a log was opened and showed got; no other call ran at that time
+	histMark            // once it succeeds, all records below offset that were acknowledged before the call are durable
+	histOpened          // a log was opened and showed got, while no other call ran
 	histCopy            // Snapshot, into the directory name
 )
 
-const histRuns = math.MaxInt
+const histRuns = math.MaxInt // the end of a call that has not ended
 
-// histCall is one call. The fields behind the events are valid only once the call has ended.
+// histCall is one call. Its results are valid only once the call has ended.
 type histCall struct {
 	kind       histKind
 	begin, end int
 	at         time.Time // when it ended
 	recs       []Record  // histAppend
-	fixed      bool      // their offsets were given, as by TransferFrom
+	fixed      bool      // the caller gave the offsets, as to TransferFrom
 	offset     int64     // of the first record; of a cut, a deletion or a mark
 	reset      bool
 	name       string
-	noted      int64 // of a copy by another process: it need not have what lies above, which the writer had not noted yet
-	asked      int   // of a copy: removals and acknowledgments before this event count, even if the reader had not seen them
+	noted      int64 // of a copy by another process: records from here on may be missing, as the state file did not cover them yet
+	asked      int   // of a copy: it must reflect the removals and acknowledgments before this event
 	policy     FlushPolicy
 	got        *content // histOpened
 	err        error
-	doubt      bool // it failed, and it is not known whether it took effect
+	doubt      bool // it failed, and may have taken effect
 	none       bool // it failed and had no effect
 }
 
-// histView is a history as it was at some event.
+// histView is a history as of event n.
 type histView struct {
 	h *history
 	n int
@@ -79,7 +78,7 @@ type histView struct {
 
 func newHistory() *history { return &history{byID: map[int64]histRecord{}} }
 
-// begin and finish are called while the lock of the trace is held.
+// begin notes that a call begins. The caller of begin and finish holds the lock of the trace.
 func (h *history) begin(c *histCall) {
 	c.begin, c.end = h.events, histRuns
 	h.events++
@@ -97,10 +96,10 @@ func (h *history) finish(c *histCall) {
 	h.events++
 }
 
-// ended reports whether the call had returned.
+// ended reports whether the call had returned by then.
 func (v histView) ended(c *histCall) bool { return c.end < v.n }
 
-// removes reports whether the call may have removed the record at offset, which was there from some time after from on.
+// removes reports whether c may have removed a record that was at offset at some time after the event from.
 func (v histView) removes(c *histCall, offset int64, from int) bool {
 	if c.begin >= v.n || v.ended(c) && (c.none || c.end < from) {
 		return false
@@ -114,7 +113,7 @@ func (v histView) removes(c *histCall, offset int64, from int) bool {
 	return false
 }
 
-// base returns the call by which the log was last opened, and the calls since.
+// base returns the contents that the last Open found, the event of that Open, and the calls since.
 func (v histView) base() (*content, int, []*histCall) {
 	for i := len(v.h.calls) - 1; i >= 0; i-- {
 		if c := v.h.calls[i]; c.kind == histOpened && c.begin < v.n {
@@ -124,7 +123,8 @@ func (v histView) base() (*content, int, []*histCall) {
 	return &content{}, -1, v.h.calls
 }
 
-// check returns what is wrong with the contents of a log after a crash, of the machine or of the process alone.
+// check returns an error if a crash can't have left these contents of a log. machine says that the power failed; otherwise
+// only the process died.
 func (v histView) check(got *content, machine bool) error {
 	base, since, calls := v.base()
 	if err := v.checkShown(got, base, calls, v.n); err != nil {
@@ -140,7 +140,7 @@ func (v histView) check(got *content, machine bool) error {
 			continue
 		}
 		if err := v.lost(got, calls, r, r.Offset, since); err != nil {
-			return fmt.Errorf("%w (it was there when the log was opened; durable then below %d)", err, base.durable)
+			return fmt.Errorf("%w (the last Open found it; records below %d were durable then)", err, base.durable)
 		}
 	}
 	for _, c := range calls {
@@ -160,7 +160,7 @@ func (v histView) check(got *content, machine bool) error {
 	return nil
 }
 
-// lost returns the error for a record that was at offset from an event on, that no call may have removed, and that is missing.
+// lost returns an error if r, which was at offset from the event from on, is missing although no call may have removed it.
 func (v histView) lost(got *content, calls []*histCall, r *Record, offset int64, from int) error {
 	if v.h.retention && offset < v.h.retained {
 		return nil
@@ -177,7 +177,7 @@ func (v histView) lost(got *content, calls []*histCall, r *Record, offset int64,
 	return fmt.Errorf("lost: record %x, acknowledged at offset %d, is not in [%d, %d)%s", schedID(r), offset, got.start, got.end, got.near(offset))
 }
 
-// marked reports whether the record that was at offset from an event on was reported to be durable.
+// marked reports whether the log declared durable the record that was at offset from the event from on.
 func (v histView) marked(calls []*histCall, offset int64, from int) bool {
 	for _, c := range calls {
 		if c.kind == histMark && v.ended(c) && c.err == nil && c.begin > from && offset < c.offset {
@@ -187,7 +187,7 @@ func (v histView) marked(calls []*histCall, offset int64, from int) bool {
 	return false
 }
 
-// checkShown checks each record that a log shows to a read that began at the event asked.
+// checkShown checks all records that a log showed to a read that began at the event asked.
 func (v histView) checkShown(got, base *content, calls []*histCall, asked int) error {
 	if !v.h.gaps && int64(len(got.recs)) != got.end-got.start {
 		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
@@ -205,17 +205,17 @@ func (v histView) checkShown(got, base *content, calls []*histCall, asked int) e
 			return err
 		}
 		if this.call != before.call && before.call != nil && !v.endsBatch(before, base, calls, got.recs[i-1].Offset+1) {
-			return fmt.Errorf("half a batch: record %d follows one of another batch at offset %d", r.Offset, got.recs[i-1].Offset)
+			return fmt.Errorf("half a batch: record %d follows a record inside another batch, at offset %d", r.Offset, got.recs[i-1].Offset)
 		}
 		before = this
 	}
 	if before.call != nil && !v.endsBatch(before, base, calls, got.recs[len(got.recs)-1].Offset+1) {
-		return fmt.Errorf("half a batch: ends at %d, inside one", got.end)
+		return fmt.Errorf("half a batch: ends at %d, inside a batch", got.end)
 	}
 	return nil
 }
 
-// endsBatch reports whether r is the last record of its batch, or the log was cut behind it.
+// endsBatch reports whether r is the last record of its batch, or the log was cut right after r.
 func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next int64) bool {
 	if r.at == len(r.call.recs)-1 {
 		return true
@@ -225,7 +225,7 @@ func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next
 			return true
 		}
 	}
-	// It may have been cut before the log was last opened.
+	// The cut may have been before the log was last opened.
 	for i := range base.recs {
 		if base.recs[i].Offset == next-1 {
 			return i+1 == len(base.recs) || schedID(&base.recs[i+1]) != schedID(&r.call.recs[r.at])+1
@@ -234,7 +234,7 @@ func (v histView) endsBatch(r histRecord, base *content, calls []*histCall, next
 	return false
 }
 
-// givenAt reports whether a batch had that offset given. The log may end there since, if the batch could not be stored.
+// givenAt reports whether a caller gave a batch this offset. If that batch could not be stored, the log may go on there.
 func (v histView) givenAt(calls []*histCall, offset int64) bool {
 	return slices.ContainsFunc(calls, func(c *histCall) bool { return c.begin < v.n && c.kind == histAppend && c.fixed && c.offset == offset })
 }
@@ -244,16 +244,16 @@ func (v histView) cutAt(calls []*histCall, offset int64) bool {
 	return slices.ContainsFunc(calls, func(c *histCall) bool { return c.kind == histCut && c.begin < v.n && c.offset == offset })
 }
 
-// near describes the records around the place where one is missing.
+// near describes the records around the offset of a missing record.
 func (c *content) near(offset int64) string {
 	i, ok := slices.BinarySearchFunc(c.recs, offset, func(g Record, o int64) int { return int(g.Offset - o) })
 	switch {
 	case ok:
-		return fmt.Sprintf(": record %x is at its place", schedID(&c.recs[i]))
+		return fmt.Sprintf(": record %x is in its place", schedID(&c.recs[i]))
 	case i < len(c.recs):
-		return fmt.Sprintf(": the next one is at %d", c.recs[i].Offset)
+		return fmt.Sprintf(": the next record is at %d", c.recs[i].Offset)
 	}
-	return fmt.Sprintf(", which holds %d records", len(c.recs))
+	return fmt.Sprintf(", which holds only %d records, all below it", len(c.recs))
 }
 
 func (c *content) find(r *Record) *Record {
@@ -264,8 +264,8 @@ func (c *content) find(r *Record) *Record {
 	return nil
 }
 
-// checkRecord checks one record that a read returned which began at the event asked: that it was appended at its offset, and
-// not removed before.
+// checkRecord checks one record that was returned by a read that began at the event asked: it must have been appended at its
+// offset, and not have been removed before the read.
 func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked int) (histRecord, error) {
 	id := schedID(r)
 	this, ok := v.h.byID[id]
@@ -283,7 +283,7 @@ func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked
 	case inBase:
 		from = -1
 	case !slices.Contains(calls, this.call):
-		return this, fmt.Errorf("phantom: record %d, %x, was gone when the log was opened", r.Offset, id)
+		return this, fmt.Errorf("phantom: record %d, %x, was not there when the log was opened", r.Offset, id)
 	case v.ended(this.call) && this.call.none:
 		return this, fmt.Errorf("phantom: record %d, %x, whose append failed: %v", r.Offset, id, this.call.err)
 	case (this.call.fixed || v.ended(this.call) && this.call.err == nil) && known != r.Offset:
@@ -294,13 +294,13 @@ func (v histView) checkRecord(r *Record, base *content, calls []*histCall, asked
 	}
 	for _, c := range calls {
 		if c.kind == histCut && c.end < asked && c.err == nil && c.begin > from && (c.reset || c.offset <= r.Offset) {
-			return this, fmt.Errorf("record %d, %x, came back: it was cut away at offset %d", r.Offset, id, c.offset)
+			return this, fmt.Errorf("record %d, %x, came back: a cut at offset %d had removed it", r.Offset, id, c.offset)
 		}
 	}
 	return this, nil
 }
 
-// starts returns the lowest and the greatest offset at which a log may start, after deletions and resets.
+// starts returns the lowest and the highest offset at which the log may start, given its deletions and resets.
 func (v histView) starts(base *content, calls []*histCall) (low, high int64) {
 	low, high = base.start, base.start
 	if v.h.retention {
@@ -331,16 +331,16 @@ func (v histView) starts(base *content, calls []*histCall) (low, high int64) {
 func checkStart(got *content, low, high int64) error {
 	switch {
 	case got.start > got.end:
-		return fmt.Errorf("starts at %d, behind its end %d", got.start, got.end)
+		return fmt.Errorf("starts at %d, after its end %d", got.start, got.end)
 	case got.start < low:
-		return fmt.Errorf("starts at %d: what is below %d was deleted and came back", got.start, low)
+		return fmt.Errorf("starts at %d, although the records below %d were deleted", got.start, low)
 	case got.start > high:
-		return fmt.Errorf("starts at %d, nothing from %d on was deleted", got.start, high)
+		return fmt.Errorf("starts at %d, although no record from %d on was deleted", got.start, high)
 	}
 	return nil
 }
 
-// batchEnds reports whether a batch ends with r, for a history that goes on with the log that an Open found.
+// batchEnds is endsBatch for a record of a log that an Open found.
 func (v histView) batchEnds(r *Record) bool {
 	h, ok := v.h.byID[schedID(r)]
 	base, _, calls := v.base()

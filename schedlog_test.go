@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// schedLog is a log in a schedule, with all that its users know of it.
+// schedLog is a log in a schedule, with everything that its users have observed.
 type schedLog struct {
 	s    *sched
 	sim  *simFS
@@ -24,19 +24,18 @@ type schedLog struct {
 	opts Options
 	l    *Log
 
-	leaving bool // Close was called, or will be called while the log is in use
-	wrong   error
-	// The greatest bounds that a call has returned since a cut last began or ended; how often one did; how many are running.
-	bounds        Offsets
-	cuts, cutting int
-	copies        int  // how many snapshots were begun
-	gone          bool // it was just closed, and nobody uses it any more
+	leaving       bool // Close has begun, so that calls may fail with ErrClosed
+	wrong         error
+	bounds        Offsets // the greatest that Offsets has returned since a cut last began or ended
+	cuts, cutting int     // the number of times that a cut began or ended, and of cuts that are running
+	copies        int     // the number of snapshots begun
+	gone          bool    // the log has just been closed and has no more users
 }
 
 func newSchedLog(s *sched, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
 	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
-	// A deletion that is under way may be undone, and is seen only by an Open after a crash in it.
+	// A crash during a deletion may leave the old or the new start; only the next Open shows which.
 	w.fs.started = func(offset int64) {
 		w.sim.mu.Lock()
 		defer w.sim.mu.Unlock()
@@ -53,7 +52,7 @@ func (w *schedLog) bad(format string, args ...any) {
 	}
 }
 
-// note changes the history, and notes in the trace how many events it has then.
+// note changes the history, and records its new number of events in the trace.
 func (w *schedLog) note(name string, change func(h *history)) (n int) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -65,14 +64,14 @@ func (w *schedLog) note(name string, change func(h *history)) (n int) {
 	return n
 }
 
-// cut: a call that may take bounds back begins (1) or ends (-1).
+// cut notes that a call that may lower bounds begins (by is 1) or ends (by is -1).
 func (w *schedLog) cut(by int) {
 	w.cuts++
 	w.cutting += by
 	w.bounds = Offsets{}
 }
 
-// do makes a call, and notes when it began and ended.
+// do makes a call, and notes its beginning, end and result in the history.
 func (w *schedLog) do(c *histCall, name string, call func() error) error {
 	c.policy = w.opts.Flush
 	w.note("begin "+name, func(h *history) {
@@ -102,7 +101,7 @@ func (w *schedLog) do(c *histCall, name string, call func() error) error {
 	return err
 }
 
-// fine reports whether a call was successful, and fails the run if it should have been.
+// fine reports whether a call succeeded, and fails the run if err is not one that the call may return.
 func (w *schedLog) fine(name string, err error, allowed ...error) bool {
 	switch {
 	case err == nil:
@@ -124,7 +123,7 @@ func (w *schedLog) asked() int {
 	return w.h.events
 }
 
-// askedLate is asked for a reader in another process, which may be 20 ms behind.
+// askedLate returns the event of which a reader in another process must be aware: such a reader may lag by 20 ms.
 func (w *schedLog) askedLate() int {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -137,7 +136,7 @@ func (w *schedLog) askedLate() int {
 	return asked
 }
 
-// saw checks a record that was returned by a read which began at the event asked.
+// saw checks a record that was returned by a read that began at the event asked.
 func (w *schedLog) saw(r *Record, asked int) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -148,16 +147,17 @@ func (w *schedLog) saw(r *Record, asked int) {
 	}
 }
 
-// missed checks that the record at offset, which a call before asked had acknowledged, may be out of range.
+// missed checks that some call may have removed the record at offset that the append c acknowledged; why says how a read
+// missed it.
 func (w *schedLog) missed(c *histCall, offset int64, why any) {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
 	v := histView{w.h, w.h.events}
-	if w.h.retention || w.l.failed() != nil { // a cut that failed half-way hides the batch that it goes through
+	if w.h.retention || w.l.failed() != nil { // a cut that failed halfway hides the batch that holds its offset
 		return
 	}
 	if !slices.ContainsFunc(w.h.calls, func(x *histCall) bool { return v.removes(x, offset, c.begin) }) {
-		w.bad("acknowledged at %d, and not to be read: %v", offset, why)
+		w.bad("the record acknowledged at %d can't be read: %v", offset, why)
 	}
 }
 
@@ -187,12 +187,12 @@ func (w *schedLog) observe() Offsets {
 		w.bad("offsets out of order: %+v", o)
 	}
 	if w.opts.Flush == FlushSync && o.HighWatermark > o.RecoveryPoint {
-		w.bad("shows what is not durable: %+v", o)
+		w.bad("shows records that are not durable: %+v", o)
 	}
 	return o
 }
 
-// open opens the log and reads all of it; from then on the history starts with these records.
+// open opens the log and reads all of it; the history then continues from these records.
 func (w *schedLog) open(opts Options) error {
 	w.opts, w.leaving, w.bounds = opts, false, Offsets{}
 	l, err := openFS(w.fs, simDir, &opts)
@@ -228,7 +228,7 @@ func (w *schedLog) close() error {
 	return err
 }
 
-// schedUser is one of the users of a log, with a goroutine of its own.
+// schedUser is a user of a log, with a goroutine of its own.
 type schedUser struct {
 	w    *schedLog
 	rng  *rand.Rand
@@ -236,7 +236,7 @@ type schedUser struct {
 	id   int64
 }
 
-// record makes a unique record of about that size.
+// record makes a unique record of roughly the given size.
 func (u *schedUser) record(size int) Record {
 	u.id++
 	id := []byte{byte(u.id >> 56), byte(u.id >> 48), byte(u.id >> 40), byte(u.id >> 32), byte(u.id >> 24), byte(u.id >> 16), byte(u.id >> 8), byte(u.id)}
@@ -259,7 +259,7 @@ func (u *schedUser) record(size int) Record {
 	return r
 }
 
-// batch makes some records that fit a batch.
+// batch makes records that fit into one batch.
 func (u *schedUser) batch() []Record {
 	n, size := u.w.c.shape(u.rng)
 	recs := make([]Record, n)
@@ -293,13 +293,13 @@ func (r *schedRun) wrong() error {
 	return nil
 }
 
-// run is called in a bubble.
+// run runs the schedule. The caller is the first goroutine of a bubble.
 func (r *schedRun) run() {
 	schedule = r.s
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
 	backgroundWork.n, flushCalls.n = 0, 0 // an earlier schedule may have got stuck
-	r.s.wake = make(chan struct{}, 1)     // made in the bubble, since the clock advances only while all wait for its own channels
+	r.s.wake = make(chan struct{}, 1)     // made here because the clock advances only while all wait on channels of the bubble
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)
@@ -334,23 +334,24 @@ func (r *schedRun) run() {
 	}
 }
 
-// bounds returns an error if there are too many descriptors, mappings or unsealed segments. No task runs meanwhile.
+// bounds returns an error if a log has too many descriptors, mappings, unsealed segments or bytes of memory, or goroutines
+// after its Close. No task runs meanwhile.
 func (r *schedRun) bounds() error {
 	for i, w := range r.logs {
-		// Each user holds a few segments: one that it reads, one whose indexes it builds, one of a section. A snapshot holds two
-		// more.
+		// Each user holds a few segments: the segment that it reads, one whose indexes it builds, one of a section. A snapshot
+		// holds two more.
 		most := 2*maxUnsealed + 12 + 4*r.c.users
 		if n := len(w.sim.files); n > most {
-			return fmt.Errorf("log %d: %d files are open, %d are enough", i, n, most)
+			return fmt.Errorf("log %d: %d files are open, want at most %d", i, n, most)
 		}
 		if n := len(w.sim.mappings); n > most {
-			return fmt.Errorf("log %d: %d mappings, %d are enough", i, n, most)
+			return fmt.Errorf("log %d: %d mappings, want at most %d", i, n, most)
 		}
 		if w.l == nil {
 			continue
 		}
 		if n := len(w.l.writer.sealing); n > maxUnsealed {
-			return fmt.Errorf("log %d: %d segments wait for their seal", i, n)
+			return fmt.Errorf("log %d: %d segments wait to be sealed", i, n)
 		}
 		if err := boundedMemory(w.l, r.c); err != nil {
 			return fmt.Errorf("log %d: %w", i, err)
@@ -358,40 +359,40 @@ func (r *schedRun) bounds() error {
 		if w.gone && len(r.logs) == 1 {
 			w.gone = false
 			if left := left(r.bubble); left != "" {
-				return fmt.Errorf("goroutines of a log that was closed:\n%s", left)
+				return fmt.Errorf("goroutines left after Close:\n%s", left)
 			}
 		}
 	}
 	return nil
 }
 
-// boundedMemory returns an error if one of the things that grow by use is larger than it ever should be: what waits for its
-// flush, what is remembered, who waits.
+// boundedMemory returns an error if a structure that grows with use exceeds its bound: the buffers for the next flush, the
+// remembered cuts, the read cache, the waiters, and the segments that could not be deleted.
 func boundedMemory(l *Log, c *schedConfig) error {
 	users := int64(c.users)
-	// Each user waits for its batch before it appends the next one. Buffers double as they grow, and there are two.
+	// Each user has at most one batch in the buffers. There are two, and each doubles as it grows.
 	if g := l.writer.tail.seg.gather; g != nil {
 		if n := int64(cap(g.buf) + cap(g.spare)); n > 4*(users*int64(c.maxBatch())+minGather) {
-			return fmt.Errorf("%d bytes wait for a flush, or were kept from the last", n)
+			return fmt.Errorf("%d bytes of buffers for flushes", n)
 		}
 	}
 	if n := len(l.cutLog.last); n > maxCuts {
 		return fmt.Errorf("%d cuts are remembered", n)
 	}
 	if n, limit := l.reads.bytes.Load(), l.reads.limit.Load(); n > limit {
-		return fmt.Errorf("%d bytes in the read cache, %d are allowed", n, limit)
+		return fmt.Errorf("%d bytes in the read cache, want at most %d", n, limit)
 	}
-	// The first users, the hooks and Close wait, a follower for two things.
+	// Users, hooks and Close may wait. The bound allows two waits for each user.
 	if n := l.readers.n.Load() + l.durableWaiters.n.Load(); n > 2*users+4 {
 		return fmt.Errorf("%d goroutines wait for a bound", n)
 	}
 	if n := len(l.undeleted); n > 100 {
-		return fmt.Errorf("%d segments are left of deletions", n)
+		return fmt.Errorf("%d deleted segments still have files", n)
 	}
 	return nil
 }
 
-// left returns the stacks of the engine's goroutines in a bubble.
+// left returns the stacks of the background goroutines of logs in a bubble.
 func left(bubble string) string {
 	var b strings.Builder
 	for g := range strings.SplitSeq(bubbleStacks(bubble), "\n\n") {
@@ -402,7 +403,7 @@ func left(bubble string) string {
 	return b.String()
 }
 
-// life opens the log a few times, each time with a new set of users.
+// life opens, uses and closes the log several times, each time with new users.
 func (r *schedRun) life(w *schedLog, number int) {
 	for phase := range r.c.phases {
 		if !r.phase(w, number, phase) {

@@ -17,18 +17,18 @@ import (
 )
 
 var (
-	schedSeed  = flag.Uint64("schedule-seed", 0, "schedules: run the one of this seed alone")
-	schedFirst = flag.Uint64("schedule-first", 1, "schedules: seed of the first one")
-	schedCount = flag.Int("schedules", 0, "schedules: how many; 0 is as many as fit a test run")
-	schedWith  = flag.String("schedule-with", "", "schedules: faults that are known and met nevertheless, with commas between them, or all")
-	schedCrash = flag.Int("schedule-crashes", -1, "schedules: crash each at about so many points; -1 is some at many and most at one")
-	schedOnly  = flag.String("schedule-only", "", "schedules: only those whose configuration says all of these, with commas between them")
-	schedSteps = flag.Int("schedule-steps", 150, "schedules: how many steps of a failing one are shown")
-	schedGoOn  = flag.Bool("schedule-all", false, "schedules: go on after a failing one, and tell of each by one line")
+	schedSeed  = flag.Uint64("schedule-seed", 0, "schedules: run only the schedule of this seed")
+	schedFirst = flag.Uint64("schedule-first", 1, "schedules: seed of the first schedule")
+	schedCount = flag.Int("schedules", 0, "schedules: number of schedules to run; 0 runs as many as fit in a few seconds")
+	schedWith  = flag.String("schedule-with", "", "schedules: comma-separated known faults (schedKnown) that schedules need not avoid, or all")
+	schedCrash = flag.Int("schedule-crashes", -1, "schedules: number of points, roughly, at which each schedule is crashed; -1 crashes one in six at about 12 points and the others at one")
+	schedOnly  = flag.String("schedule-only", "", "schedules: run only schedules whose configuration contains each of these comma-separated texts")
+	schedSteps = flag.Int("schedule-steps", 150, "schedules: number of steps to print of a failing schedule")
+	schedGoOn  = flag.Bool("schedule-all", false, "schedules: continue after a failure, and print one line per failure")
 )
 
-// watchdog ends the process if a schedule makes no step: the engine loops, or waits for something that the scheduler does not
-// see.
+// watchdog ends the process if a schedule makes no step for a minute: either the engine loops, or it waits for something that
+// the scheduler does not control.
 func watchdog(r *schedRun) (stop func()) {
 	done := make(chan struct{})
 	var stopped atomic.Bool
@@ -43,7 +43,7 @@ func watchdog(r *schedRun) (stop func()) {
 			if n := r.s.count.Load(); n != last {
 				last, since = n, time.Now()
 			} else if time.Since(since) > time.Minute && !stopped.Load() {
-				fmt.Fprintf(os.Stderr, "%v\nspins, or waits for a lock that is no mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
+				fmt.Fprintf(os.Stderr, "%v\nno step for a minute: the engine spins, or waits for a lock that is not a seglog.mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
 				os.Exit(2)
 			}
 		}
@@ -51,8 +51,8 @@ func watchdog(r *schedRun) (stop func()) {
 	return func() { stopped.Store(true); close(done) }
 }
 
-// schedule1 runs one schedule, and crashes what it recorded. The seed is an argument so that the trace of a panic in
-// one of the engine's goroutines shows it.
+// schedule1 runs one schedule, and then crashes the disk at points of the recorded trace. The seed is an argument so that the
+// stack trace of a panic shows it.
 //
 //go:noinline
 func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err error) {
@@ -64,7 +64,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	defer watchdog(r)()
 	func() {
 		defer func() {
-			if e := recover(); e != nil && r.err == nil { // the bubble panics if goroutines wait for ever
+			if e := recover(); e != nil && r.err == nil { // the bubble panics on a deadlock
 				r.err = fmt.Errorf("%v", e)
 			}
 		}()
@@ -94,8 +94,8 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	return r, nil
 }
 
-// crashPoints returns the number of points at which a schedule is crashed. A crash costs more time than the schedule itself, and
-// orders of goroutines find other faults than crashes do, so most schedules are crashed at one point.
+// crashPoints returns the approximate number of points at which a schedule is crashed. A crash takes longer than the schedule
+// itself, and many faults show without one, so most schedules are crashed at a single point.
 func crashPoints(seed uint64) int {
 	switch {
 	case *schedCrash >= 0:
@@ -106,37 +106,37 @@ func crashPoints(seed uint64) int {
 	return 1
 }
 
-// schedPinned are the seeds that once found a fault of the engine, or that find one of torture/bugs soonest. A change of the
-// engine changes the schedules that they make, so they are a little better than other seeds, but no proof.
+// schedPinned lists seeds that once found a fault of the engine, or that are the first to find a bug of torture/bugs. Any change
+// of the engine changes the schedule of a seed, so these seeds are only slightly likelier than others to find the same fault.
 var schedPinned = []struct {
 	seed    uint64
 	crashes int
 	found   string
 }{
-	{72, 0, "a reader in another process took the blocks behind a segment that ends in a gap, of which less than a header is left, for damage"},
-	{884, 1, "a snapshot of a log whose cut had failed half-way"},
-	{1101, 12, "a snapshot that failed came back in a power cut"},
-	{33, 12, "a snapshot that was killed opened read-only"},
-	{183, 12, "the same, of a log that was cut meanwhile"},
-	{127, 12, "the same, beside deletions"},
-	{300027414, 0, "a full disk latched the log that could not write again what it had kept"},
-	{300020144, 0, "a Section from the end of a log that is closed looked for its segment for ever"},
-	{300016564, 0, "a snapshot by a reader in another process missed what a slot of the state told that can't be read"},
-	{300042299, 0, "a snapshot by a reader in another process missed what a cut hid"},
-	{300030032, 12, "a snapshot whose last flush failed opened read-only without one of its segments"},
-	{300039752, 12, "what a Reset took away came back as seglog.next in the place of newer records"},
-	{400009404, 12, "files of a snapshot that was tried twice and failed came back without its state file"},
-	{400026631, 12, "a reader in another process did not see what was flushed while the state file was being written, until the next flush"},
-	{400037048, 12, "a record that was cut came back after a fence was lifted for a leader's batches"},
-	{400043211, 0, "DeleteBefore flushed for ever up to an offset that a TruncateTo beside it had taken away"},
-	{400050609, 0, "a Reset below what a deletion had left behind made the next Open refuse the log"},
-	{500000165, 0, "a reader in another process searched for ever, and without an end to its stack, behind a batch that a cut took away meanwhile"},
-	{510023993, 0, "a snapshot by a reader in another process copied the log again and again, without a pause, while a cut was under way"},
-	{510032577, 1, "a roll behind a gap succeeded, the batch met a full disk, and the next append got an offset below its segment"},
-	{510048732, 12, "a batch that a kill tore at its front was taken for a proof that the one before it, behind a gap, is wrong"},
-	{510109266, 12, "a segment whose name a power cut took away held blocks of a removed one, and recovery took that for the end of the one before"},
-	{540026351, 1, "a file of a failed snapshot that could not be removed at once was left without the state file that keeps it from opening"},
-	{300032686, 0, "a reader looked at a cut that was interrupted a thousand times a second"},
+	{72, 0, "a reader in another process took for damage the reserved blocks after the data of a segment that ends in a gap, where less than a header is left"},
+	{884, 1, "a snapshot was taken of a log whose cut had failed halfway"},
+	{1101, 12, "a failed snapshot reappeared after a power cut"},
+	{33, 12, "a snapshot interrupted by a kill could be opened read-only"},
+	{183, 12, "a snapshot interrupted by a kill could be opened read-only, after a concurrent cut"},
+	{127, 12, "a snapshot interrupted by a kill could be opened read-only, after concurrent deletions"},
+	{300027414, 0, "a full disk latched a log that had to rewrite the records that recovery had kept"},
+	{300020144, 0, "a Section from the end of a log that was being closed looked for its segment forever"},
+	{300016564, 0, "a snapshot by a reader in another process lacked records that an unreadable slot of the state file covered"},
+	{300042299, 0, "a snapshot by a reader in another process lacked records that a cut hid"},
+	{300030032, 12, "a snapshot whose last flush failed could be opened read-only without one of its segments"},
+	{300039752, 12, "a segment that a Reset removed came back as seglog.next in place of newer records"},
+	{400009404, 12, "after two failed attempts at a snapshot, files of it came back without its state file"},
+	{400026631, 12, "records flushed while the state file was being written stayed hidden from a reader in another process until the next flush"},
+	{400037048, 12, "a record that a cut had removed came back after a leader's batches had lifted the fence"},
+	{400043211, 0, "DeleteBefore flushed forever to reach an offset that a concurrent TruncateTo had removed"},
+	{400050609, 0, "a Reset below the segments that a deletion had left behind made the next Open refuse the log"},
+	{500000165, 0, "a reader in another process recursed without end after a batch that a concurrent cut had removed"},
+	{510023993, 0, "a snapshot by a reader in another process copied the log repeatedly, without a pause, during a cut"},
+	{510032577, 1, "a roll for a batch after a gap succeeded, the batch itself failed on a full disk, and the next append got an offset below its segment"},
+	{510048732, 12, "a batch whose front a kill had torn was taken as proof that the batch before it, after a gap, is damaged"},
+	{510109266, 12, "a segment that lost its name in a power cut held blocks of a removed segment, and recovery took them for the end of the segment before it"},
+	{540026351, 1, "a file of a failed snapshot that could not be removed at once was left without the state file that keeps the copy from opening"},
+	{300032686, 0, "a reader polled an interrupted cut a thousand times a second"},
 }
 
 // pinned runs the schedules of schedPinned.
@@ -146,15 +146,15 @@ func pinned(t *testing.T) {
 	for _, p := range schedPinned {
 		*schedCrash = p.crashes
 		r, err := schedule1(t, p.seed, plantNothing)
-		require.NoErrorf(t, err, "%v\nonce it found: %s\ngo test -run TestSchedule -schedule-seed %d -schedule-crashes %d", r.c, p.found, p.seed, p.crashes)
+		require.NoErrorf(t, err, "%v\nonce found: %s\ngo test -run TestSchedule -schedule-seed %d -schedule-crashes %d", r.c, p.found, p.seed, p.crashes)
 	}
 }
 
-// trace returns the last steps of the schedule as text.
+// trace returns the last steps of the schedule, and the last operations on each log's files, as text.
 func (r *schedRun) trace() string {
 	s := "the last steps:\n" + r.s.tail(*schedSteps)
 	for i, w := range r.logs {
-		s += fmt.Sprintf("log %d, what changed and what its users saw:\n", i)
+		s += fmt.Sprintf("log %d, changes of its files and observations of its users:\n", i)
 		for k := max(0, len(w.sim.ops)-*schedSteps); k < len(w.sim.ops); k++ {
 			s += fmt.Sprintf("%6d %v\n", k, w.sim.ops[k])
 		}
@@ -162,7 +162,8 @@ func (r *schedRun) trace() string {
 	return s
 }
 
-// TestSchedule runs workloads of many goroutines, each in an order that a seed decides, and crashes them.
+// TestSchedule runs workloads of many goroutines, each in an order that a seed decides, and crashes them. It finds races
+// between calls that stress tests hit too rarely, and a seed repeats a failure exactly.
 func TestSchedule(t *testing.T) {
 	if *schedSeed != 0 {
 		r, err := schedule1(t, *schedSeed, plantNothing)
@@ -201,7 +202,7 @@ func TestSchedule(t *testing.T) {
 	t.Logf("%d schedules from seed %d on, %d steps", ran, *schedFirst, steps)
 }
 
-// The same seed makes the same schedule.
+// The same seed must make the same schedule; otherwise a failure can't be repeated.
 func TestScheduleRepeats(t *testing.T) {
 	crashes := *schedCrash
 	defer func() { *schedCrash = crashes }()
@@ -222,7 +223,8 @@ func TestScheduleRepeats(t *testing.T) {
 	}
 }
 
-// Each bug that is planted between the engine and the file system is found by one of the first schedules.
+// One of the first 300 schedules must find each bug that is planted between the engine and the file system; otherwise the
+// checks of the schedules are too weak.
 func TestScheduleFindsPlantedBugs(t *testing.T) {
 	for plant := plantNothing + 1; plant < plants; plant++ {
 		var err error

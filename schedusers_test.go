@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// phase opens the log, runs its users, and closes it. It returns false if the log can't be used any more.
+// phase opens the log, runs its users, and closes it. It reports whether the log can be opened again.
 func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	c := r.c
 	rng := rand.New(rand.NewPCG(c.seed, uint64(100+10*number+phase)))
@@ -66,7 +66,7 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	return w.wrong == nil
 }
 
-// step is one call of a user.
+// step makes one random call.
 func (u *schedUser) step() {
 	c := u.w.c
 	o := u.w.observe()
@@ -124,7 +124,7 @@ func (u *schedUser) appendBatch(Offsets) {
 	}))
 }
 
-// transfer sends batches as a leader would. Some of them do not join, because of appends by others meanwhile.
+// transfer sends batches as a leader would. Concurrent appends make some of them fail with ErrNotJoined.
 func (u *schedUser) transfer(o Offsets) {
 	w := u.w
 	var calls []*histCall
@@ -145,7 +145,7 @@ func (u *schedUser) transfer(o Offsets) {
 		at += int64(len(recs))
 	}
 	w.note(fmt.Sprintf("begin %s: transfer of %d batches at %d to %d", u.name, len(calls), o.End, at), func(h *history) {
-		w.cut(1) // an empty log takes the batches at their offsets
+		w.cut(1) // an empty log takes the first offset of the stream as its start
 		for _, c := range calls {
 			h.begin(c)
 		}
@@ -167,7 +167,7 @@ func (u *schedUser) transfer(o Offsets) {
 	w.fine("transfer", err)
 }
 
-// one of the calls that appended something before.
+// acknowledged returns a random append since the log was opened, and one of its offsets; nil if there is none.
 func (u *schedUser) acknowledged() (*histCall, int64) {
 	w := u.w
 	w.sim.mu.Lock()
@@ -215,7 +215,7 @@ func (u *schedUser) walk(o Offsets) {
 	u.seen(u.between(o.Start, o.HighWatermark), 30, asked, u.w.l.Records)
 }
 
-// seen checks what an iterator yields.
+// seen checks the records that an iterator yields.
 func (u *schedUser) seen(from int64, most int, asked int, seq func(int64) iter.Seq2[Record, error]) {
 	next, start := from, u.w.l.start.Load()
 	for r, err := range seq(from) {
@@ -226,7 +226,7 @@ func (u *schedUser) seen(from int64, most int, asked int, seq func(int64) iter.S
 			u.w.bad("walk: %d after %d", r.Offset, next-1)
 		}
 		next = r.Offset + 1
-		if r.Offset >= start { // the first batch of a section may begin below
+		if r.Offset >= start { // the first batch of a section may begin below the start
 			u.w.saw(&r, asked)
 		}
 		if most--; most == 0 || u.w.wrong != nil {
@@ -238,7 +238,7 @@ func (u *schedUser) seen(from int64, most int, asked int, seq func(int64) iter.S
 func (u *schedUser) follow(o Offsets) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+u.rng.IntN(300))*time.Millisecond)
 	defer cancel()
-	// A cut below a follower, and the appends after it, come after the walk began.
+	// Follow may still yield records that a cut removes after this event.
 	asked := u.w.asked()
 	u.seen(u.between(o.Start, o.HighWatermark), 10, asked, func(from int64) iter.Seq2[Record, error] { return u.w.l.Follow(ctx, from) })
 }
@@ -283,7 +283,8 @@ func (u *schedUser) waitDurable(o Offsets) {
 	}
 }
 
-// stoodStill reports whether the record at offset was there long before the last call began, and there was no cut since from.
+// stoodStill reports whether the record at offset was acknowledged more than 3 s ago, and no call since the event from may have
+// removed it.
 func (w *schedLog) stoodStill(offset int64, from int) bool {
 	w.sim.mu.Lock()
 	defer w.sim.mu.Unlock()
@@ -338,7 +339,7 @@ func (u *schedUser) retain(Offsets) {
 	u.w.fine("retain", err)
 }
 
-// follower reads the log like another process.
+// follower reads the log as another process would.
 func (w *schedLog) follower(rng *rand.Rand, calls int) {
 	l, err := openFS(w.fs, simDir, &Options{ReadOnly: true})
 	if !w.fine("open read-only", err) {
@@ -355,7 +356,7 @@ func (w *schedLog) follower(rng *rand.Rand, calls int) {
 		if rng.IntN(2) == 0 {
 			r, err := l.Read(o.Start + rng.Int64N(max(0, o.End-o.Start)+1))
 			if errors.Is(err, ErrBusy) {
-				continue // a cut, which may have failed half-way, hides the record
+				continue // a cut, possibly one that failed halfway, hides the record
 			}
 			if w.fine("read in another process", err) {
 				w.saw(&r, asked)

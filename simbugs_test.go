@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// liar is the simulated file system with a bug planted between it and the engine. Where a function is nil there is no bug.
+// liar is a simulated file system with a bug planted between it and the engine: each function that is not nil replaces a method.
 type liar struct {
 	*simFS
 	flushFile    func(f *simFile) error
 	syncNames    func() error
 	truncateFile func(f *simFile, size int64) error
-	crowded      bool // somebody else always uses a file, so that cuts copy it
+	crowded      bool // every file appears to be in use by others, so that cuts copy it
 	writeFile    func(f *simFile, p []byte, pos int64) (int, error)
 	readFile     func(f *simFile, p []byte, pos int64) (int, error)
 	moveFile     func(from, to string) error
@@ -93,7 +93,7 @@ func isLog(name string) bool {
 	return strings.HasSuffix(name, logSuffix) || name == nextName || name == rollName
 }
 
-// lazyFlush acknowledges a flush and does it only with the next one.
+// lazyFlush acknowledges each flush, but carries it out only at the next flush.
 func lazyFlush(s *simFS) fileSystem {
 	var mu sync.Mutex
 	var due *simFile
@@ -110,7 +110,7 @@ func lazyFlush(s *simFS) fileSystem {
 	}}
 }
 
-// unlessCut skips the first flush after a truncation, which then may not reach the disk.
+// unlessCut skips the first flush of a file after each truncation, which then may not reach the disk.
 func unlessCut(s *simFS) fileSystem {
 	var mu sync.Mutex
 	cut := map[int]bool{}
@@ -132,7 +132,8 @@ func unlessCut(s *simFS) fileSystem {
 		}}
 }
 
-// tamper changes batches as they are read, and corrects the CRC: an engine that does not check CRCs would see this.
+// tamper changes batches as they are read, and corrects their CRCs. To the engine this looks as damage would if it did not check
+// CRCs.
 func tamper(change func(b batch)) func(s *simFS) fileSystem {
 	return func(s *simFS) fileSystem {
 		l := &liar{simFS: s}
@@ -161,13 +162,13 @@ func tamper(change func(b batch)) func(s *simFS) fileSystem {
 	}
 }
 
-// plantedBugs are bugs that the crash simulation must find. Each is one that some log had, as far as it can be planted below
-// the engine.
+// plantedBugs are bugs that the crash simulation must find. Each was a bug of some real log, as far as it can be planted below the
+// engine.
 var plantedBugs = []struct {
 	name  string
 	plant func(s *simFS) fileSystem
 	tune  func(c *simConfig)
-	want  string // a part of the error
+	want  string // if not empty, a part of the error
 }{
 	{name: "no flush", plant: func(s *simFS) fileSystem {
 		return &liar{simFS: s, flushFile: func(*simFile) error { return nil }}
@@ -232,7 +233,7 @@ var plantedBugs = []struct {
 		}()},
 }
 
-// TestCrashFindsPlantedBugs checks the checker.
+// TestCrashFindsPlantedBugs checks the checker: if the crash simulation missed one of these bugs, its success would mean little.
 func TestCrashFindsPlantedBugs(t *testing.T) {
 	for _, bug := range plantedBugs {
 		t.Run(bug.name, func(t *testing.T) {

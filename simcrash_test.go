@@ -9,26 +9,26 @@ import (
 	"time"
 )
 
-// crasher builds the states in which a crash at any point of a trace could leave the disk, opens each, and checks it against
-// the oracle of that moment. Then it uses the recovered log, and crashes that.
+// crasher builds the states in which a crash at any point of a trace could leave the disk, opens the log in each, and checks it
+// against the oracle of that moment. Then it uses the recovered log, and crashes that in turn.
 type crasher struct {
 	opts    Options
 	mapped  bool
 	wrap    func(*simFS) fileSystem // nil: the simulated file system itself
 	seed    uint64
 	rng     *rand.Rand // decides how a recovered log is used
-	singles int        // how many of singleCuts are tried at each point; -1: all
-	randoms int        // how many of randomCut are tried
-	every   int        // one in so many points is crashed
-	inner   int        // how often each recovery is crashed
-	depth   int        // how many recoveries inside each other are crashed
+	singles int        // number of singleCuts to try at each point; -1: all
+	randoms int        // number of random cuts to try at each point
+	every   int        // one point in every is crashed, on average
+	inner   int        // number of crashes of each recovery
+	depth   int        // greatest depth of crashes of recoveries from crashes of recoveries
 	uncut   bool       // a recovered log is not cut
 
-	last     []*simOp            // the trace that led to the present state
-	distinct map[uint64]struct{} // hashes of the states that were opened
-	checked  map[uint64]struct{} // the same, together with what they were checked against
+	last     []*simOp            // the trace that led to the current state
+	distinct map[uint64]struct{} // hashes of the opened states
+	checked  map[uint64]struct{} // hashes of the opened states, each combined with the version of its oracle
 	opens    int
-	cuts     map[string]int // how many states of each kind
+	cuts     map[string]int // number of states by kind of cut
 }
 
 func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
@@ -39,17 +39,17 @@ func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
 	}
 }
 
-// simPatience is how long one state may take; usually it takes less than a millisecond.
+// simPatience bounds the time for one state, which usually takes less than a millisecond.
 const simPatience = 20 * time.Second
 
-// explore crashes at every point of a trace, from operation number from on. w and o are the disk and the oracle before the trace.
+// explore crashes at the points of a trace, from operation number from on. w and o are the disk and the oracle before the trace.
 func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error {
 	w, o = w.clone(), o.clone()
 	version := uint64(c.rng.Uint64())
 	changed := true
 	points := c.source(0)
 	for p := 0; p <= len(ops); p++ {
-		// The oracle is strictest after all acknowledgements and before the next call.
+		// The oracle is strictest after all acknowledgments and before the next call.
 		ends := p == len(ops) || ops[p].kind != simEvent || strings.HasPrefix(ops[p].name, "begin") || strings.HasPrefix(ops[p].name, "append")
 		if p >= from && changed && ends && points.IntN(c.every) == 0 {
 			changed = false
@@ -73,7 +73,7 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 	return nil
 }
 
-// around returns the trace up to a crash, and a few operations behind it, as text.
+// around returns the operations before a crash, and a few after it, as text.
 func around(ops []*simOp, p int) string {
 	var s strings.Builder
 	for i := max(0, p-400); i < min(len(ops), p+4); i++ {
@@ -86,11 +86,11 @@ func around(ops []*simOp, p int) string {
 	return s.String()
 }
 
-// source returns the random source for where and how to crash. It depends on the seed alone, whatever the goroutines of the
-// logs do that are opened meanwhile.
+// source returns the random source that decides where and how to crash. It depends on the seed alone, so that the timing of
+// goroutines in the opened logs does not change the crashes.
 func (c *crasher) source(n int) *rand.Rand { return rand.New(rand.NewPCG(c.seed, uint64(n)+1000)) }
 
-// point tries the crashes at one point of a trace.
+// point tries crashes at one point of a trace.
 func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
 	rng := c.source(1 + p)
 	if err := c.killed(w, ops, p, o, version, rng); err != nil {
@@ -114,8 +114,8 @@ func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uin
 	return nil
 }
 
-// killed tries the death of the process alone: the page cache survives. The last store may be done in part, in any order; a
-// system call is done or not.
+// killed tries crashes of the process alone, which the page cache survives. Of a store through a mapping, any part may be done;
+// a system call is done or not.
 func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64, rng *rand.Rand) error {
 	if w.inWindow(ops[p:]) {
 		w = w.excused()
@@ -144,7 +144,7 @@ func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version ui
 	return c.visit("killed in a store", torn, o, false, version, 0)
 }
 
-// visit checks a state, unless the same state was checked against the same oracle already.
+// visit checks a state, unless the same state has been checked against the same oracle.
 func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, version uint64, depth int) error {
 	h := state.hash()
 	key := h*31 + version
@@ -174,7 +174,7 @@ func (c *crasher) fsys(s *simFS) fileSystem {
 	return c.wrap(s)
 }
 
-// check opens a state, appends to the log, and opens it again. It also crashes while it does so.
+// check opens a state, checks and uses the log, and opens it again. Then it crashes the recorded trace of that.
 func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
 	s := newSimFS(state.clone(), c.mapped)
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
@@ -231,7 +231,7 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 
 func ignore(error) error { return nil }
 
-// goOn uses a recovered log a little.
+// goOn makes a few calls on a recovered log.
 func (c *crasher) goOn(u *simUser) error {
 	for range c.rng.IntN(4) {
 		if err := u.append(1 + u.rng.IntN(2)); err != nil {
@@ -253,7 +253,7 @@ func (c *crasher) goOn(u *simUser) error {
 	return u.wrong
 }
 
-// again opens the log that a killed process left: nothing may have changed.
+// again opens a log that a killed process left, in which nothing may have changed.
 func (c *crasher) again(w *simWorld, o *oracle) error {
 	s := newSimFS(w.clone(), c.mapped)
 	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, o: o}
@@ -262,7 +262,7 @@ func (c *crasher) again(w *simWorld, o *oracle) error {
 		return err
 	}
 	if end := o.only().end(); u.log.Offsets().End != end && u.wrong == nil {
-		u.wrong = fmt.Errorf("end is %d", end)
+		u.wrong = fmt.Errorf("the log ends at %d, not where its user left it", end)
 	}
 	if c.rng.IntN(4) > 0 {
 		s.kill()
@@ -283,7 +283,7 @@ func (c *crasher) again(w *simWorld, o *oracle) error {
 	return u.wrong
 }
 
-// inside crashes the recovery itself, and the use of the log after it, at random points.
+// inside crashes a recovery, and the use of the log after it, at random points.
 func (c *crasher) inside(state *simWorld, ops []*simOp, o *oracle, depth int) error {
 	for range c.inner {
 		w, o := state.clone(), o.clone()

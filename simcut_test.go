@@ -7,13 +7,13 @@ import (
 	"slices"
 )
 
-// simCut says what a power cut leaves of the operations that were not flushed.
+// simCut is a power cut: it decides which effects of the unflushed operations are on the disk.
 type simCut struct {
 	what  string
-	size  func(n *simNode) int                  // after how many pending operations a file has its size
+	size  func(n *simNode) int                  // the number of pending operations after which a file has its size
 	page  func(n *simNode, page int) simVersion // the version of a dirty page
-	mid   func(n *simNode) int                  // after how many pending operations simMid is
-	name  func(i int) bool                      // whether unsynced operation i on names happened
+	mid   func(n *simNode) int                  // the number of pending operations that simMid includes
+	name  func(i int) bool                      // whether unsynced operation i on names is on the disk
 	world *rand.Rand                            // decides how pages are torn
 }
 
@@ -60,13 +60,13 @@ func wholeCuts() []simCut {
 	}
 }
 
-// singleCuts are the cuts in which one thing differs from all others: a single page that is missing or torn, a single size, a
-// single name, or a truncation of which only the first page came through.
+// singleCuts returns the cuts in which one item differs from all others: a page that alone is on the disk, is missing or is torn,
+// a size, a name, or a truncation of which only the first page is on the disk.
 func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	var cuts []simCut
 	add := func(c simCut) { c.world = rng; cuts = append(cuts, c) }
 	seen := map[*simNode]bool{}
-	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // in the same order every time
+	for _, i := range slices.Sorted(maps.Keys(w.nodes)) { // sorted, so that the cuts are the same in each run
 		n := w.nodes[i]
 		if seen[n] || len(n.pending) == 0 {
 			continue
@@ -111,8 +111,8 @@ func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	return cuts
 }
 
-// gapCut is a truncation of which only the zeros in the rest of its last page came through: the file has its old size, a gap of
-// zeros, and the old bytes behind it. ext4 and XFS leave such files.
+// gapCut returns a cut after which, of a truncation, only the zeros in the rest of the last page are on the disk: the file has its
+// old size, with a gap of zeros and the old bytes after it. ext4 and XFS leave such files.
 func gapCut(n *simNode, i int) simCut {
 	at := int(n.sizes[i+1] / simPageBytes)
 	return simCut{
@@ -136,7 +136,7 @@ func gapCut(n *simNode, i int) simCut {
 	}
 }
 
-// randomCut decides about each thing independently, with odds that differ from cut to cut.
+// randomCut returns a cut that decides about each page, name and size independently, with odds that differ from cut to cut.
 func randomCut(rng *rand.Rand) simCut {
 	odds := [...]int{1, 10, 50, 90, 99}
 	chance := func(percent int) bool { return rng.IntN(100) < percent }
@@ -145,7 +145,7 @@ func randomCut(rng *rand.Rand) simCut {
 	middle := rng.IntN(2) * rng.IntN(60)
 	stale := rng.IntN(2) * rng.IntN(100)
 	return simCut{
-		what: fmt.Sprintf("random: %d%% of pages, %d%% of names, %d%% of sizes, %d%% torn, %d%% half way", pages, names, sizes, torn, middle),
+		what: fmt.Sprintf("random: %d%% of pages, %d%% of names, %d%% of sizes, %d%% torn, %d%% halfway", pages, names, sizes, torn, middle),
 		size: func(n *simNode) int {
 			switch {
 			case chance(sizes):

@@ -12,24 +12,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxDamagedAllocation bounds how much opening and reading a damaged log may allocate: as much as for a sound log, whatever a
-// damaged length says.
+// maxDamagedAllocation bounds the memory that opening and reading a damaged log may allocate. A sound log needs as much; a damaged
+// length must not raise it.
 const maxDamagedAllocation = 8 << 20
 
-// damaged is a small log whose files a test spoils.
+// damaged is a small log whose files a test damages.
 type damaged struct {
-	t     *testing.T
-	opts  Options
-	w     *simWorld
-	o     *oracle
-	whole *content
-	// durable is the position in the newest segment up to which the recovery point covers it.
-	durable map[string]int64
-	deleted map[string]int64 // the positions where batches below the start offset end, which nobody reads
+	t       *testing.T
+	opts    Options
+	w       *simWorld
+	o       *oracle
+	whole   *content
+	durable map[string]int64 // by the name of an unsealed segment, the position of the recovery point
+	deleted map[string]int64 // by the name of a segment, the end of its batches below the start offset, which nobody reads
 	cases   int
 }
 
-// warnings is a slog.Handler that keeps the reports.
+// warnings is a slog.Handler that keeps all warnings and errors.
 type warnings struct {
 	slog.Handler
 	lines []string
@@ -46,8 +45,8 @@ func (w *warnings) Handle(_ context.Context, r slog.Record) error {
 
 func (w *warnings) Enabled(context.Context, slog.Level) bool { return true }
 
-// newDamaged makes a log of several segments. If closed, all of it is durable. Otherwise the process was killed under
-// FlushNone, and batches behind the last Sync may be torn.
+// newDamaged makes a log of several segments. If closed, the whole log is durable. Otherwise its process was killed under
+// FlushNone, and the batches after the last Sync may be torn.
 func newDamaged(t *testing.T, closed bool) *damaged {
 	d := &damaged{t: t, opts: Options{SegmentBytes: 4096, IndexBytes: 300}, durable: map[string]int64{}, deleted: map[string]int64{}}
 	if !closed {
@@ -59,7 +58,7 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 	for u.log.Stats().Segments < 3 {
 		require.NoError(t, u.append(1+u.rng.IntN(2)))
 	}
-	// Close and open the log, so that its segments are sealed whatever the keeper had done.
+	// Close and open the log, which seals the segments that the keeper has not got to.
 	require.NoError(t, u.close())
 	require.NoError(t, u.open())
 	for range 3 {
@@ -135,7 +134,7 @@ func allocated() uint64 {
 	return sample[0].Value.Uint64()
 }
 
-// readEach reads the records by the indexes that readLog has walked through.
+// readEach looks up every record by its offset and by its time, which uses the indexes, as readLog does not.
 func (d *damaged) readEach(what string, l *Log) error {
 	o := l.Offsets()
 	for at := o.Start; at < o.End; at++ {
@@ -158,15 +157,15 @@ func (d *damaged) readEach(what string, l *Log) error {
 	return nil
 }
 
-// check opens a damaged copy. Whatever the damage is, no record may be wrong, and every error must be a CorruptError that says
-// where and why.
+// check opens a copy that spoil has damaged. Whatever the damage, no record may be wrong, and every error must be a CorruptError
+// with position and reason.
 func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
 	w := d.w.clone()
 	spoil(w)
 	out := d.open(what, w)
 	for i := range out.got.recs {
 		r := &out.got.recs[i]
-		require.Less(d.t, r.Offset, d.whole.end, "%s: record was never appended", what)
+		require.Less(d.t, r.Offset, d.whole.end, "%s: a record that was never appended", what)
 		require.Empty(d.t, differ(r, &d.whole.recs[r.Offset]), "%s: record %d", what, r.Offset)
 	}
 	if out.err != nil {
@@ -181,8 +180,8 @@ func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
 	return out
 }
 
-// complete checks that nothing is lost, and that no corruption is reported. Without the state file, deleted records whose files
-// are still there come back.
+// complete checks that no record is lost and no corruption reported. Without the state file, deleted records that are still in
+// the files may come back.
 func (d *damaged) complete(what string, out outcome) {
 	require.NoError(d.t, out.err, what)
 	require.Equal(d.t, d.whole.end, out.got.end, what)
@@ -193,12 +192,12 @@ func (d *damaged) complete(what string, out outcome) {
 	require.Len(d.t, out.got.recs, int(out.got.end-out.got.start), what)
 }
 
-// corrupt checks that corruption is reported, in the damaged file or the one beside it.
+// corrupt checks that corruption is reported.
 func (d *damaged) corrupt(what string, out outcome) {
 	require.ErrorIs(d.t, out.err, ErrCorrupt, "%s: shows %d records", what, len(out.got.recs))
 }
 
-// torn checks that only records above the recovery point are gone, and that the cut is reported.
+// torn checks that only records above the recovery point are lost, and that a loss is reported as a torn tail.
 func (d *damaged) torn(what string, out outcome) {
 	require.NoError(d.t, out.err, what)
 	require.NoError(d.t, d.o.check(&content{start: out.got.start, end: out.got.end, recs: out.got.recs}, true), what)
@@ -207,7 +206,7 @@ func (d *damaged) torn(what string, out outcome) {
 	}
 }
 
-// judge checks that the damage of a file has the right result.
+// judge checks that damage at pos in the named file has the right outcome.
 func (d *damaged) judge(what, name string, pos int64, out outcome) {
 	limit, open := d.durable[name]
 	switch {

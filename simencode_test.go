@@ -2,7 +2,8 @@ package seglog
 
 import "encoding/binary"
 
-// encoded returns a batch as another program would write it, by the description of the format and not by the engine's encoder.
+// encoded returns a batch as another program would write it. It follows the description of the format, not the engine's encoder,
+// so that the two check each other.
 func encoded(recs []Record, base int64) []byte {
 	be := binary.BigEndian
 	first := recs[0].Time.UnixMilli()

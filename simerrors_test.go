@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// How the kernel reports a failed write-back: once to each descriptor that was open, and if there was none, to the next one that
-// is opened.
+// This file models the way in which Linux reports a failed write-back: once to each descriptor that was open at the time or, if
+// none was, to the next one that is opened.
 
-// unseen reports whether there are errors that were not reported to anybody.
+// unseen reports whether there are write-back errors that no descriptor has been told of.
 func (w *simWorld) unseen() bool {
 	for _, n := range w.nodes {
 		if n.unseen {
@@ -19,8 +19,8 @@ func (w *simWorld) unseen() bool {
 	return false
 }
 
-// evicted returns the world after the kernel has evicted the files with unreported errors from its cache, and has forgotten
-// these errors: reads then see the disk. Dirty pages stay.
+// evicted returns the world after the kernel has evicted the clean files with unreported errors from its cache and forgotten the
+// errors, after which reads see the disk.
 func (w *simWorld) evicted() *simWorld {
 	c := w.clone()
 	for _, n := range c.nodes {
@@ -33,16 +33,16 @@ func (w *simWorld) evicted() *simWorld {
 	return c
 }
 
-// notesFailure reports whether op writes to seglog.state that a write or flush has failed.
+// notesFailure reports whether op notes in seglog.state that a write or flush has failed.
 func notesFailure(op *simOp) bool {
 	var st state
 	return op.kind == simWrite && op.name == stateName && st.decode(op.data) && st.failed
 }
 
-// inWindow reports whether w, before ops, lies in the window that docs/recovery.md leaves open: a failed write-back was reported
-// to the process, which is killed in the microseconds before it has noted that. The kernel does not report it again, so the
-// next process takes the pages for good. If it stores them again, they reach the disk on XFS and btrfs, but not on ext4 in
-// blocks that were never written before. A process that never notes the failure is not in the window.
+// inWindow reports whether w, before ops, lies in the window that docs/recovery.md leaves open: the process was told of a failed
+// write-back, and is killed in the microseconds before it notes the failure. The kernel does not report the error again, so the
+// next process takes the pages for sound. If it writes them again, they reach the disk on XFS and btrfs, but not on ext4 in
+// blocks that were never written before. A process that never notes the failure is outside the window.
 func (w *simWorld) inWindow(ops []*simOp) bool {
 	return w.unnoted && slices.ContainsFunc(ops, notesFailure)
 }
@@ -56,8 +56,8 @@ func (w *simWorld) excused() *simWorld {
 	return c
 }
 
-// openToldOf opens a log whose files have unreported errors. The first flush of such a file gets the error, which is noted, and
-// fails; the next Open copies what it keeps.
+// openToldOf opens a log whose files have unreported errors. The first flush of such a file returns the error and fails the log,
+// which notes the failure; the next Open then rewrites the records that it keeps.
 func openToldOf(fsys fileSystem, s *simFS, opts *Options) (*Log, error) {
 	l, err := openFS(fsys, simDir, opts)
 	if err == nil {
@@ -75,7 +75,7 @@ func openToldOf(fsys fileSystem, s *simFS, opts *Options) (*Log, error) {
 	return l, err
 }
 
-// forgetErrors removes the errors of files that have no bytes in doubt, which a later flush would report.
+// forgetErrors makes all files forget their write-back errors, so that no later flush reports them.
 func (s *simFS) forgetErrors() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

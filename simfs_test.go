@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// simDir is where the log of a simulation lives.
+// simDir is the directory of the log in a simulation.
 const simDir = "simulated"
 
-// simCopies begins the names of the directories beside simDir, which are for copies of the log. The names that their files have
-// in simWorld contain the directory; those of files in simDir do not.
+// simCopies is the prefix of the names of directories beside simDir, which hold copies of the log. In simWorld, the name of a file
+// in such a directory contains the directory; that of a file in simDir does not.
 const simCopies = "copy"
 
-// simName returns the name that the file at path has in simWorld.
+// simName returns the name in simWorld of the file at path.
 func simName(path string) string {
 	name := filepath.Base(path)
 	if dir := simFolder(filepath.Dir(path)); dir != "" {
@@ -30,7 +30,7 @@ func simName(path string) string {
 	return name
 }
 
-// simFolder returns the name that a directory has in simWorld: "" for that of the log.
+// simFolder returns the name in simWorld of a directory, which is "" for the directory of the log.
 func simFolder(dir string) string {
 	if name := filepath.Base(dir); strings.HasPrefix(name, simCopies) {
 		return name
@@ -38,7 +38,7 @@ func simFolder(dir string) string {
 	return ""
 }
 
-// inFolder returns the name that a file has inside of a directory.
+// inFolder returns the base of a file's name in simWorld, and whether the file is in folder.
 func inFolder(folder, name string) (string, bool) {
 	of, base, ok := strings.Cut(name, "/")
 	if !ok {
@@ -47,10 +47,10 @@ func inFolder(folder, name string) (string, bool) {
 	return base, of == folder
 }
 
-// simFS is a fileSystem in memory that records the operations which change it, in order, and fails where it is told to. Besides
-// the directory of the log it may have others for copies of the log.
+// simFS is a fileSystem in memory that records, in order, the operations that change it, and fails operations on demand. Besides
+// the directory of the log it may hold directories for copies of the log.
 type simFS struct {
-	mapped bool // reserve and mmap work, as on ext4; if not the log is written by pwrite
+	mapped bool // reserve and mmap work, as on ext4; otherwise the log is written by pwrite
 
 	mu       sync.Mutex
 	w        *simWorld
@@ -58,23 +58,23 @@ type simFS struct {
 	count    [simKinds]int
 	fault    func(kind simKind, nth int, path string) *simFault // nil: no fault
 	faults   []simHit                                           // the faults that have happened
-	dead     bool                                               // the process is dead: nothing changes any more
-	locked   map[string]bool                                    // which directories are locked
+	dead     bool                                               // the process is dead, and every later operation fails
+	locked   map[string]bool                                    // the locked directories
 	files    map[*simFile]bool
 	mappings map[*simMapping]bool
-	misuse   []string         // calls that no caller may make
-	bad      map[string]int64 // by the name of a file, the page that can't be read until it is written
-	badTries int              // how many reads of it fail; 0: all
+	misuse   []string         // calls that break the contract of fileSystem or file
+	bad      map[string]int64 // the unreadable page of a file, by the file's name
+	badTries int              // the number of reads of that page that fail; 0: all
 	clock    int64
 }
 
-// simFault is how one operation fails.
+// simFault says how one operation fails.
 type simFault struct {
 	err   error
-	short bool   // a write or store is done in part
+	short bool   // half of a write or store is done
 	keep  uint64 // of a flush: see simOp.keep
-	// late: the call succeeds, but before it the kernel fails to write back the dirty pages of the file by itself. Each
-	// descriptor gets the error by its next flush, or by an earlier call that reports it.
+	// late says that the call succeeds, but just before it a write-back by the kernel of the file's dirty pages fails. Each
+	// descriptor gets that error from its next flush, or from an earlier call that reports it.
 	late bool
 }
 
@@ -89,7 +89,7 @@ func newSimFS(w *simWorld, mapped bool) *simFS {
 
 var errDead = errors.New("the simulated process is dead")
 
-// enter counts an operation and says how it fails, if it does. The caller holds mu.
+// enter counts an operation, and returns how and with which error it fails, if it does. The caller holds mu.
 func (s *simFS) enter(kind simKind, path string) (*simFault, error) {
 	if s.dead {
 		return nil, &fs.PathError{Op: kind.String(), Path: path, Err: errDead}
@@ -112,7 +112,7 @@ func (s *simFS) do(op *simOp) {
 	s.ops = append(s.ops, op)
 }
 
-// event records an action or an observation of the user of the log.
+// event records a call or observation of the log's user.
 func (s *simFS) event(name string, f func(*oracle)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *simFS) event(name string, f func(*oracle)) {
 	}
 }
 
-// kill stops the process: later operations of the engine have no effect. It returns the world as the kernel has it.
+// kill kills the process, so that later operations of the engine have no effect. It returns the world as the kernel sees it.
 func (s *simFS) kill() *simWorld {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *simFS) wrong(format string, args ...any) {
 	s.misuse = append(s.misuse, fmt.Sprintf(format, args...))
 }
 
-// left returns the resources that were not released.
+// left describes the resources that were not released.
 func (s *simFS) left() (left []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +174,7 @@ func (s *simFS) open(path string, mode openMode) (file, error) {
 	}
 	f := &simFile{s: s, node: n, path: path, name: name, mode: mode, told: s.w.nodes[n].wbErr}
 	if s.w.nodes[n].unseen {
-		f.told-- // Linux: an unreported error is reported to the next one who opens the file
+		f.told-- // Linux reports an unreported error to the next descriptor that is opened
 	}
 	s.files[f] = true
 	return f, nil
@@ -262,7 +262,7 @@ func (s *simFS) syncDir(dir string) error {
 	return nil
 }
 
-// simDirectory is an open directory of any simulated file system: fsys may be one that wraps a simFS.
+// simDirectory is an open directory of a simFS, or of a file system that wraps one.
 type simDirectory struct {
 	fsys fileSystem
 	dir  string
@@ -320,7 +320,7 @@ type simFile struct {
 	path, name string
 	mode       openMode
 	closed     bool
-	told       int // how many errors of write-back were reported to it
+	told       int // the number of write-back errors that this descriptor has been told of
 }
 
 // enter is simFS.enter for an operation on this file. The caller holds mu.
@@ -438,7 +438,7 @@ func (f *simFile) reserve(pos, n int64) error {
 	return nil
 }
 
-// writeBack makes nothing durable, and returns an error that the next flush would return.
+// writeBack makes nothing durable, but it returns the error that the next flush would return.
 func (f *simFile) writeBack(int64, int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
@@ -507,7 +507,7 @@ func (f *simFile) flush() error {
 	return err
 }
 
-// tell reports whether there is an error of write-back that was not reported to this descriptor, and counts it as reported.
+// tell reports whether the file has a write-back error that was not reported to this descriptor, and counts it as reported.
 func (f *simFile) tell() bool {
 	n := f.s.w.nodes[f.node]
 	if f.told == n.wbErr {

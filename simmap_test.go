@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// simMapping has memory of its own. A store reaches the file when the engine announces it, so one that is not announced is
-// lost, and the test fails.
+// simMapping has memory of its own. A store reaches the file only when the engine announces it, so a store that the engine fails to
+// announce is lost, and the test fails.
 type simMapping struct {
 	node int
 	b    []byte
@@ -67,8 +67,8 @@ func (s *simFS) stored(m *simMapping, path, name string, pos, n int64) error {
 	return err
 }
 
-// copyToMappings copies written bytes to the mappings of the file, since mappings and reads see one page cache. Bytes that are
-// equal are not touched, since recovery writes bytes again while readers look at them.
+// copyToMappings copies written bytes to the mappings of the file, since mappings and reads share the page cache. It does not touch
+// equal bytes: recovery writes some again while readers look at them, which the race detector would report.
 func (s *simFS) copyToMappings(node int, pos int64, p []byte, but *simMapping) {
 	for m := range s.mappings {
 		if m.node != node || m == but || pos >= int64(len(m.b)) {
@@ -88,7 +88,7 @@ func (s *simFS) truncateMappings(node int, size int64) {
 	}
 }
 
-// unmap overwrites the memory: if it is still read, a test sees wrong bytes, and the race detector a race.
+// unmap overwrites the memory. If somebody still reads it, a test sees wrong bytes, and the race detector a race.
 func (s *simFS) unmap(m *simMapping) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,13 +8,13 @@ import (
 	"slices"
 )
 
-// oracle knows which records a log may hold: whether each was appended, acknowledged and durable. While a call that removes
-// records runs, the log may be as before it or as after it, so there may be more than one lineage.
+// oracle knows which records a log may hold, and whether each was appended, acknowledged and durable. During a call that removes
+// records, the log may be in the state before it or after it, so there may be more than one lineage.
 type oracle struct {
 	lineages []*lineage
-	// retained, if not nil, is the offset up to which retention deletes in the course of the run.
+	// retained, if not nil, points to the offset below which retention may have deleted records.
 	retained *int64
-	// judge, if not nil, decides instead of the lineages until the log is opened: it is a history of concurrent calls.
+	// judge, if not nil, decides in place of the lineages until the log is opened. It is a history of concurrent calls.
 	judge judge
 }
 
@@ -23,22 +23,22 @@ type judge interface {
 	check(got *content, machine bool) error
 	batchEnds(r *Record) bool
 	checkCopies(state *simWorld, mapped bool) error
-	holes() bool // offsets may be missing, which lineages do not know about
+	holes() bool // offsets may be missing, for which lineages have no room
 }
 
 // lineage is one history: records first, first+1, ...
 type lineage struct {
 	first   int64
 	slots   []slot
-	start   int64 // the log starts here at least: records below do not come back
-	started int64 // and here at most
-	acked   int64 // records below were acknowledged: they survive the process
+	start   int64 // the log starts here or above: deleted records do not come back
+	started int64 // the log starts here or below: no other records were deleted
+	acked   int64 // records below were acknowledged, and survive a kill of the process
 	durable int64 // records below survive a power cut
 }
 
 type slot struct {
-	rec  *Record // nil: not appended, as far as known
-	last bool    // it is the last record of its batch
+	rec  *Record // nil: not known to be appended
+	last bool    // the record is the last of its batch
 }
 
 func newOracle(first int64) *oracle {
@@ -61,7 +61,7 @@ func (o *oracle) each(f func(*lineage)) {
 	}
 }
 
-// only returns the single lineage while no call that removes records runs.
+// only returns the single lineage. No call that removes records may be running.
 func (o *oracle) only() *lineage {
 	if len(o.lineages) != 1 {
 		panic("the oracle was asked during a removal")
@@ -71,7 +71,7 @@ func (o *oracle) only() *lineage {
 
 func (l *lineage) end() int64 { return l.first + int64(len(l.slots)) }
 
-// begin notes a batch that is being appended. Its records have their offsets.
+// begin notes that an append of batch begins. The offsets of its records are set.
 func (o *oracle) begin(batch []Record) {
 	o.each(func(l *lineage) {
 		at := batch[0].Offset - l.first
@@ -99,14 +99,14 @@ func (o *oracle) flushed(end int64) {
 	o.each(func(l *lineage) { l.durable = max(l.durable, end) })
 }
 
-// remove begins a call that turns a lineage into the one that after returns for a copy of it.
+// remove notes that a call begins that changes a lineage as after does.
 func (o *oracle) remove(after func(l *lineage)) {
 	c := o.clone()
 	c.each(after)
 	o.lineages = append(o.lineages, c.lineages...)
 }
 
-// removed ends the call; done says whether it returned without an error.
+// removed notes that the call ended; done says that it succeeded. After a failure both lineages remain possible.
 func (o *oracle) removed(done bool) {
 	if done {
 		o.lineages = o.lineages[len(o.lineages)/2:]
@@ -134,10 +134,10 @@ func (l *lineage) deleteBefore(offset int64) {
 	l.started = max(l.started, offset)
 }
 
-// opened notes the contents that an Open found; they are the log from then on.
+// opened notes the contents that an Open found, from which the history continues.
 func (o *oracle) opened(got *content) {
 	l := &lineage{first: got.start, start: got.start, started: got.start, acked: got.end, durable: got.durable}
-	// Where batches end is known from before.
+	// The ends of batches are known from the previous lineages only.
 	for i := range got.recs {
 		l.slots = append(l.slots, slot{&got.recs[i], o.endsBatch(&got.recs[i]) || i == len(got.recs)-1})
 	}
@@ -163,7 +163,8 @@ type content struct {
 	recs       []Record
 }
 
-// check returns what is wrong with the contents of a log after a crash, of the machine or of the process alone.
+// check returns an error if a crash can't have left these contents of a log. machine says that the power failed; otherwise
+// only the process died.
 func (o *oracle) check(got *content, machine bool) error {
 	if o.judge != nil {
 		return o.judge.check(got, machine)
@@ -190,22 +191,22 @@ func (l *lineage) check(got *content, machine bool) error {
 	}
 	switch {
 	case got.end < got.start:
-		return fmt.Errorf("starts at %d, behind its end %d", got.start, got.end)
+		return fmt.Errorf("starts at %d, after its end %d", got.start, got.end)
 	case got.start < l.start:
-		return fmt.Errorf("starts at %d: what is below %d was deleted and came back", got.start, l.start)
+		return fmt.Errorf("starts at %d, although the records below %d were deleted", got.start, l.start)
 	case got.start > l.started:
-		return fmt.Errorf("lost %s: starts at %d, nothing from %d on was deleted", what, got.start, l.started)
+		return fmt.Errorf("lost %s: starts at %d, although no record from %d on was deleted", what, got.start, l.started)
 	case got.end < low:
-		return fmt.Errorf("lost %s: ends at %d, what is below %d was %s", what, got.end, low, what)
+		return fmt.Errorf("lost %s: ends at %d, although the records below %d were %s", what, got.end, low, what)
 	case got.end > max(l.end(), l.started):
-		return fmt.Errorf("phantom: ends at %d, only what is below %d was appended", got.end, l.end())
+		return fmt.Errorf("phantom: ends at %d, although only records below %d were appended", got.end, l.end())
 	case int64(len(got.recs)) != got.end-got.start:
 		return fmt.Errorf("hole: [%d, %d) holds %d records", got.start, got.end, len(got.recs))
 	}
 	for i := range got.recs {
 		r := &got.recs[i]
 		if r.Offset != got.start+int64(i) {
-			return fmt.Errorf("hole: record %d at the place of %d", r.Offset, got.start+int64(i))
+			return fmt.Errorf("hole: record %d in the place of record %d", r.Offset, got.start+int64(i))
 		}
 		at := r.Offset - l.first
 		if at < 0 || at >= int64(len(l.slots)) || l.slots[at].rec == nil {
@@ -216,12 +217,12 @@ func (l *lineage) check(got *content, machine bool) error {
 		}
 	}
 	if at := got.end - l.first; at > 0 && at <= int64(len(l.slots)) && got.end > got.start && !l.slots[at-1].last {
-		return fmt.Errorf("half a batch: ends at %d, inside one", got.end)
+		return fmt.Errorf("half a batch: ends at %d, inside a batch", got.end)
 	}
 	return nil
 }
 
-// differ returns how two records differ, or "".
+// differ describes the first difference between two records, or returns "".
 func differ(got, want *Record) string {
 	switch {
 	case got.Offset != want.Offset:
@@ -244,7 +245,7 @@ func differ(got, want *Record) string {
 	return ""
 }
 
-// idOf returns the number by which the records of a run are told apart, which begins their values; -1 if there is none.
+// idOf returns the number that identifies a record in a run, the first bytes of its value; -1 if there is none.
 func idOf(r *Record) int64 {
 	if len(r.Value) < 8 {
 		return -1
@@ -252,7 +253,7 @@ func idOf(r *Record) int64 {
 	return int64(binary.BigEndian.Uint64(r.Value))
 }
 
-// readLog reads all records of l. All ways of reading must agree; each is used in turn.
+// readLog returns the bounds and all records of l.
 func readLog(l *Log) (*content, error) {
 	o := l.Offsets()
 	got := &content{start: o.Start, end: o.HighWatermark, durable: o.RecoveryPoint}
@@ -264,7 +265,7 @@ func readLog(l *Log) (*content, error) {
 			return got, fmt.Errorf("records from %d: %w", o.Start, err)
 		}
 		if r.Offset >= o.HighWatermark {
-			break // it was appended meanwhile
+			break // it was appended after the bounds were read
 		}
 		got.recs = append(got.recs, r.Clone())
 	}

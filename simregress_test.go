@@ -13,10 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These are faults that the simulation, the injections and the damage tests found, each with the smallest workload that shows
-// it.
+// These tests are for faults that the simulation, the injections and the damage tests found, each with the smallest workload that
+// shows the fault.
 
-// crashedAtEveryPoint runs a workload and crashes it at every point of its last call, in every way.
+// crashedAtEveryPoint runs prepare and then last, and crashes the disk at every point of last, in all single ways and some random
+// ones.
 func crashedAtEveryPoint(t *testing.T, opts Options, prepare, last func(u *simUser) error) {
 	for _, mapped := range []bool{true, false} {
 		s := newSimFS(newSimWorld(), mapped)
@@ -47,20 +48,20 @@ func appends(counts ...int) func(u *simUser) error {
 	}
 }
 
-// The records that recovery kept of an interrupted TruncateTo were below the recovery point and not marked as flushed: no
-// reader reached them, and Records looped for ever.
+// The records that recovery kept of an interrupted TruncateTo were below the recovery point but not marked as flushed, so no
+// reader reached them, and Records looped forever.
 func TestInterruptedTruncateToIsReadable(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 2, 2), func(u *simUser) error { return u.truncateTo(2) })
 }
 
-// A killed process may leave the intent of a cut only in the page cache. Open acted on it without making it durable; a power
-// cut then left a log without segments that the old state file counts.
+// A killed process may leave the intent of a cut only in the page cache. Open acted on the intent without making it durable, so a
+// power cut left a log without segments that the old state file counts.
 func TestInterruptedResetIsDurableFirst(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(3, 2, 2), func(u *simUser) error { return u.reset(30) })
 }
 
-// The removals of an interrupted Reset may come through in any order. An index without its .log is both a leftover and a file
-// that the Reset removes; Open must not fail because it is gone already.
+// The removals of an interrupted Reset may reach the disk in any order. An index without its .log is both a leftover and a file
+// that the Reset removes; Open must not fail because one of the two has removed it already.
 func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
 	prepare := func(u *simUser) error {
 		return errors.Join(appends(3, 2)(u), u.close(), u.open())
@@ -68,13 +69,13 @@ func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, prepare, func(u *simUser) error { return u.reset(0) })
 }
 
-// An interrupted TruncateTo took rolled segments for sealed ones: their reserved blocks were read as data.
+// The Open after an interrupted TruncateTo took rolled segments for sealed ones, and read their reserved blocks as data.
 func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
-	// Let every seal fail. The keeper tries again after a second.
-	var active atomic.Pointer[string] // which is cut
+	// Let every seal fail.
+	var active atomic.Pointer[string] // the path of the segment to cut, which may be truncated
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		if cut := active.Load(); kind == simTruncate && (cut == nil || path != *cut) {
 			return &simFault{err: syscall.EIO}
@@ -96,7 +97,7 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 	require.NoError(t, x.explore(newSimWorld(), s.ops, from, newOracle(0)))
 }
 
-// What an interrupted cut finds unsealed is sealed by the Open that finishes the cut.
+// The Open that finishes an interrupted cut must seal the segments that the cut left unsealed.
 func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
@@ -128,7 +129,7 @@ func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
 	require.Empty(t, report.Problems)
 }
 
-// A cut that failed left segments marked as gone, and reads of them waited for another view for ever.
+// A failed cut left segments marked as gone, and reads of them waited forever for another view.
 func TestReadsEndAfterAFailedCut(t *testing.T) {
 	for _, reset := range []bool{false, true} {
 		for nth := 1; ; nth++ {
@@ -182,7 +183,7 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 	}
 }
 
-// A read-only log kept the descriptor of the state file.
+// Close of a read-only log did not close the state file.
 func TestReadOnlyCloseReleasesTheState(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{}, 1)
@@ -196,7 +197,7 @@ func TestReadOnlyCloseReleasesTheState(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// An Open that refused for a missing segment left the segments open that it had looked into.
+// An Open that failed on a missing segment left open the segments that it had read before.
 func TestMissingSegmentReleasesTheOthers(t *testing.T) {
 	d := newDamaged(t, true)
 	for name := range d.w.names {
@@ -211,7 +212,7 @@ func TestMissingSegmentReleasesTheOthers(t *testing.T) {
 	}
 }
 
-// A .timeindex that had lost its last entries was believed, and OffsetForTime left records out.
+// Open trusted a .timeindex that had lost its last entries, and OffsetForTime missed records.
 func TestTimeIndexWithoutItsLastEntries(t *testing.T) {
 	d := newDamaged(t, true)
 	for _, name := range d.w.sorted() {
@@ -227,8 +228,8 @@ func TestTimeIndexWithoutItsLastEntries(t *testing.T) {
 	}
 }
 
-// The previous process may have been killed before it synced the name of a new segment. The state file must not count that
-// segment before Open has synced the name.
+// The previous process may have been killed before it synced the name of a new segment. Open must sync the name before the state
+// file counts that segment.
 func TestNamesAreSyncedBeforeTheStateCountsThem(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
@@ -241,7 +242,7 @@ func TestNamesAreSyncedBeforeTheStateCountsThem(t *testing.T) {
 	require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)))
 }
 
-// lateFS calls a function after a listing, before the caller uses it.
+// lateFS calls late once, between the next listing and the caller's use of it.
 type lateFS struct {
 	*simFS
 	late func()
@@ -256,7 +257,7 @@ func (l *lateFS) list(dir string) ([]string, error) {
 	return names, err
 }
 
-// A read-only log whose writer deleted all segments that it had just seen showed a start above its end.
+// The Open of a read-only log showed a start above its end if the writer meanwhile deleted all the listed segments.
 func TestReadOnlyBehindADeletion(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
@@ -277,15 +278,15 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// A segment that was deleted before it was sealed moved the point where recovery starts to the next one, whose name was not
-// synced: the state file counted a segment that a power cut took away.
+// The deletion of an unsealed segment moved the point where recovery starts to the next segment, whose name was not synced yet, so
+// the state file counted a segment that a power cut took away.
 func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		s := newSimFS(newSimWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
 		require.NoError(t, u.open())
 		require.NoError(t, u.append(2))
-		if full { // there is no space for the indexes
+		if full { // there is no space for indexes, so the segment can't be sealed
 			s.setFault(func(kind simKind, _ int, path string) *simFault {
 				if (kind == simCreate || kind == simWrite) && strings.Contains(path, "index") {
 					return &simFault{err: syscall.ENOSPC}
@@ -304,7 +305,7 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	}
 }
 
-// A DeleteBefore whose note in the state file failed was counted twice when it was tried again. After a kill, the state file
+// If the write of the state file failed, a second DeleteBefore counted the same deletion again. After a kill, the state file
 // counted fewer segments than there were.
 func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	for nth := 1; ; nth++ {
@@ -347,8 +348,8 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	}
 }
 
-// A seal whose note in the state file failed was not counted by later notes. After a kill, there was one segment more than the
-// state file counted.
+// If the write of the state file failed for a seal, later writes did not count it either. After a kill, there was one segment more
+// than the state file counted.
 func TestSealAfterAFailedNote(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
@@ -378,8 +379,8 @@ func TestSealAfterAFailedNote(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// The power may go before the name of the last segment comes to the disk, and after the intent of a Reset did. What the Reset
-// takes away is seglog.next then; it stayed, and a later Open took it for the end of the log in place of newer records.
+// The power may fail after the intent of a Reset reaches the disk and before the name of the last segment does. That segment is
+// then seglog.next; the Reset did not remove it, and a later Open took it for the end of the log in place of newer records.
 func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	o := Options{SegmentBytes: 4096}
@@ -431,8 +432,8 @@ func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// What a deletion could not remove lies below the start, by which the next Open knows it. A Reset to a lower offset removes it
-// first; otherwise the next Open took it for a segment that is not of this log, and refused.
+// The next Open recognizes the segments that a deletion could not remove, because they lie below the start. A Reset to a lower
+// offset must remove them first: the next Open took them for segments of another log, and refused.
 func TestResetBelowWhatADeletionLeft(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	o := Options{SegmentBytes: 4096}
@@ -463,8 +464,8 @@ func TestResetBelowWhatADeletionLeft(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A cut removes the later segments from the end on, so that what an interrupted one leaves joins even where the state file is
-// not there to tell of the cut, as for a broker of Kafka.
+// A cut removes the later segments from the last one backwards, so that an interrupted cut leaves no hole even for a reader that
+// ignores the state file, such as a Kafka broker.
 func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 	for nth := 1; nth <= 3; nth++ {
 		s := newSimFS(newSimWorld(), true)
@@ -492,7 +493,7 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 		require.ErrorIs(t, u.log.TruncateTo(1), ErrFailed)
 		names, err := s.list(simDir)
 		require.NoError(t, err)
-		left := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) }) // seglog.next may be there
+		left := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) }) // there may be other files, such as seglog.next
 		slices.Sort(left)
 		require.Equal(t, bases[:len(left)], left)
 		require.Len(t, left, len(bases)-nth+1)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These are tests of the simulation itself: of the contents that it says a disk may have.
+// These are tests of the simulation itself: of the contents that a disk may have after a power cut.
 
 func simFileOf(t *testing.T, s *simFS, name string) file {
 	f, err := s.open(filepath.Join(simDir, name), openCreate)
@@ -61,7 +61,7 @@ func TestSimPagesComeThroughInAnyOrder(t *testing.T) {
 		return got
 	}
 	require.Equal(t, []byte{1, 1, 1}, firsts(cutNamed(t, s.w, "names only")))
-	require.Equal(t, []byte{1, 1, 1, 0}, firsts(cutNamed(t, s.w, "names and sizes")), "a size that came through reads as zeros")
+	require.Equal(t, []byte{1, 1, 1, 0}, firsts(cutNamed(t, s.w, "names and sizes")), "where only the size is on the disk, the file reads as zeros")
 	require.Equal(t, []byte{1, 2, 1, 0}, firsts(cutNamed(t, s.w, "page 1 alone")))
 	require.Equal(t, []byte{2, 1, 2, 2}, firsts(cutNamed(t, s.w, "page 1 missing")))
 	torn := cutNamed(t, s.w, "page 1 torn").get("a")[simPageBytes : 2*simPageBytes]
@@ -88,7 +88,7 @@ func TestSimTruncationInPart(t *testing.T) {
 	require.Equal(t, byte(0), gap[2*simPageBytes-1])
 	require.Equal(t, byte(1), gap[2*simPageBytes])
 
-	// Bytes that a truncation removed do not come back when the file grows.
+	// Bytes that a truncation removed do not come back when the file grows again.
 	put(t, f, 2*simPageBytes, 2, 10)
 	require.NoError(t, f.flush())
 	b := cutNamed(t, s.w, "nothing").get("a")
@@ -110,13 +110,13 @@ func TestSimFailedFlushLeavesCleanPages(t *testing.T) {
 	b := make([]byte, 1)
 	_, err := f.ReadAt(b, 0)
 	require.NoError(t, err)
-	require.Equal(t, byte(2), b[0], "the cache has it")
+	require.Equal(t, byte(2), b[0], "the cache has the write")
 	require.Equal(t, byte(1), cutNamed(t, s.w, "everything").get("a")[0], "the disk does not")
 	put(t, f, 0, 2, 1)
 	require.NoError(t, f.flush())
 	disk := cutNamed(t, s.w, "nothing").get("a")
-	require.Equal(t, byte(2), disk[simPageBytes-1], "a page that is written again goes to the disk whole")
-	require.Equal(t, byte(1), disk[simPageBytes], "one that is not does not")
+	require.Equal(t, byte(2), disk[simPageBytes-1], "a page that is written again reaches the disk whole")
+	require.Equal(t, byte(1), disk[simPageBytes], "a page that is not written again does not")
 }
 
 func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
@@ -131,7 +131,7 @@ func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
 	b := make([]byte, 6)
 	_, err = f.ReadAt(b, 10)
 	require.NoError(t, err)
-	require.Equal(t, make([]byte, 6), b, "not announced")
+	require.Equal(t, make([]byte, 6), b, "the store is not announced yet")
 	require.NoError(t, one.stored(10, 6))
 	_, err = f.ReadAt(b, 10)
 	require.NoError(t, err)
@@ -144,14 +144,14 @@ func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
 	require.NotEmpty(t, s.misuse)
 }
 
-// An error of write-back is reported to all who had the file open, otherwise to the next one who opens it, and is lost with the
-// pages that it was about.
+// A write-back error is reported to every descriptor that was open, otherwise to the next that is opened, and is lost when the
+// kernel evicts the pages.
 func TestSimErrorsOfWritingBack(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, simPageBytes)
 	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO, late: true} }
-	put(t, f, simPageBytes, 1, 1) // the write succeeds, earlier dirty pages are lost
+	put(t, f, simPageBytes, 1, 1) // the write succeeds, but write-back of the earlier dirty pages fails
 	s.fault = nil
 	require.True(t, s.w.unseen())
 	lost := s.w.clone()
@@ -159,18 +159,19 @@ func TestSimErrorsOfWritingBack(t *testing.T) {
 	next, err := s.open(filepath.Join(simDir, "a"), openWrite)
 	require.NoError(t, err)
 	require.ErrorIs(t, next.flush(), syscall.EIO)
-	require.NoError(t, next.flush(), "once")
+	require.NoError(t, next.flush(), "the error is reported once")
 	require.False(t, s.w.unseen())
 	require.NoError(t, next.Close())
 	next, err = s.open(filepath.Join(simDir, "a"), openWrite)
 	require.NoError(t, err)
-	require.NoError(t, next.flush(), "and nobody else")
+	require.NoError(t, next.flush(), "no other descriptor gets the error")
 	lost.apply(&simOp{kind: simFlush, node: 0})
 	require.Equal(t, byte(1), lost.get("a")[0])
 	require.NotContains(t, lost.evicted().get("a")[:simPageBytes], byte(1))
 }
 
-// The simulation may excuse only the time between a failure that was reported to a process and the note of it, if one comes.
+// The simulation may excuse only crashes between the report of a failure to the process and the process's note of it, provided
+// that the note comes.
 func TestSimWindow(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	s.w.ext4 = true
@@ -194,7 +195,7 @@ func TestSimWindow(t *testing.T) {
 	for p, op := range s.ops {
 		if w.inWindow(s.ops[p:]) {
 			in = append(in, op.kind.String()+" "+op.name)
-			require.False(t, w.inWindow(s.ops[p:len(s.ops)-2]), "no note comes")
+			require.False(t, w.inWindow(s.ops[p:len(s.ops)-2]), "without a note there is no window")
 			require.NotEmpty(t, w.nodes[0].barred)
 			require.Empty(t, w.excused().nodes[0].barred)
 		}

@@ -17,13 +17,13 @@ var (
 	tortureSeed   = flag.Uint64("torture-seed", 0, "crash simulation: seed of the first workload; 0 takes one from the clock with -torture, and 1 without")
 )
 
-// simConfig is a workload to record, and how to crash it. All of it follows from one seed.
+// simConfig is a workload to record and crash. All of it follows from the seed.
 type simConfig struct {
 	seed   uint64
 	opts   Options
 	mapped bool
 	steps  int
-	// failFlush is the number of the flush that fails; 0: none. The log latches, is closed and opened again.
+	// failFlush is the number of the flush that fails; 0: none. The log then latches, and is closed and opened again.
 	failFlush int
 }
 
@@ -53,7 +53,7 @@ func (c simConfig) String() string {
 		c.seed, c.opts.Flush, c.opts.SegmentBytes, c.opts.IndexBytes, c.opts.RetentionBytes, c.mapped, c.steps, c.failFlush)
 }
 
-// record runs the workload and returns its trace. The log is closed at the end.
+// record runs the workload, closes the log, and returns its user with the trace.
 func (c simConfig) record(wrap func(*simFS) fileSystem) (*simUser, error) {
 	s := newSimFS(newSimWorld(), c.mapped)
 	u := newSimUser(s, c.opts, c.seed)
@@ -117,7 +117,7 @@ func (u *simUser) recover() error {
 	return u.open()
 }
 
-// crash records the workload and crashes it, by a crasher that tune has changed.
+// crash records the workload and crashes it with a crasher that tune has adjusted.
 func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*crasher, error) {
 	x := newCrasher(c.opts, c.mapped, c.seed)
 	x.wrap = wrap
@@ -129,8 +129,8 @@ func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*cr
 	return x, x.explore(newSimWorld(), u.sim.ops, 0, newOracle(0))
 }
 
-// TestCrash cuts the power, or kills the process, at every point of random workloads, and again during the recoveries.
-// -torture=1000000 opens at least that many distinct states instead of a sample.
+// TestCrash cuts the power, or kills the process, at points of random workloads, and again during the recoveries. With
+// -torture=1000000, it does so at every point until at least that many distinct states have been opened.
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	seed, atLeast := uint64(1), 1500
@@ -149,7 +149,7 @@ func TestCrash(t *testing.T) {
 	cuts := map[string]int{}
 	opens, workloads := 0, 0
 	begun := time.Now()
-	// It takes at least this many workloads to meet all combinations of policies, with and without mappings and failing flushes.
+	// It takes 18 workloads to meet all combinations of flush policies, with and without mappings and failing flushes.
 	for ; len(distinct) < atLeast || workloads < 18; workloads++ {
 		c := newSimConfig(seed + uint64(workloads))
 		x, err := c.crash(nil, func(x *crasher) { tune(x); x.distinct = distinct })

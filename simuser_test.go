@@ -11,22 +11,21 @@ import (
 	"time"
 )
 
-// simUser calls a log, and reports its calls and their results to an oracle, and to the trace of the simulation if there is one.
-// Its methods return the error of the log's call. If the log does something that it may never do, they set wrong.
+// simUser calls a log, and reports its calls and their results to an oracle and to the trace of the simulation, if there is one.
+// Its methods return the error of the log's call. If the log breaks its contract, they set wrong.
 type simUser struct {
 	fsys  fileSystem
-	sim   *simFS // nil: another file system
+	sim   *simFS // nil if the file system is not simulated
 	dir   string
 	opts  Options
 	log   *Log
 	o     *oracle
 	rng   *rand.Rand
-	id    int64         // number of the last record
+	id    int64         // the number of the last record
 	doubt []*concurrent // concurrent appends that failed
-	// retained is the greatest start offset seen, if the Options have retention.
+	// retained is the greatest start offset seen.
 	retained int64
-	// wrong is the first violation.
-	wrong error
+	wrong    error // the first violation
 }
 
 func newSimUser(sim *simFS, opts Options, seed uint64) *simUser {
@@ -54,10 +53,10 @@ func (u *simUser) record() Record {
 	switch n := u.rng.IntN(20); {
 	case n == 0:
 		r.Key, r.Value = r.Value, nil
-	case n == 1: // zeros, which resemble the end of a segment
+	case n == 1: // zeros, which look like the end of the data in a segment
 		r.Key = []byte{}
 		r.Value = append(r.Value, make([]byte, u.rng.IntN(600))...)
-	case n == 2: // bytes that resemble a batch
+	case n == 2: // bytes that look like a batch
 		fake := []Record{{Time: r.Time, Value: []byte("fake")}}
 		r.Value = append(r.Value, encoded(fake, u.id)...)
 	case n == 3:
@@ -76,7 +75,7 @@ func (u *simUser) record() Record {
 	return r
 }
 
-// batch makes n records, as the log will show them from offset base on.
+// batch makes up to n records, as the log will show them from offset base on.
 func (u *simUser) batch(n int, base int64) []Record {
 	recs := make([]Record, n)
 	for i := range recs {
@@ -89,7 +88,7 @@ func (u *simUser) batch(n int, base int64) []Record {
 	return recs
 }
 
-// given returns a batch as a caller passes it: the log sets the offsets.
+// given returns records as a caller passes them: with offsets that the log must ignore.
 func given(recs []Record) []Record {
 	in := slices.Clone(recs)
 	for i := range in {
@@ -125,7 +124,7 @@ func (u *simUser) observe() {
 		u.bad("offsets out of order: %+v", o)
 	}
 	if u.opts.Flush == FlushSync && o.HighWatermark > o.RecoveryPoint {
-		u.bad("shows what is not durable: %+v", o)
+		u.bad("shows records that are not durable: %+v", o)
 	}
 	u.retained = max(u.retained, o.Start)
 	u.event(fmt.Sprintf("claims %+v", o), func(or *oracle) { or.flushed(o.RecoveryPoint) })
@@ -133,8 +132,7 @@ func (u *simUser) observe() {
 
 func (u *simUser) end() int64 { return u.o.only().end() }
 
-// appended notes the result of an append of records up to end. If it failed it must have left no trace, or the log has latched
-// and it is not known whether it did.
+// appended notes the result of an append. A failed append must have left no trace, unless the log has latched: then it may have.
 func (u *simUser) appended(recs []Record, base int64, err error) error {
 	want, end := recs[0].Offset, recs[len(recs)-1].Offset+1
 	if err != nil {
@@ -170,8 +168,8 @@ func (u *simUser) appendBatch(n int) error {
 	return u.appended(recs, base, err)
 }
 
-// leaderEpoch returns an epoch under which a leader may send the next batches: at least that of the last batch, and either
-// above the fence that a cut left or below it, which lifts the fence.
+// leaderEpoch returns an epoch for the next batches of a leader: at random either the one that the log's own appends would get,
+// or the epoch of the last batch, which may be below the fence that a cut left and then lifts it.
 func (u *simUser) leaderEpoch() (int32, error) {
 	l := u.log
 	l.mu.Lock()
@@ -213,13 +211,13 @@ func (u *simUser) transferFrom(batches int) error {
 	return u.appended(all, at, nil)
 }
 
-// concurrent is an append beside others. Its offset is known when it has returned or, if it failed and left its records in doubt,
-// when the log has been opened again; the entries of the trace that depend on it are resolved then.
+// concurrent is one of several concurrent appends. Its offset is known once it returns or, if it fails and leaves its records in
+// doubt, once the log has been opened again. The events in the trace that depend on the offset are resolved then.
 type concurrent struct {
 	recs  []Record
 	base  int64
 	err   error
-	known bool // it is known that the records have the offsets from base on
+	known bool // base is known
 }
 
 func (c *concurrent) at(base int64) {
@@ -235,7 +233,7 @@ func (c *concurrent) begin(o *oracle) {
 	}
 }
 
-// appendTogether appends from several goroutines.
+// appendTogether appends from several goroutines at once.
 func (u *simUser) appendTogether(callers int) error {
 	calls := make([]*concurrent, callers)
 	for i := range calls {
@@ -277,7 +275,7 @@ func (u *simUser) appendTogether(callers int) error {
 	return errors.Join(errs...)
 }
 
-// settle finds, in the contents of a log that was opened again, the appends that had failed and were stored nevertheless.
+// settle finds, in the contents of a log that was opened again, the failed appends that were stored all the same.
 func (u *simUser) settle(got *content) {
 	for len(u.doubt) > 0 && len(u.o.lineages) == 1 {
 		at := u.end() - got.start
@@ -351,7 +349,7 @@ func (u *simUser) close() error {
 	return err
 }
 
-// verify reads everything and checks it: without a crash, a log shows exactly the acknowledged records.
+// verify reads and checks everything: without a crash, a log shows exactly the acknowledged records.
 func (u *simUser) verify() error {
 	got, err := readLog(u.log)
 	if err != nil {
@@ -362,12 +360,12 @@ func (u *simUser) verify() error {
 		u.bad("read: %w", err)
 	}
 	if end := u.end(); got.end != end {
-		u.bad("shows records below %d, %d were appended", got.end, end)
+		u.bad("shows records below %d, want those below %d", got.end, end)
 	}
 	return nil
 }
 
-// step makes a random call of a user.
+// step makes a random call.
 func (u *simUser) step() error {
 	l := u.o.only()
 	between := func(lo, hi int64) int64 { return lo + u.rng.Int64N(hi-lo+1) }

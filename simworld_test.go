@@ -9,33 +9,33 @@ import (
 	"strings"
 )
 
-// This is the disk of the simulation: the contents that each file has in the page cache and on stable storage, and the
-// operations that lie between the two. A simFS applies operations to one world while the engine runs; the crasher replays
-// them on another one, and cuts the power after any of them.
+// This is the disk of the simulation: the contents of each file in the page cache and on stable storage, and the operations
+// that make up the difference. A simFS applies operations to one world while the engine runs; the crasher replays them on
+// another world, and cuts the power after any of them.
 
 const (
-	simPageBytes   = 4096 // the unit in which a kernel writes back, in any order
-	simSectorBytes = 512  // the unit in which a disk tears a page
+	simPageBytes   = 4096 // the unit of write-back, which the kernel does in any order
+	simSectorBytes = 512  // the unit that a disk writes atomically
 )
 
 type simKind uint8
 
 const (
 	simWrite    simKind = iota // data at pos
-	simStore                   // the same through a mapping
+	simStore                   // data at pos, through a mapping
 	simZero                    // n zeros at pos
-	simReserve                 // the file is pos+n long at least
-	simTruncate                // the file is n long
+	simReserve                 // the file becomes at least pos+n bytes long
+	simTruncate                // the file becomes n bytes long
 	simFlush
 	simCreate
 	simRename
 	simLink
 	simRemove
 	simSyncDir
-	simTold  // an error of write-back of the file was reported to a call
-	simEvent // an action or observation of the engine's user; no operation of the file system
+	simTold  // a call returned a write-back error of the file
+	simEvent // a call or observation of the engine's user; not a file system operation
 
-	// These change nothing that a power cut could lose. They are counted, and can fail.
+	// The following change nothing that a power cut could lose, but they are counted and can fail.
 	simOpen
 	simRead
 	simStat
@@ -51,15 +51,15 @@ func (k simKind) String() string {
 		"syncdir", "told", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
 }
 
-// simOp is one operation as it was carried out. It is immutable once it is recorded.
+// simOp is one executed operation. It is immutable once recorded.
 type simOp struct {
 	kind     simKind
 	node     int
 	name, to string
 	pos, n   int64
 	data     []byte
-	failed   bool   // simFlush: the write-back failed; simTold follows once the error was reported
-	keep     uint64 // if failed: the seed that decides which pages reached the disk nevertheless; 0: none
+	failed   bool   // simFlush: the write-back failed; a simTold follows when a call returns the error
+	keep     uint64 // if failed: the seed that decides which pages reached the disk all the same; 0: none
 	event    func(*oracle)
 }
 
@@ -83,30 +83,31 @@ func (op *simOp) String() string {
 	return s
 }
 
-// simNode is a file, whatever names it has.
+// simNode is a file, independent of its names.
 type simNode struct {
-	cache []byte // the contents that reads see
-	owned bool   // cache is not shared; if false it is copied before it changes
-	disk  []byte // the contents that stable storage has for sure; never changed in place
+	cache []byte // the contents in the page cache, which reads see
+	owned bool   // cache is not shared; if false, it is copied before it changes
+	disk  []byte // the contents that are certain to be on stable storage; never changed in place
 
-	// The operations since the last flush, failed or not: since then a page is old or new or both.
-	since   []byte // cache at that time
-	pending []*simOp
-	sizes   []int64 // sizes[i] is the size after pending[:i]
-	dirty   []bool  // by page
+	// The state since the last flush, failed or not. A page that has changed since may be old, new or a mixture on the disk.
+	since   []byte   // the cache at the time of that flush
+	pending []*simOp // the operations since
+	sizes   []int64  // sizes[i] is the size after pending[:i]
+	dirty   []bool   // by page
 
-	// ext4: a page that was never on the disk and whose write failed loses all later writes, until the file is truncated below
-	// it. In other file systems it is like any other page once it is written again (as seen on Linux 6.18).
+	// On ext4, a page that was never on the disk and whose write-back failed loses all later writes, until the file is truncated
+	// below it. On other file systems, such a page is like any other once it is written again (observed on Linux 6.18).
 	ext4   bool
-	once   []bool // by page: it was on the disk once
+	once   []bool // by page: it has been on the disk
 	barred []bool // by page: it loses all later writes
-	// wbErr counts the errors of write-back; each is reported once to each descriptor. unseen: the last was not reported yet.
+	// wbErr counts the write-back errors, each of which is reported once to each descriptor; unseen says that the last has not been
+	// reported to any.
 	wbErr  int
 	unseen bool
 
-	stale [][]byte // for a power cut: old pages of blocks that were freed
+	stale [][]byte // for a power cut: old contents of freed blocks
 
-	// lied: a flush failed, after which cache and disk differ in pages that the kernel considers clean.
+	// lied says that a flush failed, after which cache and disk differ in pages that the kernel considers clean.
 	lied bool
 }
 
@@ -116,7 +117,7 @@ func newSimNode(content []byte) *simNode {
 	return n
 }
 
-// marked sets the elements of the pages that [from, to) touches.
+// marked sets the elements of pages that the bytes [from, to) touch.
 func marked(pages []bool, from, to int64) []bool {
 	for p := from / simPageBytes; p*simPageBytes < to; p++ {
 		if need := int(p) + 1 - len(pages); need > 0 {
@@ -138,7 +139,7 @@ func (n *simNode) clone() *simNode {
 	return &c
 }
 
-// patch applies one operation to the content of a file, which it may change in place.
+// patch applies one operation to the contents of a file, which it may change in place.
 func patch(b []byte, op *simOp) []byte {
 	switch op.kind {
 	case simTruncate:
@@ -172,16 +173,16 @@ func (n *simNode) apply(op *simOp) {
 	from, to := op.pos, op.pos+max(op.n, int64(len(op.data)))
 	switch op.kind {
 	case simTruncate:
-		// Everything behind the end of a truncation is gone from the cache, and will go from the disk.
+		// A truncation removes everything after the new end from the cache, and later from the disk.
 		from, to = op.n, max(int64(len(n.cache)), int64(len(n.disk)))
 		if op.n >= int64(len(n.cache)) {
 			to = from
 		}
-		// When the file grows again, the blocks behind that are new ones.
+		// If the file grows again, it gets new blocks there.
 		keep := int((op.n + simPageBytes - 1) / simPageBytes)
 		n.once, n.barred = n.once[:min(keep, len(n.once))], n.barred[:min(keep, len(n.barred))]
 	case simReserve:
-		to = from // it dirties no page: the blocks read as zeros
+		to = from // reserving dirties no page: the blocks read as zeros
 	}
 	n.cache = patch(n.cache, op)
 	n.dirty = marked(n.dirty, from, to)
@@ -189,8 +190,8 @@ func (n *simNode) apply(op *simOp) {
 	n.sizes = append(n.sizes, int64(len(n.cache)))
 }
 
-// flush puts the dirty pages on the disk. If it failed, it puts only those there that keep selects, at the new size: the others
-// read well from the cache and are clean, but are not on the disk.
+// flush writes the dirty pages to the disk. A failed flush writes only the pages that keep selects, at the new size: the cache
+// still holds the others, clean, but the disk does not.
 func (n *simNode) flush(op *simOp) {
 	switch {
 	case op.failed:
@@ -228,20 +229,20 @@ func (n *simNode) flush(op *simOp) {
 	n.sizes = []int64{int64(len(n.disk))}
 }
 
-// simVersion is the version of a dirty page that a power cut leaves.
+// simVersion is the version of a dirty page that is on the disk after a power cut.
 type simVersion uint8
 
 const (
 	simOld   simVersion = iota
-	simNew              // as it is in the cache
+	simNew              // the contents in the cache
 	simTorn             // some sectors old, some new
-	simMid              // as it was after some of the pending operations
-	simStale            // the contents of the block from before it was this file's, if the page was never on the disk; otherwise simOld
+	simMid              // the contents after some of the pending operations
+	simStale            // what the block held before it belonged to this file, if the page was never on the disk; otherwise simOld
 )
 
-// image returns the contents that a power cut leaves: the size is that after pending[:size], and each dirty page has the version
-// that pick returns, where simMid is the one after pending[:mid]. A truncation that came through also removed the bytes behind
-// it.
+// image returns the contents that a power cut leaves. The file has the size that it had after pending[:size], and each dirty
+// page the version that pick returns, where simMid is the version after pending[:mid]. A truncation that reached the disk also
+// removed the bytes after its end.
 func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand, mid int) []byte {
 	if len(n.pending) == 0 {
 		return n.disk
@@ -288,7 +289,7 @@ func (n *simNode) image(size int, pick func(page int) simVersion, rng *rand.Rand
 	return out
 }
 
-// overlay fills dst with the bytes of src from at on, and with zeros from limit on.
+// overlay fills dst with the bytes of src from position at on, up to limit, and with zeros after that.
 func overlay(dst, src []byte, at int, limit int64) {
 	clear(dst)
 	if limit = min(limit, int64(len(src))); int64(at) < limit {
@@ -302,12 +303,12 @@ type simWorld struct {
 	next     int // number of the next node
 	names    map[string]int
 	synced   map[string]int // names at the last syncDir
-	unsynced []*simOp       // name operations since
+	unsynced []*simOp       // operations on names since the last syncDir
 	lockFile bool
-	ext4     bool // see simNode
-	hostile  bool // after a lost write, the old contents of the block may show
-	freed    [][]byte
-	unnoted  bool // see inWindow
+	ext4     bool     // see simNode
+	hostile  bool     // after a lost write, a block may show its old contents
+	freed    [][]byte // the contents of freed blocks, if hostile
+	unnoted  bool     // see inWindow
 }
 
 func newSimWorld() *simWorld {
@@ -356,7 +357,7 @@ func (w *simWorld) apply(op *simOp) {
 	}
 }
 
-// links returns how many names a file has.
+// links returns the number of names of a file.
 func (w *simWorld) links(node int) (n int) {
 	for _, of := range w.names {
 		if of == node {
@@ -385,7 +386,7 @@ func (w *simWorld) syncDir(folder string) {
 	})
 }
 
-// free notes the contents of the blocks of a file from a position on, which are given back.
+// free keeps the contents of the blocks of a file from a position on, which the file gives up.
 func (w *simWorld) free(b []byte, from int64) {
 	if !w.hostile {
 		return
@@ -398,8 +399,8 @@ func (w *simWorld) free(b []byte, from int64) {
 	w.freed = w.freed[max(0, len(w.freed)-32):]
 }
 
-// rename applies an operation on names, also if an earlier one was lost: journals keep the order of operations on one file, but not
-// on several.
+// rename applies an operation on names, even if an earlier operation was lost: journals keep the order of operations on one
+// file, but not on several.
 func rename(names map[string]int, op *simOp) {
 	switch op.kind {
 	case simCreate:
@@ -418,7 +419,7 @@ func rename(names map[string]int, op *simOp) {
 	}
 }
 
-// put adds a file that is on the disk.
+// put adds or replaces a file, which is durable at once.
 func (w *simWorld) put(name string, content []byte) {
 	if n, ok := w.names[name]; ok {
 		w.nodes[n] = newSimNode(content)
@@ -434,14 +435,14 @@ func (w *simWorld) drop(name string) {
 	delete(w.synced, name)
 }
 
-// get returns the contents of a file as a reader sees them; they must not be changed.
+// get returns the contents of a file as a reader sees them. The caller must not change them.
 func (w *simWorld) get(name string) []byte { return w.nodes[w.names[name]].cache }
 
 func (w *simWorld) sorted() []string { return slices.Sorted(maps.Keys(w.names)) }
 
 var simSeed = maphash.MakeSeed()
 
-// hash returns a hash of the state: names and contents.
+// hash returns a hash of the names and contents of all files.
 func (w *simWorld) hash() uint64 {
 	var h maphash.Hash
 	h.SetSeed(simSeed)
