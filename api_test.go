@@ -15,14 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The exported API is written down, so that a change of it shows in review: go test -run TestAPI -update.
+// TestAPI compares the exported API with testdata/api.txt, so that each change of it shows in review. To accept a change, run
+// go test -run TestAPI -update.
 func TestAPI(t *testing.T) {
 	const name = "testdata/api.txt"
 	fset := token.NewFileSet()
 	seen := map[string]bool{}
 	for file, f := range parse(t, fset, sources(t)) {
 		if strings.HasPrefix(file, "poison_") {
-			continue // a build tag's
+			continue // built only with a tag
 		}
 		for _, decl := range f.Decls {
 			for _, d := range exported(decl) {
@@ -42,7 +43,7 @@ func TestAPI(t *testing.T) {
 	require.Equal(t, strings.ReplaceAll(string(want), "\r", ""), got, "go test -run TestAPI -update")
 }
 
-// exported is what a declaration exports, without comments, bodies and unexported fields, a name at a time.
+// exported returns a declaration for each name that decl exports, without comments, bodies and unexported fields.
 func exported(decl ast.Decl) (out []ast.Node) {
 	switch d := decl.(type) {
 	case *ast.FuncDecl:

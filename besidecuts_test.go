@@ -16,8 +16,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A read-only log beside a writer that cuts and appends again shows one history, and takes no cut for damage: each record
-// names the one before it, a section holds the batches up to its Next, and a snapshot is whole.
+// A read-only log, while its writer cuts and appends, must show one consistent history and never report a cut as damage. To check
+// that, each record names its predecessor, a section must hold the batches up to its Next, and a snapshot must be whole.
 func TestReadOnlyBesideCuts(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone})
@@ -81,7 +81,7 @@ func TestReadOnlyBesideCuts(t *testing.T) {
 					return
 				}
 				if before := binary.BigEndian.Uint64(rec.Value[8:]); rec.Offset > 0 && last != 0 && before != last {
-					t.Errorf("offset %d follows record %d, and was appended behind %d", rec.Offset, last, before)
+					t.Errorf("the record at offset %d follows record %d, but was appended after record %d", rec.Offset, last, before)
 				}
 				last = binary.BigEndian.Uint64(rec.Value)
 			}

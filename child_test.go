@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The tests that need a second process run this binary again, with the role of the child in the environment: its exit
-// status is 0, or it says on standard error what went wrong.
+// Tests that need a second process run this binary again, with the role of the child in the environment. A child that fails
+// writes the error to standard error and exits with status 1.
 const childRole = "SEGLOG_TEST_CHILD"
 
 var childRoles = map[string]func(args []string) error{
@@ -24,7 +24,7 @@ var childRoles = map[string]func(args []string) error{
 	"write":    writingChild,
 }
 
-// addRole is for the files of one system only.
+// addRole registers a role from a file that is built on some systems only.
 func addRole(name string, role func(args []string) error) bool {
 	childRoles[name] = role
 	return true
@@ -45,7 +45,7 @@ func init() {
 // child is a running child process.
 type child struct {
 	cmd   *exec.Cmd
-	lines *bufio.Scanner // what it reports
+	lines *bufio.Scanner // its reports
 	stdin io.WriteCloser
 }
 
@@ -68,7 +68,7 @@ func startCommand(t testing.TB, role, command string, args ...string) *child {
 	return &child{cmd: cmd, lines: bufio.NewScanner(out), stdin: stdin}
 }
 
-// kill is kill -9. It returns what the child had reported by then and was not read yet.
+// kill kills the child with SIGKILL, and returns its reports that were not read yet.
 func (c *child) kill(t testing.TB) (rest []string) {
 	t.Helper()
 	require.NoError(t, c.cmd.Process.Kill())
@@ -78,11 +78,11 @@ func (c *child) kill(t testing.TB) (rest []string) {
 	err := c.cmd.Wait()
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
-	require.Equal(t, -1, exit.ExitCode(), "the child did not die of the kill but said: %q", rest)
+	require.Equal(t, -1, exit.ExitCode(), "the child did not die of the kill; it reported %q", rest)
 	return rest
 }
 
-// wait lets the child end by itself, and returns what it reported.
+// wait waits for the child to exit, and returns its reports that were not read yet.
 func (c *child) wait(t testing.TB) (rest []string) {
 	t.Helper()
 	for c.lines.Scan() {

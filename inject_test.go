@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// injected is one way in which one kind of operation fails.
+// injected is one way in which an operation of one kind fails.
 type injected struct {
 	kind simKind
 	simFault
@@ -59,18 +59,18 @@ var injections = []injected{
 	{simMkdir, simFault{err: syscall.EIO}},
 }
 
-// injector runs one workload over and over, each time with one more operation that fails.
+// injector runs one workload repeatedly, each time with a different operation that fails.
 type injector struct {
 	t      *testing.T
 	opts   Options
 	mapped bool
 	what   string // for messages
-	err    error  // the fault injected
+	err    error  // the injected error
 	u      *simUser
 	s      *simFS
 }
 
-// script is what the workload does; together it uses every operation.
+// script returns the calls of the workload, which together use every kind of operation.
 func (in *injector) script() []func(u *simUser) error {
 	one := func(u *simUser) error { return u.append(1) }
 	three := func(u *simUser) error { return u.append(3) }
@@ -92,7 +92,7 @@ func (in *injector) script() []func(u *simUser) error {
 	return calls
 }
 
-// run is the workload with the nth operation of a kind failing. It returns false if there was no such operation.
+// run runs the workload with a failure of the nth operation of i's kind. It returns false if there was no such operation.
 func (in *injector) run(i injected, nth int, rng *rand.Rand) bool {
 	t := in.t
 	in.what = fmt.Sprintf("%v, number %d, mapped %v, Flush %v", i, nth, in.mapped, in.opts.Flush)
@@ -135,7 +135,7 @@ func (in *injector) run(i injected, nth int, rng *rand.Rand) bool {
 	return true
 }
 
-// call makes one call of the workload. If it fails it must say what failed, and the log must be in order.
+// call makes one call of the workload. If the call fails, its error must name the failure, and the log must be consistent.
 func (in *injector) call(f func() error) {
 	t, u := in.t, in.u
 	err := f()
@@ -158,11 +158,11 @@ func (in *injector) call(f func() error) {
 		return
 	}
 	got, rerr := readLog(u.log)
-	removing := len(u.o.lineages) > 1 // in the middle of a cut: what it is about may be gone
+	removing := len(u.o.lineages) > 1 // in the middle of a cut, whose records may be gone
 	if !removing || !errors.Is(rerr, ErrFailed) {
 		require.NoError(t, rerr, "%s: reads after %v", in.what, err)
 	}
-	// A cut whose write failed has taken what it leaves of a batch out of the file; the next Open puts it back.
+	// A cut whose write failed has removed from the file also the part of a batch that it keeps; the next Open restores that.
 	halfway := removing && len(in.s.faults) > 0 && in.s.faults[0].op == simWrite.String()
 	if rerr == nil && (u.opts.Flush != FlushSync || removing) && !halfway {
 		require.NoError(t, u.o.check(got, false), "%s: after %v", in.what, err)
@@ -172,7 +172,7 @@ func (in *injector) call(f func() error) {
 	}
 }
 
-// latched: no append works any more, each says why, and what is durable does not grow by itself.
+// latched checks that a failed log refuses each append with the cause, and that its bounds no longer move.
 func (in *injector) latched(err error) {
 	t, u := in.t, in.u
 	was := u.log.Offsets()
@@ -187,7 +187,7 @@ func (in *injector) latched(err error) {
 	u.log = nil
 }
 
-// again closes the log, which may say what failed before, and opens it.
+// again closes the log, if it is open, and opens it. Close may return an earlier failure.
 func (in *injector) again() {
 	if in.u.log != nil {
 		ignore(in.u.log.Close())
@@ -197,7 +197,7 @@ func (in *injector) again() {
 	err := in.u.open()
 	if err != nil && errors.Is(err, in.err) {
 		require.Empty(in.t, in.s.left(), "%s: not released by Open", in.what)
-		err = in.u.open() // the fault hit this Open
+		err = in.u.open() // the fault hit the first Open
 	}
 	require.NoError(in.t, err, in.what)
 	require.NoError(in.t, in.u.wrong, in.what)
@@ -218,14 +218,15 @@ func (in *injector) released(goroutines int) {
 	require.Failf(in.t, "goroutines left", "%s\n%s", in.what, buf[:runtime.Stack(buf, true)])
 }
 
-// crash cuts the power somewhere in the run with the fault.
+// crash cuts the power at some points of the run with the fault.
 func (in *injector) crash(rng *rand.Rand) {
 	x := newCrasher(in.opts, in.mapped, rng.Uint64())
 	x.every, x.singles, x.randoms = max(1, len(in.s.ops)/3), 0, 1
 	require.NoError(in.t, x.explore(newSimWorld(), in.s.ops, 0, newOracle(0)), in.what)
 }
 
-// TestInject fails every operation of a workload once, at every point, in every way; without -torture, at some points.
+// TestInject runs a workload many times, and in each run fails a different operation in one of the possible ways. Without -torture
+// it samples the operations; with it, it fails all of them.
 func TestInject(t *testing.T) {
 	total, every := 0, 6
 	switch {
@@ -250,7 +251,7 @@ func TestInject(t *testing.T) {
 	t.Logf("%d injections: %v", total, byKind)
 }
 
-// TestInjectAhead fails what gets blocks ready ahead of the appends, which takes a segment of several MiB.
+// TestInjectAhead fails the reservation and zeroing of blocks ahead of the appends, which only happen in segments of several MiB.
 func TestInjectAhead(t *testing.T) {
 	step := 2
 	switch {
@@ -306,8 +307,8 @@ func TestInjectAhead(t *testing.T) {
 	}
 }
 
-// TestInjectDiskFull fills the disk at every point, for some time. The log says so, shows what it has, and goes on when
-// there is room, without being opened again.
+// TestInjectDiskFull fills the disk for a while after each number of appends. The log must return the error, still show its records,
+// and go on once there is room, without being opened again.
 func TestInjectDiskFull(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
 		for _, flush := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
@@ -322,7 +323,7 @@ func TestInjectDiskFull(t *testing.T) {
 				s.setFault(func(kind simKind, n int, path string) *simFault {
 					switch {
 					case kind == simWrite && mapped && isLog(filepath.Base(path)):
-						return nil // into blocks that are reserved
+						return nil // the write goes to reserved blocks
 					case kind == simReserve, kind == simZero, kind == simCreate, kind == simWrite:
 						return &simFault{err: syscall.ENOSPC, short: n%2 == 0}
 					}

@@ -14,9 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What kernels do to a log, a fault at a time.
+// These tests are about single faults that a kernel may expose a log to.
 
-// syncsFS notes which directories are flushed.
+// syncsFS records the directories that are flushed.
 type syncsFS struct {
 	*simFS
 	dirs []string
@@ -27,7 +27,7 @@ func (s *syncsFS) syncDir(dir string) error {
 	return s.simFS.syncDir(dir)
 }
 
-// The directory of a new log may have been made a moment ago by somebody who did not flush its name.
+// Open must flush the parent directory even if the log's directory exists: whoever created it may not have flushed its name.
 func TestParentDirectoryIsSynced(t *testing.T) {
 	s := &syncsFS{simFS: newSimFS(newSimWorld(), true)}
 	dir := filepath.Join("volume", simDir)
@@ -37,7 +37,8 @@ func TestParentDirectoryIsSynced(t *testing.T) {
 	require.True(t, slices.ContainsFunc(s.dirs, func(dir string) bool { return filepath.Base(dir) == "volume" }), "flushed: %v", s.dirs)
 }
 
-// On a full disk what is to go goes, although there is no room for a new segment in the place of the active one.
+// On a full disk, DeleteBefore must delete the sealed segments even though there is no room for a new segment in place of the active
+// one.
 func TestDeletionOnAFullDisk(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
 	require.NoError(t, l.Close()) // so that they are sealed
@@ -50,7 +51,7 @@ func TestDeletionOnAFullDisk(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End), syscall.ENOSPC)
-	require.Equal(t, 1, int(l.Stats().Segments), "the sealed ones are deleted")
+	require.Equal(t, 1, int(l.Stats().Segments), "the sealed segments are deleted")
 	s.setFault(nil)
 	_, err = l.Append(Record{Value: []byte("later")})
 	require.NoError(t, err)
@@ -58,13 +59,13 @@ func TestDeletionOnAFullDisk(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// OnSeal is told of the segments that Close seals before Close returns.
+// Close must call OnSeal for the segments that it seals, before it returns.
 func TestCloseTellsOfItsSeals(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	var told []int64
 	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone, OnSeal: func(i SegmentInfo) { told = append(told, i.Base) }})
 	require.NoError(t, err)
-	l.flushes.Lock() // so that nothing is sealed before
+	l.flushes.Lock() // so that no segment is sealed before Close
 	for l.Stats().Segments < 5 {
 		_, err := l.Append(Record{Value: make([]byte, 1000)})
 		require.NoError(t, err)
@@ -82,7 +83,7 @@ func TestCloseTellsOfItsSeals(t *testing.T) {
 	require.Equal(t, want, told)
 }
 
-// Leader epochs never go back, also if the process was killed before the state file knew the last one.
+// Leader epochs must never go back, not even if the process was killed before the state file held the last epoch.
 func TestEpochAfterAKill(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
@@ -100,12 +101,13 @@ func TestEpochAfterAKill(t *testing.T) {
 	require.NoError(t, err)
 	b := batch(w.get(fileName(0, logSuffix)))
 	require.EqualValues(t, 7, b.epoch())
-	require.EqualValues(t, 7, b[b.size():].epoch(), "of the log's own batch")
+	require.EqualValues(t, 7, b[b.size():].epoch(), "the epoch of the log's own batch")
 	require.NoError(t, l.Close())
 }
 
-// A page that can't be read, of any file: for good, or for the first few tries. Nothing is dropped for it: each record of
-// another segment is had, and all are if it is a page of an index; an error names the file, and once the page can be read again all is there.
+// Any page of any file may be unreadable, permanently or for the first few reads. The log must lose no record over it: records in
+// other segments stay readable, and all records if the page belongs to an index. Errors name the file, and once the page is readable
+// again all records are.
 func TestUnreadablePages(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
 		for _, closed := range []bool{true, false} {
@@ -172,7 +174,7 @@ func unreadablePage(t *testing.T, what string, w *simWorld, mapped bool, name st
 		for offset := range end {
 			if _, err := l.Read(offset); err != nil {
 				told(err)
-				require.True(t, isLog(name) && holds(b, offset) || tries < 1<<30, "%s: record %d of another segment is not to be had: %v", what, offset, err)
+				require.True(t, isLog(name) && holds(b, offset) || tries < 1<<30, "%s: record %d of another segment can't be read: %v", what, offset, err)
 			}
 		}
 		if tries == 1<<30 {
@@ -192,7 +194,7 @@ func unreadablePage(t *testing.T, what string, w *simWorld, mapped bool, name st
 	require.Empty(t, s.misuse, what)
 }
 
-// holds reports whether a record lies in the segment with these bytes.
+// holds reports whether the segment with these bytes holds the record at offset.
 func holds(b []byte, offset int64) bool {
 	for at := int64(0); at+headerLen <= int64(len(b)); {
 		h := batch(b[at:])

@@ -15,7 +15,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-var kills = flag.Int("kills", 0, "how often TestKill kills its child under each policy; 0: 200, fewer under the race detector")
+var kills = flag.Int("kills", 0, "number of children that TestKill kills under each flush policy; 0: 200, or 40 under the race detector")
 
 func killOptions(policy string) *seglog.Options {
 	p, _ := strconv.Atoi(policy)
@@ -26,7 +26,7 @@ func killOptions(policy string) *seglog.Options {
 	return o
 }
 
-// killedValue is what the record with that id holds, so that no record can pass for another.
+// killedValue returns the value of the record with an id. It contains the id, so that no record can pass for another.
 func killedValue(id string) []byte {
 	n, _ := strconv.Atoi(id[strings.LastIndexByte(id, '-')+1:])
 	return []byte(id + " " + strings.Repeat("x", n*37%300))
@@ -41,11 +41,11 @@ func killedRecords(run string, worker, seq, n int) (records []seglog.Record, ids
 	return records, ids
 }
 
-// report is one line to the parent, by one write.
+// report sends a line to the parent, in a single write so that a kill can't tear it.
 func report(format string, args ...any) { os.Stdout.WriteString(fmt.Sprintf(format+"\n", args...)) }
 
-// killedAppender appends from several goroutines until it is killed: what it is about to append, and each acknowledged
-// offset.
+// killedAppender appends from several goroutines until it is killed. It reports each batch before its append, and the offset after
+// it.
 func killedAppender(args []string) error {
 	dir, run, workers := args[0], args[2], 3
 	l, err := seglog.Open(dir, killOptions(args[1]))
@@ -114,7 +114,7 @@ func killedChanger(args []string) error {
 	}
 }
 
-// killedOpener opens the log, to be killed meanwhile or after.
+// killedOpener opens the log, and is killed while it does or afterwards.
 func killedOpener(args []string) error {
 	report("opening")
 	if _, err := seglog.Open(args[0], killOptions(args[1])); err != nil {
@@ -125,20 +125,20 @@ func killedOpener(args []string) error {
 	return nil
 }
 
-// killModel is what the log of killed processes must hold.
+// killModel knows the records that the log of killed processes must hold.
 type killModel struct {
 	t       *testing.T
 	start   int64
-	ids     []string         // of the records from start on
-	pending map[int][]string // begun and not acknowledged, by worker
-	early   map[int64][]string
-	change  string // begun and not reported as done
-	at      int64
+	ids     []string           // the ids of the records from start on
+	pending map[int][]string   // the batches begun and not acknowledged, by worker
+	early   map[int64][]string // acknowledged batches by offset, while a lower offset is not acknowledged yet
+	change  string             // the change begun and not reported as done
+	at      int64              // the offset of change
 }
 
 func (m *killModel) end() int64 { return m.start + int64(len(m.ids)) }
 
-// note takes a line of the child into account.
+// note updates the model for a line of the child.
 func (m *killModel) note(line string) {
 	f := strings.Fields(line)
 	switch {
@@ -149,7 +149,7 @@ func (m *killModel) note(line string) {
 		w, _ := strconv.Atoi(f[1])
 		base, err := strconv.ParseInt(f[2], 10, 64)
 		require.NoError(m.t, err)
-		m.early[base] = m.pending[w] // others may have got lower offsets and not reported yet
+		m.early[base] = m.pending[w] // workers that got lower offsets may not have reported them yet
 		delete(m.pending, w)
 		for m.early[m.end()] != nil {
 			ids := m.early[m.end()]
@@ -165,7 +165,7 @@ func (m *killModel) note(line string) {
 	}
 }
 
-// after is the contents after a change.
+// after returns the ids and the start after a change.
 func (m *killModel) after(change string, at int64) ([]string, int64) {
 	switch change {
 	case "delete":
@@ -178,8 +178,8 @@ func (m *killModel) after(change string, at int64) ([]string, int64) {
 	return m.ids, m.start
 }
 
-// check opens the log and compares: nothing acknowledged is missing, nothing that was never appended is there, no hole,
-// no duplicate, and a change that was cut short has happened or not.
+// check opens the log and compares it with the model: no acknowledged record is missing, each record was appended and occurs once,
+// no offset is left out, and an interrupted change took effect as a whole or not at all.
 func (m *killModel) check(dir, policy string) {
 	t := m.t
 	l, err := seglog.Open(dir, killOptions(policy))
@@ -208,7 +208,7 @@ func (m *killModel) check(dir, policy string) {
 	}
 	require.Equal(t, o.End, at)
 	require.GreaterOrEqual(t, at, m.end(), "an acknowledged record is missing")
-	// Behind what is known in order: acknowledged batches at their offsets, and pending ones, whole and once.
+	// After the records known in order may come acknowledged batches, at their offsets, and pending batches, whole and once.
 	for i := 0; i < len(found); {
 		if ids := m.early[m.end()]; ids != nil {
 			require.GreaterOrEqual(t, len(found)-i, len(ids))
@@ -227,13 +227,13 @@ func (m *killModel) check(dir, policy string) {
 				break
 			}
 		}
-		require.True(t, whole, "record %s was never appended, or twice", found[min(i, len(found)-1)])
+		require.True(t, whole, "record %s was never appended, or occurs twice", found[min(i, len(found)-1)])
 	}
 	require.Empty(t, m.early, "an acknowledged record is missing")
 	m.pending, m.change = map[int][]string{}, ""
 }
 
-// killOne runs a child, kills it at a random point, and then kills some that recover.
+// killOne runs a child and kills it at a random point, and then possibly further children that recover the log.
 func (m *killModel) killOne(dir, policy string, n int, rng *rand.Rand) {
 	t := m.t
 	role := "append"
@@ -243,7 +243,7 @@ func (m *killModel) killOne(dir, policy string, n int, rng *rand.Rand) {
 	c := startChild(t, role, dir, policy, strconv.Itoa(n), strconv.Itoa(rng.IntN(1<<30)))
 	lines := rng.IntN(200)
 	if policy == "0" {
-		lines /= 4 // each costs a flush
+		lines /= 4 // each line costs a flush
 	}
 	for range lines {
 		require.True(t, c.lines.Scan(), "the child died")
@@ -261,8 +261,8 @@ func (m *killModel) killOne(dir, policy string, n int, rng *rand.Rand) {
 	}
 }
 
-// TestKill kills a process that appends, rolls, deletes, truncates, resets or recovers, at random points, again and
-// again on the same log.
+// TestKill kills processes at random points while they append, roll, delete, truncate, reset or recover, many times on the same
+// log. It tests a real kernel and file system, which TestCrash only simulates.
 func TestKill(t *testing.T) {
 	each := *kills
 	if each == 0 {
@@ -298,7 +298,7 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// unclean checks the log in place and returns a copy from before, which the next process finds as the kill left it.
+// unclean checks the log, and returns a copy that it made first, so that the next process finds the log as the kill left it.
 func unclean(m *killModel, dir, policy string) string {
 	left := copyDir(m.t, dir)
 	m.check(dir, policy)

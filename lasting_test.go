@@ -15,37 +15,38 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What lasts over a failure, a crash or another call: the smallest workload for each of some faults that the schedules need
-// luck to meet. torture/bugs puts them back.
+// These tests have the smallest workloads for faults that the schedules find only by luck. The patches in torture/bugs put the
+// faults back.
 
-// The end of a log and the number of its cuts, as a flush waits for them, belong together.
+// moment must not pair the end of the log from before a cut with the number of cuts from after it: a flush would then wait for an end
+// that is never reached.
 func TestMomentIsOfOneHistory(t *testing.T) {
 	var b bounds
 	for i := range int64(100) {
 		b.beginCut()
 		got := make(chan moment)
 		go func() { got <- b.moment() }()
-		time.Sleep(100 * time.Microsecond) // the longer, the surer it waits for the cut by now
+		time.Sleep(100 * time.Microsecond) // so that moment most likely waits for the cut
 		b.end.Store(i + 1)
 		b.endCut(0, false)
 		require.Equal(t, moment{2 * (i + 1), i + 1}, <-got)
 	}
 }
 
-// In a log that may leave offsets out, records behind a lost end are no gap.
+// In a log that may leave out offsets, recovery must not take the lost end of a segment for a gap and keep the records after it.
 func TestLostEndIsNoGap(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	_, err := l.Append(Record{})
 	require.NoError(t, err)
 	require.NoError(t, l.Sync())
-	// A stream that leaves out ten offsets behind its first batch.
+	// The stream leaves out ten offsets after its first batch.
 	gap := l.Offsets().End + 1
 	stream := encoded([]Record{{Time: time.UnixMilli(1)}}, gap-1)
 	stream = append(stream, encoded([]Record{{Time: time.UnixMilli(1)}}, gap+10)...)
 	_, err = l.TransferFrom(bytes.NewReader(stream), -1)
 	require.NoError(t, err)
 	require.NoError(t, l.Sync())
-	l.flushes.Lock() // so that nothing more is durable
+	l.flushes.Lock() // so that no later record becomes durable
 	for l.Stats().Segments < 4 {
 		_, err := l.Append(Record{Value: make([]byte, 1000)})
 		require.NoError(t, err)
@@ -69,7 +70,7 @@ func TestLostEndIsNoGap(t *testing.T) {
 	}
 }
 
-// Close flushes although the segment made ready for the next roll can't be removed.
+// Close flushes even if it can't remove the segment prepared for the next roll.
 func TestCloseFlushesWhatItCan(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	require.Eventually(t, func() bool {
@@ -93,7 +94,7 @@ func TestCloseFlushesWhatItCan(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// WaitDurable of a record that is appended later is woken by its append, under policies without a flush, too.
+// The append of a record must wake a WaitDurable that has been waiting for it, also under FlushNone, where the append flushes nothing.
 func TestWaitDurableOfLaterRecord(t *testing.T) {
 	for range 20 {
 		_, l := smallSegments(t, true, FlushNone, 1)
@@ -113,7 +114,7 @@ func TestWaitDurableOfLaterRecord(t *testing.T) {
 	}
 }
 
-// A sealed segment is closed: the mapping, the buffers and the index of its writer go.
+// Once a segment is sealed, the writer's handle with its mapping, buffers and index must be closed.
 func TestSealedSegmentsAreClosed(t *testing.T) {
 	_, l := smallSegments(t, true, FlushSync, 6)
 	require.Eventually(t, func() bool { return l.Stats().Seals >= 5 }, 10*time.Second, time.Millisecond)
@@ -129,7 +130,7 @@ func TestSealedSegmentsAreClosed(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A flush of older segments, as a seal needs it, and a deletion up to a lower offset leave bounds that are further already.
+// Neither a flush of only the older segments, as a seal needs it, nor a deletion up to a lower offset may lower a bound.
 func TestBoundsOnlyGrow(t *testing.T) {
 	_, l := smallSegments(t, true, FlushNone, 4)
 	require.NoError(t, l.Sync())
@@ -137,13 +138,13 @@ func TestBoundsOnlyGrow(t *testing.T) {
 	require.NoError(t, l.flushBelow(1))
 	require.Equal(t, before, l.Offsets())
 	require.NoError(t, l.DeleteBefore(6))
-	_, err := l.moveStart(4, anyHistory) // which another DeleteBefore had begun
+	_, err := l.moveStart(4, anyHistory) // as a concurrent DeleteBefore would that began earlier
 	require.NoError(t, err)
 	require.EqualValues(t, 6, l.Offsets().Start)
 	require.NoError(t, l.Close())
 }
 
-// One page of seglog.state that can't be read takes one slot.
+// An unreadable page of seglog.state must cost only one of the two slots.
 func TestUnreadablePageOfTheState(t *testing.T) {
 	for page := range int64(2) {
 		s, l := smallSegments(t, true, FlushSync, 2)
@@ -157,8 +158,8 @@ func TestUnreadablePageOfTheState(t *testing.T) {
 	}
 }
 
-// On ext4 a block whose first write failed loses what is written to it later, flushed or not. What an Open in the same boot
-// keeps, and so shows, is on the disk all the same.
+// On ext4, a block whose first write-back failed loses all later writes, flushed or not. The records that an Open after that keeps
+// and shows must survive a power cut all the same.
 func TestFailedFlushThenPowerCut(t *testing.T) {
 	w := newSimWorld()
 	w.ext4 = true
@@ -190,13 +191,13 @@ func TestFailedFlushThenPowerCut(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// The trim of a rolled segment flushes a file with records: if that fails they are in doubt, and the log says so.
+// The trim of a rolled segment flushes a file with records. If the flush fails, the records are in doubt, so the log must latch.
 func TestFailedTrimLatches(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	flushes := 0
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		if kind == simFlush && isLog(filepath.Base(path)) {
-			if flushes++; flushes == 2 { // the first is of the records, before the seal
+			if flushes++; flushes == 2 { // the first flushes the records, before the seal
 				return &simFault{err: syscall.EIO}
 			}
 		}
@@ -211,15 +212,15 @@ func TestFailedTrimLatches(t *testing.T) {
 	ignore(l.Close())
 }
 
-// copyOf is a directory as a killed process leaves it.
+// copyOf copies a directory, as a kill of the process would leave it.
 func copyOf(t *testing.T, dir string) string {
 	to := t.TempDir()
 	require.NoError(t, os.CopyFS(to, os.DirFS(dir)))
 	return to
 }
 
-// A disk may show again what the blocks of a lost write held before: batches that a cut took away, or that recovery did. They
-// are whole, and their offsets join.
+// After a lost write, a disk may show the old contents of its blocks: batches that a cut or a recovery had removed. They are whole
+// and their offsets join, and still they must not come back.
 func TestStaleBatchesStayAway(t *testing.T) {
 	fill := func(o *Options) (l *Log, dir string, sizes []int64) {
 		dir = t.TempDir()
@@ -269,7 +270,7 @@ func TestStaleBatchesStayAway(t *testing.T) {
 	require.NoError(t, reopen(again).Close())
 }
 
-// What recovery cuts off as torn is kept beside the log, unless it is only zeros.
+// Recovery must keep the bytes of a torn tail in a file beside the log, unless they are all zeros.
 func TestTornTailIsKept(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone})
@@ -297,11 +298,11 @@ func TestTornTailIsKept(t *testing.T) {
 	require.True(t, bytes.HasPrefix(kept, torn))
 }
 
-// A record is not durable before the name of its segment is.
+// A record must not count as durable before the name of its segment is.
 func TestNothingIsDurableBeforeItsName(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	require.NoError(t, l.Sync())
-	l.flushes.Lock() // so that the keeper stays away
+	l.flushes.Lock() // so that the keeper does not flush
 	for l.Stats().Segments < 2 {
 		_, err := l.Append(Record{Value: make([]byte, 1000)})
 		require.NoError(t, err)
@@ -323,8 +324,8 @@ func TestNothingIsDurableBeforeItsName(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Pages that a killed process stored may be clean in the cache and absent from the disk, so what recovery keeps of them is
-// written again before the first flush.
+// After a failed write-back, pages of a killed process may be clean in the cache and absent from the disk, so the first flush must
+// rewrite the records that recovery kept.
 func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	_, err := l.Append(Record{Value: []byte("kept")})
@@ -348,8 +349,8 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A cut overwrites what goes by zeros. Where a full disk has no room for those, since the blocks are shared with a copy, the
-// file is truncated, which needs none.
+// A cut overwrites the removed bytes with zeros. If the blocks are shared with a copy and the disk is full, there is no room for the
+// zeros; the cut must then truncate the file, which needs none.
 func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		s := newSimFS(newSimWorld(), true)
@@ -370,7 +371,7 @@ func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 		require.NoError(t, l.TruncateTo(1))
 		s.setFault(nil)
 		require.Positive(t, refused)
-		base, err := l.Append(Record{Value: []byte("behind the cut")})
+		base, err := l.Append(Record{Value: []byte("after the cut")})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, base)
 		require.NoError(t, l.Sync())
@@ -383,8 +384,8 @@ func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 	}
 }
 
-// What a recovery keeps is written again by the first flush. A disk that has no room for that, as one that writes every block
-// to a new place, puts no byte in doubt: the flush fails with the cause, and works once there is room.
+// The first flush rewrites the records that recovery kept. On a file system that writes every block to a new place, the disk may
+// have no room for that. No byte is in doubt then, so the flush must fail with the cause, and work once there is room.
 func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 	for policy, call := range map[FlushPolicy]func(*Log) error{
 		FlushNone:  func(l *Log) error { return l.Sync() },
@@ -415,7 +416,7 @@ func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 		}
 		s.setFault(nil)
 		require.NoError(t, call(l))
-		_, err = l.Append(Record{Value: []byte("behind it")})
+		_, err = l.Append(Record{Value: []byte("after it")})
 		require.NoError(t, err)
 		require.NoError(t, l.Sync())
 		require.NoError(t, l.Close())

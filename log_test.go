@@ -191,7 +191,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// No name of a directory is no name of the working directory.
+// An empty directory name is an error; it must not mean the working directory.
 func TestNoDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for _, readOnly := range []bool{false, true} {
@@ -259,7 +259,7 @@ func TestConcurrentAppends(t *testing.T) {
 }
 
 func TestUnclean(t *testing.T) {
-	// The files of a log that was not closed, copied away while it is open, as a kill -9 would leave them.
+	// A copy of the files of an open log is what a kill of its process would leave.
 	for _, p := range policies {
 		dir := t.TempDir()
 		l := open(t, dir, &seglog.Options{Flush: p, SegmentBytes: 4 << 10})
@@ -301,7 +301,7 @@ func TestOffsetForTime(t *testing.T) {
 	}
 }
 
-// Newest and Oldest mean for durable waits what they mean for others.
+// Durable waits must accept Newest and Oldest, with the same meaning as other waits.
 func TestDurableWaitsTakePositions(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	waits := map[string]func(context.Context, int64) error{"WaitDurable": l.WaitDurable, "Durable().Wait": l.Durable().Wait}

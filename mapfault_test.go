@@ -16,7 +16,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// faultyLog is a log with three segments of 1 MiB, the last of them active, whose first batches are small.
+// faultyLog returns a log with three segments of 1 MiB, the last of them active, whose first 100 batches are small.
 func faultyLog(t *testing.T) (l *seglog.Log, segments []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -33,8 +33,8 @@ func faultyLog(t *testing.T) (l *seglog.Log, segments []string) {
 	return l, segments
 }
 
-// A store into a part of the mapping that somebody cut off is an error, and the last append there is; the process lives,
-// and what is whole can be read.
+// If another program truncates the active segment, a store into the mapping faults. The append must return an error and latch the
+// log, without crashing the process, and intact records must stay readable.
 func TestMapFaultOnAppend(t *testing.T) {
 	if strconv.IntSize == 32 {
 		t.Skip("nothing is mapped where int has 32 bits")
@@ -52,7 +52,7 @@ func TestMapFaultOnAppend(t *testing.T) {
 	for range 2 {
 		_, again := l.Append(seglog.Record{Value: []byte("too late")})
 		require.ErrorIs(t, again, seglog.ErrFailed)
-		require.ErrorAs(t, again, &at, "what came first is gone")
+		require.ErrorAs(t, again, &at, "later errors must carry the first one")
 	}
 	_, err = l.AppendBatch(plainBatch(0, "x"))
 	require.ErrorIs(t, err, seglog.ErrFailed)
@@ -63,7 +63,7 @@ func TestMapFaultOnAppend(t *testing.T) {
 	require.ErrorIs(t, l.Close(), seglog.ErrFailed)
 }
 
-// requireSmallOnes reads the first records of the log.
+// requireSmallOnes checks the first 100 records of the log.
 func requireSmallOnes(t *testing.T, l *seglog.Log) {
 	t.Helper()
 	for i := range 100 {
@@ -83,7 +83,7 @@ func requireSmallOnes(t *testing.T, l *seglog.Log) {
 	require.Equal(t, 100, n)
 }
 
-// Reads of a part that somebody cut off are errors that name file and position, whichever way they take.
+// If another program truncates a segment, all ways of reading the lost part must return errors that name the file.
 func TestMapFaultOnRead(t *testing.T) {
 	for name, segment := range map[string]int{"sealed": 0, "active": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestMapFaultOnRead(t *testing.T) {
 			if segment == 0 {
 				offset = 105
 			}
-			_, err := l.Read(offset) // mapped, with its index
+			_, err := l.Read(offset) // so that the segment is mapped, with its index
 			require.NoError(t, err)
 			require.NoError(t, os.Truncate(segments[segment], 0))
 			for range 2 {
@@ -109,7 +109,7 @@ func TestMapFaultOnRead(t *testing.T) {
 				requireSmallOnes(t, l)
 				return
 			}
-			// A damaged sealed segment does not keep the log from growing.
+			// A damaged sealed segment does not prevent appends.
 			_, err = l.Append(seglog.Record{Value: []byte("goes on")})
 			require.NoError(t, err)
 			r, err := l.Read(o.End)
@@ -134,22 +134,23 @@ func requireFileError(t *testing.T, err error, path string) {
 	}
 }
 
-// A segment that somebody removed is an error for its readers, unless they hold it open.
+// If another program removes a segment, the other segments must stay readable, and the next Open must fail with an error that names
+// both neighbors.
 func TestRemovedFromOutside(t *testing.T) {
 	l, segments := faultyLog(t)
 	require.NoError(t, os.Remove(segments[1]))
-	s, err := l.Section(105, 1) // of the segment before
+	s, err := l.Section(105, 1) // of the segment before the removed one
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 	requireSmallOnes(t, l)
 	require.NoError(t, l.Close())
 	_, err = seglog.Open(filepath.Dir(segments[0]), nil)
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
-	require.Contains(t, err.Error(), segments[0], "the neighbours are named")
+	require.Contains(t, err.Error(), segments[0], "the error must name both neighbors")
 	require.Contains(t, err.Error(), filepath.Base(segments[2]))
 }
 
-// Large indexes are mapped. One that somebody cut off is made anew, and nobody notices but the operator.
+// Large indexes are mapped. If another program truncates one, the log must rebuild it, and readers must not get an error.
 func TestMapFaultInIndex(t *testing.T) {
 	if strconv.IntSize == 32 {
 		t.Skip("nothing is mapped where int has 32 bits")
@@ -168,7 +169,7 @@ func TestMapFaultInIndex(t *testing.T) {
 		offset, err := l.OffsetForTime(seg.MaxTime)
 		require.NoError(t, err)
 		times = append(times, offset)
-		require.Greater(t, l.Stats().OpenSegments, i, "it is open, its indexes are mapped")
+		require.Greater(t, l.Stats().OpenSegments, i, "the segment must be open, so that its indexes are mapped")
 	}
 	for _, pattern := range []string{"*.index", "*.timeindex"} {
 		for _, path := range files(t, dir, pattern)[:3] {
@@ -181,7 +182,7 @@ func TestMapFaultInIndex(t *testing.T) {
 		}
 	}
 	for i, seg := range segs[:3] {
-		if i == 0 { // by a time first, by an offset the others
+		if i == 0 { // the first segment is accessed by a time first, the others by an offset
 			offset, err := l.OffsetForTime(seg.MaxTime)
 			require.NoError(t, err)
 			require.Equal(t, times[i], offset)

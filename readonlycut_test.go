@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// uncut is a file system on which a segment can't be made shorter while it is stubborn.
+// uncut is a file system on which segments can't be truncated or zeroed while it is stubborn.
 type uncut struct {
 	osFS
 	stubborn atomic.Bool
@@ -46,8 +46,8 @@ func (f uncutFile) zero(pos, n int64) error {
 	return f.file.zero(pos, n)
 }
 
-// A cut that stopped half-way, or takes long, hides the records of the batch that it divides. A read-only log says so, whoever
-// follows below the cut waits, and both have them when it is done.
+// A cut that failed halfway, or takes long, hides the records of the batch that it divides. Read of a read-only log must then fail
+// with ErrBusy, and Follow wait; both get the records when the cut is done.
 func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	disk := new(uncut)
 	dir := t.TempDir()
@@ -82,7 +82,7 @@ func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 		offset := int64(13)
 		for rec, err := range r.Follow(context.Background(), offset) {
 			if err == nil && rec.Offset != offset {
-				err = errors.New("another offset")
+				err = errors.New("wrong offset")
 			}
 			if offset++; err != nil || offset == 15 {
 				next <- err
@@ -100,7 +100,7 @@ func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
-// slowState is a file system on which a look at seglog.state takes long.
+// slowState is a file system on which a read of seglog.state takes long.
 type slowState struct {
 	osFS
 	pause atomic.Int64
@@ -125,7 +125,8 @@ func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
 	return n, err
 }
 
-// A view is as old as the look at the state that it was compared with began, however long the process was held up since.
+// The age of a view counts from the start of the read of seglog.state that confirmed it, even if the process was held up during that
+// read.
 func TestReadOnlyAgesFromTheLook(t *testing.T) {
 	dir := t.TempDir()
 	w, err := Open(dir, nil)
@@ -139,8 +140,8 @@ func TestReadOnlyAgesFromTheLook(t *testing.T) {
 	l, err := openFS(slow, dir, &Options{ReadOnly: true})
 	require.NoError(t, err)
 	defer l.Close()
-	for _, offset := range []int64{5, 10} { // one that is known, and one that asks for a new view
-		time.Sleep(followEvery) // the next look is due
+	for _, offset := range []int64{5, 10} { // an offset in the view, and one that makes Read ask for a new view
+		time.Sleep(followEvery) // until the next read of the state is due
 		slow.pause.Store(int64(2 * followEvery))
 		_, err = l.Read(offset)
 		require.Equal(t, offset == 10, errors.Is(err, ErrOutOfRange), "%v", err)
@@ -149,7 +150,7 @@ func TestReadOnlyAgesFromTheLook(t *testing.T) {
 	}
 }
 
-// noCopy is a file system that has no room for the copy of a segment.
+// noCopy is a file system that has no room for the copy of a segment while it is full.
 type noCopy struct {
 	osFS
 	full atomic.Bool
@@ -175,7 +176,7 @@ func (f noCopyFile) WriteAt(p []byte, pos int64) (int, error) {
 	return f.file.WriteAt(p, pos)
 }
 
-// A segment that a snapshot shares is copied before the intent of a cut is noted, so that a full disk stops the cut and not
+// A cut must copy a segment that a snapshot shares before it notes its intent, so that a full disk fails the cut and does not latch
 // the log.
 func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
 	fsys := &noCopy{}

@@ -19,10 +19,10 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// told is what a log says of itself.
+// told is a slog.Handler that keeps the warnings of a log, and the case that Open reports.
 type told struct {
 	slog.Handler
-	opened string // case of the last segment
+	opened string // the recovery case of the last segment
 	lines  []string
 }
 
@@ -55,14 +55,14 @@ func files(t testing.TB, dir, pattern string) []string {
 	return names
 }
 
-// contents is a short form of the contents of each file, by name.
+// contents returns a digest of the contents of each file, by name.
 func contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	for _, name := range files(t, dir, "*") {
 		b, err := os.ReadFile(name)
 		require.NoError(t, err)
-		if base := filepath.Base(name); base != "LOCK" { // notes who has the directory
+		if base := filepath.Base(name); base != "LOCK" { // LOCK names the process that has the directory
 			all[base] = digest(b)
 		}
 	}
@@ -71,7 +71,7 @@ func contents(t testing.TB, dir string) map[string]string {
 
 func digest(b []byte) string { return fmt.Sprintf("%d bytes, %x", len(b), sha256.Sum256(b)) }
 
-// closedLog is a directory of n records in several segments, closed.
+// closedLog returns the directory of a closed log of n records in several segments.
 func closedLog(t testing.TB, n int) string {
 	t.Helper()
 	o, _ := recoverOptions()
@@ -83,8 +83,9 @@ func closedLog(t testing.TB, n int) string {
 	return dir
 }
 
-// killedLog is a directory whose last behind records are above the recovery point, in several segments: what a power
-// cut leaves if it spares the files and takes the newest state. Each segment has its name (TestUnnamedSegment has the others).
+// killedLog returns the directory of a log of durable+behind records, the last behind of which lie above the recovery point, in
+// several segments. A power cut leaves such a log if it spares the segments and loses the newest state. Every segment has its
+// name; TestUnnamedSegment is about segments without one.
 func killedLog(t testing.TB, durable, behind int) string {
 	t.Helper()
 	o, _ := recoverOptions()
@@ -102,7 +103,7 @@ func killedLog(t testing.TB, durable, behind int) string {
 	return killed
 }
 
-// promise raises the recovery point in seglog.state, in a slot that is newer than both.
+// promise sets the recovery point in the newest slot of seglog.state, and clears the other slot.
 func promise(t testing.TB, dir string, recoveryPoint int64) {
 	t.Helper()
 	spoil(t, filepath.Join(dir, "seglog.state"), func(b []byte) []byte {
@@ -135,7 +136,7 @@ func flip(at int) func([]byte) []byte {
 	return func(b []byte) []byte { b[at] ^= 0x40; return b }
 }
 
-// requireLog opens a directory, checks the records and the case, and that the log goes on.
+// requireLog opens a directory, checks the records and the recovery case, and that the log can be appended to and opened again.
 func requireLog(t *testing.T, dir, wantCase string, start, end int) (*seglog.Log, *told) {
 	t.Helper()
 	o, h := recoverOptions()
@@ -152,7 +153,7 @@ func requireLog(t *testing.T, dir, wantCase string, start, end int) (*seglog.Log
 	return again, h
 }
 
-// requireRefused checks that Open reports damage and changes nothing.
+// requireRefused checks that Open fails with a CorruptError and changes nothing.
 func requireRefused(t *testing.T, dir string) *seglog.CorruptError {
 	t.Helper()
 	before := contents(t, dir)
@@ -169,7 +170,7 @@ func requireRefused(t *testing.T, dir string) *seglog.CorruptError {
 
 func TestOpenCaseA(t *testing.T) {
 	requireLog(t, closedLog(t, 300), "A", 0, 300)
-	// No scan: damage in the middle of the last segment is met by its reader, not by Open.
+	// Open does not scan a cleanly closed log, so damage in the middle of the last segment is found by a reader, not by Open.
 	dir := closedLog(t, 300)
 	all := storedBatches(t, dir)
 	last := all[len(all)-1].segment
@@ -217,7 +218,7 @@ func TestOpenCasesBAndC(t *testing.T) {
 	for _, suffix := range []string{".index", ".timeindex"} {
 		for name, damage := range damages {
 			if suffix == ".timeindex" && name == "first entry" {
-				continue // a time in the middle of plausible ones shows when it is used
+				continue // a wrong time between plausible ones shows only when it is used
 			}
 			for i, path := range files(t, dir, "*"+suffix) {
 				if damage == nil {
@@ -250,7 +251,7 @@ func TestOpenCaseD(t *testing.T) {
 	requireLog(t, killedLog(t, 10, 5), "D", 0, 15)
 	requireLog(t, killedLog(t, 0, 5), "D", 0, 5)
 	requireLog(t, killedLog(t, 100, 200), "D", 0, 300)
-	dir := killedLog(t, 100, 200) // without the zeros behind the last batch
+	dir := killedLog(t, 100, 200) // to be left without the zeros after the last batch
 	all := storedBatches(t, dir)
 	last := all[len(all)-1]
 	size := int64(0)
@@ -275,7 +276,7 @@ func TestOpenCaseE(t *testing.T) {
 		}
 	}
 	pos -= len(last.bytes)
-	for cut := 8; cut < len(last.bytes)-1; cut += 7 { // the first bytes and the last one are zeros all the same
+	for cut := 8; cut < len(last.bytes)-1; cut += 7 { // the first bytes and the last byte of a batch are zero anyway
 		torn := copyDir(t, dir)
 		spoil(t, filepath.Join(torn, filepath.Base(last.segment)), func(b []byte) []byte {
 			clear(b[pos+cut:])
@@ -285,7 +286,7 @@ func TestOpenCaseE(t *testing.T) {
 		require.Len(t, h.lines, 1)
 		require.Contains(t, h.lines[0], "offset=299")
 	}
-	// What stands behind a bad batch never comes back, in the same segment or in later ones.
+	// Records after a bad batch never come back, neither those in the same segment nor those in later ones.
 	for _, bad := range []int{150, 220} {
 		spoilt := copyDir(t, dir)
 		at := 0
@@ -324,7 +325,7 @@ func TestOpenCaseF(t *testing.T) {
 		})
 	}
 	t.Run("a bad batch below the recovery point", func(t *testing.T) {
-		// The state of a log that was killed: it promises 200, and recovery starts to check lower than that.
+		// The log was killed, with a recovery point of 200; recovery starts to check below that.
 		dir := killedLog(t, 0, 300)
 		promise(t, dir, 200)
 		all := storedBatches(t, dir)
@@ -341,8 +342,9 @@ func TestOpenCaseF(t *testing.T) {
 	})
 }
 
-// Segments below the first one that the state file names are left from a deletion. If it does not count the others as they
-// are, it may be the state of another log, or the names may be wrong: then the log is refused and keeps them.
+// Segments below the first that the state file names are leftovers of a deletion, which Open removes. If the state file does not
+// match the other segments, it may belong to another log, or the names may be wrong, so Open must refuse the log and keep all of
+// them.
 func TestRefusedLogKeepsSegmentsBelowItsFirst(t *testing.T) {
 	start := func(dir string, offset int64) {
 		o, _ := recoverOptions()

@@ -14,7 +14,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// kafkaLike is what a Kafka broker leaves of a partition, with the offsets that a compaction took.
+// kafkaLike returns a directory like a Kafka partition's, in which offsets are missing as after a compaction. Its batches are also
+// returned as a stream.
 func kafkaLike(t testing.TB, clean bool) (dir string, stream []byte, end int64) {
 	t.Helper()
 	dir = t.TempDir()
@@ -28,7 +29,7 @@ func kafkaLike(t testing.TB, clean bool) (dir string, stream []byte, end int64) 
 	for _, name := range []string{"partition.metadata", "leader-epoch-checkpoint", "00000000000000000200.snapshot"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("0\n1\n"), 0o644))
 	}
-	if !clean { // Kafka preallocates its indexes, and trims them when it is stopped in order
+	if !clean { // Kafka preallocates its indexes, and trims them only in an orderly shutdown
 		for _, name := range append(files(t, dir, "*.index"), files(t, dir, "*.timeindex")...) {
 			spoil(t, name, func(b []byte) []byte { return append(b, make([]byte, 64<<10)...) })
 		}
@@ -91,12 +92,12 @@ func TestOpenCaseJ(t *testing.T) {
 	})
 }
 
-// Nothing is promised without a good seglog.state, so good batches behind bad bytes are as good as those before them: Open
-// refuses, and what a crash tears, with nothing good behind it, is cut and kept.
+// Without a valid seglog.state no recovery point says which records must be there, so good batches after bad bytes are worth as much
+// as those before them, and Open must refuse the log. A torn tail with no good batch after it is removed from the log and saved.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
 	t.Parallel()
 	if underRace {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	stateless := func(t *testing.T) (dir, path string, last []stored) {
 		dir = killedLog(t, 100, 200)
@@ -131,7 +132,7 @@ func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
 			})
 		}
 	}
-	t.Run("the way back", func(t *testing.T) {
+	t.Run("Repair makes the log open", func(t *testing.T) {
 		damaged := copyDir(t, dir)
 		spoil(t, filepath.Join(damaged, filepath.Base(path)), flip(at(last, 1)+64))
 		report, err := seglog.Verify(damaged, nil)
@@ -168,13 +169,13 @@ func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
 			require.Len(t, files(t, damaged, "seglog.repair-*"), 1)
 		})
 	}
-	t.Run("garbage behind the last batch", func(t *testing.T) {
+	t.Run("garbage after the last batch", func(t *testing.T) {
 		damaged := copyDir(t, dir)
-		spoil(t, filepath.Join(damaged, filepath.Base(path)), func(b []byte) []byte { copy(b[end:], "this is no batch"); return b })
+		spoil(t, filepath.Join(damaged, filepath.Base(path)), func(b []byte) []byte { copy(b[end:], "this is not a batch"); return b })
 		requireLog(t, damaged, "E", 0, 300)
 		require.Len(t, files(t, damaged, "seglog.repair-*"), 1)
 	})
-	t.Run("with a state, a hole above its recovery point is cut", func(t *testing.T) {
+	t.Run("with a state file, records from a hole above the recovery point on are dropped", func(t *testing.T) {
 		holed := killedLog(t, 100, 200)
 		spoil(t, filepath.Join(holed, filepath.Base(path)), func(b []byte) []byte { clear(b[at(last, 1):at(last, 2)]); return b })
 		requireLog(t, holed, "E", 0, int(last[1].base))

@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// everyFinding calls f with every combination of what recovery can know of a segment.
+// everyFinding calls f with every combination of facts that recovery can find about a segment.
 func everyFinding(f func(finding)) {
 	for bits := range 1 << 8 {
 		for _, ends := range []ending{endsWhole, endsBad} {
@@ -16,7 +16,8 @@ func everyFinding(f func(finding)) {
 	}
 }
 
-// pattern writes a finding down: one column a field, in their order; ends is b for bad, w for whole, and the last column behind.
+// pattern encodes a finding as text, with one column per field: 0 or 1, except that ends is b for bad or w for whole. The order is
+// that of recoveryPatterns.
 func (f finding) pattern() string {
 	p := []byte("000000000")
 	for i, set := range []bool{f.promised, f.clean, f.sealed, f.last, f.empty, f.joins, f.below} {
@@ -43,7 +44,8 @@ func fits(finding, pattern string) bool {
 	return true
 }
 
-// The decision table once more, without an order of precedence: the rows' patterns do not overlap. A dot is either.
+// recoveryPatterns is the decision table again, written so that the order of rows does not matter: the patterns do not overlap. A dot
+// stands for any value.
 var recoveryPatterns = []struct {
 	row     int
 	id      byte
@@ -52,8 +54,8 @@ var recoveryPatterns = []struct {
 	{0, 'A', ".1......."},
 	{1, 'B', ".01......"},
 	{2, 'F', ".00...1.."},
-	{3, 'F', "0000..0b."}, // nothing promised: a bad batch before the last segment
-	{3, 'F', "0001..0b1"}, // or before good ones
+	{3, 'F', "0000..0b."}, // no promised records: a bad batch in a segment before the last
+	{3, 'F', "0001..0b1"}, // or a bad batch before good ones
 	{4, 'E', "1000..0b."},
 	{4, 'E', "1001..0b."},
 	{4, 'E', "0001..0b0"},
@@ -88,14 +90,15 @@ func TestRecoveryTable(t *testing.T) {
 		}
 		require.True(t, recoveryCases[row].match(f))
 	})
-	require.Len(t, reached, len(recoveryCases), "a row that never decides")
+	require.Len(t, reached, len(recoveryCases), "the number of rows that decide some finding")
 }
 
-// What was durable is never cut in silence, and what was not never stops Open.
+// Damage below the recovery point must make Open refuse the log. Above it, where a valid state file explains the damage by a crash,
+// damage must never do so.
 func TestRecoveryTableKeepsItsPromises(t *testing.T) {
 	everyFinding(func(f finding) {
 		if f.clean || f.sealed {
-			return // not looked at
+			return // such a segment is not scanned
 		}
 		switch id := decide(f).id; {
 		case f.below:

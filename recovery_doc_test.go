@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The decision table of docs/recovery.md is the one that decides.
+// The decision table in docs/recovery.md must be the table that the code uses.
 func TestDocRecoveryTable(t *testing.T) {
 	var out strings.Builder
 	out.WriteString("| | what Open finds in a segment | what it does |\n|---|---|---|\n")
@@ -23,8 +23,8 @@ func TestDocRecoveryTable(t *testing.T) {
 	docBlock(t, "docs/recovery.md", "cases", out.String())
 }
 
-// The table of seglog.state in docs/recovery.md is read with a file that the package wrote: each field must be where the
-// table says, and none may be left out.
+// TestDocState reads a state file by the table in docs/recovery.md: each field must be at the position in the table, and the table
+// must not leave out any.
 func TestDocState(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
@@ -91,7 +91,7 @@ func TestDocState(t *testing.T) {
 			seen[name] = true
 		}
 	}
-	require.Equal(t, stateLen, end, "where the table ends")
+	require.Equal(t, stateLen, end, "the table must end with the slot")
 	for i := range fields.NumField() {
 		require.True(t, seen[fields.Type().Field(i).Name], "the table leaves out %s", fields.Type().Field(i).Name)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A child between fork and exec held a copy of the lock's descriptor, and the log that its parent had closed could not
-// be opened again.
+// A child process between fork and exec held a copy of the lock's descriptor, so a log that the parent had closed could not be opened
+// again.
 func TestReopenBesideForks(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("true")
@@ -51,7 +51,7 @@ func TestReopenBesideForks(t *testing.T) {
 	wg.Wait()
 }
 
-// A last segment larger than Options.SegmentBytes, as a Kafka directory has it, could not be opened.
+// A log whose last segment was larger than Options.SegmentBytes, as one from Kafka may be, could not be opened.
 func TestOpenWithSmallerSegmentBytes(t *testing.T) {
 	for _, p := range policies {
 		dir := t.TempDir()
@@ -67,8 +67,8 @@ func TestOpenWithSmallerSegmentBytes(t *testing.T) {
 	}
 }
 
-// The directory is renamed while the log is open, and another log begins in its old place: the first one read the second
-// one's records as its own, and a cut, a deletion, retention, a snapshot or Close took or wrote the second one's files.
+// When the directory of an open log was renamed and another log created in its place, the first log read the second log's records as
+// its own, and its cuts, deletions, retention, snapshots and Close used or changed the second log's files.
 func TestDirectoryTakenByAnotherLog(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory with open files can't be renamed")
@@ -130,7 +130,7 @@ func TestDirectoryTakenByAnotherLog(t *testing.T) {
 	}
 }
 
-// A read-only log went over to the log that had taken its directory's name, and mixed the records of both.
+// A read-only log switched to a log that had been created under its directory's name, and mixed the records of both.
 func TestReadOnlyDirectoryTakenByAnotherLog(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory with open files can't be renamed")
@@ -166,7 +166,7 @@ func names(entries []os.DirEntry) (list []string) {
 	return list
 }
 
-// Close tells OnSeal of the last segments: a Reset that OnSeal called waited for Close, and Close for it.
+// Close calls OnSeal for the last segments. If OnSeal called Reset, it waited for Close, and Close waited for it.
 func TestOnSealCallsWriterDuringClose(t *testing.T) {
 	var l *seglog.Log
 	closing, told := make(chan struct{}), 0
