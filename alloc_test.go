@@ -12,8 +12,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// requireAllocs checks the allocations of a call in its steady state. Background work may allocate beside it, so the
-// least of some runs counts.
+// requireAllocs checks the number of allocations of a call in its steady state. Background work may allocate at the same time, so
+// the minimum of several runs counts.
 func requireAllocs(t *testing.T, what string, want float64, call func()) {
 	t.Helper()
 	if underRace {
@@ -83,9 +83,9 @@ func TestAllocationsOfReads(t *testing.T) {
 		}
 	}
 	if !underRace {
-		// Per record: a walk over many costs what one over few does.
+		// The allocations must not grow with the number of records.
 		few, many := testing.AllocsPerRun(50, walk(10)), testing.AllocsPerRun(50, walk(19000))
-		require.LessOrEqual(t, many, few+2, "over 18,990 records more")
+		require.LessOrEqual(t, many, few+2, "for 18,990 more records")
 		require.LessOrEqual(t, few, 5.0)
 	}
 	var b bytes.Buffer
@@ -106,7 +106,7 @@ func TestAllocationsOfReads(t *testing.T) {
 	}
 	if !underRace {
 		few, many := testing.AllocsPerRun(20, decode(3000)), testing.AllocsPerRun(20, decode(5000))
-		require.LessOrEqual(t, many, few+1, "Decode of 2,000 records more")
+		require.LessOrEqual(t, many, few+1, "Decode of 2,000 more records")
 	}
 }
 
@@ -131,7 +131,7 @@ func TestAllocationsOfTransfers(t *testing.T) {
 	})
 }
 
-// storedPrefix is the first n batches of a stream of equal ones.
+// storedPrefix returns the first n batches of a stream of batches of equal size.
 func storedPrefix(stream []byte, n int) []byte {
 	size := 12 + int(stream[8])<<24 + int(stream[9])<<16 + int(stream[10])<<8 + int(stream[11])
 	return stream[:n*size]

@@ -21,15 +21,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// layers is the house: a file uses what its own layer and those below declare, never what stands above. The file map in
-// docs/design.md says what each is for.
+// layers assigns each file to a layer. A file may use declarations of its own layer and those below, never of a layer above. The
+// file map in docs/design.md gives the purpose of each file.
 var layers = [][]string{
-	{ // 0: words, and the operating system behind one seam
+	{ // 0: basic types, and the operating system behind an interface
 		"doc.go", "record.go", "poison_on.go", "poison_off.go", "errors.go", "wait.go", "limiter.go", "mutex.go", "transfers.go", "bounds.go", "names.go", "vfs.go",
 		"file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},
-	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"}, // 1: one batch, and the limits of everything
+	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"}, // 1: one batch, and the options
 	{"scan.go", "resync.go", "resync_pass.go", "index.go"},                    // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "zeroahead.go", "gather.go", "state.go", "statefile.go", "stats.go",
@@ -40,27 +40,27 @@ var layers = [][]string{
 		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go", "segmentinfo.go",
 	},
-	{ // 5: a log looked at from outside
+	{ // 5: tools that inspect and repair a log from outside
 		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",
 		"repair.go", "repair_report.go", "repair_plan.go", "repair_apply.go", "json.go",
 	},
 }
 
-// upward lists the uses that break the rule, and why. An entry that is not needed any more fails the test, too.
+// upward lists the uses that break the rule, each with the reason. The test also fails for an entry that is no longer needed.
 var upward = map[[2]string]string{}
 
-// cycle is a set of files of one layer each of which uses, directly or through others, each other one.
+// cycle is a set of files of one layer in which each file uses each other file, directly or indirectly.
 type cycle struct {
 	files []string
 	why   string
 }
 
-// cycles are those that remain. The list may only get shorter: a cycle that is not in it fails the test, and so does a file in
-// it that is in no cycle any more.
+// cycles lists the permitted cycles. The list may only get shorter: the test fails for a cycle that is not listed, and for a
+// listed file that is no longer in a cycle.
 var cycles = []cycle{
-	{[]string{"resync.go", "resync_pass.go"}, "one search in two files: the pass asks the search which headers are plausible"},
+	{[]string{"resync.go", "resync_pass.go"}, "one search in two files: the pass asks the search whether a header is plausible"},
 	{[]string{"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go"},
-		"a segment opens with its indexes, which are checked and rebuilt by walks over the segment, also from batches that the read cache knows, and counts among the open ones, which close it"},
+		"opening a segment opens its indexes, which are checked and rebuilt by walks over the segment that may start at a batch in the read cache; and the set of open segments closes segments"},
 	{[]string{"log.go", "read.go", "flush.go", "retention.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "readonly.go", "readonly_view.go", "segmentinfo.go"},
 		"Log holds its parts, whose methods are Log's"},
 	{[]string{"truncate.go", "cutfile.go"}, "one cut in two files: the plan, which both read, and its steps"},
@@ -80,7 +80,7 @@ func TestArchitecture(t *testing.T) {
 	require.Empty(t, checkDependencies(t, files, string(mod)))
 }
 
-// sources are the package's own files, tests left out.
+// sources returns the text of the package's files, without the tests.
 func sources(t *testing.T) map[string]string {
 	names, err := filepath.Glob("*.go")
 	require.NoError(t, err)
@@ -106,10 +106,10 @@ func parse(t *testing.T, fset *token.FileSet, files map[string]string) map[strin
 	return parsed
 }
 
-// use is a name in one file that another file declares.
+// use is the use in one file of a name that another file declares.
 type use struct{ from, to, name string }
 
-// findAllUses returns the uses in the files that are built on any of three systems.
+// findAllUses returns the uses in the files that are built on Linux, macOS or Windows.
 func findAllUses(t *testing.T, files map[string]string) map[use]bool {
 	uses := make(map[use]bool)
 	for _, goos := range []string{"linux", "darwin", "windows"} {
@@ -118,7 +118,7 @@ func findAllUses(t *testing.T, files map[string]string) map[use]bool {
 	return uses
 }
 
-// checkLayers says which files have no layer, and which use declarations of a layer above them.
+// checkLayers reports the files without a layer, the uses of declarations of a higher layer, and the unneeded exceptions.
 func checkLayers(files map[string]string, uses map[use]bool, layers [][]string, upward map[[2]string]string) (wrong []string) {
 	layerOf := make(map[string]int)
 	for i, names := range layers {
@@ -144,15 +144,14 @@ func checkLayers(files map[string]string, uses map[use]bool, layers [][]string, 
 	}
 	for edge := range upward {
 		if !needed[edge] {
-			wrong = append(wrong, fmt.Sprintf("%s uses nothing of %s any more: the exception goes", edge[0], edge[1]))
+			wrong = append(wrong, fmt.Sprintf("%s no longer uses %s: remove the exception", edge[0], edge[1]))
 		}
 	}
 	slices.Sort(wrong)
 	return wrong
 }
 
-// checkCycles says which files of a layer use each other in a circle without being listed, and which files are listed although
-// they are in no circle.
+// checkCycles reports cycles of files in a layer that are not listed, and listed files that are in no cycle.
 func checkCycles(uses map[use]bool, layers [][]string, listed []cycle) (wrong []string) {
 	inCycle := make(map[string]bool)
 	for _, layer := range layers {
@@ -178,14 +177,14 @@ func checkCycles(uses map[use]bool, layers [][]string, listed []cycle) (wrong []
 	for _, c := range listed {
 		for _, f := range c.files {
 			if !inCycle[f] {
-				wrong = append(wrong, f+" is in no cycle any more: it leaves the list")
+				wrong = append(wrong, f+" is no longer in a cycle: remove it from the list")
 			}
 		}
 	}
 	return wrong
 }
 
-// reachable returns, for each file of a layer, the files of the layer that it uses, directly or through others of the layer.
+// reachable returns, for each file of a layer, the files of the layer that it uses, directly or through other files of the layer.
 func reachable(uses map[use]bool, layer []string) map[string]map[string]bool {
 	next := make(map[string][]string)
 	for u := range uses {
@@ -210,9 +209,9 @@ func reachable(uses map[use]bool, layer []string) map[string]map[string]bool {
 	return reach
 }
 
-// findUses adds what the files that are built for goos use of each other: names of the package, and methods. The types
-// are checked without looking at imports; where that leaves the type of a selector's operand open, a name that is no
-// field, is not exported and is a method of one type only stands for that method.
+// findUses adds the uses among the files that are built for goos: of package-level names, and of methods. It checks types without
+// reading imports. Where that leaves the type of a selector's operand unknown, an unexported name that is no field and a method of
+// only one type is taken for that method.
 func findUses(t *testing.T, files map[string]string, goos string, uses map[use]bool) {
 	fset := token.NewFileSet()
 	ctx := build.Default
@@ -266,9 +265,11 @@ func findUses(t *testing.T, files map[string]string, goos string, uses map[use]b
 
 type noImports struct{}
 
-func (noImports) Import(string) (*types.Package, error) { return nil, errors.New("not looked at") }
+func (noImports) Import(string) (*types.Package, error) {
+	return nil, errors.New("imports are not read")
+}
 
-// checkPackageComments: one package comment, in doc.go, and none that a blank line keeps godoc from seeing.
+// checkPackageComments checks that doc.go has the only package comment, and that no blank line hides one from godoc.
 func checkPackageComments(t *testing.T, files map[string]string) (wrong []string) {
 	parsed := parse(t, token.NewFileSet(), files)
 	for _, name := range slices.Sorted(maps.Keys(parsed)) {
@@ -278,20 +279,20 @@ func checkPackageComments(t *testing.T, files map[string]string) (wrong []string
 		}
 		for _, c := range f.Comments {
 			if c.End() < f.Package && c != f.Doc && !strings.HasPrefix(c.List[0].Text, "//go:build") {
-				wrong = append(wrong, name+" has a comment before the package clause that belongs to nothing")
+				wrong = append(wrong, name+" has a detached comment before the package clause")
 			}
 		}
 	}
 	return wrong
 }
 
-// A file is read in one sitting, and a function fits a screen or two.
+// The limits keep a file short enough to read at one go, and a function to a screen or two.
 const (
 	maxFileLines = 500
 	maxFuncLines = 80
 )
 
-// checkSizes says which files and functions are too long.
+// checkSizes reports the files and functions that are too long.
 func checkSizes(t *testing.T, files map[string]string) (wrong []string) {
 	fset := token.NewFileSet()
 	parsed := parse(t, fset, files)
@@ -312,7 +313,7 @@ func checkSizes(t *testing.T, files map[string]string) (wrong []string) {
 	return wrong
 }
 
-// checkDependencies: golang.org/x/sys, and testify for tests; whoever imports the package gets no more.
+// checkDependencies reports dependencies other than golang.org/x/sys and, for tests, testify.
 func checkDependencies(t *testing.T, files map[string]string, mod string) (wrong []string) {
 	for line := range strings.Lines(mod) {
 		fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
@@ -336,7 +337,7 @@ func checkDependencies(t *testing.T, files map[string]string, mod string) (wrong
 	return wrong
 }
 
-// TestArchitectureChecks plants the faults for which the checks exist.
+// TestArchitectureChecks checks that each check finds the fault that it is for.
 func TestArchitectureChecks(t *testing.T) {
 	checkLayers := func(t *testing.T, files map[string]string, layers [][]string, upward map[[2]string]string) []string {
 		return checkLayers(files, findAllUses(t, files), layers, upward)
@@ -367,25 +368,25 @@ func TestArchitectureChecks(t *testing.T) {
 		}
 		require.Contains(t, checkLayers(t, files(c.file, text), house, nil), c.want, name)
 	}
-	// A local name that looks like one from above is none.
+	// A local name that equals one of a higher layer is not a use of it.
 	require.Empty(t, checkLayers(t, files("low.go", "func f() { tower := 1; _ = tower }"), house, nil))
 	except := map[[2]string]string{{"low.go", "high.go"}: "for now"}
 	require.Empty(t, checkLayers(t, files("low.go", "func f() { tower() }"), house, except))
-	require.Equal(t, []string{"low.go uses nothing of high.go any more: the exception goes"}, checkLayers(t, files("low.go", ""), house, except))
+	require.Equal(t, []string{"low.go no longer uses high.go: remove the exception"}, checkLayers(t, files("low.go", ""), house, except))
 
 	around := map[use]bool{{"a.go", "b.go", "x"}: true, {"b.go", "c.go", "x"}: true, {"c.go", "a.go", "x"}: true, {"d.go", "a.go", "x"}: true}
 	one := [][]string{{"a.go", "b.go", "c.go", "d.go"}}
 	require.Equal(t, []string{"a.go, b.go, c.go use each other in a circle"}, checkCycles(around, one, nil))
 	require.Empty(t, checkCycles(around, one, []cycle{{files: []string{"a.go", "b.go", "c.go"}}}))
-	require.Len(t, checkCycles(around, one, []cycle{{files: []string{"a.go", "b.go"}}}), 1, "the list has a part of the cycle")
-	require.Equal(t, []string{"d.go is in no cycle any more: it leaves the list"},
+	require.Len(t, checkCycles(around, one, []cycle{{files: []string{"a.go", "b.go"}}}), 1, "the list has only a part of the cycle")
+	require.Equal(t, []string{"d.go is no longer in a cycle: remove it from the list"},
 		checkCycles(around, one, []cycle{{files: []string{"a.go", "b.go", "c.go", "d.go"}}}))
-	require.Empty(t, checkCycles(around, [][]string{{"a.go", "b.go", "d.go"}, {"c.go"}}, nil), "not in one layer")
+	require.Empty(t, checkCycles(around, [][]string{{"a.go", "b.go", "d.go"}, {"c.go"}}, nil), "the cycle spans two layers")
 
 	doc := "// Package seglog is one.\npackage seglog\n"
 	require.Empty(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": "//go:build linux\n\npackage seglog\n"}))
-	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": doc}), 1, "a second one")
-	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": strings.Replace(doc, "\n", "\n\n", 1)}), 2, "a detached one")
+	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": doc}), 1, "a second package comment")
+	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": strings.Replace(doc, "\n", "\n\n", 1)}), 2, "a detached package comment")
 	require.Len(t, checkPackageComments(t, map[string]string{"doc.go": doc, "x.go": "// What x is.\n\npackage seglog\n"}), 1)
 
 	long := "package seglog\n\nfunc f() {" + strings.Repeat("\n", maxFuncLines-1) + "}\n"

@@ -15,7 +15,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// encodedAlike writes records as the format's description says, sharing no code with the log.
+// encodedAlike encodes records by the description of the format, sharing no code with the log.
 func encodedAlike(base int64, records []seglog.Record) []byte {
 	field := func(dst, b []byte) []byte {
 		if b == nil {
@@ -48,7 +48,7 @@ func randomBytes(rng *rand.Rand) []byte {
 	case 1:
 		return []byte{}
 	case 2:
-		return make([]byte, 60+rng.IntN(10)) // where a varint grows
+		return make([]byte, 60+rng.IntN(10)) // around the length at which its varint grows by a byte
 	case 3:
 		return make([]byte, 8185+rng.IntN(14))
 	}
@@ -70,7 +70,7 @@ func randomRecords(rng *rand.Rand) (records []seglog.Record) {
 	return records
 }
 
-// Whatever is appended is stored as the format says, to the bit, and comes back as it was.
+// Random records must be stored byte for byte in Kafka's format, and be read back unchanged.
 func TestBatchesAreTheFormat(t *testing.T) {
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 8 << 20})
@@ -99,7 +99,7 @@ func TestBatchesAreTheFormat(t *testing.T) {
 	}
 }
 
-// What Read returns is the caller's: nothing that happens to the log changes it.
+// A record that Read returned belongs to the caller: no later call changes it, and changing it does not change the log.
 func TestReadIsTheCallersOwn(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	in := seglog.Record{Time: at(5), Key: []byte("key"), Value: []byte("value"), Headers: []seglog.Header{{Key: "h", Value: []byte("w")}}}
@@ -116,7 +116,7 @@ func TestReadIsTheCallersOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, in, r)
 	require.Equal(t, in, kept)
-	r.Value[0] = 'X' // and the other way round
+	r.Value[0] = 'X' // must not change the log
 	_ = append(r.Key, "spill"...)
 	again, err := l.Read(0)
 	require.NoError(t, err)
@@ -124,7 +124,7 @@ func TestReadIsTheCallersOwn(t *testing.T) {
 	require.Equal(t, "Xalue", string(r.Value))
 }
 
-// malformed is batches whose CRC is good and whose records are not.
+// malformed returns batches with a valid CRC and malformed records.
 func malformed() map[string][]byte {
 	good := rawRecord(0, 0, []byte("v"))
 	batch := func(count, lastDelta int, body ...[]byte) []byte {
@@ -136,27 +136,27 @@ func malformed() map[string][]byte {
 		return r
 	}
 	return map[string][]byte{
-		"no record":             batch(1, 0),
-		"fewer records":         batch(2, 1, good),
-		"more records":          batch(1, 0, good, rawRecord(1, 0, nil)),
-		"bytes behind":          batch(1, 0, good, []byte{0}),
-		"cut record":            batch(1, 0, good[:len(good)-1]),
-		"length too great":      batch(1, 0, changed(0, 100)),
-		"length too small":      batch(1, 0, changed(0, 2)),
-		"negative length":       batch(1, 0, changed(0, 1)),
-		"value too long":        batch(1, 0, changed(5, 100)),
-		"value length -2":       batch(1, 0, changed(5, 3)),
-		"key length -2":         batch(1, 0, changed(4, 3)),
-		"headers that are not":  batch(1, 0, changed(len(good)-1, 2)),
-		"negative headers":      batch(1, 0, changed(len(good)-1, 1)),
-		"offset delta too big":  batch(1, 0, changed(3, 2)),
-		"negative offset delta": batch(1, 0, changed(3, 1)),
-		"an offset twice":       batch(2, 1, good, good),
-		"endless varint":        batch(1, 0, bytes.Repeat([]byte{0xff}, 20)),
-		"gzip that is none":     rawBatch{attributes: 1, count: 1, body: []byte("not gzip")}.bytes(),
-		"gzip cut short":        rawBatch{attributes: 1, count: 1, body: gzipped(good)[:15]}.bytes(),
-		"gzip of fewer":         rawBatch{attributes: 1, count: 2, lastDelta: 1, body: gzipped(good)}.bytes(),
-		"codec 5":               rawBatch{attributes: 5, count: 1, body: good}.bytes(),
+		"no record":              batch(1, 0),
+		"fewer records":          batch(2, 1, good),
+		"more records":           batch(1, 0, good, rawRecord(1, 0, nil)),
+		"bytes after the record": batch(1, 0, good, []byte{0}),
+		"cut record":             batch(1, 0, good[:len(good)-1]),
+		"length too great":       batch(1, 0, changed(0, 100)),
+		"length too small":       batch(1, 0, changed(0, 2)),
+		"negative length":        batch(1, 0, changed(0, 1)),
+		"value too long":         batch(1, 0, changed(5, 100)),
+		"value length -2":        batch(1, 0, changed(5, 3)),
+		"key length -2":          batch(1, 0, changed(4, 3)),
+		"missing headers":        batch(1, 0, changed(len(good)-1, 2)),
+		"negative headers":       batch(1, 0, changed(len(good)-1, 1)),
+		"offset delta too big":   batch(1, 0, changed(3, 2)),
+		"negative offset delta":  batch(1, 0, changed(3, 1)),
+		"an offset twice":        batch(2, 1, good, good),
+		"endless varint":         batch(1, 0, bytes.Repeat([]byte{0xff}, 20)),
+		"not gzip":               rawBatch{attributes: 1, count: 1, body: []byte("not gzip")}.bytes(),
+		"gzip cut short":         rawBatch{attributes: 1, count: 1, body: gzipped(good)[:15]}.bytes(),
+		"gzip of fewer":          rawBatch{attributes: 1, count: 2, lastDelta: 1, body: gzipped(good)}.bytes(),
+		"codec 5":                rawBatch{attributes: 5, count: 1, body: good}.bytes(),
 	}
 }
 
@@ -181,10 +181,10 @@ func TestMalformedRecords(t *testing.T) {
 	}
 }
 
-// A small batch can't take all memory.
+// A small compressed batch must not make the reader use memory without bound.
 func TestInflationIsBounded(t *testing.T) {
 	if underRace {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	if testing.Short() || underRace {
 		t.Skip("inflates 256 MiB")
@@ -196,7 +196,7 @@ func TestInflationIsBounded(t *testing.T) {
 	require.Contains(t, err.Error(), "more than")
 }
 
-// TruncateTo inside a batch keeps its first records as they are, whatever the batch is like.
+// TruncateTo inside a batch must keep the records below the offset unchanged, whatever the attributes of the batch.
 func TestTruncateInsideBatch(t *testing.T) {
 	body := func(n int) (b []byte) {
 		for i := range n {
@@ -240,11 +240,12 @@ func TestTruncateInsideBatch(t *testing.T) {
 	}
 }
 
-// What TruncateTo leaves of a compressed batch is no larger than the batch was: its followers accept it.
+// TruncateTo inside a compressed batch must compress the remainder again: uncompressed it could exceed the size that followers
+// accept.
 func TestTruncateInsideBatchCompresses(t *testing.T) {
 	t.Parallel()
 	if underRace {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n, size = 20, 1 << 20
 	var body []byte

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cachedShare is how much of a file is in the page cache.
+// cachedShare returns the fraction of a file that is in the page cache.
 func cachedShare(t testing.TB, path string) float64 {
 	f, err := os.Open(path)
 	require.NoError(t, err)
@@ -31,18 +31,19 @@ func cachedShare(t testing.TB, path string) float64 {
 	return float64(in) / float64(len(pages))
 }
 
-// copied is a connection that only its own Write can be used of.
+// copied is a connection that hides the methods of the TCP connection, so that a transfer must use Write.
 type copied struct{ net.Conn }
 
 func (c copied) Write(b []byte) (int, error) { return c.Conn.Write(b) }
 
-// What lies far behind the end leaves the page cache behind a reader, by whatever way it reads; what does not stays.
+// Segments that lie far from the end of the log must leave the page cache once a reader has passed them, in whatever way it reads;
+// other segments must stay.
 func TestFarBehindLeavesTheCache(t *testing.T) {
 	dir := t.TempDir()
 	var st unix.Statfs_t
 	require.NoError(t, unix.Statfs(dir, &st))
 	if uint32(st.Type) == unix.TMPFS_MAGIC {
-		t.Skip("files of this directory are nowhere but in memory")
+		t.Skip("files in this directory exist only in memory")
 	}
 	o := &Options{Flush: FlushNone, SegmentBytes: 40 << 20}
 	const size = 200 << 20
@@ -64,7 +65,7 @@ func TestFarBehindLeavesTheCache(t *testing.T) {
 		there, err := ln.Accept()
 		require.NoError(t, err)
 		go io.Copy(io.Discard, there)
-		for offset := int64(0); offset < l.Offsets().End; { // by small steps, as fetches are
+		for offset := int64(0); offset < l.Offsets().End; { // in small steps, as fetches are
 			s, err := l.Section(offset, 3<<20)
 			require.NoError(t, err)
 			_, err = s.WriteTo(wrap(here))
@@ -88,7 +89,7 @@ func TestFarBehindLeavesTheCache(t *testing.T) {
 				l, err := Open(dir, o)
 				require.NoError(t, err)
 				l.cachedEnd = 1 << 40
-				for _, err := range l.Records(0) { // brings all of it in
+				for _, err := range l.Records(0) { // brings the whole log into the cache
 					require.NoError(t, err)
 				}
 				l.cachedEnd = cached
@@ -99,9 +100,9 @@ func TestFarBehindLeavesTheCache(t *testing.T) {
 					share := cachedShare(t, l.path(s.base, logSuffix))
 					switch far := cached < 1<<40; {
 					case far && i == 0:
-						require.Less(t, share, 0.2, "segment %d of a log far behind its end", i)
+						require.Less(t, share, 0.2, "segment %d, all of it far from the end of the log", i)
 					case far && i < 3:
-						require.Less(t, share, 0.6, "segment %d, its end lags", i)
+						require.Less(t, share, 0.6, "segment %d, whose end the cache may still hold", i)
 					case !far || i == 4:
 						require.Greater(t, share, 0.9, "segment %d", i)
 					}

@@ -15,7 +15,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// BenchmarkAppend is one call of Append an operation. Deletion runs beside it, so that a long run fits the disk.
+// BenchmarkAppend measures a call of Append. Retention deletes old segments, so that a long run fits on the disk.
 func BenchmarkAppend(b *testing.B) {
 	for _, size := range []int{16, 128, 1 << 10, 16 << 10} {
 		for _, records := range []int{1, 100} {
@@ -62,7 +62,7 @@ func benchmarkAppend(b *testing.B, size, records int, p seglog.FlushPolicy, call
 	}
 }
 
-// filled is a log of total bytes of values in records of that size, one batch each.
+// filled returns a log of total bytes of values, in batches of one record with a value of the given size.
 func filled(b *testing.B, size, total int) (l *seglog.Log, records int64) {
 	b.Helper()
 	l = open(b, b.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
@@ -75,7 +75,7 @@ func filled(b *testing.B, size, total int) (l *seglog.Log, records int64) {
 	return l, l.Offsets().End
 }
 
-// BenchmarkRead is one record at a random offset an operation.
+// BenchmarkRead measures a Read of a record at a random offset.
 func BenchmarkRead(b *testing.B) {
 	for _, size := range []int{128, 1 << 10, 16 << 10} {
 		for _, callers := range []int{1, 16} {
@@ -105,7 +105,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkRecords is one record of an iteration an operation, CRC and decoding included.
+// BenchmarkRecords measures a step of an iteration over records, including its share of checking CRCs and decoding.
 func BenchmarkRecords(b *testing.B) {
 	for _, size := range []int{128, 1 << 10, 16 << 10} {
 		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
@@ -127,7 +127,7 @@ func BenchmarkRecords(b *testing.B) {
 	}
 }
 
-// BenchmarkTransferTo is one transfer of that many bytes an operation, to a reader in this process.
+// BenchmarkTransferTo measures a transfer to a reader in the same process.
 func BenchmarkTransferTo(b *testing.B) {
 	for _, bytes := range []int64{4 << 10, 64 << 10, 1 << 20, 32 << 20} {
 		for _, path := range []string{"sendfile", "copy"} {

@@ -17,7 +17,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// Offsets up to the end of the log are accepted by all that reads, readable or not.
+// All reading methods except Read must accept each offset up to the end of the log, even above the high watermark.
 func TestOffsetsUpToEndAreAccepted(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, nil)
@@ -30,7 +30,7 @@ func TestOffsetsUpToEndAreAccepted(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for ctx.Err() == nil {
-				if _, err := l.Append(seglog.Record{Value: []byte("beside")}); err != nil {
+				if _, err := l.Append(seglog.Record{Value: []byte("concurrent")}); err != nil {
 					panic(err)
 				}
 			}
@@ -76,7 +76,7 @@ func TestOffsetsUpToEndAreAccepted(t *testing.T) {
 	}
 }
 
-// Oldest is never out of range, however fast retention is.
+// Oldest must never be out of range, however fast segments are deleted.
 func TestOldestBesideRetention(t *testing.T) {
 	for name, readOnly := range map[string]bool{"own": false, "read-only": true} {
 		t.Run(name, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestOldestBesideRetention(t *testing.T) {
 	}
 }
 
-// Newest is the end at the time of the call: what is appended afterwards comes, all of it.
+// Newest is the end at the time of the call: all records appended after the call must follow.
 func TestNewest(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	appendN(t, l, 0, 10)
@@ -160,7 +160,7 @@ func TestNewest(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
-// Follow(Oldest) of an empty log takes the first record, whatever offset that has by then.
+// Follow(Oldest) of an empty log must yield the first record, even if a Reset changes its offset meanwhile.
 func TestFollowOldestOfEmptyLog(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	first := make(chan int64)
@@ -179,7 +179,7 @@ func TestFollowOldestOfEmptyLog(t *testing.T) {
 	require.EqualValues(t, 1000, <-first)
 }
 
-// What a DurableReader shows is below the recovery point.
+// A DurableReader must show only records below the recovery point.
 func TestDurableReader(t *testing.T) {
 	for _, p := range []seglog.FlushPolicy{seglog.FlushAsync, seglog.FlushNone} {
 		t.Run(p.String(), func(t *testing.T) {
@@ -278,7 +278,7 @@ func (c *cuttingConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A transfer over a cut ends there: what follows is of another history.
+// A transfer must end if a cut removes records that it has sent: later records belong to another history.
 func TestTransferToEndsAtCut(t *testing.T) {
 	for name, reset := range map[string]bool{"truncate": false, "reset": true} {
 		t.Run(name, func(t *testing.T) {
@@ -300,7 +300,7 @@ func TestTransferToEndsAtCut(t *testing.T) {
 			}
 			n, err := l.TransferTo(0, math.MaxInt64, &cuttingConn{cut: again})
 			require.ErrorIs(t, err, seglog.ErrOutOfRange)
-			require.Equal(t, first.Len(), n, "what was sent is of one history")
+			require.Equal(t, first.Len(), n, "all bytes sent must be of one history")
 
 			batches := 0
 			for b, err := range l.Batches(0) {
@@ -313,7 +313,7 @@ func TestTransferToEndsAtCut(t *testing.T) {
 					_ = b
 				}
 			}
-			// A cut above what was sent is no matter.
+			// A cut above the last offset sent must not end the transfer.
 			require.NoError(t, l.Reset(0))
 			appendN(t, l, 0, 500)
 			_, err = l.TransferTo(0, math.MaxInt64, &cuttingConn{cut: func() { require.NoError(t, l.TruncateTo(400)) }})
@@ -326,7 +326,7 @@ type panickingConn struct{ net.Conn }
 
 func (panickingConn) Write([]byte) (int, error) { panic("by the connection") }
 
-// A panic in code of the caller leaves no pin behind: the segments can be closed, and their files go.
+// A panic in code of the caller must leave no segment pinned: the log must be able to close segments and delete their files.
 func TestPanicsLeaveNoPins(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{SegmentBytes: 4096})
@@ -353,13 +353,13 @@ func TestPanicsLeaveNoPins(t *testing.T) {
 		require.Panics(t, way)
 	}
 	require.NoError(t, l.DeleteBefore(200))
-	eventually(t, "the deleted segments are let go", func() bool { return l.Stats().Segments == 1 })
+	eventually(t, "the deleted segments are released", func() bool { return l.Stats().Segments == 1 })
 	require.Zero(t, l.Stats().PinnedBytes)
 	require.NoError(t, l.Close())
 	requireReleased(t, dir)
 }
 
-// Bytes of deleted segments that a reader still holds on the disk can be seen.
+// Stats.PinnedBytes counts the bytes of deleted segments that readers keep on the disk.
 func TestPinnedBytes(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{SegmentBytes: 4096})
 	appendN(t, l, 0, 200)
@@ -372,7 +372,7 @@ func TestPinnedBytes(t *testing.T) {
 	eventually(t, "the segments are deleted", func() bool { return l.Stats().Segments == 1 })
 	require.Equal(t, first.Len(), l.Stats().PinnedBytes)
 	require.NoError(t, first.Close())
-	require.Equal(t, first.Len(), l.Stats().PinnedBytes, "another section holds it")
+	require.Equal(t, first.Len(), l.Stats().PinnedBytes, "another section holds the segment")
 	require.NoError(t, again.Close())
 	require.Zero(t, l.Stats().PinnedBytes)
 	last, err := l.Section(seglog.Newest, 1)
@@ -383,7 +383,7 @@ func TestPinnedBytes(t *testing.T) {
 	require.False(t, errors.Is(err, io.EOF))
 }
 
-// A read-only log opened in a directory without seglog.state finds the file when it comes, and follows one that replaces it.
+// A read-only log opened in a directory without seglog.state must notice when the file appears, and when another replaces it.
 func TestReadOnlyFindsState(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, nil)
@@ -408,7 +408,7 @@ func TestReadOnlyFindsState(t *testing.T) {
 		require.Equal(t, at+1, r.Offsets().End)
 	}
 	cut(10, "another history")
-	// Replaced by a file of its own, as by a restored copy.
+	// Replace the file by a copy, as a restored backup would.
 	require.NoError(t, w.Close())
 	state, err = os.ReadFile(statePath)
 	require.NoError(t, err)
@@ -418,7 +418,7 @@ func TestReadOnlyFindsState(t *testing.T) {
 	cut(5, "a third")
 }
 
-// Offsets and Stats of a read-only log move without a read.
+// Offsets and Stats of a read-only log must notice changes by the writer without a read.
 func TestReadOnlyOffsetsAreFresh(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
@@ -430,7 +430,7 @@ func TestReadOnlyOffsetsAreFresh(t *testing.T) {
 	eventually(t, "the start moves", func() bool { return r.Offsets().Start == 150 })
 }
 
-// What can be read stays readable beside rolls, deletions below and cuts above it, for any number of readers.
+// Readable records must stay readable during rolls, deletions below them and cuts above them.
 func TestReadOnlyKnownOffsetsStayReadable(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
@@ -453,7 +453,7 @@ func TestReadOnlyKnownOffsetsStayReadable(t *testing.T) {
 	for i := range 60 {
 		appendN(t, w, next, 50)
 		next += 50
-		_, err := r.Read(int64(next - 1)) // what was appended is looked for
+		_, err := r.Read(int64(next - 1)) // must notice the appended records
 		require.NoError(t, err)
 		if i%3 == 0 {
 			next = 100 + i
@@ -465,7 +465,7 @@ func TestReadOnlyKnownOffsetsStayReadable(t *testing.T) {
 	wg.Wait()
 }
 
-// A segment that is deleted in a directory without seglog.state, as Kafka's retention does, is out of range.
+// Offsets of a segment that was deleted in a directory without seglog.state, as by Kafka's retention, must be out of range.
 func TestReadOnlyDeletedWithoutState(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{SegmentBytes: 4096})
@@ -484,7 +484,7 @@ func TestReadOnlyDeletedWithoutState(t *testing.T) {
 	}
 }
 
-// The descriptors of a read-only log are bounded as those of any other, however many segments it saw being rolled.
+// The number of descriptors of a read-only log must stay bounded, however many segments the writer rolls.
 func TestReadOnlyDescriptorsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
@@ -495,9 +495,9 @@ func TestReadOnlyDescriptorsAreBounded(t *testing.T) {
 		require.Equal(t, next+50, count(t, r.Records(0)))
 	}
 	require.LessOrEqual(t, r.Stats().OpenSegments, 4)
-	require.NoError(t, w.Close()) // whose own descriptors come and go
+	require.NoError(t, w.Close()) // because its descriptors come and go
 	before, _ := held(t, dir)
 	require.NoError(t, r.Close())
 	after, _ := held(t, dir)
-	require.LessOrEqual(t, before-after, 4+3, "with the last segment, the state file and the directory")
+	require.LessOrEqual(t, before-after, 4+3, "MaxOpenSegments, plus the last segment, the state file and the directory")
 }

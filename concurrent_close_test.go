@@ -15,7 +15,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// Cuts beside appends: whichever comes first, the log holds each record once, whole batches in order, without a hole.
+// With cuts and appends at the same time, the log must hold whole batches in the order of the appends, each record once, and without
+// gaps.
 func TestCutsBesideAppends(t *testing.T) {
 	for _, p := range policies {
 		dir := t.TempDir()
@@ -59,7 +60,7 @@ func TestCutsBesideAppends(t *testing.T) {
 				_, err = fmt.Sscanf(string(r.Value), "%d ", &s)
 				require.NoError(t, err)
 				require.Equal(t, serialValue(s), r.Value)
-				require.False(t, seen[s], "record %d twice", s)
+				require.False(t, seen[s], "record %d occurs twice", s)
 				seen[s] = true
 				require.Equal(t, next%2, s%2)
 				if s%2 == 1 {
@@ -76,7 +77,7 @@ func TestCutsBesideAppends(t *testing.T) {
 	}
 }
 
-// Close while everything runs: all ends with ErrClosed, nothing is left behind, and what was acknowledged is there.
+// Close must end all concurrent calls with ErrClosed, release all resources, and lose no acknowledged record.
 func TestCloseUnderLoad(t *testing.T) {
 	for _, p := range policies {
 		for round := range 3 {

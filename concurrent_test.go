@@ -16,17 +16,16 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// seenModel is what readers may see of a log that many change at once. Every record holds its offset, a unique number
-// and the count of cuts before its append began; TruncateTo and Reset are the only calls after which an offset may hold
-// another record.
+// seenModel knows which records readers may see of a log that many goroutines change at once. The value of each record holds a unique
+// serial number. An offset may hold another record only after TruncateTo or Reset.
 type seenModel struct {
 	l      *seglog.Log
 	dir    string
 	policy seglog.FlushPolicy
-	cuts   atomic.Int64 // begun and ended cuts: odd while one runs
+	cuts   atomic.Int64 // the number of times that a cut began or ended: odd while one runs
 	serial atomic.Int64
-	order  sync.RWMutex // held by appends for reading, by cuts for writing: an append knows its offset
-	acked  sync.Map     // offset to serial, of what was acknowledged since the last cut
+	order  sync.RWMutex // read-locked by appends and locked by cuts, so that no cut comes between an append and its note in acked
+	acked  sync.Map     // the serials of acknowledged records that no cut has removed, by offset
 	stop   chan struct{}
 	failed chan error
 }
@@ -49,19 +48,20 @@ func (m *seenModel) stopped() bool {
 	}
 }
 
-// allowed are the errors of reads beside deletions and cuts.
+// allowed reports whether a read may return err during deletions and cuts.
 func allowed(err error) bool { return err == nil || errors.Is(err, seglog.ErrOutOfRange) }
 
 func serialValue(serial int64) []byte {
 	return fmt.Appendf(nil, "%d %s", serial, bytes.Repeat([]byte{'s'}, int(serial*13%150)))
 }
 
-// record checks one record that a reader got: whole, and the one that was acknowledged, unless a cut came between.
+// record checks a record that a reader got: it must be whole and, unless there was a cut in between, the record that was acknowledged
+// at its offset.
 func (m *seenModel) record(r seglog.Record, cutsBefore int64) (serial int64) {
 	_, err := fmt.Sscanf(string(r.Value), "%d ", &serial)
 	m.check(err == nil && bytes.Equal(r.Value, serialValue(serial)), "record %d holds %q", r.Offset, r.Value)
 	if acked, ok := m.acked.Load(r.Offset); ok && acked.(int64) != serial && cutsBefore%2 == 0 && m.cuts.Load() == cutsBefore {
-		m.check(false, "offset %d holds record %d, %d was acknowledged", r.Offset, serial, acked)
+		m.check(false, "offset %d holds record %d, but record %d was acknowledged there", r.Offset, serial, acked)
 	}
 	return serial
 }
@@ -82,17 +82,17 @@ func (m *seenModel) appender(rng *rand.Rand) {
 			m.check(false, "offset %d was given out twice", base+int64(i))
 		}
 	}
-	// Acknowledged is readable, and under FlushSync durable.
+	// An acknowledged record must be readable and, under FlushSync, durable.
 	o := m.l.Offsets()
 	end := base + int64(len(serials))
 	m.check(o.HighWatermark >= end, "acknowledged %d, high watermark %d", end, o.HighWatermark)
 	m.check(m.policy != seglog.FlushSync || o.RecoveryPoint >= end, "acknowledged %d, recovery point %d", end, o.RecoveryPoint)
 	r, err := m.l.Read(base)
-	m.check(allowed(err), "read what was acknowledged: %v", err)
+	m.check(allowed(err), "read of an acknowledged record: %v", err)
 	if err == nil {
 		m.check(bytes.Equal(r.Value, serialValue(serials[0])), "read %q, appended %d", r.Value, serials[0])
 	} else {
-		m.check(m.l.Offsets().Start > base, "acknowledged %d is out of range, and not deleted", base)
+		m.check(m.l.Offsets().Start > base, "acknowledged offset %d is out of range, but was not deleted", base)
 	}
 }
 
@@ -219,7 +219,7 @@ func (m *seenModel) cutter(rng *rand.Rand) {
 	})
 }
 
-// Everything against everything else.
+// TestEverythingAtOnce runs all calls concurrently for a few seconds, and checks the records that each reader sees.
 func TestEverythingAtOnce(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {

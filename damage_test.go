@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sparse says how many bytes or lengths are left out at most; none with -torture.
+// sparse returns the greatest distance between two tested bytes or lengths: 1, so that none is left out, with -torture.
 func sparse() int {
 	switch {
 	case *tortureStates > 0:
@@ -22,10 +22,11 @@ func sparse() int {
 	return 16
 }
 
-// TestDamageEveryByte flips every bit of every byte in turn, and zeroes it.
+// TestDamageEveryByte changes each byte of each file in turn: it inverts the byte, flips a random bit of it, and zeroes it. Without
+// -torture it leaves out most bytes.
 func TestDamageEveryByte(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 5))
@@ -44,7 +45,7 @@ func TestDamageEveryByte(t *testing.T) {
 						w.put(name, c)
 					})
 					if d.outsideCRC(name, pos) && out.err == nil {
-						d.complete(what, out) // the leader epoch: nothing covers it, and no record depends on it
+						d.complete(what, out) // no CRC covers the leader epoch, and no record depends on it
 						continue
 					}
 					d.judge(what, name, int64(pos), out)
@@ -54,13 +55,13 @@ func TestDamageEveryByte(t *testing.T) {
 	})
 }
 
-// outsideCRC: the position is one of a leader epoch.
+// outsideCRC reports whether the position lies in a leader epoch.
 func (d *damaged) outsideCRC(name string, pos int) bool {
 	at := d.batchAt(name, pos)
 	return at >= 0 && pos >= at+atLeaderEpoch && pos < at+atMagic
 }
 
-// batchAt is where the batch around a position of a log file begins; -1 in other files.
+// batchAt returns the position of the batch that contains a position of a log file, or -1 for other files.
 func (d *damaged) batchAt(name string, pos int) int {
 	if !strings.HasSuffix(name, logSuffix) {
 		return -1
@@ -72,10 +73,10 @@ func (d *damaged) batchAt(name string, pos int) int {
 	return at
 }
 
-// TestDamageEveryLength cuts every file at every length.
+// TestDamageEveryLength cuts each file to each shorter length. Without -torture it leaves out most lengths.
 func TestDamageEveryLength(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 6))
@@ -85,7 +86,7 @@ func TestDamageEveryLength(t *testing.T) {
 				what := fmt.Sprintf("%s cut to %d", name, size)
 				out := d.check(what, func(w *simWorld) { w.put(name, bytes.Clone(b[:size])) })
 				if limit, open := d.durable[name]; open && int64(size) >= limit && isZero(b[d.batchAt(name, size):size]) {
-					require.NoError(t, out.err, what) // whole batches, then nothing or zeros: nobody can know of more
+					require.NoError(t, out.err, what) // only whole batches and zeros are left, so the loss can't be noticed
 					continue
 				}
 				d.judge(what, name, int64(size), out)
@@ -94,7 +95,7 @@ func TestDamageEveryLength(t *testing.T) {
 	})
 }
 
-// TestDamageFiles removes, swaps, doubles and extends whole files.
+// TestDamageFiles removes, overwrites, swaps, duplicates and extends whole files.
 func TestDamageFiles(t *testing.T) {
 	eachState(t, func(t *testing.T, d *damaged) {
 		names := d.w.sorted()
@@ -119,7 +120,7 @@ func TestDamageFiles(t *testing.T) {
 				state := name == stateName || other == stateName
 				switch {
 				case logs && state && out.err == nil:
-					// Nothing is promised any more: the last segment ends in what may be a torn tail.
+					// Without a valid state file, the last segment may end in a torn tail.
 					require.Contains(t, strings.Join(out.warnings, "\n"), "torn tail", what)
 				case logs:
 					d.corrupt(what, out)
@@ -133,7 +134,7 @@ func TestDamageFiles(t *testing.T) {
 	})
 }
 
-// doubled puts copies of segments where none belongs.
+// doubled copies segments to names at which no segment belongs.
 func (d *damaged) doubled(names []string) {
 	for _, name := range names {
 		base, ok := parseFileName(name, logSuffix)
@@ -145,16 +146,16 @@ func (d *damaged) doubled(names []string) {
 			if _, taken := d.w.names[double]; taken {
 				continue
 			}
-			what := fmt.Sprintf("%s doubled as %s", name, double)
+			what := fmt.Sprintf("%s copied to %s", name, double)
 			out := d.check(what, func(w *simWorld) { w.put(double, d.w.get(name)) })
-			if out.err == nil { // dropped, as a segment that never was a part of the log, with what was torn before it
+			if out.err == nil { // Open dropped the copy as no part of the log, together with a torn tail before it
 				d.torn(what, out)
 			}
 		}
 	}
 }
 
-// extended writes garbage and zeros behind files.
+// extended appends garbage or zeros to files.
 func (d *damaged) extended(names []string) {
 	rng := rand.New(rand.NewPCG(1, 7))
 	for _, name := range names {
@@ -179,7 +180,7 @@ func (d *damaged) extended(names []string) {
 	}
 }
 
-// TestDamageIndexesAreRebuilt: what stands in the directory after a damaged index was met is what stood there before.
+// TestDamageIndexesAreRebuilt checks that Open or a read replaces a damaged index by one equal to the original.
 func TestDamageIndexesAreRebuilt(t *testing.T) {
 	d := newDamaged(t, true)
 	rng := rand.New(rand.NewPCG(1, 8))
@@ -189,7 +190,7 @@ func TestDamageIndexesAreRebuilt(t *testing.T) {
 		"emptied":           func(b []byte) []byte { return nil },
 		"cut in an entry":   func(b []byte) []byte { return b[:len(b)-3] },
 		"an entry short":    func(b []byte) []byte { return b[:len(b)-len(b)/2] },
-		"zeros behind":      func(b []byte) []byte { return append(b, make([]byte, 24)...) },
+		"zeros appended":    func(b []byte) []byte { return append(b, make([]byte, 24)...) },
 		"an entry repeated": func(b []byte) []byte { return append(b, b[len(b)-12:]...) },
 	}
 	for _, name := range d.w.sorted() {
@@ -209,7 +210,7 @@ func TestDamageIndexesAreRebuilt(t *testing.T) {
 	}
 }
 
-// TestDamageReadError: a disk that can't read says so, and is not taken for a corrupt log.
+// TestDamageReadError checks that a read error of the disk is returned as such, and not as corruption.
 func TestDamageReadError(t *testing.T) {
 	d := newDamaged(t, true)
 	for nth := 1; ; nth++ {

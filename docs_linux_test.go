@@ -16,11 +16,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the pages in docs/ say of the code, as far as a test can compare it. It runs on Linux, whose files hold some of the
-// constants.
+// These tests compare statements in docs/ with the code. They run on Linux only, since some of the constants are in its files.
 
-// declarations are the names that the package and internal/commit declare, and the files that do: functions, types, constants,
-// variables; methods and fields as Type.name.
+// declarations returns the names that the package and internal/commit declare, each with the files that declare it: functions, types,
+// constants and variables, and methods and fields as Type.name.
 func declarations(t *testing.T) map[string][]string {
 	files := sources(t)
 	const group = "internal/commit/group.go"
@@ -64,7 +63,7 @@ func declared(f *ast.File) (names []string) {
 	return names
 }
 
-// field is a field of a struct, and the name of its type if that has one.
+// field is a field of a struct, with the name of its type, or "" if the type has none.
 type field struct{ name, typ string }
 
 func fields(s *ast.TypeSpec) (all []field) {
@@ -96,7 +95,7 @@ func typeName(e ast.Expr) string {
 	return ""
 }
 
-// page is a page of docs/, with one space between two words.
+// page returns the text of a page of docs/, with a single space between words.
 func page(t *testing.T, name string) string {
 	b, err := os.ReadFile(filepath.Join("docs", name))
 	require.NoError(t, err)
@@ -109,22 +108,22 @@ var (
 	goFile     = regexp.MustCompile(`\b[a-z][\w/]*\.go\b`)
 )
 
-// The afternoon with the source leads past functions that are there.
+// The tour of the source in docs/afternoon.md must name declarations and files that exist.
 func TestDocAfternoon(t *testing.T) {
 	b, err := os.ReadFile("docs/afternoon.md")
 	require.NoError(t, err)
 	there := declarations(t)
 	require.Empty(t, checkAfternoon(string(b), there))
-	require.Equal(t, 10, strings.Count(string(b), "\nRead: "), "stops")
+	require.Equal(t, 10, strings.Count(string(b), "\nRead: "), "number of stops")
 
-	// The check sees what it is there for.
+	// Check the check itself.
 	require.Equal(t, []string{`Log.Append is not declared in "flush.go"`}, checkAfternoon("Read: `flush.go`: `Log.Append`, `Log.Sync`\n", there))
 	require.Equal(t, []string{"Log.append is declared nowhere"}, checkAfternoon("The method `Log.append`.\n", there))
-	require.Equal(t, []string{"floor.go is no file"}, checkAfternoon("It is in floor.go.\n", there))
+	require.Equal(t, []string{"floor.go does not exist"}, checkAfternoon("It is in floor.go.\n", there))
 }
 
-// checkAfternoon says which names in a page are declared nowhere or, in the lines that say what to read, not in the file
-// named before.
+// checkAfternoon reports the names in a page that are declared nowhere or, in lines that begin with "Read: ", not in the file named
+// before.
 func checkAfternoon(page string, declared map[string][]string) (wrong []string) {
 	for line := range strings.Lines(page) {
 		stop, file := strings.HasPrefix(line, "Read: "), ""
@@ -142,14 +141,14 @@ func checkAfternoon(page string, declared map[string][]string) (wrong []string) 
 		}
 		for _, name := range goFile.FindAllString(line, -1) {
 			if _, err := os.Stat(name); err != nil {
-				wrong = append(wrong, name+" is no file")
+				wrong = append(wrong, name+" does not exist")
 			}
 		}
 	}
 	return wrong
 }
 
-// member reports whether name is a method or a field of some type, for those that a page names without it.
+// member reports whether name is a method or field of some type, since a page may name one without its type.
 func member(name string, declared map[string][]string) bool {
 	for id := range declared {
 		if _, last, ok := strings.Cut(id, "."); ok && last == name {
@@ -159,7 +158,7 @@ func member(name string, declared map[string][]string) bool {
 	return false
 }
 
-// The file names in the pages are those of files.
+// The Go files named in the pages must exist.
 func TestDocFiles(t *testing.T) {
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
@@ -173,14 +172,14 @@ func TestDocFiles(t *testing.T) {
 	}
 	for _, path := range pages {
 		for _, name := range goFile.FindAllString(page(t, filepath.Base(path)), -1) {
-			if name != "splice_linux.go" { // of Go itself
+			if name != "splice_linux.go" { // a file of Go itself
 				require.True(t, there[name], "%s names %s", path, name)
 			}
 		}
 	}
 }
 
-// The tests that docs/reliability.md and docs/design.md name exist.
+// The tests named in the pages must exist.
 func TestDocTests(t *testing.T) {
 	there := make(map[string]bool)
 	function := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
@@ -203,16 +202,16 @@ func TestDocTests(t *testing.T) {
 	}
 }
 
-// isLock: the types of which a field is a lock.
+// isLock is the set of types that make a field a lock.
 var isLock = map[string]bool{"mutex": true, "sync.Mutex": true, "sync.RWMutex": true, "commit.Group": true}
 
-// The table of locks in docs/design.md has each lock of the package, and no other.
+// The table of locks in docs/design.md must have each lock of the package, and no other.
 func TestDocLocks(t *testing.T) {
 	b, err := os.ReadFile("docs/design.md")
 	require.NoError(t, err)
 	require.Empty(t, checkLocks(t, string(b), sources(t)))
 
-	// The check sees what it is there for.
+	// Check the check itself.
 	doc := "## Locks\n\n| lock | guards |\n|---|---|\n| `Log.mu` | the writer |\n"
 	files := map[string]string{"log.go": "package seglog\n\ntype Log struct {\n\tmu mutex\n}\n\ntype mutex struct{ sync.Mutex }\n"}
 	require.Empty(t, checkLocks(t, doc, files))
@@ -226,7 +225,7 @@ func TestDocLocks(t *testing.T) {
 func checkLocks(t *testing.T, design string, files map[string]string) (wrong []string) {
 	_, section, ok := strings.Cut(design, "## Locks\n")
 	require.True(t, ok)
-	table, _, _ := strings.Cut(section, "\n\n| thing") // that of owners follows
+	table, _, _ := strings.Cut(section, "\n\n| thing") // the table of owners follows
 	named, there := make(map[string]bool), make(map[string]bool)
 	for row := range strings.Lines(table) {
 		if cells := strings.Split(row, "|"); len(cells) > 2 {
@@ -261,7 +260,7 @@ func checkLocks(t *testing.T, design string, files map[string]string) (wrong []s
 	return wrong
 }
 
-// size and count are numbers as the pages write them.
+// size returns a number of bytes as the pages write it.
 func size(n int64) string {
 	switch {
 	case n >= 1<<20 && n%(1<<20) == 0:
@@ -277,7 +276,7 @@ func count(n int) string {
 	return [...]string{"no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen"}[n]
 }
 
-// The numbers in the pages are the constants' of the code.
+// The numbers in the pages must be the values of the constants in the code.
 func TestDocConstants(t *testing.T) {
 	for _, c := range []struct{ page, phrase string }{
 		{"design.md", "one piece of " + size(syncPiece) + " of them (" + size(zeroPiece)},
@@ -313,8 +312,8 @@ func TestDocConstants(t *testing.T) {
 	require.Equal(t, time.Second, stateFlushInterval, "docs/design.md, docs/recovery.md: within a second")
 }
 
-// docs/format.md names every file that the engine makes or looks for: the strings among the constants of names.go, and the
-// suffixes that other files declare.
+// docs/format.md must name every file that the engine creates or looks for: the string constants of names.go, and the suffixes that
+// other files declare.
 func TestDocNames(t *testing.T) {
 	format, seen := page(t, "format.md"), 0
 	for file, f := range parse(t, token.NewFileSet(), sources(t)) {

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bare are the functions whose errors wrap no sentinel, and why they may.
+// bare lists the functions that may make errors that wrap nothing, with the reason.
 var bare = map[string]string{
 	"(recordReader).err":   "the reason in a CorruptError or in ErrInvalid",
 	"(batch).checkRecords": "as above",
@@ -23,7 +23,8 @@ var bare = map[string]string{
 	"(osFS).mkdirAll":      "inside an fs.PathError",
 }
 
-// Every error wraps one of the sentinels of errors.go or what caused it: nothing else makes one out of a text alone.
+// Every error must wrap a sentinel of errors.go or its cause, so that callers can match it. Only the functions in bare may make an
+// error from text alone.
 func TestEveryErrorWrapsSomething(t *testing.T) {
 	unused := maps.Clone(bare)
 	var wrong []string
@@ -38,7 +39,7 @@ func TestEveryErrorWrapsSomething(t *testing.T) {
 					where = "(" + strings.TrimPrefix(types.ExprString(d.Recv.List[0].Type), "*") + ")." + where
 				}
 			case *ast.GenDecl:
-				// Sentinels; and what never leaves the package, each with a comment that says so.
+				// These are sentinels, or errors that never leave the package, as their comments say.
 				if d.Tok == token.VAR && (name == "errors.go" || strings.HasPrefix(varName(d), "err")) {
 					continue
 				}
@@ -58,7 +59,7 @@ func TestEveryErrorWrapsSomething(t *testing.T) {
 	}
 	slices.Sort(wrong)
 	require.Empty(t, wrong)
-	require.Empty(t, unused, "these exceptions are not needed any more")
+	require.Empty(t, unused, "exceptions that are no longer needed")
 }
 
 func varName(d *ast.GenDecl) string {
@@ -68,7 +69,7 @@ func varName(d *ast.GenDecl) string {
 	return ""
 }
 
-// makesBareError: errors.New, or fmt.Errorf that wraps nothing.
+// makesBareError reports whether call is errors.New, or fmt.Errorf without %w.
 func makesBareError(call *ast.CallExpr) bool {
 	switch types.ExprString(call.Fun) {
 	case "errors.New":
@@ -80,7 +81,8 @@ func makesBareError(call *ast.CallExpr) bool {
 	return false
 }
 
-// Sizes decide what is far behind, not offsets: one segment holds few large records, the next ones many small ones.
+// The distance of a segment from the end of the log must count bytes, not offsets: here one segment holds few large records, and the
+// next ones hold many small ones.
 func TestFarBehindCountsBytes(t *testing.T) {
 	dir := t.TempDir()
 	o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}
@@ -109,7 +111,7 @@ func TestFarBehindCountsBytes(t *testing.T) {
 			require.NoError(t, err)
 			at += size
 			if i+1 < len(segs) && s.written() {
-				continue // rolled and not sealed yet
+				continue // the segment is rolled but not sealed yet
 			}
 			behind := total - at
 			l.cachedEnd = behind
@@ -134,7 +136,7 @@ func TestFarBehindCountsBytes(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Every file name of the engine's own is known, and nothing else is.
+// temporaryName must recognize the names of temporary index files and no others, and replaceFile must leave none behind.
 func TestTemporaryName(t *testing.T) {
 	for _, base := range []int64{0, 1, 1 << 62} {
 		for _, suffix := range []string{indexSuffix, timeSuffix} {

@@ -13,7 +13,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// orders is a directory for a log, and what removes it.
+// orders returns a directory for a log, and a function that removes it.
 func orders() (dir string, remove func()) {
 	dir, err := os.MkdirTemp("", "orders")
 	if err != nil {
@@ -22,7 +22,8 @@ func orders() (dir string, remove func()) {
 	return dir, func() { os.RemoveAll(dir) }
 }
 
-// consumer is a connection at whose other end somebody decodes what comes; received waits for the end of it.
+// consumer returns a connection whose other end decodes the batches sent. The function received closes the connection and prints the
+// records.
 func consumer() (conn net.Conn, received func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,7 +56,7 @@ func consumer() (conn net.Conn, received func()) {
 	}
 }
 
-// The block in the README is the body of this example up to its end marker.
+// The README shows the body of this example between the markers.
 func Example() {
 	dir, remove := orders()
 	defer remove()
@@ -94,7 +95,7 @@ func ExampleLog_Append() {
 		log.Fatal(err)
 	}
 	defer l.Close()
-	// One batch: all of it is there or none, and one CRC covers it.
+	// The records form one batch, which is stored as a whole or not at all.
 	base, err := l.Append(
 		seglog.Record{Value: []byte("debit 10")},
 		seglog.Record{Value: []byte("credit 10"), Headers: []seglog.Header{{Key: "trace", Value: []byte("a1")}}},
@@ -102,7 +103,7 @@ func ExampleLog_Append() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// This one matters: wait until it would survive a power cut, whatever the policy.
+	// Wait until the records would survive a power cut, whatever the flush policy.
 	if err := l.WaitDurable(context.Background(), base+1); err != nil {
 		log.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func ExampleLog_Follow() {
 	// 2 order 2
 }
 
-// A follower takes what a leader sends, and asks for what comes behind its own end.
+// A follower asks its leader for the batches from its own end on, and appends them.
 func ExampleLog_TransferFrom() {
 	dir, remove := orders()
 	defer remove()

@@ -1,6 +1,6 @@
 package seglog
 
-// RecoveryCase is the letter of the decision with that text in the log line of Open.
+// RecoveryCase returns the letter of the recovery case whose text Open logs as found.
 func RecoveryCase(finds string) string {
 	for _, c := range append(recoveryCases, emptyLog) {
 		if c.finds == finds {

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A broker's files on producers whose offsets are given out again go with the records, whoever cuts them: TruncateTo, Reset,
-// or Open, which cuts a torn tail.
+// A Kafka broker's snapshots of its producers above the end of the log must go with the records, since the offsets will be assigned
+// again. TruncateTo, Reset, and Open with a torn tail remove them.
 func TestFilesOnProducersAboveTheEndGo(t *testing.T) {
 	name := func(dir string, offset int64) string {
 		return filepath.Join(dir, fmt.Sprintf("%020d.snapshot", offset))
@@ -37,7 +37,7 @@ func TestFilesOnProducersAboveTheEndGo(t *testing.T) {
 	t.Run("TruncateTo", func(t *testing.T) {
 		dir, _ := made(t)
 		l := open(t, dir, nil)
-		require.Equal(t, []int64{0, 10, 12, 15, 20}, left(dir)) // a broker writes one at the end when it stops
+		require.Equal(t, []int64{0, 10, 12, 15, 20}, left(dir)) // the snapshot at the end stays: a broker writes one when it stops
 		require.NoError(t, l.TruncateTo(12))
 		require.Equal(t, []int64{0, 10, 12}, left(dir))
 		require.NoError(t, l.Close())
@@ -46,7 +46,7 @@ func TestFilesOnProducersAboveTheEndGo(t *testing.T) {
 		dir, _ := made(t)
 		l := open(t, dir, nil)
 		require.NoError(t, l.Reset(11))
-		require.Equal(t, []int64{10}, left(dir)) // below the start, where a broker removes it
+		require.Equal(t, []int64{10}, left(dir)) // below the start, where a broker itself removes it
 		require.NoError(t, l.Close())
 	})
 	t.Run("torn tail", func(t *testing.T) {

@@ -13,12 +13,12 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// Some bits of each byte of a batch's header, and some bytes behind the last batch: a reader that goes on at CorruptError.NextOffset
-// gets on, and has every record of the other batches; so has one who asks for each by its offset, and a section from there
-// begins with it.
+// A flipped bit in any byte of a batch's header, or bytes after the last batch, must cost the records of that batch alone. A reader
+// that continues at CorruptError.NextOffset must make progress and get every other record; so must Read of each offset, and Section
+// must begin with the batch of its offset.
 func TestDamageCostsItsBatchAlone(t *testing.T) {
 	if underRace {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const perBatch = 3
 	sound := t.TempDir()
@@ -31,7 +31,7 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 		_, err := l.Append(records...)
 		require.NoError(t, err)
 	}
-	var hit, other seglog.BatchInfo // damaged is the third batch
+	var hit, other seglog.BatchInfo // hit, the third batch, is to be damaged
 	for b, err := range l.Batches(perBatch) {
 		require.NoError(t, err)
 		if hit, other = other, b; hit.Base == 2*perBatch {
@@ -95,12 +95,12 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 		}
 	}
 	for name, junk := range map[string][]byte{"a byte": {0xff}, "zeros": make([]byte, 5000), "the segment again": whole} {
-		check(name+" behind the end", append(append([]byte(nil), whole...), junk...), func(int64) bool { return false })
+		check(name+" after the end", append(append([]byte(nil), whole...), junk...), func(int64) bool { return false })
 	}
 }
 
-// The offset and the length of a batch are outside of its CRC, too. One that changes between two reads is damage like any
-// other, also for Read, which goes on from the batch that it found last.
+// No CRC covers the base offset and the length of a batch. A bit that flips there between two reads must be reported as damage like
+// any other, even though Read may continue from the batch that it found last.
 func TestHeaderFlipsBetweenReads(t *testing.T) {
 	const perBatch = 8
 	for name, every := range map[string]bool{"by the last check": false, "by a check each time": true} {
@@ -121,7 +121,7 @@ func TestHeaderFlipsBetweenReads(t *testing.T) {
 			for b, err := range l.Batches(perBatch) {
 				require.NoError(t, err)
 				if b.Next == l.Offsets().End {
-					break // behind the last batch nothing tells where it ends
+					break // no batch follows the last one to show where that ends
 				}
 				f, err := os.OpenFile(b.Path, os.O_RDWR, 0)
 				require.NoError(t, err)
@@ -148,7 +148,7 @@ func TestHeaderFlipsBetweenReads(t *testing.T) {
 	}
 }
 
-// flipBit flips a bit of the bytes from pos on.
+// flipBit flips one bit, counted from the byte at pos.
 func flipBit(t *testing.T, f *os.File, pos int64, bit int) {
 	var c [1]byte
 	_, err := f.ReadAt(c[:], pos+int64(bit/8))
@@ -158,8 +158,8 @@ func flipBit(t *testing.T, f *os.File, pos int64, bit int) {
 	require.NoError(t, err)
 }
 
-// The leader epoch of a batch is outside of its CRC. One that is higher than that of the next batch keeps followers from
-// taking what comes behind it: Verify tells, and Repair sets it right.
+// No CRC covers the leader epoch of a batch. An epoch higher than that of the next batch makes followers refuse all later batches:
+// Verify must warn of it, and Repair correct it.
 func TestFlippedLeaderEpoch(t *testing.T) {
 	for name, flip := range map[string]struct{ from, to int32 }{"raised": {4, 6}, "lowered": {4, 0}} {
 		dir := t.TempDir()
@@ -220,7 +220,8 @@ func TestFlippedLeaderEpoch(t *testing.T) {
 	}
 }
 
-// No CRC covers the base offset either. A raised one makes the last batch look like the end of a gap, in a log that has none.
+// No CRC covers the base offset either. If that of the last batch is raised, the batch seems to follow a gap. Repair must remove the
+// batch.
 func TestRepairOfARaisedOffset(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, nil)

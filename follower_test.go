@@ -18,7 +18,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// followOptions: what must be equal for the files to be.
+// followOptions returns the options that leader and follower must share for their files to be equal.
 func followOptions(p seglog.FlushPolicy) *seglog.Options {
 	return &seglog.Options{Flush: p, SegmentBytes: 32 << 10, IndexBytes: 1024}
 }
@@ -31,8 +31,8 @@ func gzipped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// leaderStream is what a leader with a past may hold: its own batches, compressed ones, a control batch, an empty one
-// and gaps, from offset 100 on. No batch has the records of another.
+// leaderStream returns a stream as of a leader with a long history, from offset 100 on: plain, compressed, control and empty batches,
+// and gaps. No two batches have the same records.
 func leaderStream(n int) (stream []byte, next int64) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	next = 100
@@ -46,14 +46,14 @@ func leaderStream(n int) (stream []byte, next int64) {
 		switch i % 10 {
 		case 3, 4:
 			b.attributes, b.body = 1, gzipped(b.body)
-		case 5: // a compaction took the first records and the last offset
+		case 5: // a compaction removed the first records and the last one
 			b.body, b.count, b.lastDelta = rawRecord(2, 0, []byte("survivor")), 1, 9
-		case 6: // all of them
+		case 6: // a compaction removed all records
 			b.body, b.count, b.lastDelta = nil, 0, 3
 		case 7:
 			b.attributes, b.count, b.lastDelta = 0x30, 1, 0
 			b.body = rawRecord(0, 0, []byte{0, 0, 0, 0, 0, 0})
-		case 8: // and whole batches
+		case 8: // a compaction removed whole batches
 			b.base += int64(rng.IntN(1000))
 		}
 		stream = append(stream, b.bytes()...)
@@ -78,10 +78,10 @@ func newLeader(t testing.TB, batches int) (l *seglog.Log, dir string) {
 	return l, dir
 }
 
-// slowConn sends in pieces that have nothing to do with batches.
+// slowConn sends in small pieces that are not aligned with batches.
 type slowConn struct{ net.Conn }
 
-// slowlySent counts what all of them sent.
+// slowlySent counts the bytes that all slowConns have sent.
 var slowlySent atomic.Int64
 
 func (c slowConn) Write(p []byte) (n int, err error) {
@@ -95,7 +95,7 @@ func (c slowConn) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// serveFrom sends all from the offset that each connection asks for.
+// serveFrom serves l: each connection asks for an offset and gets all batches from there on.
 func serveFrom(t testing.TB, l *seglog.Log, slow bool) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -122,8 +122,8 @@ func serveFrom(t testing.TB, l *seglog.Log, slow bool) (address string) {
 	return ln.Addr().String()
 }
 
-// catchUp is one connection of a follower. It asks for one offset less than it needs, since its leader may have a gap
-// there, which TransferFrom accepts behind a batch that it knows.
+// catchUp makes one connection as a follower. It asks for one offset less than it needs, since the leader may have a gap at its end,
+// which TransferFrom accepts only after a batch that it knows.
 func catchUp(l *seglog.Log, address string) error {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
@@ -154,7 +154,7 @@ func killedFollower(args []string) error {
 	return l.Close()
 }
 
-// A follower that is killed a hundred times on the way has its leader's files in the end.
+// A follower that is killed a hundred times while it catches up must end with the same files as its leader.
 func TestFollowerKilled(t *testing.T) {
 	l, dir := newLeader(t, 3000)
 	address := serveFrom(t, l, true)
@@ -165,13 +165,13 @@ func TestFollowerKilled(t *testing.T) {
 		deaths = 25
 	}
 	size := l.Stats().Bytes
-	var ends []string // where the deaths left it
+	var ends []string // the end of the follower's log after each kill
 	for range deaths {
 		sent := slowlySent.Load()
 		c := startChild(t, "follow", follower, address)
 		require.True(t, c.lines.Scan(), "the child died")
 		ends = append(ends, c.lines.Text())
-		// Until it has its part of the bytes, and a moment more: in the middle of some batch.
+		// Let it receive its share of the bytes, and a little more, so that the kill hits the middle of a batch.
 		want := sent + size/int64(deaths)
 		for start := time.Now(); slowlySent.Load() < want && time.Since(start) < 200*time.Millisecond; {
 			time.Sleep(20 * time.Microsecond)
@@ -181,7 +181,7 @@ func TestFollowerKilled(t *testing.T) {
 		_ = c.cmd.Wait()
 	}
 	slices.Sort(ends)
-	require.Greater(t, len(slices.Compact(ends)), deaths/2, "the deaths did not come in the middle: %q", ends)
+	require.Greater(t, len(slices.Compact(ends)), deaths/2, "most kills came before any progress: %q", ends)
 	f := open(t, follower, followOptions(seglog.FlushNone))
 	require.NoError(t, catchUp(f, address))
 	require.Equal(t, l.Offsets().End, f.Offsets().End)
@@ -224,7 +224,7 @@ func TestFollowerInPieces(t *testing.T) {
 				require.Equal(t, s.Next(), f.Offsets().End)
 				sum += read
 				require.NoError(t, s.Close())
-				if o.End == f.Offsets().End { // the last batch of a segment: the next one begins after a gap
+				if o.End == f.Offsets().End { // the last batch of a segment; the next segment begins after a gap
 					s, err := l.Section(f.Offsets().End, 1)
 					require.NoError(t, err)
 					require.NoError(t, s.Close())
@@ -261,7 +261,7 @@ func requireEqualRecords(t *testing.T, a, b *seglog.Log) {
 	require.Len(t, want, i)
 }
 
-// A stream that breaks off at any byte, or is spoilt at any, leaves the whole batches before it.
+// A stream that breaks off or is damaged at any byte must leave the follower with the whole batches before that byte.
 func TestTransferFromTornAndSpoilt(t *testing.T) {
 	f := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	var ends []int64
@@ -298,7 +298,7 @@ func TestTransferFromTornAndSpoilt(t *testing.T) {
 		if before == 0 && records == 0 {
 			continue // an empty log has nothing to compare with
 		}
-		// And on from there, with what the follower has sent once more.
+		// Send the whole stream; the follower has a part of it already.
 		read, err = f.TransferFrom(bytes.NewReader(all), -1)
 		require.NoError(t, err)
 		require.EqualValues(t, len(all), read)

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the generated parts of docs/ and README.md anew")
+var update = flag.Bool("update", false, "rewrite the generated files and the generated parts of docs/ and README.md")
 
-// docBlock compares what stands between <!-- name --> and <!-- /name --> in a document with want.
+// docBlock compares the text between <!-- name --> and <!-- /name --> in a document with want. With -update, it replaces the text.
 func docBlock(t *testing.T, path, name, want string) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -33,7 +33,7 @@ func docBlock(t *testing.T, path, name, want string) {
 	require.Equal(t, want, got, "%s, %s: go test -run Doc -update", path, name)
 }
 
-// dump is an annotated hexdump.
+// dump writes an annotated hex dump of b.
 type dump struct {
 	b   []byte
 	pos int
@@ -65,7 +65,7 @@ func (d *dump) bytes(field string) {
 	}
 }
 
-// batch annotates one batch that is not compressed.
+// batch dumps one uncompressed batch.
 func (d *dump) batch(b batch) {
 	be := binary.BigEndian
 	for _, f := range []struct {
@@ -116,7 +116,7 @@ func (d *dump) batch(b batch) {
 	}
 }
 
-// The worked examples of docs/format.md are files that the package wrote.
+// The worked examples in docs/format.md must be files as the package writes them.
 func TestDocFormat(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{IndexBytes: 100})

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A directory as one byte string, for the fuzzer: file after file, each a byte that picks the name, two bytes of
-// length, and the content. Names past the fixed ones are segments at small offsets.
+// fuzzNames are the fixed names in the encoding of a directory as one byte string for the fuzzer: for each file, a byte that picks the
+// name, two bytes of length, and the contents. Bytes past these names stand for files of segments with small base offsets.
 var fuzzNames = []string{stateName, nextName, cutName, "seglog.index", "LOCK", "README", "0.log", "00000000000000000000.deleted"}
 
 func fuzzName(b byte) string {
@@ -31,7 +31,7 @@ func fuzzWorld(b []byte) *simWorld {
 	return w
 }
 
-// fuzzBytes is the inverse, for the files that have a byte of their own.
+// fuzzBytes is the inverse of fuzzWorld, for files with a name that a byte can pick.
 func fuzzBytes(w *simWorld) (b []byte) {
 	for pick := range 256 {
 		n, ok := w.names[fuzzName(byte(pick))]
@@ -46,7 +46,7 @@ func fuzzBytes(w *simWorld) (b []byte) {
 	return b
 }
 
-// fuzzSeeds are directories of small logs, whole and killed.
+// fuzzSeeds adds the directories of small logs, some closed and some killed.
 func fuzzSeeds(f *testing.F) {
 	for seed := range uint64(10) {
 		c := newSimConfig(seed)
@@ -74,8 +74,8 @@ func fuzzSeeds(f *testing.F) {
 	f.Add([]byte{})
 }
 
-// FuzzOpen opens whatever a directory may hold. Open and reads end with a log or with an error that says why, and what
-// the log shows once it shows again: after a kill, and after Close.
+// FuzzOpen opens arbitrary directories. Open and reads must succeed or return an error with a reason, without much memory, and a log
+// that opened must show the same records again after a kill.
 func FuzzOpen(f *testing.F) {
 	fuzzSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -92,7 +92,7 @@ func FuzzOpen(f *testing.F) {
 			}
 			var c *CorruptError
 			if errors.As(err, &c) && (c.Path == "" || c.Reason == "") {
-				t.Fatalf("says too little: %v", err)
+				t.Fatalf("error without path or reason: %v", err)
 			}
 			return
 		}
@@ -133,7 +133,7 @@ func FuzzOpen(f *testing.F) {
 	})
 }
 
-// fuzzRead reads all, by walking and one by one; offsets must grow.
+// fuzzRead reads all records, by a walk and one by one, and checks that their offsets grow.
 func fuzzRead(t *testing.T, l *Log) ([]Record, error) {
 	var recs []Record
 	last := int64(-1)
@@ -143,7 +143,7 @@ func fuzzRead(t *testing.T, l *Log) ([]Record, error) {
 			return nil, err
 		}
 		if r.Offset <= last || r.Offset < o.Start || r.Offset >= o.End {
-			t.Fatalf("record %d behind %d, in %+v", r.Offset, last, o)
+			t.Fatalf("record %d after %d, in %+v", r.Offset, last, o)
 		}
 		last = r.Offset
 		recs = append(recs, r.Clone())

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// fuzzSource makes a rand.Source of the fuzzer's bytes, so that the random user does what the fuzzer says: a byte for each
-// decision, and what comes then once they are used up.
+// fuzzSource is a rand.Source that returns the fuzzer's bytes, one for each decision, so that the fuzzer steers the random user. Once
+// the bytes are used up, it continues with then.
 type fuzzSource struct {
 	b    []byte
 	then rand.Source
@@ -18,11 +18,12 @@ func (f *fuzzSource) Uint64() uint64 {
 	}
 	v := uint64(f.b[0])
 	f.b = f.b[1:]
-	// rand takes the high bits for small ranges and the low ones for powers of two: the byte is in all.
+	// rand uses the high bits for small ranges and the low bits for powers of two, so repeat the byte in all positions.
 	return v * 0x0101010101010101
 }
 
-// FuzzOps makes the calls that the input says, kills the log, cuts the power, and compares with a slice of records.
+// FuzzOps makes the calls that the input encodes, and checks the log that is recovered after a kill, and after a power cut, against
+// the oracle.
 func FuzzOps(f *testing.F) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 9))

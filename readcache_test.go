@@ -285,7 +285,7 @@ func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 // perhaps with a wrong content, or an error. CheckEveryRead notices at once, and a check after the minute does.
 func TestFlipsInACheckedBatch(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	for _, step := range []int64{1, 3} {
 		withReadCache(t, defaultReadCacheBytes)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The code in the README is the one that is compiled and run as an example.
+// The code in the README must be that of an example, which is compiled and run.
 func TestDocReadme(t *testing.T) {
 	b, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)
@@ -25,7 +25,7 @@ func TestDocReadme(t *testing.T) {
 	docBlock(t, "README.md", "example", "```go\n"+code+"```\n")
 }
 
-// The file map in docs/design.md names every file, in the layer that arch_test.go keeps it to.
+// The file map in docs/design.md must name every file, in its layer in arch_test.go.
 func TestDocFileMap(t *testing.T) {
 	b, err := os.ReadFile("docs/design.md")
 	require.NoError(t, err)
@@ -68,7 +68,7 @@ func TestDocFileMap(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
 
-// Links from one file of the project to another lead somewhere.
+// Links between files of the project must lead to existing files.
 func TestDocLinks(t *testing.T) {
 	pages, err := filepath.Glob("*.md")
 	require.NoError(t, err)

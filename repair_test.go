@@ -127,7 +127,7 @@ func TestRepairSound(t *testing.T) {
 func TestRepairEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		for _, name := range d.w.sorted() {
@@ -153,7 +153,7 @@ func TestRepairEveryByte(t *testing.T) {
 
 func TestRepairEveryLength(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		for _, name := range d.w.sorted() {
@@ -245,7 +245,7 @@ func TestRepairForeignSegment(t *testing.T) {
 // A batch in the value of a record is no batch of the log.
 func TestRepairBatchInValue(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	s := newSimFS(newSimWorld(), true)
 	opts := &Options{Flush: FlushNone}
@@ -312,7 +312,7 @@ const repairCuts = 3
 func TestRepairInterrupted(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		spoiled := d.spoilMany()
@@ -422,7 +422,7 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 func TestRepairFails(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	d := newDamaged(t, true)
 	spoiled := d.spoilMany()

@@ -66,7 +66,7 @@ func embedded(from int64) []byte {
 func TestResyncBehindFlippedHeader(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	values := map[string]func(i int) []byte{
 		"plain":   func(i int) []byte { return []byte{byte(i), 1, 2, 3} },
@@ -153,7 +153,7 @@ func TestResyncIsLinear(t *testing.T) {
 // Damage at every turn takes time in proportion too.
 func TestResyncOfManyIsLinear(t *testing.T) {
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 20_000
 	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
@@ -233,7 +233,7 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 36
 	for name, valueOf := range map[string]func(i int) []byte{

@@ -67,7 +67,7 @@ func TestStateRoundTrip(t *testing.T) {
 func TestStateEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	rng := rand.New(rand.NewPCG(2, 2))
 	s, path := newStateFile(t)

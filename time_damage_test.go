@@ -38,7 +38,7 @@ func second(i int) time.Time {
 func TestOffsetForTimeBesideDamage(t *testing.T) {
 	t.Parallel()
 	if underRace {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 250
 	sound, all := timedLog(t, n)

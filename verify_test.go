@@ -94,7 +94,7 @@ func TestVerifySound(t *testing.T) {
 func TestVerifyEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
@@ -125,7 +125,7 @@ func TestVerifyEveryByte(t *testing.T) {
 func TestVerifyEveryLength(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
-		t.Skip("one goroutine: the race detector only makes it slow")
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
