@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// What hostile bytes may cost. Memory is all that is allocated on the way, garbage included; work is bytes read from
-// files. Both are a constant and a multiple of the input: no length field, count or structure in it gets more.
+// These constants bound the cost of hostile input. Memory is the number of bytes allocated, including garbage; work is the number of
+// bytes read from files. Each may be a constant plus a multiple of the input size, whatever lengths and counts the input claims.
 const (
-	// A header of two bytes is 40 in memory; buffers double up to twice what arrives, and a batch is copied once.
+	// A header of two bytes takes 40 in memory; buffers double up to twice the input, and a batch is copied once.
 	memoryOfBytes = 32
-	// Buffers that are there before the first byte: of the scanner, the pools, and codecs.
+	// The scanner, the pools and the codecs allocate buffers before the first byte.
 	memoryOfNothing = 1 << 20
 	// inflatedLimit is Options.MaxInflatedBytes in these tests. The buffer doubles up to it, and headers may take as much again.
 	inflatedLimit  = 1 << 20
 	memoryInflated = 4 * inflatedLimit
 
-	// A look-up reads an index interval or a window, and the smallest batch has 61 bytes.
+	// The look-up for a batch reads an index interval or a window, and the smallest batch has 61 bytes.
 	workOfBytes   = 2 * (defaultIndexBytes + windowChunk) / headerLen
 	workOfNothing = 1 << 20
 )
 
-// costFS counts what is read through it. Nothing is mapped, so that all is.
+// costFS counts the bytes read through it. It does not map files, so that all reads go through it.
 type costFS struct {
 	fileSystem
 	read atomic.Int64
@@ -51,13 +51,13 @@ func (c *costFS) open(path string, mode openMode) (file, error) {
 
 func (f costFile) ReadAt(p []byte, pos int64) (int, error) {
 	n, err := f.file.ReadAt(p, pos)
-	f.fs.read.Add(int64(n) + 1) // a call that reads nothing is work, too
+	f.fs.read.Add(int64(n) + 1) // a call that reads nothing costs, too
 	return n, err
 }
 
 func newCostFS(w *simWorld) *costFS { return &costFS{fileSystem: newSimFS(w, false)} }
 
-// bounded runs f and checks what it cost for n bytes of input.
+// bounded runs f and checks its cost for n bytes of input.
 func bounded(t *testing.T, what string, n int, c *costFS, f func()) {
 	t.Helper()
 	var read int64
@@ -67,16 +67,16 @@ func bounded(t *testing.T, what string, n int, c *costFS, f func()) {
 	before := allocated()
 	f()
 	if spent, most := allocated()-before, uint64(memoryOfNothing+memoryInflated+memoryOfBytes*n); spent > most {
-		t.Fatalf("%s allocated %d bytes for %d, at most %d are allowed", what, spent, n, most)
+		t.Fatalf("%s allocated %d bytes for %d bytes of input, want at most %d", what, spent, n, most)
 	}
 	if c != nil {
 		if work, most := c.read.Load()-read, int64(workOfNothing+workOfBytes*n); work > most {
-			t.Fatalf("%s read %d bytes for %d, at most %d are allowed", what, work, n, most)
+			t.Fatalf("%s read %d bytes for %d bytes of input, want at most %d", what, work, n, most)
 		}
 	}
 }
 
-// sealed makes length and CRC of a batch right, so that the fuzzer gets past them.
+// sealedBatch corrects the length and the CRC of a batch, so that the fuzzer gets past their checks.
 func sealedBatch(b []byte) []byte {
 	if len(b) < headerLen {
 		return b
@@ -102,7 +102,7 @@ func hostileBatch(base int64, codec Codec, count, lastDelta uint32, body []byte)
 	return sealedBatch(append(b, body...))
 }
 
-// hostileBatches are one of each kind that took more than it should.
+// hostileBatches returns one input of each kind that once cost too much.
 func hostileBatches() (all [][]byte) {
 	headers := func(n int) []byte {
 		body := append([]byte{0, 0, 0, 1, 1}, binary.AppendVarint(nil, int64(n))...)
@@ -137,7 +137,7 @@ func hostileBatches() (all [][]byte) {
 	}
 }
 
-// classified: whatever comes in, the error says which kind it is of.
+// classified checks that an error matches one of the kinds that hostile input may cause.
 func classified(t *testing.T, err error) {
 	t.Helper()
 	for _, kind := range []error{nil, ErrCorrupt, ErrCodec, ErrInflated, ErrInvalid, ErrTooLarge, ErrNotJoined, ErrOutOfRange, ErrLocked, io.ErrUnexpectedEOF} {
@@ -148,7 +148,7 @@ func classified(t *testing.T, err error) {
 	t.Fatalf("unclassified: %v", err)
 }
 
-// FuzzDecode: a stream of anything.
+// FuzzDecode decodes arbitrary streams.
 func FuzzDecode(f *testing.F) {
 	for _, b := range hostileBatches() {
 		f.Add(b)
@@ -163,7 +163,7 @@ func FuzzDecode(f *testing.F) {
 						break
 					}
 					if r.Offset <= last {
-						t.Fatalf("record %d behind %d", r.Offset, last)
+						t.Fatalf("record %d after %d", r.Offset, last)
 					}
 					last = r.Offset
 					records++
@@ -180,8 +180,8 @@ func costOptions() *Options {
 	return &Options{Flush: FlushNone, SegmentBytes: 1 << 20, MaxInflatedBytes: inflatedLimit}
 }
 
-// FuzzTransferFrom: a follower is sent anything, in one piece and byte by byte, twice: the second time each batch is
-// compared with what is there.
+// FuzzTransferFrom sends arbitrary bytes to a follower, in one piece or byte by byte. It sends them twice: the second time the
+// follower compares each batch with its own.
 func FuzzTransferFrom(f *testing.F) {
 	for _, b := range hostileBatches() {
 		f.Add(b, false)
@@ -227,7 +227,7 @@ func FuzzTransferFrom(f *testing.F) {
 	})
 }
 
-// FuzzAppendBatch: a producer sends anything. What is accepted can be read, every record of it.
+// FuzzAppendBatch appends arbitrary bytes, as from a producer. Every record of an accepted batch must be readable.
 func FuzzAppendBatch(f *testing.F) {
 	for _, b := range hostileBatches() {
 		f.Add(b, false)
@@ -251,7 +251,7 @@ func FuzzAppendBatch(f *testing.F) {
 		end := l.Offsets().End
 		if err != nil {
 			if end != 0 {
-				t.Fatalf("refused (%v), and the log ends at %d", err, end)
+				t.Fatalf("refused (%v), but the log ends at %d", err, end)
 			}
 			return
 		}
@@ -261,7 +261,7 @@ func FuzzAppendBatch(f *testing.F) {
 				return
 			}
 			if err != nil {
-				t.Fatalf("accepted and not readable: %v", err)
+				t.Fatalf("accepted, but not readable: %v", err)
 			}
 			records++
 			if !r.Time.IsZero() {
@@ -292,7 +292,7 @@ func batchTime(at time.Time) int64 {
 	return at.UnixMilli()
 }
 
-// foreign makes the directories of the fuzzer: files by fuzzWorld, or the bytes as one segment.
+// foreign returns a directory made of the fuzzer's bytes: files as in fuzzWorld, or all bytes as one segment.
 func foreign(b []byte, whole bool) *simWorld {
 	if !whole {
 		return fuzzWorld(b)
@@ -311,7 +311,7 @@ func foreignSeeds(f *testing.F) {
 	}
 }
 
-// FuzzOpenForeign opens a directory of anybody's, reads all of it and asks it for times, as its writer and beside it.
+// FuzzOpenForeign opens arbitrary directories, for writing and read-only, and then reads all records and looks up a time.
 func FuzzOpenForeign(f *testing.F) {
 	foreignSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte, whole bool) {
@@ -341,7 +341,7 @@ func FuzzOpenForeign(f *testing.F) {
 	})
 }
 
-// FuzzVerify: the report costs no more than the log.
+// FuzzVerify verifies arbitrary directories; the cost must be bounded by the size of the files.
 func FuzzVerify(f *testing.F) {
 	foreignSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte, whole bool) {
@@ -354,7 +354,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzRepair: by either way, and afterwards there is nothing left to repair.
+// FuzzRepair repairs arbitrary directories, with and without KeepAfter; afterwards there must be nothing left to repair.
 func FuzzRepair(f *testing.F) {
 	foreignSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte, whole bool) {

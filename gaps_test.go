@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// countingFS is the operating system's files, without mappings, and counts the bytes that are read of .log files.
+// countingFS is the file system of the operating system, without mappings of .log files, and counts the bytes read from them.
 type countingFS struct {
 	osFS
 	read *atomic.Int64
@@ -43,14 +43,14 @@ func (f countingFile) ReadAt(p []byte, pos int64) (int, error) {
 
 func (f countingFile) mmap(int64, bool) (*mapping, error) { return nil, errors.ErrUnsupported }
 
-// took counts the bytes that f reads.
+// took returns the number of bytes that f reads.
 func (c countingFS) took(f func()) int64 {
 	before := c.read.Load()
 	f()
 	return c.read.Load() - before
 }
 
-// spaced is a stream of n batches of a record each, whose offsets are step apart.
+// spaced returns a stream of n batches of one record each, whose offsets are step apart.
 func spaced(from int64, n int, step int64) []byte {
 	var b []byte
 	for i := range int64(n) {
@@ -60,7 +60,7 @@ func spaced(from int64, n int, step int64) []byte {
 	return b
 }
 
-// copyFiles copies a directory, as a kill would leave it.
+// copyFiles copies the directory of an open log, as a kill would leave it.
 func copyFiles(t *testing.T, dir string) string {
 	t.Helper()
 	to := t.TempDir()
@@ -68,8 +68,9 @@ func copyFiles(t *testing.T, dir string) string {
 	return to + "/log"
 }
 
-// Offsets that are left out make nothing read a multiple of the log: how often the keeper, Retain and Close walk over it
-// depends on which comes first, and a search that tried each offset left out would read it thousands of times.
+// Missing offsets must not make an operation read more than a small multiple of the log. The bound is loose, because the number of
+// walks by the keeper, Retain and Close depends on timing; a search that tried every missing offset would read the log thousands of
+// times.
 func TestGapsAreLinear(t *testing.T) {
 	const n = 8000
 	costs := func(step int64) (c map[string]int64, size int64) {
@@ -101,7 +102,7 @@ func TestGapsAreLinear(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, (n-2)*step, offset)
 		})
-		// The zeros ahead of the end come in steps, beside the appends. Without them, open reads batches alone.
+		// The number of zeros ahead of the end depends on timing. Without them, Open reads only batches.
 		killed := copyFiles(t, dir)
 		require.NoError(t, os.Truncate(filepath.Join(killed, fileName(0, logSuffix)), size))
 		c["open"] = fsys.took(func() {
@@ -110,7 +111,7 @@ func TestGapsAreLinear(t *testing.T) {
 			require.Equal(t, last+1, l.Offsets().End)
 			require.NoError(t, l.Close())
 		})
-		// Sealed, without its time index: the greatest time is looked up batch by batch.
+		// Seal the segment with an index interval so large that the greatest time must be looked up batch by batch.
 		require.NoError(t, l.Close())
 		o.RetentionAge = time.Hour
 		o.SegmentBytes = minSegmentBytes
@@ -137,7 +138,7 @@ func TestGapsAreLinear(t *testing.T) {
 	}
 }
 
-// trailing is a log whose end lies behind a gap: batches at 0, 1 and, beyond it, cut away again.
+// trailing returns a log with batches at 0 and 1 that ends with a gap, at 10: a cut removed the batches after the gap.
 func trailing(t *testing.T, dir string, o *Options) *Log {
 	t.Helper()
 	l, err := Open(dir, o)
@@ -149,7 +150,7 @@ func trailing(t *testing.T, dir string, o *Options) *Log {
 	return l
 }
 
-// requireOffsets walks a log from an offset, and expects these.
+// requireOffsets checks the offsets of the records from an offset on.
 func requireOffsets(t *testing.T, l *Log, from int64, want ...int64) {
 	t.Helper()
 	var got []int64
@@ -160,8 +161,8 @@ func requireOffsets(t *testing.T, l *Log, from int64, want ...int64) {
 	require.Equal(t, want, got)
 }
 
-// A log may end in offsets that are left out, as TruncateTo to one of them leaves it: readers stop at its end, and every
-// way to open it comes to the same end.
+// TruncateTo to a missing offset leaves a log that ends with a gap. Readers must stop at that end, and every way to open the log must
+// find the same end.
 func TestTrailingGap(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		t.Run(policy.String(), func(t *testing.T) {
@@ -243,7 +244,7 @@ func TestTrailingGap(t *testing.T) {
 	}
 }
 
-// The cut that leaves it may be finished by the next Open.
+// If the cut that leaves a trailing gap is interrupted, the next Open must finish it.
 func TestTrailingGapOfInterruptedCut(t *testing.T) {
 	for step := 1; ; step++ {
 		w := newSimWorld()
@@ -274,7 +275,7 @@ func TestTrailingGapOfInterruptedCut(t *testing.T) {
 		done := err == nil
 		killed := s.kill()
 		ignore(l.Close())
-		for range 2 { // again, killed right after
+		for range 2 { // the second time after a kill right after Open
 			s = newSimFS(killed, true)
 			l, err = openFS(s, simDir, &o)
 			require.NoError(t, err, "step %d", step)
@@ -296,7 +297,7 @@ func TestTrailingGapOfInterruptedCut(t *testing.T) {
 	}
 }
 
-// A log opened with ReadOnly before offsets were left out for the first time learns that they may be.
+// A read-only log that was opened before the first gap must notice that offsets may be missing now.
 func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	dir := t.TempDir()
 	w, err := Open(dir, &Options{SegmentBytes: minSegmentBytes})
@@ -314,7 +315,7 @@ func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	for i := range int64(100) {
 		want = append(want, 5+3*i)
 	}
-	// It may have looked while they were stored, and does so again after a while.
+	// It may have looked while the batches were being stored, and looks again after a while.
 	require.Eventually(t, func() bool { return r.Offsets().End == 303 }, 10*time.Second, time.Millisecond)
 	requireOffsets(t, r, 0, want...)
 	rec, err := r.Read(302)
@@ -322,8 +323,8 @@ func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	require.EqualValues(t, 302, rec.Offset)
 }
 
-// A gap may be wider than a segment can tell of. The log can be cut on both sides of it, and is as it was after a cut that
-// it refuses.
+// A gap may be wider than the offsets that one segment can hold. The log can be cut near its two sides, and a cut that it refuses in
+// between must change nothing.
 func TestCutInAWideGap(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, nil)
@@ -360,7 +361,7 @@ func TestCutInAWideGap(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// heldSeals is a file system on which no segment is trimmed until it is let go.
+// heldSeals is a file system on which truncations of segments wait until letGo is closed.
 type heldSeals struct {
 	osFS
 	letGo chan struct{}
@@ -384,7 +385,8 @@ func (f heldSealFile) truncate(size int64) error {
 	return f.file.truncate(size)
 }
 
-// Blocks reserved behind a segment that ends in a gap, and is not sealed yet, are no damage to a read-only log.
+// A read-only log must not take for damage the blocks reserved after the data of a segment that is not sealed yet and is followed by
+// a gap.
 func TestReadOnlyPassesReservedBlocksBeforeAGap(t *testing.T) {
 	h := &heldSeals{letGo: make(chan struct{})}
 	dir := t.TempDir()

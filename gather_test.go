@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// zeroFS counts the zeros that are laid ahead.
+// zeroFS counts the zeros that are written ahead of the appends.
 type zeroFS struct {
 	osFS
 	laid atomic.Int64
@@ -33,7 +33,7 @@ func (f *zeroFS) open(path string, mode openMode) (file, error) {
 	return zeroFile{g, f}, nil
 }
 
-// Zeros are laid ahead of small flushes, and not of large ones.
+// Zeros must be written ahead of small flushes, and not of large ones.
 func TestLargeFlushesGetNoZeros(t *testing.T) {
 	for _, c := range []struct {
 		size, least, most int
@@ -47,7 +47,7 @@ func TestLargeFlushesGetNoZeros(t *testing.T) {
 		require.NoError(t, err)
 		if l.writer.tail.h.m == nil {
 			require.NoError(t, l.Close())
-			t.Skip("no blocks are reserved on this platform")
+			t.Skip("this platform does not reserve blocks")
 		}
 		value := bytes.Repeat([]byte{7}, c.size)
 		n := 20 << 20 / c.size
@@ -72,7 +72,7 @@ func TestLargeFlushesGetNoZeros(t *testing.T) {
 	}
 }
 
-// A sealed segment keeps neither the buffers that its batches were gathered in nor the writer's handle.
+// A sealed segment must keep neither the buffers in which its batches were gathered nor the writer's handle.
 func TestSealedSegmentsKeepNoBuffers(t *testing.T) {
 	l, err := Open(t.TempDir(), &Options{SegmentBytes: 64 << 10})
 	require.NoError(t, err)
@@ -95,7 +95,7 @@ func TestSealedSegmentsKeepNoBuffers(t *testing.T) {
 	}
 	if l.writer.tail.seg.gather == nil {
 		require.NoError(t, l.Close())
-		t.Skip("batches are not gathered on this platform")
+		t.Skip("this platform does not gather batches")
 	}
 	require.Eventually(t, func() bool {
 		sealed, kept := keeps()

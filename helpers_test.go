@@ -30,7 +30,7 @@ func open(t testing.TB, dir string, o *seglog.Options) *seglog.Log {
 	return l
 }
 
-// value is the value that the record at offset i has in tests that need no more.
+// value returns the value of the record at offset i, in tests that need no particular values.
 func value(i int) []byte { return fmt.Appendf(nil, "value %d %s", i, strings.Repeat("x", i%50)) }
 
 func appendN(t testing.TB, l *seglog.Log, from, n int) {
@@ -42,7 +42,7 @@ func appendN(t testing.TB, l *seglog.Log, from, n int) {
 	}
 }
 
-// requireN checks that the readable records are those of appendN, in iteration to the last one and in a sample of reads.
+// requireN checks that the records from from on, up to the last, are those of appendN, by an iteration and by a sample of reads.
 func requireN(t testing.TB, l *seglog.Log, from, to int) {
 	t.Helper()
 	i := from
@@ -61,7 +61,7 @@ func requireN(t testing.TB, l *seglog.Log, from, to int) {
 	}
 }
 
-// rawBatch writes batches as other writers do, by an encoder that shares no code with the one under test.
+// rawBatch encodes a batch as another program would. It shares no code with the encoder under test.
 type rawBatch struct {
 	base             int64
 	epoch            int32
@@ -69,7 +69,7 @@ type rawBatch struct {
 	lastDelta, count int
 	baseTime         int64
 	maxTime          int64
-	body             []byte // encoded records, or what they compress to
+	body             []byte // encoded records, compressed if attributes say so
 }
 
 func (b rawBatch) bytes() []byte {
@@ -89,7 +89,7 @@ func (b rawBatch) bytes() []byte {
 	return out
 }
 
-// rawRecord is a record without key and headers.
+// rawRecord returns an encoded record without key and headers.
 func rawRecord(offsetDelta, timeDelta int64, val []byte) []byte {
 	body := []byte{0}
 	body = binary.AppendVarint(body, timeDelta)
@@ -100,7 +100,7 @@ func rawRecord(offsetDelta, timeDelta int64, val []byte) []byte {
 	return append(binary.AppendVarint(nil, int64(len(body))), body...)
 }
 
-// plainBatch is a whole batch of records with the given values.
+// plainBatch returns an encoded batch of records with the given values.
 func plainBatch(base int64, values ...string) []byte {
 	b := rawBatch{base: base, lastDelta: len(values) - 1, count: len(values), baseTime: 1700000000000, maxTime: 1700000000000}
 	for i, v := range values {
@@ -109,14 +109,14 @@ func plainBatch(base int64, values ...string) []byte {
 	return b.bytes()
 }
 
-// stored is one batch as it lies in a file.
+// stored is a batch in a file.
 type stored struct {
 	segment    string
 	base, last int64
 	bytes      []byte
 }
 
-// storedBatches parses the .log files of a directory, up to the zeros behind the last batch.
+// storedBatches parses the .log files of a directory, which may have zeros after the last batch.
 func storedBatches(t testing.TB, dir string) (all []stored) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, "*.log"))
@@ -131,12 +131,12 @@ func storedBatches(t testing.TB, dir string) (all []stored) {
 			all = append(all, stored{name, base, base + int64(binary.BigEndian.Uint32(b[23:])), b[:n]})
 			b = b[n:]
 		}
-		require.Zero(t, len(bytes.Trim(b, "\x00")), "%s ends in something else than zeros", name)
+		require.Zero(t, len(bytes.Trim(b, "\x00")), "%s does not end with a batch or zeros", name)
 	}
 	return all
 }
 
-// expected is what a transfer of at most n bytes from offset on must send, and the offset behind it.
+// expected returns the bytes that a transfer of at most n bytes from offset on must send, and the offset after them.
 func expected(all []stored, offset, n int64, oneSegment bool) (sent []byte, next int64) {
 	i := slices.IndexFunc(all, func(b stored) bool { return b.last >= offset })
 	first := all[i]
@@ -151,7 +151,7 @@ func expected(all []stored, offset, n int64, oneSegment bool) (sent []byte, next
 	return sent, next
 }
 
-// held counts what the process holds of the files below dir: descriptors and mappings.
+// held returns the numbers of descriptors and mappings that the process has of files below dir.
 func held(t testing.TB, dir string) (fds, mappings int) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -169,7 +169,7 @@ func held(t testing.TB, dir string) (fds, mappings int) {
 	return fds, strings.Count(string(maps), dir)
 }
 
-// inEngine counts the goroutines that are in a method of a log, or were started by one.
+// inEngine returns the number of goroutines that run a method of a log or were started by one.
 func inEngine() (n int) {
 	buf := make([]byte, 1<<20)
 	for {
@@ -187,20 +187,21 @@ func inEngine() (n int) {
 	return n
 }
 
-// leftBefore is what tests that end in the middle of an operation left running before the first log was opened here.
+// leftBefore returns the number of goroutines of logs when these tests opened their first log: other tests, which end in the middle
+// of an operation, may leave some.
 var leftBefore = sync.OnceValue(inEngine)
 
-// eventually waits for something that happens in the background.
+// eventually waits until ok returns true. It is for conditions that background goroutines bring about.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			require.FailNow(t, "does not happen: "+what)
+			require.FailNow(t, "still not true: "+what)
 		}
 	}
 }
 
-// requireReleased checks that nothing of a closed log is held any more.
+// requireReleased checks that a closed log has left no descriptors, mappings or goroutines.
 func requireReleased(t testing.TB, dir string) {
 	t.Helper()
 	eventually(t, "all descriptors and mappings are released", func() bool {
@@ -235,8 +236,8 @@ func sameFiles(t testing.TB, want, got string) {
 	}
 }
 
-// copyDir copies the files of a log that is open, as a kill at this moment would leave them: again, until what the log
-// does in the background did not change the state file or the names meanwhile.
+// copyDir copies the files of an open log, as a kill at this moment would leave them. It repeats the copy until no background work
+// of the log has changed the state file or the names during it.
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
 	moment := func() string {

@@ -22,7 +22,7 @@ func randomIndexes(rng *rand.Rand, n int) (offsets, times []byte, span, size int
 	return offsets, times, rel + 1, pos + 100
 }
 
-// Look-ups find what a walk over all entries finds.
+// Look-ups must find the same entry as a walk over all entries.
 func TestIndexLookUps(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 2))
 	for n := range 40 {
@@ -67,7 +67,7 @@ func TestIndexLookUps(t *testing.T) {
 	}
 }
 
-// Entries that no segment can have are seen without a look at its batches.
+// checkEntries must notice entries that no segment can have, without reading the segment.
 func TestImplausibleEntries(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	offsets, times, span, size := randomIndexes(rng, 20)
@@ -82,18 +82,18 @@ func TestImplausibleEntries(t *testing.T) {
 		"time index not whole":    {offsets, times[:len(times)-1]},
 		"offsets out of order":    {swapped(offsets, offsetEntryLen), times},
 		"times out of order":      {offsets, swapped(times, timeEntryLen)},
-		"an offset twice":         {append(append([]byte(nil), offsets...), offsets[len(offsets)-8:]...), times},
-		"a zero behind":           {append(append([]byte(nil), offsets...), make([]byte, 8)...), times},
-		"a zero behind the times": {offsets, append(append([]byte(nil), times...), make([]byte, 12)...)},
+		"a repeated offset":       {append(append([]byte(nil), offsets...), offsets[len(offsets)-8:]...), times},
+		"zeros after the offsets": {append(append([]byte(nil), offsets...), make([]byte, 8)...), times},
+		"zeros after the times":   {offsets, append(append([]byte(nil), times...), make([]byte, 12)...)},
 	} {
 		require.NotEmpty(t, checkEntries(bad[0], bad[1], size, span), name)
 	}
-	require.NotEmpty(t, checkEntries(offsets, times, size-100, span), "a position behind the end")
-	require.NotEmpty(t, checkEntries(offsets, times, size, span-1), "an offset behind the end")
+	require.NotEmpty(t, checkEntries(offsets, times, size-100, span), "a position past the end")
+	require.NotEmpty(t, checkEntries(offsets, times, size, span-1), "an offset past the end")
 	require.Empty(t, checkEntries(nil, nil, 0, 0))
 }
 
-// One goroutine adds, others read what was there: entries never change.
+// Readers of a table must see complete entries while another goroutine adds entries.
 func TestTableGrowsBesideReaders(t *testing.T) {
 	x := newTable(nil)
 	done := make(chan bool)
@@ -123,7 +123,7 @@ func TestTableGrowsBesideReaders(t *testing.T) {
 	require.Len(t, x.bytes(), 20000*offsetEntryLen)
 }
 
-// The search begins at a guess: however unevenly the offsets rise, it finds the entry that a look at each of them finds.
+// The search starts at a guess. However unevenly the offsets grow, it must find the same entry as a linear search.
 func TestSeekOffset(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	for range 2000 {

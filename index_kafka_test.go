@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Kafka before 4.0 gave an append of several batches, as a follower makes them, one offset entry: the position of the first
-// and the offset of the last. Its time entry may name the record with the greatest time rather than the last of the batch.
-// Such indexes serve as they are.
+// Kafka before 4.0 made a single offset entry for an append of several batches, such as a follower's: the position of the first batch
+// with the offset of the last. A time entry may name the record with the greatest time in place of the last record of the batch. Open
+// must use such indexes unchanged.
 func TestIndexesOfOlderKafka(t *testing.T) {
 	dir := t.TempDir()
 	const perAppend, appends = 7, 30
@@ -28,7 +28,7 @@ func TestIndexesOfOlderKafka(t *testing.T) {
 		for range perAppend {
 			var records []Record
 			for k := range int64(3) {
-				records = append(records, Record{Time: time.UnixMilli(millis(at + k)), Value: fmt.Appendf(nil, "record %d of a log of before", at+k)})
+				records = append(records, Record{Time: time.UnixMilli(millis(at + k)), Value: fmt.Appendf(nil, "record %d of an old log", at+k)})
 			}
 			log = append(log, encoded(records, at)...)
 			at += 3

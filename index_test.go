@@ -13,8 +13,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// kafkaIndexes is both index files of each segment as Kafka writes them, by the words of docs/format.md: before a batch
-// is written, an entry for it if more than interval bytes came since the last one.
+// kafkaIndexes returns both index files of each segment as Kafka writes them, by the rule in docs/format.md: a batch gets an entry if
+// more than interval bytes were written since the last entry.
 func kafkaIndexes(all []stored, interval int) map[string][2][]byte {
 	be := binary.BigEndian
 	indexes := map[string][2][]byte{}
@@ -59,13 +59,13 @@ func TestIndexesAreKafkas(t *testing.T) {
 				n := 1 + rng.IntN(3)
 				b := rawBatch{base: l.Offsets().End, count: n, lastDelta: n - 1, baseTime: ms, maxTime: ms}
 				if i%7 == 0 {
-					b.baseTime, b.maxTime = -1, -1 // never enters the time index
+					b.baseTime, b.maxTime = -1, -1 // such a batch never enters the time index
 				}
 				for k := range n {
 					b.body = append(b.body, rawRecord(int64(k), 0, make([]byte, rng.IntN(300)))...)
 				}
 				whole := b.bytes()
-				if i < 60 { // an interval is an exact number of these: more than it is asked for, not as much
+				if i < 60 { // batches of which the interval is an exact multiple, to check that an entry takes more than the interval
 					whole = sizedBatch(t, b.base, 100)
 				}
 				_, err := l.TransferFrom(bytes.NewReader(whole), -1)

@@ -18,8 +18,8 @@ func batchSize(t *testing.T, r Record) int64 {
 	return size
 }
 
-// hugeSegment writes the files of a closed log whose one segment ends at position end: batches of zeros, which take no
-// blocks on the disk.
+// hugeSegment writes the files of a closed log with a single segment that ends at position end. The batches consist mostly of zeros,
+// which take no blocks on the disk.
 func hugeSegment(t *testing.T, dir string, end int64) (records int64) {
 	t.Helper()
 	e := env{fs: osFS{}, dir: dir, o: Options{IndexBytes: defaultIndexBytes}}
@@ -52,8 +52,8 @@ func hugeSegment(t *testing.T, dir string, end int64) (records int64) {
 	return records
 }
 
-// zeroBatch is the beginning of a batch of one record whose value is zeros up to the end, where the headers count, a
-// zero as well, follows.
+// zeroBatch returns the beginning of a batch of one record whose value is all zeros. The rest of the batch, the value and the count
+// of headers, is zeros.
 func zeroBatch(t *testing.T, base, size, ms int64, zeros []byte) []byte {
 	t.Helper()
 	r := Record{Time: time.UnixMilli(ms)}
@@ -77,7 +77,7 @@ func zeroBatch(t *testing.T, base, size, ms int64, zeros []byte) []byte {
 	return b
 }
 
-// Positions are below 2 GiB: a segment is filled to its last byte, 2^31 - 2, and the next batch goes into the next one.
+// Positions lie below 2 GiB. A segment must be filled to its last position, 2^31 - 2, and the next batch go into a new segment.
 func TestPositionAt2GiB(t *testing.T) {
 	if testing.Short() {
 		t.Skip("maps 2 GiB")
@@ -131,7 +131,7 @@ func TestPositionAt2GiB(t *testing.T) {
 	check()
 }
 
-// A batch that would end one byte past it goes into the next segment, and a file that is longer is refused.
+// A batch that would end one byte past the last position must go into a new segment, and a larger file must be refused.
 func TestPositionPast2GiB(t *testing.T) {
 	if testing.Short() {
 		t.Skip("maps 2 GiB")
@@ -155,10 +155,10 @@ func TestPositionPast2GiB(t *testing.T) {
 	st, err := os.Stat(l.path(0, logSuffix))
 	require.NoError(t, err)
 	require.EqualValues(t, maxSegmentBytes-shortRoom, st.Size())
-	// A file of 2 GiB is none that this log, or Kafka, can have written.
+	// Neither seglog nor Kafka writes a file of 2 GiB.
 	require.NoError(t, os.Truncate(l.path(0, logSuffix), maxSegmentBytes+1))
 	l, err = Open(dir, nil)
-	require.NoError(t, err, "sealed segments are not looked at")
+	require.NoError(t, err, "Open does not check sealed segments")
 	defer l.Close()
 	_, err = l.Read(0)
 	require.ErrorIs(t, err, ErrCorrupt)

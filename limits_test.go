@@ -13,7 +13,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// sized is a record whose batch has exactly that many bytes.
+// sized returns a record whose batch has exactly size bytes.
 func sized(t testing.TB, size int) seglog.Record {
 	t.Helper()
 	at := time.UnixMilli(1700000000000)
@@ -61,12 +61,13 @@ func TestNoBytes(t *testing.T) {
 		require.Positive(t, s.Len(), "at least one batch")
 		require.NoError(t, s.Close())
 		for range l.Records(2) {
-			require.Fail(t, "there is nothing")
+			require.Fail(t, "there are no records")
 		}
 	}
 }
 
-// A batch of exactly MaxBatchBytes is taken on every way in, one of a byte more on none, and nothing is left of it.
+// Append, AppendBatch and TransferFrom must accept a batch of exactly MaxBatchBytes, and refuse a batch that is one byte larger
+// without a trace.
 func TestMaxBatchBytes(t *testing.T) {
 	for _, most := range []int{200, 4096, 100_000} {
 		l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, MaxBatchBytes: most, SegmentBytes: 200_000})
@@ -99,7 +100,7 @@ func TestMaxBatchBytes(t *testing.T) {
 	}
 }
 
-// A segment is filled to its last byte, and rolled for one more.
+// A segment must be filled to its last byte, and rolled if a batch needs one more.
 func TestSegmentBytes(t *testing.T) {
 	const size = 8192
 	for _, last := range []int{0, 1} {
@@ -107,12 +108,12 @@ func TestSegmentBytes(t *testing.T) {
 		o := &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: size}
 		l := open(t, dir, o)
 		first := size - 1000 - last
-		for _, n := range []int{first, 1000 + 2*last} { // full to the byte, or one too many
+		for _, n := range []int{first, 1000 + 2*last} { // exactly full, or one byte too many
 			_, err := l.Append(sized(t, n))
 			require.NoError(t, err)
 		}
 		require.EqualValues(t, 1+last, l.Stats().Segments)
-		_, err := l.Append(sized(t, size)) // one batch that is a segment
+		_, err := l.Append(sized(t, size)) // one batch that fills a segment
 		require.NoError(t, err)
 		require.EqualValues(t, 2+last, l.Stats().Segments)
 		_, err = l.Append(sized(t, 80))
@@ -131,7 +132,7 @@ func TestSegmentBytes(t *testing.T) {
 	}
 }
 
-// The offsets of a segment are 31 bits above its base; the batch that has more goes into the next one.
+// The offsets in a segment may exceed its base by at most 2^31 - 1; a batch with a higher offset must go into the next segment.
 func TestRelativeOffset(t *testing.T) {
 	const most = math.MaxInt32
 	one := func(base, last int64) []byte {
@@ -142,22 +143,22 @@ func TestRelativeOffset(t *testing.T) {
 		segments []string
 		offsets  []int64
 	}{
-		"up to it": {
+		"up to the limit": {
 			[][]byte{one(5, 5), one(6, 5+most)},
 			[]string{"00000000000000000005.log"},
 			[]int64{5, 6},
 		},
-		"one past it": {
+		"one past the limit": {
 			[][]byte{one(5, 5), one(6, 5+most+1)},
 			[]string{"00000000000000000005.log", "00000000000000000006.log"},
 			[]int64{5, 6},
 		},
-		"after a gap, up to it": {
+		"after a gap, up to the limit": {
 			[][]byte{one(5, 5), one(5+most, 5+most), one(5+most+1, 5+most+1)},
 			[]string{"00000000000000000005.log", "00000000002147483653.log"},
 			[]int64{5, 5 + most, 5 + most + 1},
 		},
-		"a batch that uses all of them": {
+		"a batch that spans all offsets": {
 			[][]byte{one(5, 5+most), one(5+most+1, 5+most+1)},
 			[]string{"00000000000000000005.log", "00000000002147483653.log"},
 			[]int64{5, 5 + most + 1},
@@ -212,7 +213,7 @@ func TestRelativeOffset(t *testing.T) {
 	}
 }
 
-// The last offsets there are: refused in time, rather than negative.
+// Near the greatest offset, the log must refuse batches before offsets overflow.
 func TestLastOffsets(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	require.ErrorIs(t, l.Reset(-1), seglog.ErrInvalid)
@@ -234,7 +235,7 @@ func TestLastOffsets(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Times from 1970 on are kept to the millisecond; earlier ones can't be.
+// Times from 1970 on are stored with a precision of a millisecond; earlier times are refused, as are headers that are not UTF-8.
 func TestTimes(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	for _, ms := range []int64{0, 1, 1700000000123, 253402300799999} {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// threads is how many threads this process has. Go keeps those that it started.
+// threads returns the number of threads of this process. Go never ends a thread that it started.
 func threads(t *testing.T) int {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
@@ -31,13 +31,13 @@ func threads(t *testing.T) int {
 	return 0
 }
 
-// Two thousand logs that are all opened, appended to and closed at once take no thread each: those in system calls are
-// bounded for the process.
+// When two thousand logs are opened, appended to and closed at once, each must not take a thread of its own: the number of threads in
+// blocking system calls is bounded for the process.
 func TestThreadsOfManyLogs(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		t.Skip("opens 2,000 logs")
 	}
-	const n, perLog = 2000, 5 // descriptors: lock, directory, state, active segment, one for a moment
+	const n, perLog = 2000, 5 // descriptors: lock, directory, state, active segment, and a temporary one
 	var lim unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &lim))
 	if lim.Cur < n*perLog+1000 {
@@ -46,12 +46,12 @@ func TestThreadsOfManyLogs(t *testing.T) {
 	var takes atomic.Int64
 	slow := func(int) error {
 		d := unix.NsecToTimespec(takes.Load())
-		_ = unix.Nanosleep(&d, nil) // a call of the system that keeps its thread, as a flush does
+		_ = unix.Nanosleep(&d, nil) // a system call that blocks its thread, as a flush does
 		return nil
 	}
 	fdatasync, fsync = slow, slow
 	defer func() { fdatasync, fsync = unix.Fdatasync, unix.Fsync }()
-	dir, err := os.MkdirTemp("/dev/shm", "seglog") // where nothing else waits for a disk
+	dir, err := os.MkdirTemp("/dev/shm", "seglog") // so that nothing else waits for a disk
 	if err != nil {
 		t.Skip(err)
 	}
@@ -91,5 +91,5 @@ func TestThreadsOfManyLogs(t *testing.T) {
 	takes.Store(int64(time.Millisecond))
 	each("close", func(i int) error { return logs[i].Close() })
 	require.Less(t, threads(t)-before, 600)
-	t.Log("in all", time.Since(began).Round(time.Millisecond))
+	t.Log("total:", time.Since(began).Round(time.Millisecond))
 }

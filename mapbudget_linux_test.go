@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// mappedFiles counts the mappings of this process of files below dir.
+// mappedFiles returns the number of mappings that this process has of files below dir.
 func mappedFiles(t *testing.T, dir string) (n int) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
@@ -24,11 +24,11 @@ func mappedFiles(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// Logs whose mappings would be more than the budget read and write through descriptors, under each policy, and map again
-// once there is room.
+// Once the mappings of all logs reach the budget, further segments must be read and written through descriptors, under each flush
+// policy, and be mapped again once there is room.
 func TestMappingsOfAllLogsAreBounded(t *testing.T) {
 	if strconv.IntSize < 64 {
-		t.Skip("nothing is mapped in 32 bits")
+		t.Skip("32-bit platforms map no files")
 	}
 	before, most := mappings.n.Load(), mappings.most
 	defer func() { mappings.most = most }()
@@ -37,7 +37,7 @@ func TestMappingsOfAllLogsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	var logs []*Log
 	for i := range 12 {
-		o := &Options{Flush: FlushPolicy(i % 3), SegmentBytes: 64 << 10, IndexBytes: 64} // whose indexes are small, but for one
+		o := &Options{Flush: FlushPolicy(i % 3), SegmentBytes: 64 << 10, IndexBytes: 64} // the indexes are small, except those of log 5
 		if i == 5 {
 			o.SegmentBytes, o.IndexBytes = 1<<20, 1
 		}
@@ -60,7 +60,7 @@ func TestMappingsOfAllLogsAreBounded(t *testing.T) {
 			require.LessOrEqual(t, mappedFiles(t, dir), room)
 		}
 	}
-	require.Greater(t, mappedFiles(t, dir), room/2, "the budget is used")
+	require.Greater(t, mappedFiles(t, dir), room/2, "the logs must use the budget")
 	for _, l := range logs {
 		require.NoError(t, l.Close())
 	}
@@ -73,7 +73,7 @@ func TestMappingsOfAllLogsAreBounded(t *testing.T) {
 	require.Zero(t, l.Stats().Errors)
 }
 
-// The budget leaves most of what the system allows to others.
+// The budget must leave at least three quarters of the system's limit to the rest of the process.
 func TestMapBudget(t *testing.T) {
 	n := mappings.most()
 	require.Positive(t, n)

@@ -15,14 +15,14 @@ import (
 )
 
 var (
-	modelOps  = flag.Int("ops", 0, "model test: calls per run; 0 is a short run")
+	modelOps  = flag.Int("ops", 0, "model test: number of calls per run; 0: 200")
 	modelSeed = flag.Uint64("model-seed", 0, "model test: seed; 0 takes one from the clock")
 )
 
-// modelUser is a simUser that also calls everything that reads, and knows the answers.
+// modelUser is a simUser that also makes all kinds of reads, and checks their results.
 type modelUser struct{ *simUser }
 
-// next does one call.
+// next makes a random call.
 func (u *modelUser) next() error {
 	calls := []func() error{
 		u.readOne, u.readOutside, u.walk, u.walkAll, u.section, u.transferWhole, u.byTime, u.wait, u.follow, u.refused, u.beside,
@@ -33,7 +33,7 @@ func (u *modelUser) next() error {
 	return u.step()
 }
 
-// live is the records that can be read.
+// live returns the readable records.
 func (u *modelUser) live() []*Record {
 	l := u.o.only()
 	var recs []*Record
@@ -56,7 +56,7 @@ func (u *modelUser) readOne() error {
 	return err
 }
 
-// readOutside asks for offsets that there are not.
+// readOutside reads offsets outside of the log.
 func (u *modelUser) readOutside() error {
 	l := u.o.only()
 	for _, offset := range []int64{-1, l.start - 1, l.end(), l.end() + 1 + u.rng.Int64N(100)} {
@@ -72,7 +72,7 @@ func (u *modelUser) readOutside() error {
 	return nil
 }
 
-// walk reads from somewhere and stops somewhere.
+// walk reads a few records from a random offset on.
 func (u *modelUser) walk() error {
 	recs := u.live()
 	if len(recs) == 0 {
@@ -97,27 +97,27 @@ func (u *modelUser) walk() error {
 
 func (u *modelUser) walkAll() error { return u.verify() }
 
-// decodes checks that stream holds the records from the batch of recs[at] on.
+// decodes checks the records in a stream that was sent from offset on.
 func (u *modelUser) decodes(stream []byte, offset int64) {
 	l := u.o.only()
 	for got, err := range Decode(bytes.NewReader(stream)) {
 		if err != nil {
-			u.bad("decode what was sent from %d: %w", offset, err)
+			u.bad("decode the stream from %d: %w", offset, err)
 			return
 		}
 		at := got.Offset - l.first
 		if at < 0 {
-			continue // deleted, in a batch that is not
+			continue // a deleted record in a batch with others that are not
 		}
 		if at >= int64(len(l.slots)) {
-			u.bad("record %d was sent, there is none", got.Offset)
+			u.bad("record %d was sent, but does not exist", got.Offset)
 		} else if why := differ(&got, l.slots[at].rec); why != "" {
-			u.bad("record %d was sent: %s", got.Offset, why)
+			u.bad("record %d in the stream: %s", got.Offset, why)
 		}
 	}
 }
 
-// section walks by sections from somewhere, as a server does.
+// section reads a few sections in a row from a random offset on, as a server does.
 func (u *modelUser) section() error {
 	recs := u.live()
 	if len(recs) == 0 {
@@ -148,7 +148,7 @@ func (u *modelUser) section() error {
 	return nil
 }
 
-// transferWhole gives all there is to another log, which must then be the same.
+// transferWhole transfers the whole log to another log, which must then hold the same records.
 func (u *modelUser) transferWhole() error {
 	recs := u.live()
 	if len(recs) == 0 {
@@ -212,7 +212,7 @@ func (u *modelUser) wait() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	if err := u.log.Wait(ctx, u.end()); !errors.Is(err, context.DeadlineExceeded) {
-		u.bad("wait for %d, which is not there: %v", u.end(), err)
+		u.bad("wait for %d, which does not exist: %v", u.end(), err)
 	}
 	recs := u.live()
 	if len(recs) == 0 {
@@ -224,12 +224,12 @@ func (u *modelUser) wait() error {
 	}
 	err := u.log.WaitDurable(context.Background(), offset)
 	if err == nil && u.log.Offsets().RecoveryPoint <= offset {
-		u.bad("offset %d is durable, the recovery point is %d", offset, u.log.Offsets().RecoveryPoint)
+		u.bad("WaitDurable(%d) returned, but the recovery point is %d", offset, u.log.Offsets().RecoveryPoint)
 	}
 	return err
 }
 
-// follow sees what is appended while it waits.
+// follow checks that Follow yields records appended while it waits.
 func (u *modelUser) follow() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -264,24 +264,24 @@ func (u *modelUser) follow() error {
 	return nil
 }
 
-// refused makes calls that a log must refuse, and that must change nothing.
+// refused makes calls that the log must refuse without any change.
 func (u *modelUser) refused() error {
 	was := u.log.Offsets()
 	_, err1 := u.log.Append()
-	_, err2 := u.log.AppendBatch([]byte("no batch"))
+	_, err2 := u.log.AppendBatch([]byte("not a batch"))
 	_, err3 := u.log.Append(Record{Value: make([]byte, u.opts.SegmentBytes)})
 	_, err4 := u.log.Append(Record{Time: time.UnixMilli(-5)})
 	if !errors.Is(err1, ErrInvalid) || !errors.Is(err2, ErrInvalid) || !errors.Is(err3, ErrTooLarge) || !errors.Is(err4, ErrInvalid) {
-		u.bad("appends that are no such: %v, %v, %v, %v", err1, err2, err3, err4)
+		u.bad("invalid appends: %v, %v, %v, %v", err1, err2, err3, err4)
 	}
 	spoilt := encoded(u.batch(2, was.End), was.End)
 	spoilt[len(spoilt)-1] ^= 1
 	if n, err := u.log.TransferFrom(bytes.NewReader(spoilt), -1); n != 0 || !errors.Is(err, ErrCorrupt) {
-		u.bad("transfer of a spoilt batch took %d bytes: %v", n, err)
+		u.bad("transfer of a damaged batch took %d bytes: %v", n, err)
 	}
 	for _, err := range []error{u.log.TruncateTo(was.End + 1), u.log.TruncateTo(was.Start - 1), u.log.DeleteBefore(was.End + 1)} {
 		if err == nil {
-			u.bad("a cut outside of the log was no error")
+			u.bad("a cut or deletion outside of the log succeeded")
 		}
 	}
 	if second, err := openFS(u.fsys, u.dir, &u.opts); !errors.Is(err, ErrLocked) {
@@ -293,7 +293,7 @@ func (u *modelUser) refused() error {
 	return nil
 }
 
-// beside opens the directory read-only, next to the writer.
+// beside opens the directory read-only while the writer has it open.
 func (u *modelUser) beside() error {
 	opts := u.opts
 	opts.ReadOnly = true
@@ -312,15 +312,15 @@ func (u *modelUser) beside() error {
 	for i := range got.recs {
 		want := live[got.recs[i].Offset]
 		if want == nil || differ(&got.recs[i], want) != "" {
-			u.bad("a read-only log beside this one shows a record %d that is not there", got.recs[i].Offset)
+			u.bad("a read-only log beside this one shows a record %d that does not exist", got.recs[i].Offset)
 		}
 	}
 	if durable := u.o.only().durable; durable > got.start {
-		// The writer tells other processes a moment later.
+		// Other processes may see durable records a little later.
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := l.Wait(ctx, durable-1); err != nil {
-			u.bad("a read-only log beside this one ends at %d, %d is durable: %w", got.end, durable, err)
+			u.bad("a read-only log beside this one ends at %d, but records below %d are durable: %w", got.end, durable, err)
 		}
 	}
 	if _, err := l.Append(Record{}); !errors.Is(err, ErrReadOnly) {
@@ -329,7 +329,7 @@ func (u *modelUser) beside() error {
 	return l.Close()
 }
 
-// run makes calls on a log and closes it.
+// run opens the log, makes random calls, and closes it.
 func (u *modelUser) run(ops int) error {
 	if err := u.open(); err != nil {
 		return fmt.Errorf("open: %w", err)
@@ -345,7 +345,7 @@ func (u *modelUser) run(ops int) error {
 	return errors.Join(u.close(), u.wrong)
 }
 
-// TestModel makes random calls and compares every answer with a slice of records.
+// TestModel makes random calls and compares every result with a slice of records.
 func TestModel(t *testing.T) {
 	seed, ops := *modelSeed, *modelOps
 	if seed == 0 {

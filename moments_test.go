@@ -11,7 +11,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// One goroutine keeps ten or eleven records in the log, and nobody who asks for its bounds sees more or fewer.
+// Offsets must return bounds of a single moment: while one goroutine keeps ten or eleven records in the log, no other may see fewer or
+// more.
 func TestOffsetsAreOfOneMoment(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	one := seglog.Record{Value: []byte("v")}
@@ -57,7 +58,7 @@ func TestAppendAtOfAClosedLog(t *testing.T) {
 	require.NotErrorIs(t, err, seglog.ErrConflict)
 }
 
-// Wait takes the named positions that every other reader takes.
+// Wait must accept Oldest and Newest, as other reading methods do.
 func TestWaitForNamedPositions(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	waited := func(from int64) error {
@@ -65,11 +66,11 @@ func TestWaitForNamedPositions(t *testing.T) {
 		defer cancel()
 		return l.Wait(ctx, from)
 	}
-	require.ErrorIs(t, waited(seglog.Oldest), context.DeadlineExceeded, "of an empty log")
+	require.ErrorIs(t, waited(seglog.Oldest), context.DeadlineExceeded, "Oldest of an empty log")
 	_, err := l.Append(seglog.Record{})
 	require.NoError(t, err)
 	require.NoError(t, waited(seglog.Oldest))
-	require.ErrorIs(t, waited(seglog.Newest), context.DeadlineExceeded, "of a record that was there before")
+	require.ErrorIs(t, waited(seglog.Newest), context.DeadlineExceeded, "Newest after an existing record")
 	got := make(chan error, 1)
 	go func() { got <- l.Wait(t.Context(), seglog.Newest) }()
 	for i := 0; ; i++ {

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unnamedLog is the directory of a log that was killed by a build that gave a segment its name after the roll: with
-// records in seglog.next, from base to n.
+// unnamedLog returns the directory of a killed log whose last segment, with the records from base to n, is still named seglog.next.
+// Old versions, which named a segment only after the roll, could leave such a log.
 func unnamedLog(t *testing.T) (dir string, base, n int64) {
 	dir = t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: 1 << 16})
@@ -52,14 +52,14 @@ func requireNumbered(t testing.TB, l *Log, n int64) {
 	require.Equal(t, n, l.Offsets().End)
 }
 
-// killed is a copy of the directory of a log as a process that is killed now leaves it.
+// killed returns a copy of the directory of an open log, as a kill of its process would leave it.
 func killed(t testing.TB, dir string) string {
 	to := t.TempDir()
 	require.NoError(t, os.CopyFS(to, os.DirFS(dir)))
 	return to
 }
 
-// Whoever looks at the directory sees the unnamed segment, and a reopen gives it its name.
+// A read-only log, Verify and Repair must see the unnamed segment, and Open must name it.
 func TestUnnamedSegment(t *testing.T) {
 	dir, base, n := unnamedLog(t)
 	beside, err := Open(dir, &Options{ReadOnly: true})
@@ -89,7 +89,7 @@ func TestUnnamedSegment(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(dir, nextName))
 }
 
-// After a power cut the unnamed segment may be there and the end of the one before it not.
+// A power cut may leave the unnamed segment without the end of the segment before it. Open must then drop the unnamed segment.
 func TestUnnamedSegmentThatDoesNotJoin(t *testing.T) {
 	dir, base, _ := unnamedLog(t)
 	before := filepath.Join(dir, fileName(0, logSuffix))
@@ -112,7 +112,7 @@ func TestUnnamedSegmentThatDoesNotJoin(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Damage before it: Repair puts it aside with its bytes.
+// Repair must remove a damaged batch before the unnamed segment, and keep the unnamed segment's records.
 func TestRepairBeforeUnnamedSegment(t *testing.T) {
 	dir, base, n := unnamedLog(t)
 	f, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)

@@ -14,7 +14,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A directory is nobody's temporary file, whatever its name.
+// Open must not remove directories, even if they have the names of temporary files.
 func TestOpenLeavesDirectoriesAlone(t *testing.T) {
 	dir := closedLog(t, 300)
 	for _, name := range []string{"seglog.next", "seglog.cut", "seglog.d", "seglog.00000000000000000000.index"} {
@@ -31,14 +31,14 @@ func TestOpenLeavesDirectoriesAlone(t *testing.T) {
 	}
 }
 
-// What Kafka keeps beside a segment goes with it.
+// Kafka's files of a segment must be removed together with the segment.
 func TestFilesOfKafkaGoWithTheirSegment(t *testing.T) {
 	o := &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10}
 	dir := t.TempDir()
 	l := open(t, dir, o)
 	appendN(t, l, 0, 300)
 	require.NoError(t, l.Close())
-	l = open(t, dir, o) // all but the last are sealed
+	l = open(t, dir, o) // now all segments but the last are sealed
 	segments, err := l.Segments()
 	require.NoError(t, err)
 	require.Greater(t, len(segments), 4)
@@ -62,8 +62,8 @@ func TestFilesOfKafkaGoWithTheirSegment(t *testing.T) {
 	n := len(segments)
 	require.NoError(t, l.TruncateTo(segments[n-2].Base+1))
 	gone(segments[n-1])
-	require.NoFileExists(t, sides(segments[n-2])[0], "it tells of what was cut, too")
-	require.FileExists(t, sides(segments[n-2])[1], "the state at its start")
+	require.NoFileExists(t, sides(segments[n-2])[0], "the transaction index covers removed records, too")
+	require.FileExists(t, sides(segments[n-2])[1], "the snapshot is of the producers at the start of the segment, so it stays")
 	require.FileExists(t, sides(segments[1])[0])
 	require.NoError(t, l.Reset(segments[1].Base))
 	for _, s := range segments {
@@ -71,7 +71,7 @@ func TestFilesOfKafkaGoWithTheirSegment(t *testing.T) {
 	}
 }
 
-// A file system that was just made has one directory.
+// Snapshot must accept the root of a new file system, which holds only the directory lost+found.
 func TestSnapshotIntoFreshVolume(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	appendN(t, l, 0, 10)
@@ -83,10 +83,10 @@ func TestSnapshotIntoFreshVolume(t *testing.T) {
 	require.DirExists(t, filepath.Join(to, "lost+found"))
 	other := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(other, "lost+found"), nil, 0o600))
-	require.ErrorIs(t, l.Snapshot(other), seglog.ErrInvalid, "a file of that name is somebody's")
+	require.ErrorIs(t, l.Snapshot(other), seglog.ErrInvalid, "a file of that name is not the file system's")
 }
 
-// Segments that were moved to another disk and linked: the copy holds them, and not links that lead nowhere.
+// If segments were moved to another disk and replaced by symbolic links, a snapshot must hold the segments, not dangling links.
 func TestSnapshotOfLinkedSegments(t *testing.T) {
 	root := t.TempDir()
 	dir := filepath.Join(root, "log")
@@ -108,7 +108,7 @@ func TestSnapshotOfLinkedSegments(t *testing.T) {
 	requireN(t, c, 0, 300)
 }
 
-// Words that say what is the matter.
+// These error messages must name the cause.
 func TestWords(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
@@ -133,8 +133,8 @@ func TestWords(t *testing.T) {
 	require.Contains(t, err.Error(), ", offset 11")
 }
 
-// A walk that a cut ended reports the offset as missing, though another record may have it since: the error must not deny
-// a record that Read would return.
+// A walk that a cut ends reports an offset that may hold another record since then. The error must not deny the existence of a record
+// that Read would return.
 func TestWordsBesideACut(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	appendN(t, l, 0, 3)
@@ -150,7 +150,7 @@ func TestWordsBesideACut(t *testing.T) {
 	require.EqualError(t, err, "seglog: offset 1 is missing in [0, 20): a compaction, a control batch or a cut took its record")
 }
 
-// The error must not claim that another directory took the place of one that was only moved away.
+// If the directory was only moved, the error must not claim that another directory took its place.
 func TestWordsBesideAMovedDirectory(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open directory can't be moved")

@@ -14,7 +14,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// Times at and beyond the ends of what a timestamp can hold do not wrap around.
+// Times at and beyond the ends of the range of a timestamp must not wrap around.
 func TestTimesAtTheEnds(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	last := time.UnixMilli(math.MaxInt64)
@@ -29,14 +29,14 @@ func TestTimesAtTheEnds(t *testing.T) {
 		require.Contains(t, err.Error(), "is after 292278994-08-17")
 		offset, err := l.OffsetForTime(at)
 		require.NoError(t, err)
-		require.EqualValues(t, 2, offset, "no record is that late")
+		require.EqualValues(t, 2, offset, "no record has such a late time")
 	}
 	for _, at := range []time.Time{{}, time.Date(-292275056, 1, 1, 0, 0, 0, 0, time.UTC), time.UnixMilli(math.MinInt64), time.Date(-2e9, 1, 1, 0, 0, 0, 0, time.UTC)} {
 		offset, err := l.OffsetForTime(at)
 		require.NoError(t, err)
 		require.Zero(t, offset)
 		if at.IsZero() {
-			continue // now
+			continue // Append would use the current time
 		}
 		_, err = l.Append(seglog.Record{Time: at})
 		require.ErrorIs(t, err, seglog.ErrInvalid)
@@ -50,7 +50,7 @@ func TestTimesAtTheEnds(t *testing.T) {
 	require.EqualValues(t, 2, l.Offsets().End)
 }
 
-// A producer that takes microseconds for milliseconds does not break the JSON of whoever looks at its records.
+// Times after the year 9999, as a producer makes that confuses microseconds with milliseconds, must not break the JSON encoding.
 func TestJSONOfFarTimes(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
@@ -74,7 +74,7 @@ func TestJSONOfFarTimes(t *testing.T) {
 		if r.Offset == 1 {
 			require.Contains(t, text, `"Time":"+55840-11-08T22:13:20Z"`)
 		}
-		if r.Time.Year() <= 9999 { // as without the method
+		if r.Time.Year() <= 9999 { // the default encoding must not change
 			type plain seglog.Record
 			want, err := json.Marshal(plain(r))
 			require.NoError(t, err)
@@ -99,13 +99,13 @@ func TestJSONOfFarTimes(t *testing.T) {
 	text := round(report, &got)
 	require.Equal(t, *report, got)
 	require.Contains(t, text, `"maxTime":"+292278994-08-17T07:12:55.807Z"`)
-	require.NotContains(t, round(seglog.SegmentReport{}, new(seglog.SegmentReport)), "Time\"", "left out")
+	require.NotContains(t, round(seglog.SegmentReport{}, new(seglog.SegmentReport)), "Time\"", "a zero time is omitted")
 	for _, bad := range []string{`{"Time":"+x-01-01T00:00:00Z"}`, `{"Time":"+12000"}`, `{"Time":"+12000-13-01T00:00:00Z"}`} {
 		require.ErrorIs(t, json.Unmarshal([]byte(bad), new(seglog.Record)), seglog.ErrInvalid, bad)
 	}
 }
 
-// As many bytes as there can be mean that appends never flush, not that each does.
+// With the greatest possible FlushBytes, appends must never flush; an overflow would make each of them flush.
 func TestFlushBytesAtTheEnd(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushAsync, FlushBytes: math.MaxInt64, FlushInterval: math.MaxInt64})
 	before := l.Stats().Flushes
@@ -122,7 +122,7 @@ func TestMaxInflatedBytesAtTheEnd(t *testing.T) {
 	require.Len(t, r.Value, 1<<20)
 }
 
-// Ages shorter than the precision of a record's time are a slip of the unit.
+// Open must refuse ages shorter than a millisecond, the precision of a record's time: they are probably given in a wrong unit.
 func TestAgesBelowAMillisecond(t *testing.T) {
 	for _, o := range []*seglog.Options{{SegmentAge: 500}, {SegmentAge: time.Millisecond - 1}, {RetentionAge: 7}} {
 		_, err := seglog.Open(t.TempDir(), o)
@@ -134,7 +134,7 @@ func TestAgesBelowAMillisecond(t *testing.T) {
 		_, err := l.Append(seglog.Record{Time: time.UnixMilli(ms)})
 		require.NoError(t, err)
 	}
-	// A batch whose time is as low as can be is no reason to roll.
+	// A batch with the lowest possible time is no reason to roll.
 	_, err := l.TransferFrom(bytes.NewReader(rawBatch{base: 4, count: 1, maxTime: math.MinInt64, body: rawRecord(0, 0, nil)}.bytes()), -1)
 	require.NoError(t, err)
 	segments, err := l.Segments()
@@ -143,7 +143,7 @@ func TestAgesBelowAMillisecond(t *testing.T) {
 	require.EqualValues(t, 2, segments[1].Base)
 }
 
-// Only what Kafka takes for a segment's name is one.
+// Open must accept as names of segments only those that Kafka accepts.
 func TestNamesOfSegments(t *testing.T) {
 	dir := t.TempDir()
 	names := []string{"-0000000000000000000.log", "+0000000000000000007.log", "0000000000000000_007.log", "00000000000000000 7.log", "99999999999999999999.log"}
@@ -163,7 +163,7 @@ func TestNamesOfSegments(t *testing.T) {
 	}
 }
 
-// A batch that can't lie in its segment, whatever its CRC says, is damage to a log that follows a writer, too.
+// A read-only log, too, must report as damage a batch with an offset that its segment can't hold, even if the CRC is valid.
 func TestReadOnlyRelativeOffset(t *testing.T) {
 	for _, base := range []int64{1 << 60, 1 << 31} {
 		dir := t.TempDir()

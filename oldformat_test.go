@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// oldMessage is a message of format 0 or 1, as Kafka wrote them before 0.11.
+// oldMessage returns a message of format 0 or 1, as Kafka wrote before version 0.11.
 func oldMessage(magic byte, offset int64, value string) []byte {
 	be := binary.BigEndian
 	body := []byte{magic, 0}
@@ -25,11 +25,10 @@ func oldMessage(magic byte, offset int64, value string) []byte {
 	return append(b, body...)
 }
 
-// A directory of messages in the formats before 0.11 is told as what it is, and nothing of it is cut, also where batches of
-// format 2 come first.
+// Open and Verify must recognize messages of the formats before Kafka 0.11, also after batches of format 2, and not change the files.
 func TestOldMessageFormats(t *testing.T) {
 	for _, magic := range []byte{0, 1} {
-		for name, before := range map[string][]byte{"first": nil, "behind batches": spaced(0, 3, 1)} {
+		for name, before := range map[string][]byte{"first": nil, "after batches": spaced(0, 3, 1)} {
 			dir := t.TempDir()
 			content := before
 			for i := range int64(20) {
@@ -54,7 +53,7 @@ func TestOldMessageFormats(t *testing.T) {
 	}
 }
 
-// An archive of bare .log files gets one warning, not two for each.
+// For an archive of bare .log files, Verify must give one warning, not two for each segment.
 func TestVerifyBareLogs(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
@@ -91,8 +90,7 @@ func TestVerifyBareLogs(t *testing.T) {
 	require.Contains(t, report.Problems[0].Reason, "index files are missing")
 }
 
-// The files of a compaction that a broker was killed in hold records that the segments do not have any more: nobody takes
-// the rest for the log.
+// If a broker was killed during a compaction, its .swap files hold records that the segments no longer have. Open must refuse the rest.
 func TestInterruptedCompaction(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, swapSuffix)), spaced(0, 50, 2), 0o644))
@@ -108,12 +106,12 @@ func TestInterruptedCompaction(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	for _, e := range entries {
-		require.NotEqual(t, stateName, e.Name(), "nothing was taken over")
+		require.NotEqual(t, stateName, e.Name(), "Open must not take over the directory")
 	}
 }
 
-// A compaction of Kafka's that was killed while it still named its output has removed nothing: its .cleaned files, and the
-// swaps from their offset on, are no part of the log.
+// A compaction of Kafka that was killed while it still renamed its output has removed no segment yet. Its .cleaned files, and the
+// .swap files from their lowest offset on, are not part of the log.
 func TestCleanedFilesOfKafka(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), spaced(0, 50, 1), 0o644))
@@ -122,12 +120,12 @@ func TestCleanedFilesOfKafka(t *testing.T) {
 	require.ErrorIs(t, err, ErrCorrupt)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(30, indexSuffix)+cleanedSuffix), nil, 0o644))
 	_, err = Open(dir, nil)
-	require.ErrorIs(t, err, ErrCorrupt, "the swap lies below what is cleaned")
+	require.ErrorIs(t, err, ErrCorrupt, "the .swap file lies below the .cleaned file")
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)+cleanedSuffix), nil, 0o644))
 	report, err := Verify(dir, nil)
 	require.NoError(t, err)
 	require.True(t, report.OK())
-	require.Len(t, report.Problems, 3, "%v", report.Problems) // both files, and that there are no indexes
+	require.Len(t, report.Problems, 3, "%v", report.Problems) // two of Kafka's files, and the missing indexes
 	for _, readOnly := range []bool{true, false} {
 		l, err := Open(dir, &Options{ReadOnly: readOnly})
 		require.NoError(t, err)

@@ -8,10 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever call of the system fails while a log is opened, the error says that it is this package's, and names the directory.
+// Whichever system call fails in Open, the error must begin with the package's name and contain the directory.
 func TestOpenErrorsNameTheLog(t *testing.T) {
 	d := newDamaged(t, false)
-	failed := d.w.clone() // a flush has failed: segments and the state are copied
+	failed := d.w.clone() // with the note that a flush failed, which makes Open copy the segments and the state
 	b := append([]byte(nil), failed.get(stateName)...)
 	st, ok, err := readSlots(bytesFile{b: b})
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func TestOpenErrorsNameTheLog(t *testing.T) {
 	require.Greater(t, met, 50, fmt.Sprint(met))
 }
 
-// bytesFile is a file in memory that is only read.
+// bytesFile is a read-only file in memory.
 type bytesFile struct {
 	file
 	b []byte

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fewFiles has descriptors for so many files at once.
+// fewFiles is a file system that allows at most limit open files.
 type fewFiles struct {
 	osFS
 	limit atomic.Int64
@@ -39,7 +39,7 @@ func (f *fewFiles) open(path string, mode openMode) (file, error) {
 	return fewFilesFile{g, f}, nil
 }
 
-// Fewer descriptors than MaxOpenSegments asks for: segments are closed for others, and reads go on.
+// With fewer descriptors than MaxOpenSegments, the log must close segments to open others, and no call may fail.
 func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
 	fsys := new(fewFiles)
 	fsys.limit.Store(10_000)
@@ -63,14 +63,14 @@ func TestFewerDescriptorsThanMaxOpenSegments(t *testing.T) {
 		require.Equal(t, string(numbered(offset)), string(r.Value))
 	}
 	requireNumbered(t, l, n)
-	for l.Stats().Rolls < 20 { // which takes a descriptor as well, and each seal another
+	for l.Stats().Rolls < 20 { // a roll takes a descriptor, and each seal another
 		appendNumbered(t, l)
 		_, err := l.Read(l.Offsets().End * 7919 % n)
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.Sync())
 	requireNumbered(t, l, l.Offsets().End)
-	fsys.limit.Store(fsys.count.Load()) // not one is left
+	fsys.limit.Store(fsys.count.Load()) // no descriptor is left
 	require.NoError(t, l.TruncateTo(l.Offsets().End-1))
 	requireNumbered(t, l, l.Offsets().End)
 	appendNumbered(t, l)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// limitFiles sets the soft limit of the process on descriptors for the time of the test.
+// limitFiles sets the soft limit of the process on descriptors during the test.
 func limitFiles(t *testing.T, n int) {
 	t.Helper()
 	var lim unix.Rlimit
@@ -22,13 +22,13 @@ func limitFiles(t *testing.T, n int) {
 	t.Cleanup(func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) })
 }
 
-// openLogFiles counts the descriptors of this process on segments below dir, those that are made ready included.
+// openLogFiles returns the number of descriptors that this process has of segments below dir, including prepared ones.
 func openLogFiles(t *testing.T, dir string) (n int) {
 	t.Helper()
 	fds, err := filepath.Glob("/proc/self/fd/*")
 	require.NoError(t, err)
 	for _, fd := range fds {
-		path, _ := os.Readlink(fd) // that of Glob itself is gone
+		path, _ := os.Readlink(fd) // fails for the descriptor of Glob itself, which is closed
 		if strings.HasPrefix(path, dir) && (strings.HasSuffix(path, logSuffix) || strings.HasSuffix(path, nextName)) {
 			n++
 		}
@@ -36,7 +36,7 @@ func openLogFiles(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// highestDescriptor is the number that the next limit has to lie above for what is open now.
+// highestDescriptor returns the lowest free descriptor. With that as the limit, no descriptor is left.
 func highestDescriptor(t *testing.T) int {
 	t.Helper()
 	f, err := os.Open("/dev/null") // the lowest that is free
@@ -53,15 +53,15 @@ func logOfSegments(t *testing.T, dir string, segments int) *Log {
 	for l.Stats().Segments < segments {
 		appendNumbered(t, l)
 	}
-	require.NoError(t, l.Close()) // so that no segment waits for its seal
+	require.NoError(t, l.Close()) // so that all segments but the last are sealed
 	l, err = Open(dir, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
 
-// What all logs of a process keep open has one bound, written and read-only ones alike, and a segment in use stays open
-// whichever log it belongs to.
+// The number of open segments must be bounded over all logs of a process, read-only ones included, and a segment in steady use must
+// stay open, whichever log it belongs to.
 func TestOpenSegmentsOfAllLogsAreBounded(t *testing.T) {
 	before := processSegments.open.Load()
 	dir := t.TempDir()
@@ -87,19 +87,19 @@ func TestOpenSegmentsOfAllLogsAreBounded(t *testing.T) {
 			}
 			require.LessOrEqual(t, openLogFiles(t, dir), 100)
 		}
-		if round == 0 { // in which all were used once when the first had to go
+		if round == 0 { // by the end of the first round, the clock algorithm knows which segments are in use
 			hot = logs[0].view.Load().segs[0].h.Load()
 		}
 	}
-	require.Same(t, hot, logs[0].view.Load().segs[0].h.Load(), "used all the time and closed")
-	require.Greater(t, openLogFiles(t, dir), 80, "the budget is used")
-	require.Eventually(t, func() bool { // a segment that is being made ready is counted a moment later
+	require.Same(t, hot, logs[0].view.Load().segs[0].h.Load(), "a segment in steady use was closed")
+	require.Greater(t, openLogFiles(t, dir), 80, "the logs must use the budget")
+	require.Eventually(t, func() bool { // a segment that is being prepared is counted a little later
 		return int64(openLogFiles(t, dir)) == processSegments.open.Load()-before
 	}, 10*time.Second, time.Millisecond)
-	// Segments that are written count as well: for each, one that is only read is closed.
+	// Active segments count as well: for each, a segment that is only read is closed.
 	for i := range 60 {
 		l, err := Open(filepath.Join(dir, "w", string(rune('A'+i))), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
-		if err != nil { // three more descriptors a log
+		if err != nil { // each log takes three more descriptors
 			require.ErrorIs(t, err, unix.EMFILE)
 			break
 		}
@@ -114,7 +114,7 @@ func TestOpenSegmentsOfAllLogsAreBounded(t *testing.T) {
 	require.Zero(t, processSegments.sealed.Load())
 }
 
-// A process that runs out of descriptors all the same closes what another log keeps open.
+// If the process runs out of descriptors all the same, a log must close segments that another log keeps open.
 func TestDescriptorsAreTakenFromOtherLogs(t *testing.T) {
 	dir := t.TempDir()
 	a, b := logOfSegments(t, filepath.Join(dir, "a"), 60), logOfSegments(t, filepath.Join(dir, "b"), 5)
@@ -123,7 +123,7 @@ func TestDescriptorsAreTakenFromOtherLogs(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.Greater(t, a.Stats().OpenSegments, 50)
-	limitFiles(t, highestDescriptor(t)) // not one is left
+	limitFiles(t, highestDescriptor(t)) // no descriptor is left
 	r, err := b.Read(0)
 	require.NoError(t, err)
 	require.Equal(t, string(numbered(0)), string(r.Value))
@@ -134,7 +134,7 @@ func TestDescriptorsAreTakenFromOtherLogs(t *testing.T) {
 	}
 	limitFiles(t, highestDescriptor(t))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "c"), 0o755))
-	c, err := Open(filepath.Join(dir, "c"), &Options{Flush: FlushNone}) // which is no segment, and needs one as well
+	c, err := Open(filepath.Join(dir, "c"), &Options{Flush: FlushNone}) // needs descriptors for files that are not segments
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
 	require.NoError(t, a.Close())

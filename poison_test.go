@@ -12,7 +12,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A record that is kept without Clone shows in a build with -tags seglog_poison, and what is read is right there too.
+// In a build with -tags seglog_poison, a record that is kept without Clone must show, and reads must still be right.
 func TestPoison(t *testing.T) {
 	if os.Getenv("SEGLOG_POISONED") == "" {
 		c := exec.Command("go", "test", "-tags", "seglog_poison", "-count=1", "-run", "^TestPoison$", ".")
@@ -39,7 +39,7 @@ func TestPoison(t *testing.T) {
 	require.Equal(t, "h", cloned[0].Headers[0].Key)
 }
 
-// By the batch, each step gives what one Append stored, with all its headers.
+// Each step of RecordBatches and FollowBatches must yield the records of one Append, with all headers.
 func TestRecordBatches(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone})
 	var ends []int64

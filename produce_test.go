@@ -17,13 +17,13 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// withCRC makes the CRC of a changed batch right again.
+// withCRC corrects the CRC of a changed batch.
 func withCRC(b []byte) []byte {
 	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
 	return b
 }
 
-// timed is a batch of records a second apart, which claims a greatest timestamp.
+// timed returns a batch of n records a second apart, with claimed as the greatest timestamp in its header.
 func timed(n int, from, claimed int64, compress bool) []byte {
 	b := rawBatch{count: n, lastDelta: n - 1, baseTime: from, maxTime: claimed}
 	for i := range n {
@@ -35,7 +35,7 @@ func timed(n int, from, claimed int64, compress bool) []byte {
 	return b.bytes()
 }
 
-// A leader does not believe the greatest timestamp that a producer claims.
+// AppendBatch must not trust the greatest timestamp in a producer's header.
 func TestAppendBatchCorrectsMaxTimestamp(t *testing.T) {
 	const from, n = int64(1_700_000_000_000), 10
 	for _, compress := range []bool{false, true} {
@@ -47,7 +47,7 @@ func TestAppendBatchCorrectsMaxTimestamp(t *testing.T) {
 				before := bytes.Clone(in)
 				_, err := l.AppendBatch(in)
 				require.NoError(t, err)
-				require.Equal(t, before, in, "the caller's bytes")
+				require.Equal(t, before, in, "AppendBatch must not change the caller's bytes")
 			}
 			check := func() {
 				for i := range int64(20 * n) {
@@ -72,7 +72,7 @@ func TestAppendBatchCorrectsMaxTimestamp(t *testing.T) {
 	}
 }
 
-// LogAppendTime: the time of all records is the greatest timestamp, whatever it is.
+// In a batch with LogAppendTime, the time of all records is the greatest timestamp, so AppendBatch must not correct it.
 func TestAppendBatchKeepsLogAppendTime(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	b := rawBatch{attributes: 8, count: 1, baseTime: 5, maxTime: 77, body: rawRecord(0, 0, []byte("v"))}
@@ -83,7 +83,7 @@ func TestAppendBatchKeepsLogAppendTime(t *testing.T) {
 	require.Equal(t, at(77), r.Time)
 }
 
-// What Kafka's leader refuses from a producer uses up no offset here either.
+// AppendBatch must refuse the batches that a Kafka leader refuses from a producer, and use up no offset for them.
 func TestAppendBatchRefusesWhatKafkaDoes(t *testing.T) {
 	producer := func(attributes int16, id int64, epoch int16, sequence int32) []byte {
 		b := rawBatch{attributes: attributes, count: 1, body: rawRecord(0, 0, []byte("v"))}.bytes()
@@ -111,7 +111,7 @@ func TestAppendBatchRefusesWhatKafkaDoes(t *testing.T) {
 	manyZstd := rawBatch{attributes: 4, count: 100_000_000, lastDelta: 99_999_999, body: make([]byte, 14)}
 	l := open(t, t.TempDir(), nil)
 	for name, b := range map[string][]byte{
-		"gzip that is none":                garbage.bytes(),
+		"not gzip":                         garbage.bytes(),
 		"2^31-1 records in a few bytes":    many.bytes(),
 		"2^31-1 records, no decompressor":  manySnappy.bytes(),
 		"10^8 records, no decompressor":    manyZstd.bytes(),
@@ -135,8 +135,8 @@ func TestAppendBatchRefusesWhatKafkaDoes(t *testing.T) {
 	}
 }
 
-// A batch that inflates to more than the limit is no damage: it is refused by AppendBatch, and where it lies in a log
-// already, Verify and Repair leave it alone, transfers send it and a higher limit reads it.
+// A batch that inflates to more than the limit is not damaged. AppendBatch must refuse it, but TransferFrom take it; reads must fail
+// with ErrInflated, and succeed with a higher limit.
 func TestInflationLimit(t *testing.T) {
 	big := rawBatch{attributes: 1, count: 1, maxTime: 5, baseTime: 5, body: gzipped(rawRecord(0, 0, make([]byte, 300_000)))}.bytes()
 	o := &seglog.Options{Flush: seglog.FlushNone, MaxInflatedBytes: 200_000}
@@ -195,14 +195,15 @@ func spent(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// headersOf is a record with n headers of two bytes each.
+// headersOf returns an encoded record with n headers of two bytes each.
 func headersOf(n int) []byte {
 	body := append([]byte{0, 0, 0, 1, 1}, binary.AppendVarint(nil, int64(n))...)
 	body = append(body, bytes.Repeat([]byte{0, 1}, n)...)
 	return append(binary.AppendVarint(nil, int64(len(body))), body...)
 }
 
-// Headers take 20 times as much memory as bytes in a batch. That holds once, and not times what gzip makes of them.
+// Headers take 20 times as much memory as they take in a batch. MaxInflatedBytes must bound that memory too, or a small compressed
+// batch could use a great deal.
 func TestHeadersAreBounded(t *testing.T) {
 	const n = 2 << 20
 	plain := rawBatch{count: 1, body: headersOf(n)}.bytes()
@@ -219,7 +220,7 @@ func TestHeadersAreBounded(t *testing.T) {
 		_, err := decoded(claims)
 		require.ErrorIs(t, err, seglog.ErrCorrupt)
 	})
-	require.Less(t, used, uint64(5*len(claims)), "headers that are not there take no memory")
+	require.Less(t, used, uint64(5*len(claims)), "missing headers must take no memory")
 
 	packed := rawBatch{attributes: 1, count: 1, body: gzipped(headersOf(16 * n))}.bytes()
 	require.Less(t, len(packed), 100_000)
@@ -235,7 +236,7 @@ func TestHeadersAreBounded(t *testing.T) {
 	require.Less(t, used, uint64(2*3*80<<20))
 }
 
-// What a walk met once does not stay in memory for good.
+// Header names that a walk has met must not stay in memory.
 func TestHeaderNamesAreNotKept(t *testing.T) {
 	var batches []byte
 	for i := range 40 {
@@ -264,7 +265,7 @@ func TestHeaderNamesAreNotKept(t *testing.T) {
 	runtime.KeepAlive(batches)
 }
 
-// A flipped bit in a timestamp is found where it would make OffsetForTime skip the batch.
+// OffsetForTime must notice a flipped bit in a timestamp that would make it skip the batch.
 func TestOffsetForTimeChecksWhatItSkips(t *testing.T) {
 	for _, where := range []int64{35, 27} { // greatest timestamp; base timestamp, which records are relative to
 		dir := t.TempDir()

@@ -2,5 +2,5 @@
 
 package seglog_test
 
-// underRace: the race detector makes everything about ten times slower, so the counts of repetitions shrink.
+// underRace reports whether the race detector is on. It makes everything about ten times slower, so tests repeat less.
 const underRace = true

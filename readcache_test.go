@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bigBatch is a batch of n records as another program would write it. step apart are their offsets, which a compaction
-// leaves behind, and values are up to size bytes.
+// bigBatch returns a batch of n records as another program would write it. Their offsets are step apart, as after a compaction, and
+// their values shorter than size.
 func bigBatch(rnd *rand.Rand, base int64, n int, step int64, size int, codec Codec) []byte {
 	recs := make([]Record, n)
 	for i := range recs {
@@ -47,7 +47,7 @@ func bigBatch(rnd *rand.Rand, base int64, n int, step int64, size int, codec Cod
 			apart = append(binary.AppendVarint(apart, int64(len(out))), out...)
 		}
 		body = apart
-		binary.BigEndian.PutUint32(b[atLastOffsetDelta:], uint32(int64(n)*step-1)) // the last ones are left out, too
+		binary.BigEndian.PutUint32(b[atLastOffsetDelta:], uint32(int64(n)*step-1)) // offsets after the last record are missing, too
 	}
 	if codec != CodecNone {
 		out, ok, err := deflate(codec, body)
@@ -62,13 +62,13 @@ func bigBatch(rnd *rand.Rand, base int64, n int, step int64, size int, codec Cod
 	return b
 }
 
-// withReadCache sets the process's cache for a test.
+// withReadCache sets the size of the process's read cache for a test.
 func withReadCache(t *testing.T, n int64) {
 	SetReadCacheBytes(n)
 	t.Cleanup(func() { SetReadCacheBytes(defaultReadCacheBytes) })
 }
 
-// mixedLog is a log of batches of all kinds, and its records by their offsets.
+// mixedLog returns a log of batches of all kinds, and its records by their offsets.
 func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[int64]Record) {
 	l, err := openFS(fsys, dir, o)
 	require.NoError(t, err)
@@ -99,8 +99,8 @@ func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[
 	return l, want
 }
 
-// Read gives what Records gives, from batches of any kind, in any order, by many goroutines, while the cache is too small for
-// them and its size is changed; and the cache keeps within its bound.
+// Read must return the same records as Records, from batches of any kind, in any order, in several goroutines, also with a cache that
+// is too small or whose size changes; and the cache must stay within its bound.
 func TestReadOutOfLargeBatches(t *testing.T) {
 	for _, limit := range []int64{defaultReadCacheBytes, 64 << 10, 4 << 10, 1, 0} {
 		for what, fsys := range map[string]fileSystem{"mapped": osFS{}, "read": newCountingFS()} {
@@ -126,7 +126,7 @@ func TestReadOutOfLargeBatches(t *testing.T) {
 							rec, there := want[at]
 							switch {
 							case !there && !errors.Is(err, ErrOutOfRange) || there && err != nil:
-								s := fmt.Sprintf("offset %d, there %v: %v", at, there, err)
+								s := fmt.Sprintf("offset %d, exists %v: %v", at, there, err)
 								failed.Store(&s)
 							case there && fmt.Sprint(rec) != fmt.Sprint(got):
 								s := fmt.Sprintf("offset %d: %v, want %v", at, got, rec)
@@ -151,7 +151,8 @@ func TestReadOutOfLargeBatches(t *testing.T) {
 	}
 }
 
-// A bound that is larger than any memory takes no more than what is kept, and the table grows with it.
+// With a bound larger than the memory, the cache must take only the memory that its batches need, and its table must grow with their
+// number.
 func TestReadCacheOfAnyBound(t *testing.T) {
 	withReadCache(t, math.MaxInt64)
 	l, want := mixedLog(t, osFS{}, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 256 << 10})
@@ -168,7 +169,7 @@ func TestReadCacheOfAnyBound(t *testing.T) {
 	c := &readCache{}
 	c.limit.Store(math.MaxInt64)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for n := 0; n < 20_000; { // of any size, at any number of them there is a place for each
+	for n := 0; n < 20_000; { // at any number of batches, nearly each must have a place
 		batches := make([]*cachedBatch, 1000)
 		pos := uint32(0)
 		for i := range batches {
@@ -185,7 +186,7 @@ func TestReadCacheOfAnyBound(t *testing.T) {
 	}
 }
 
-// Batches that were checked more than a minute ago, those of closed files among them, go as others come.
+// Batches that were checked more than a minute ago must go as others come: nobody uses those of closed files any more.
 func TestReadCacheExpires(t *testing.T) {
 	c := &readCache{}
 	c.limit.Store(1 << 20)
@@ -227,7 +228,7 @@ func requireCacheAddsUp(t *testing.T, c *readCache) {
 	require.Equal(t, n, c.bytes.Load())
 }
 
-// A batch is read whole once, and then a few KiB of it for each record.
+// A large batch must be read as a whole only once, and then in part, a few KiB for each record.
 func TestLargeBatchesAreReadOnce(t *testing.T) {
 	withReadCache(t, defaultReadCacheBytes)
 	fsys := newCountingFS()
@@ -248,14 +249,14 @@ func TestLargeBatchesAreReadOnce(t *testing.T) {
 				require.NoError(t, err)
 			}
 		})
-		t.Logf("%d bytes of a batch of %d for a thousand records", took, size)
+		t.Logf("read %d bytes of a batch of %d for a thousand records", took, size)
 		require.LessOrEqual(t, took, most)
 		require.Equal(t, every, took >= 1000*size)
 		require.NoError(t, l.Close())
 	}
 }
 
-// A compressed batch is inflated once for all of its records, and for each where it does not fit in the cache.
+// A compressed batch must be inflated once for all of its records, or for each Read if it does not fit in the cache.
 func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 	const n = 300
 	inflated := 0
@@ -281,8 +282,8 @@ func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 	}
 }
 
-// Each bit of a batch is flipped after it was checked. Within the minute a Read gives the record that was asked for,
-// perhaps with a wrong content, or an error. CheckEveryRead notices at once, and a check after the minute does.
+// A bit of a batch flips after the batch was checked. Within the minute for which the check counts, Read must return a record of the
+// right offset, possibly with wrong contents, or an error. With CheckEveryRead, or after the minute, Read must notice the flip.
 func TestFlipsInACheckedBatch(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
@@ -303,7 +304,7 @@ func TestFlipsInACheckedBatch(t *testing.T) {
 		require.NoError(t, err)
 		l, err = Open(dir, &Options{ReadOnly: true})
 		require.NoError(t, err)
-		l.reads = readCacheOf(nil) // which keeps batches of any size
+		l.reads = readCacheOf(nil) // a cache of its own, which keeps batches of any size
 		file, err := os.OpenFile(filepath.Join(dir, fileName(0, logSuffix)), os.O_RDWR, 0)
 		require.NoError(t, err)
 		_, err = l.Read(0)
