@@ -20,9 +20,9 @@ import (
 	"github.com/seglog/seglog"
 )
 
-const besideBatch = 5 // records of each batch of the writer that readers run beside
+const besideBatch = 5 // the number of records in each batch of writingChild
 
-// besideValue says which batch it belongs to, and where in it.
+// besideValue returns the value of record i of the batch with an id, and names both.
 func besideValue(id, i int) []byte {
 	return fmt.Appendf(nil, "%d %d %s", id, i, strings.Repeat("y", (id*31+i*7)%200))
 }
@@ -71,14 +71,14 @@ func writingChild(args []string) error {
 	}
 }
 
-// checkBeside walks what a read-only log shows: whole batches, in order, without a hole. It returns how many records.
+// checkBeside walks over a read-only log, which must show whole batches, in order and without gaps. It returns the number of records.
 func checkBeside(t *testing.T, l *seglog.Log, from int64) (n int) {
 	t.Helper()
 	lastID, i := -1, 0
 	var got []string
 	for r, err := range l.Records(from) {
 		if err != nil {
-			require.ErrorIs(t, err, seglog.ErrOutOfRange) // deleted or cut beside the walk
+			require.ErrorIs(t, err, seglog.ErrOutOfRange) // the writer deleted or cut the records during the walk
 			return n
 		}
 		require.Equal(t, from+int64(n), r.Offset)
@@ -90,17 +90,17 @@ func checkBeside(t *testing.T, l *seglog.Log, from int64) (n int) {
 		if at == 0 {
 			require.Greater(t, id, lastID)
 		} else {
-			require.Equal(t, lastID, id, "halves of two batches")
+			require.Equal(t, lastID, id, "parts of two batches")
 		}
 		lastID, i = id, (i+1)%besideBatch
 		got = append(got, string(r.Value))
 		n++
 	}
-	require.Zero(t, i, "the last batch is half: %q", got[max(0, len(got)-7):])
+	require.Zero(t, i, "the last batch is incomplete: %q", got[max(0, len(got)-7):])
 	return n
 }
 
-// A read-only log beside a writer in another process sees its appends, rolls, deletions and truncations, and never half a
+// A read-only log must follow the appends, rolls, deletions and truncations of a writer in another process, and never show a part of a
 // batch.
 func TestReadOnlyBesideProcess(t *testing.T) {
 	for _, p := range policies {
@@ -117,7 +117,7 @@ func TestReadOnlyBesideProcess(t *testing.T) {
 				if walks%3 == 0 && o.End > o.Start {
 					decodeBeside(t, r, o.Start)
 				}
-				if walks%10 == 0 { // as the first one sees it
+				if walks%10 == 0 { // a log that is opened now must be consistent, too
 					fresh := open(t, dir, &seglog.Options{ReadOnly: true})
 					checkBeside(t, fresh, fresh.Offsets().Start)
 					require.NoError(t, fresh.Close())
@@ -140,7 +140,7 @@ func TestReadOnlyBesideProcess(t *testing.T) {
 	}
 }
 
-// decodeBeside checks what a transfer from a read-only log sends.
+// decodeBeside checks the batches that a read-only log sends.
 func decodeBeside(t *testing.T, l *seglog.Log, from int64) {
 	t.Helper()
 	s, err := l.Section(from, 20000)
@@ -161,7 +161,7 @@ func decodeBeside(t *testing.T, l *seglog.Log, from int64) {
 	require.Equal(t, s.Next(), next)
 }
 
-// Nothing is written, whatever is called, and what writes is refused.
+// No call on a read-only log may write to the directory, and calls that would must fail with ErrReadOnly.
 func TestReadOnlyWritesNothing(t *testing.T) {
 	for name, dir := range map[string]string{"closed": closedLog(t, 300), "killed": killedLog(t, 100, 200)} {
 		t.Run(name, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestReadOnlyWritesNothing(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// A follower in another process gets every record as it comes, and ends when it is told to.
+// Follow of a read-only log must yield every record that the writer appends, and end with its context; Wait must end with Close.
 func TestReadOnlyFollow(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestReadOnlyFollow(t *testing.T) {
 			require.NoError(t, w.Close())
 		})
 	}
-	// TransferTo to a follower that is a log of its own.
+	// A read-only log can send to a follower.
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
 	appendN(t, w, 0, 300)
@@ -245,12 +245,12 @@ func TestReadOnlyFollow(t *testing.T) {
 	requireN(t, f, 0, 300)
 }
 
-// A segment that the writer has rolled and not sealed yet is none that will not change any more.
+// A read-only log must not report a segment as sealed that the writer has rolled but not sealed yet, since it may still change.
 func TestReadOnlySegmentsAreSealedByTheWriter(t *testing.T) {
 	dir := t.TempDir()
 	o := &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone}
 	l := open(t, dir, o)
-	early, err := os.ReadFile(filepath.Join(dir, "seglog.state")) // of before any seal
+	early, err := os.ReadFile(filepath.Join(dir, "seglog.state")) // the state before any seal
 	require.NoError(t, err)
 	for range 300 {
 		_, err := l.Append(seglog.Record{Value: make([]byte, 100)})
@@ -276,13 +276,13 @@ func TestReadOnlySegmentsAreSealedByTheWriter(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, got, len(want))
 	for _, s := range got {
-		require.False(t, s.Sealed, "segment %d of a log whose writer has sealed none", s.Base)
+		require.False(t, s.Sealed, "segment %d, although the writer has sealed none", s.Base)
 	}
 	require.NoError(t, r.Close())
 }
 
-// Without a state file, nothing tells a read-only log how far the batches reach. Bad bytes with good batches behind them are
-// no end of the log: it is refused, as it is for a writer. A torn last batch is the end.
+// Without a state file, a read-only log can't know where the batches must end. If good batches follow bad bytes, the bytes are not the
+// end of the log, and Open must refuse it, as it does for a writer. A torn last batch ends the log.
 func TestReadOnlyWithoutAState(t *testing.T) {
 	o, _ := recoverOptions()
 	for _, damage := range []string{"none", "in the middle", "at the end"} {

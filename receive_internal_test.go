@@ -23,7 +23,7 @@ func (r blockedReader) SetReadDeadline(time.Time) error {
 	return nil
 }
 
-// Close that looks for transfers just before one registers does not leave that one waiting for ever.
+// A transfer that registers just after Close has looked for transfers must not wait forever.
 func TestTransferFromAsTheLogIsClosed(t *testing.T) {
 	l, err := Open(t.TempDir(), nil)
 	require.NoError(t, err)
@@ -37,7 +37,7 @@ func TestTransferFromAsTheLogIsClosed(t *testing.T) {
 	for !strings.Contains(string(buf[:runtime.Stack(buf, true)]), "(*transfers).add") {
 		runtime.Gosched()
 	}
-	l.closed.Store(true) // what Close does before it interrupts; there is nothing to interrupt yet
+	l.closed.Store(true) // as Close does before it interrupts transfers; there is none to interrupt yet
 	l.transfers.mu.Unlock()
 	select {
 	case err := <-done:

@@ -17,7 +17,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A batch that DeleteBefore cut into is still here, and a leader that sends it again is told no different.
+// A batch that DeleteBefore deleted in part is still in the log, so TransferFrom must accept it when a leader sends it again.
 func TestTransferFromAcrossTheStart(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	stream := append(plainBatch(0, "a", "b", "c"), plainBatch(3, "d", "e", "f")...)
@@ -33,7 +33,7 @@ func TestTransferFromAcrossTheStart(t *testing.T) {
 		_, err := l.TransferFrom(bytes.NewReader(other), -1)
 		require.ErrorIs(t, err, seglog.ErrNotJoined)
 	}
-	// A log that begins with a segment of its own never had what a batch from below says.
+	// A log that starts with a new segment never had a batch from below its start.
 	require.NoError(t, l.Reset(20))
 	_, err = l.TransferFrom(bytes.NewReader(plainBatch(20, "a", "b")), -1)
 	require.NoError(t, err)
@@ -41,7 +41,7 @@ func TestTransferFromAcrossTheStart(t *testing.T) {
 	require.ErrorIs(t, err, seglog.ErrNotJoined)
 }
 
-// An emptied log keeps its start: what its leader has below is not what comes next.
+// An emptied log keeps its start, so batches of the leader from below it must be refused.
 func TestTransferFromKeepsStart(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, nil)
@@ -59,9 +59,9 @@ func TestTransferFromKeepsStart(t *testing.T) {
 	require.Equal(t, seglog.Offsets{Start: 15, RecoveryPoint: 17, HighWatermark: 17, End: 17}, l.Offsets())
 }
 
-// A batch that is refused has not moved the log, nor made it one with gaps.
+// A refused batch must neither change the bounds of the log nor mark it as a log with gaps.
 func TestTransferFromRefusesBeforeItMoves(t *testing.T) {
-	const last = math.MaxInt64 - math.MaxInt32 // the greatest base offset that the format's checks let through
+	const last = math.MaxInt64 - math.MaxInt32 // the greatest base offset that passes the checks of the format
 	dir := t.TempDir()
 	l := open(t, dir, nil)
 	_, err := l.TransferFrom(bytes.NewReader(plainBatch(last, "x")), -1)
@@ -84,7 +84,7 @@ func inEpoch(base int64, epoch int32, values ...string) []byte {
 	return b
 }
 
-// Leader epochs never go back in a log, whoever wrote the last batch.
+// Leader epochs must never go back in a log, whether the last batch is the log's own or a leader's.
 func TestTransferFromEpochs(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, nil)
@@ -109,11 +109,11 @@ func TestTransferFromEpochs(t *testing.T) {
 	require.NoError(t, err)
 	check()
 	require.ErrorIs(t, from(append(inEpoch(3, 7, "c"), inEpoch(4, 6, "x")...)), seglog.ErrNotJoined)
-	require.EqualValues(t, 4, l.Offsets().End, "the batch before is taken")
+	require.EqualValues(t, 4, l.Offsets().End, "the batch before is stored")
 	require.NoError(t, from(inEpoch(4, -1, "no epoch")))
-	require.NoError(t, from(inEpoch(5, 0, "behind none")))
+	require.NoError(t, from(inEpoch(5, 0, "after none")))
 	require.NoError(t, l.TruncateTo(1))
-	require.NoError(t, from(inEpoch(1, 3, "as the one at 0")))
+	require.NoError(t, from(inEpoch(1, 3, "as the batch at 0")))
 	require.NoError(t, l.Reset(50))
 	require.NoError(t, from(inEpoch(50, 0, "another history")))
 }
@@ -124,7 +124,7 @@ func TestTransferFromShortStream(t *testing.T) {
 	read, err := l.TransferFrom(bytes.NewReader(b), int64(len(b))+1)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NotErrorIs(t, err, seglog.ErrCorrupt)
-	require.EqualValues(t, len(b), read, "what came is taken")
+	require.EqualValues(t, len(b), read, "the whole batches are stored")
 	require.EqualValues(t, 2, l.Offsets().End)
 	_, err = l.TransferFrom(bytes.NewReader(nil), 1)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
@@ -132,12 +132,12 @@ func TestTransferFromShortStream(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// What came whole is stored, shown and flushed while the peer stalls: inside the next batch, or behind a gap.
+// Whole batches must be stored, shown and flushed while the peer stalls, even in the middle of the next batch or after a gap.
 func TestTransferFromStalls(t *testing.T) {
 	next := plainBatch(11, "next")
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {
-			for name, part := range map[string]int{"at the border": 0, "in a header": 20, "in a record": 70} {
+			for name, part := range map[string]int{"between batches": 0, "in a header": 20, "in a record": 70} {
 				l := open(t, t.TempDir(), &seglog.Options{Flush: p})
 				here, there := net.Pipe()
 				done := make(chan error, 1)
@@ -145,14 +145,14 @@ func TestTransferFromStalls(t *testing.T) {
 					_, err := l.TransferFrom(here, -1)
 					done <- err
 				}()
-				stream := append(plainBatch(0, "a"), plainBatch(10, "behind a gap")...)
+				stream := append(plainBatch(0, "a"), plainBatch(10, "after a gap")...)
 				_, err := there.Write(append(stream, next[:part]...))
 				require.NoError(t, err)
 				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 				require.NoError(t, l.Wait(ctx, 10), name)
 				r, err := l.Read(10)
 				require.NoError(t, err)
-				require.Equal(t, "behind a gap", string(r.Value))
+				require.Equal(t, "after a gap", string(r.Value))
 				if p == seglog.FlushSync {
 					require.EqualValues(t, 11, l.Offsets().RecoveryPoint)
 				}
@@ -188,13 +188,13 @@ func TestDecodeDoesNotWaitBehindGap(t *testing.T) {
 	case offset := <-got:
 		require.EqualValues(t, 10, offset)
 	case <-time.After(time.Minute):
-		require.Fail(t, "the batch behind the gap is held back")
+		require.Fail(t, "Decode holds back the batch after the gap")
 	}
 	require.NoError(t, there.Close())
 	require.NoError(t, <-done)
 }
 
-// throughBuffer reads a connection through a buffer, and stays interruptible.
+// throughBuffer reads a connection through a buffer, but can still be interrupted.
 type throughBuffer struct {
 	*bufio.Reader
 	conn net.Conn
@@ -220,7 +220,7 @@ func TestTransferFromEndsWithClose(t *testing.T) {
 		require.NoError(t, l.Close())
 		require.ErrorIs(t, <-done, seglog.ErrClosed, name)
 	}
-	// One that can't be interrupted: nothing more is stored once its Read returns.
+	// A Read that can't be interrupted may return after Close, but TransferFrom must not store its bytes.
 	l := open(t, t.TempDir(), nil)
 	here, there := io.Pipe()
 	done := make(chan error, 1)
@@ -232,13 +232,13 @@ func TestTransferFromEndsWithClose(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Wait(context.Background(), 0))
 	require.NoError(t, l.Close())
-	go there.Write(plainBatch(1, "b")) // nobody reads it if the call had not yet begun to read when the log was closed
+	go there.Write(plainBatch(1, "b")) // in a goroutine because nobody reads this if TransferFrom was not reading when the log was closed
 	require.ErrorIs(t, <-done, seglog.ErrClosed)
 	require.NoError(t, here.Close())
 	require.EqualValues(t, 1, l.Offsets().End)
 }
 
-// brokenReader gives some bytes and then counts that no Reader may return.
+// brokenReader returns some bytes, and then a count that io.Reader forbids or discourages.
 type brokenReader struct {
 	good []byte
 	n    func(p []byte) int
@@ -312,7 +312,7 @@ func TestWritersThatBreakTheirContract(t *testing.T) {
 			sent, err := s.WriteTo(c.write)
 			require.ErrorIs(t, err, c.want, name)
 			require.Equal(t, c.sent, sent, name)
-			// And on behind what was taken.
+			// The next WriteTo must continue after the bytes that were taken.
 			var rest bytes.Buffer
 			n, err := s.WriteTo(&rest)
 			require.NoError(t, err)
@@ -322,7 +322,7 @@ func TestWritersThatBreakTheirContract(t *testing.T) {
 	}
 }
 
-// Follow looks at its context before each record, also while it has not caught up.
+// Follow must check its context before each record, even before it has caught up.
 func TestFollowEndsOnTheWay(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	appendN(t, l, 0, 1000)

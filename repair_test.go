@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// repaired repairs what a simulated disk holds, and returns what is on it then.
+// repaired repairs the log on a simulated disk, and returns the report and the disk after it.
 func repaired(t testing.TB, w *simWorld, o RepairOptions) (*RepairReport, *simWorld) {
 	t.Helper()
 	s := newSimFS(w.clone(), true)
@@ -24,12 +24,12 @@ func repaired(t testing.TB, w *simWorld, o RepairOptions) (*RepairReport, *simWo
 	require.Empty(t, s.left())
 	require.Empty(t, s.misuse)
 	if !o.Apply {
-		require.Empty(t, s.ops, "a dry run writes nothing")
+		require.Empty(t, s.ops, "a dry run must write nothing")
 	}
 	return r, s.kill()
 }
 
-// recover repairs, and checks what must hold whatever was damaged. It returns the records there are then.
+// recover repairs a log, and checks all properties that must hold whatever the damage. It returns the report and the records left.
 func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, []Record) {
 	d.t.Helper()
 	what = fmt.Sprintf("%s, keep %v", what, keep)
@@ -43,7 +43,7 @@ func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, [
 		if m.Saved != "" {
 			before := w.get(filepath.Base(m.Path))[m.Pos : m.Pos+m.Bytes]
 			saved := after.get(filepath.Base(m.Saved))
-			require.True(d.t, bytes.HasPrefix(saved, before) && isZero(saved[len(before):]), "%s: %+v is not what was saved", what, m)
+			require.True(d.t, bytes.HasPrefix(saved, before) && isZero(saved[len(before):]), "%s: the saved bytes differ from the removed bytes: %+v", what, m)
 		}
 	}
 	verified := verifyWorld(d.t, after, nil)
@@ -68,7 +68,7 @@ func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, [
 	return r, got.recs
 }
 
-// known: every record is one that was appended, in order, and at most once.
+// known checks that each record was appended, and that they are in order, none twice.
 func (d *damaged) known(what string, recs []Record) {
 	d.t.Helper()
 	last := int64(-1)
@@ -82,7 +82,7 @@ func (d *damaged) known(what string, recs []Record) {
 	}
 }
 
-// offsetsAt is the batch of an undamaged log that a byte belongs to.
+// offsetsAt returns the offsets of the batch, in the undamaged log, that contains a byte.
 func (d *damaged) offsetsAt(name string, pos int64) (base, next int64) {
 	b := d.w.get(name)
 	for at := int64(0); at+headerLen <= int64(len(b)); {
@@ -98,7 +98,7 @@ func (d *damaged) offsetsAt(name string, pos int64) (base, next int64) {
 	return d.whole.end, d.whole.end
 }
 
-// has: of the records with offsets in [from, to) not one is missing.
+// has checks that no record with an offset in [from, to) is missing.
 func (d *damaged) has(what string, recs []Record, from, to int64) {
 	d.t.Helper()
 	n := int64(0)
@@ -123,7 +123,8 @@ func TestRepairSound(t *testing.T) {
 	})
 }
 
-// Whichever byte is bad, only the batch around it is lost, or that and what follows.
+// Whichever byte is damaged, Repair with KeepAfter must lose only the batch around it, and without KeepAfter only that batch and later
+// ones.
 func TestRepairEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -210,8 +211,8 @@ func TestRepairFiles(t *testing.T) {
 			d.has(name+" removed", recs, following, d.whole.end)
 			try(name+" removed", func(w *simWorld) { w.drop(name) })
 			try(name+" zeroed", func(w *simWorld) { w.put(name, make([]byte, len(d.w.get(name)))) })
-			try(name+" with zeros behind", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), make([]byte, 5000)...)) })
-			try(name+" with rubbish behind", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), "some rubbish"...)) })
+			try(name+" with zeros appended", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), make([]byte, 5000)...)) })
+			try(name+" with garbage appended", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), "some garbage"...)) })
 			for _, other := range logs[i+1:] {
 				try(name+" and "+other+" swapped", func(w *simWorld) {
 					w.put(name, d.w.get(other))
@@ -219,7 +220,7 @@ func TestRepairFiles(t *testing.T) {
 				})
 				try(name+" and "+other+" lost", func(w *simWorld) { w.drop(name); w.drop(other) })
 			}
-			try(name+" doubled", func(w *simWorld) { w.put(fileName(base+1, logSuffix), d.w.get(name)) })
+			try(name+" copied", func(w *simWorld) { w.put(fileName(base+1, logSuffix), d.w.get(name)) })
 		}
 		try("all lost", func(w *simWorld) {
 			for _, name := range logs {
@@ -230,7 +231,7 @@ func TestRepairFiles(t *testing.T) {
 	})
 }
 
-// A file that the state file knows not to be of the log costs nothing.
+// If the state file shows that a segment is not part of the log, Repair must remove only that segment.
 func TestRepairForeignSegment(t *testing.T) {
 	d := newDamaged(t, true)
 	w := d.w.clone()
@@ -242,7 +243,7 @@ func TestRepairForeignSegment(t *testing.T) {
 	}
 }
 
-// A batch in the value of a record is no batch of the log.
+// Repair must not take a batch in the value of a record for a batch of the log.
 func TestRepairBatchInValue(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
@@ -263,7 +264,7 @@ func TestRepairBatchInValue(t *testing.T) {
 	name := fileName(0, logSuffix)
 	b := []byte(string(w.get(name)))
 	second := batch(b).size()
-	b[second+atBatchLength+1] ^= 1 // its length leads nowhere
+	b[second+atBatchLength+1] ^= 1 // now its length leads to no batch
 	w.put(name, b)
 	r, after := repaired(t, w, RepairOptions{Apply: true, KeepAfter: true})
 	require.Len(t, r.Removed, 1)
@@ -277,7 +278,7 @@ func TestRepairBatchInValue(t *testing.T) {
 	require.Equal(t, "last", string(got.recs[1].Value))
 }
 
-// spoilMany damages a log in several places: inside two segments, and a whole one.
+// spoilMany damages the second batch of every segment, and the last bytes of every other one.
 func (d *damaged) spoilMany() *simWorld {
 	w := d.w.clone()
 	for i, name := range w.sorted() {
@@ -305,10 +306,10 @@ func (w *simWorld) content() map[string]string {
 	return all
 }
 
-// repairCuts is how many power cuts are tried after each operation.
+// repairCuts is the number of power cuts to try after each operation.
 const repairCuts = 3
 
-// Repair is killed, by an error or by a power cut, at each of its operations; a second run comes to the same end.
+// If Repair is interrupted at any of its operations, by a kill or a power cut, a second run must reach the same result.
 func TestRepairInterrupted(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -378,7 +379,7 @@ func TestRepairInterrupted(t *testing.T) {
 	})
 }
 
-// notWrong: a log whose repair was interrupted is refused, or what it shows is right.
+// notWrong checks that Open refuses a log whose repair was interrupted, or that the log shows only right records.
 func (d *damaged) notWrong(what string, w *simWorld) {
 	d.t.Helper()
 	opts := d.opts
@@ -395,7 +396,7 @@ func (d *damaged) notWrong(what string, w *simWorld) {
 	require.NoError(d.t, l.Close())
 }
 
-// nothingLost: each batch-sized piece of the damaged log is in the repaired one or in a file beside it.
+// nothingLost checks that the bytes of each batch of the damaged log are in the repaired log or in a file beside it.
 func (d *damaged) nothingLost(what string, before, after *simWorld) {
 	d.t.Helper()
 	var all strings.Builder
@@ -409,7 +410,7 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 		if filepath.Ext(name) != logSuffix {
 			continue
 		}
-		b, good := before.get(name), d.w.get(name) // whose lengths are undamaged
+		b, good := before.get(name), d.w.get(name) // the lengths of batches come from the undamaged log
 		for at := int64(0); at+headerLen <= int64(len(b)) && parseHeader(good[at:]) == ""; {
 			size := batch(good[at:]).size()
 			require.True(d.t, strings.Contains(have, string(b[at:at+size])), "%s: %s [%d, %d) is nowhere", what, name, at, at+size)
@@ -418,7 +419,7 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 	}
 }
 
-// A full disk and a disk that can't be read are no reason to change anything.
+// If an operation of Repair fails, for example on a full disk, no record may be lost or wrong, and another Repair must succeed.
 func TestRepairFails(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {

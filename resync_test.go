@@ -29,7 +29,7 @@ func TestRangeCRC(t *testing.T) {
 	}
 }
 
-// damagedLog is a closed log of n batches of one record, one of which is damaged.
+// damagedLog returns the directory of a closed log of n batches of one record each, with a segment file that spoil has changed.
 func damagedLog(t *testing.T, n int, valueOf func(i int) []byte, spoil func(file []byte, at []int)) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -52,7 +52,7 @@ func damagedLog(t *testing.T, n int, valueOf func(i int) []byte, spoil func(file
 	return dir
 }
 
-// embedded is a value that holds whole batches, whose offsets would fit.
+// embedded returns a value that holds whole batches whose offsets would fit the log.
 func embedded(from int64) []byte {
 	var b []byte
 	for i := range int64(10) {
@@ -61,8 +61,8 @@ func embedded(from int64) []byte {
 	return b
 }
 
-// One flipped bit in a header costs one batch, wherever it lies, also where values hold batches: Repair keeps all others
-// and invents none.
+// A flipped bit in the header of a batch must cost that batch only, even if values hold batches: Repair must keep all other batches and
+// add none.
 func TestResyncBehindFlippedHeader(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -88,7 +88,7 @@ func TestResyncBehindFlippedHeader(t *testing.T) {
 					if at := bit / 8; at >= atLeaderEpoch && at < atMagic || at < atBatchLength && (spoilt == n-1 || bit%5 > 0) {
 						continue // nothing covers the leader epoch, nor the offset of the last batch
 					}
-					// Blocks reserved behind the last batch, as a kill leaves them.
+					// The zeros stand for blocks reserved after the last batch, as a kill leaves them.
 					b := append(bytes.Clone(whole), make([]byte, 5000)...)
 					b[at[spoilt]+bit/8] ^= 1 << (bit % 8)
 					require.NoError(t, os.WriteFile(path, b, 0o644))
@@ -117,7 +117,7 @@ func TestResyncBehindFlippedHeader(t *testing.T) {
 	}
 }
 
-// A value that is full of headers takes no more time than others: what is read is at most a few times the file.
+// A search in a value full of headers must read no more than a few times the size of the file.
 func TestResyncIsLinear(t *testing.T) {
 	nested := make([]byte, 4<<20)
 	for pos := 0; pos+headerLen <= len(nested); pos += headerLen {
@@ -150,7 +150,7 @@ func TestResyncIsLinear(t *testing.T) {
 	}
 }
 
-// Damage at every turn takes time in proportion too.
+// Even if every other batch is damaged, the search must read no more than a multiple of the size of the file.
 func TestResyncOfManyIsLinear(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
@@ -172,7 +172,7 @@ func TestResyncOfManyIsLinear(t *testing.T) {
 	require.Less(t, read, 40*info.Size())
 }
 
-// A length that is wrong in each of many batches in a row, whose CRCs lead from one to the next, takes no stack.
+// Many batches in a row with wrong lengths, each of which the search finds by its CRC, must not make the search recurse once for each.
 func TestResyncOfManyTakesNoStack(t *testing.T) {
 	const n = 20_000
 	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
@@ -195,7 +195,8 @@ func TestResyncOfManyTakesNoStack(t *testing.T) {
 	require.EqualValues(t, n-1, base)
 }
 
-// A writer in another process may cut away the batch that an entry of the index led to, between the search and the reading.
+// A writer in another process may cut off the batch to which an index entry leads before a reader reads it. The search must then end
+// without a result.
 func TestResyncFromABatchThatIsGone(t *testing.T) {
 	r := resync{f: bytes.NewReader(make([]byte, 4096)), end: -1, size: 4096, zeros: 4096, bound: 1000, budget: 4 * 4096}
 	for _, pos := range []int64{100, 999, 1000, 1001} {
@@ -205,7 +206,7 @@ func TestResyncFromABatchThatIsGone(t *testing.T) {
 	}
 }
 
-// readPast reads all there is, going on behind each damage, and returns the offsets.
+// readPast reads all records, continues after each damage, and returns the offsets and the number of damages.
 func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 	t.Helper()
 	for from := l.Offsets().Start; ; {
@@ -228,8 +229,8 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 	}
 }
 
-// A damaged header costs its batch: a log that was closed opens, whatever entry of the index leads to it; Read, Records,
-// Section and Batches serve what lies before and behind, and the error says where it goes on.
+// A damaged header must cost its batch only: a log that was closed opens, even if an index entry leads to that batch, Read, Records
+// and Section serve the records before and after it, and the error has the offset at which to continue.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -309,8 +310,7 @@ func openWith(t *testing.T, dir string, n int) *Log {
 	return w
 }
 
-// A read-only log goes past damage to what is durable as well, beside a writer and without one, wherever it lies in the
-// last segment.
+// A read-only log, too, must continue after damage in the last segment, with and without a writer, up to the durable end.
 func TestReadOnlyPastDamage(t *testing.T) {
 	const n = 20
 	for _, spoilt := range []int64{0, 1, 7, n - 1} {
@@ -341,13 +341,13 @@ func TestReadOnlyPastDamage(t *testing.T) {
 	}
 }
 
-// A header that says nothing any more, in the last flushed batch or before it, does not trouble a read-only log either: not
-// beside a writer, whose reserved blocks follow, and not with bytes of no batch behind the flushed ones.
+// The same holds if a flushed batch has lost its whole header, whether reserved blocks of a writer follow the flushed batches, other
+// bytes, or nothing.
 func TestReadOnlyPastALostHeader(t *testing.T) {
 	const n = 20
 	for _, spoilt := range []int{0, 7, n - 2, n - 1} {
 		for _, behind := range []string{"reserved blocks", "other bytes", "nothing"} {
-			what := fmt.Sprintf("batch %d, %s behind", spoilt, behind)
+			what := fmt.Sprintf("batch %d, %s after the last batch", spoilt, behind)
 			dir := t.TempDir()
 			w := openWith(t, dir, n)
 			require.NoError(t, w.Sync())
@@ -375,7 +375,7 @@ func TestReadOnlyPastALostHeader(t *testing.T) {
 	}
 }
 
-// An offset far beyond a segment costs a read-only log the batch that has it, and not all of the log.
+// An offset that its segment can't hold must cost a read-only log only the batch with that offset.
 func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
 	const n = 10
 	for _, spoilt := range []int64{0, 4, n - 1} {
@@ -392,7 +392,7 @@ func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
 		path := filepath.Join(dir, fileName(0, logSuffix))
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
-		b[spoilt*int64(len(b))/n+1] ^= 8 // of the base offset
+		b[spoilt*int64(len(b))/n+1] ^= 8 // in the base offset
 		require.NoError(t, os.WriteFile(path, b, 0o644))
 		r, err := Open(dir, &Options{ReadOnly: true})
 		require.NoError(t, err, "batch %d", spoilt)
@@ -404,7 +404,7 @@ func TestReadOnlyPastAnOffsetOutOfRange(t *testing.T) {
 	}
 }
 
-// A base offset that grew, in a log that has gaps, costs the batch that has it, and none of those whose offsets it passed.
+// In a log with gaps, damage that raises a base offset must cost only that batch, not the batches whose offsets it exceeds.
 func TestResyncBehindABaseThatGrew(t *testing.T) {
 	const n, spoilt = 30, 5
 	for _, grown := range []byte{1, 2, 4, 8, 16, 32} {
@@ -441,15 +441,15 @@ func TestResyncBehindABaseThatGrew(t *testing.T) {
 	}
 }
 
-// Two damages, the first of which covers the border of two batches, cost what they cover: the batches between them are
-// read, in a dense log and in one with gaps. Batches in the value of a damaged record are none of the log.
+// Two damages, the first of which extends over the end of a batch, must cost only the batches that they touch. The batches in between
+// must be read, with and without gaps, and batches in the value of a damaged record must not be taken for batches of the log.
 func TestResyncBetweenTwoDamages(t *testing.T) {
 	t.Parallel()
 	const n, first = 40, 6
 	for _, gap := range []int64{0, 1, 30} {
 		for _, between := range []int{1, 2, 5} {
-			for _, covers := range []int{1, 2, 3} { // batches of the second damage, whose headers are whole
-				for _, filled := range []bool{false, true} { // values are batches
+			for _, covers := range []int{1, 2, 3} { // number of batches that the second damage touches; their headers are whole
+				for _, filled := range []bool{false, true} { // whether values hold batches
 					what := fmt.Sprintf("gap %d, %d between, second covers %d, values are batches: %v", gap, between, covers, filled)
 					second := first + 2 + between
 					bad := func(i int) bool { return i == first || i == first+1 || i >= second && i < second+covers }

@@ -17,7 +17,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// segmentSizes is the size of the batches in each segment of a directory, oldest first.
+// segmentSizes returns the base offset of each segment of a directory and the size of its batches, oldest first.
 func segmentSizes(t testing.TB, dir string) (bases, sizes []int64) {
 	t.Helper()
 	for _, b := range storedBatches(t, dir) {
@@ -34,7 +34,7 @@ func baseOf(name string) int64 {
 	return n
 }
 
-// Kafka's rule: the oldest segment goes while what is left without it is at least RetentionBytes.
+// Retention must follow Kafka's rule: the oldest segment is deleted as long as the others have at least RetentionBytes.
 func TestRetentionBytes(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
@@ -52,14 +52,14 @@ func TestRetentionBytes(t *testing.T) {
 			eventually(t, "retention runs in the background", func() bool { return l.Offsets().Start >= c.start })
 			deleted, err := l.Retain()
 			require.NoError(t, err)
-			require.Zero(t, deleted, "nothing is left to delete")
+			require.Zero(t, deleted, "the background retention left something to delete")
 			require.Equal(t, c.start, l.Offsets().Start)
 			requireN(t, l, int(c.start), 600)
 			require.NoError(t, l.Close())
 			require.Equal(t, c.start, baseOf(strings.TrimSuffix(filepath.Base(files(t, copied, "*.log")[0]), ".log")))
 		}
 	}
-	// And while it is appended to.
+	// Retention must keep up with appends.
 	l = open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10, RetentionBytes: 20 << 10})
 	appendN(t, l, 600, 2000)
 	eventually(t, "retention follows", func() bool { return l.Stats().Bytes < 24<<10 })
@@ -76,7 +76,7 @@ func TestRetentionAge(t *testing.T) {
 	for i := range 600 {
 		at := now.Add(-age(i))
 		if i == 100 {
-			at = now // one record keeps its segment, and all behind it
+			at = now // a single new record keeps its segment and all later ones
 		}
 		_, err := l.Append(seglog.Record{Time: at, Value: value(i)})
 		require.NoError(t, err)
@@ -94,7 +94,7 @@ func TestRetentionAge(t *testing.T) {
 	requireN(t, l, int(held), 600)
 	require.NoError(t, l.Close())
 
-	// A log whose records are all too old is empty in the end, its offsets go on.
+	// A log whose records are all too old must end up empty, and its offsets continue.
 	o.RetentionAge = 300 * time.Millisecond
 	dir = t.TempDir()
 	l = open(t, dir, o)
@@ -149,12 +149,12 @@ func TestMayDeleteAndOnSeal(t *testing.T) {
 	requireN(t, l, int(next), 300)
 }
 
-// What a reader holds stays for it, and goes with it.
+// A segment that a reader uses must stay readable for it after a deletion, and its file be closed once the reader is done.
 func TestPinnedReadersKeepTheirData(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
 	appendN(t, l, 0, 600)
-	require.NoError(t, l.Sync()) // and so each segment has its name
+	require.NoError(t, l.Sync()) // which names each segment
 	all := storedBatches(t, dir)
 	s, err := l.Section(10, math.MaxInt64)
 	require.NoError(t, err)
@@ -165,7 +165,7 @@ func TestPinnedReadersKeepTheirData(t *testing.T) {
 			require.NoError(t, l.DeleteBefore(400))
 			appendN(t, l, 600, 100)
 		}
-		if err != nil { // the segment it was in is used up
+		if err != nil { // the iterator has come to the end of its segment
 			require.ErrorIs(t, err, seglog.ErrOutOfRange)
 			break
 		}
@@ -199,7 +199,7 @@ func TestPinnedReadersKeepTheirData(t *testing.T) {
 	require.Zero(t, deleted())
 }
 
-// DeleteBefore is exact, whatever the borders of segments and batches, and is not forgotten.
+// DeleteBefore must take effect at exactly its offset, wherever segments and batches end, and survive a kill and a Close.
 func TestDeleteBeforeIsExact(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestDeleteBeforeIsExact(t *testing.T) {
 			for start := 0; start < 400; {
 				start = min(400, start+1+rng.IntN(40))
 				require.NoError(t, l.DeleteBefore(int64(start)))
-				require.NoError(t, l.DeleteBefore(int64(start-1)), "below the start is no error")
+				require.NoError(t, l.DeleteBefore(int64(start-1)), "an offset below the start is no error")
 				check := func() {
 					t.Helper()
 					require.EqualValues(t, start, l.Offsets().Start)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// scanSeed is a run of batches: 3 records, 1 record, none, and one behind a gap.
+// scanSeed returns four batches: with 3 records, with 1 record, with none, and with 1 record after a gap.
 func scanSeed() []byte {
 	var stream []byte
 	add := func(base int64, lastDelta, count int, body []byte) {
@@ -42,7 +42,7 @@ func scanSeed() []byte {
 	return stream
 }
 
-// scanned is what a scan comes to.
+// scanned returns the batches of a scan, the position after them, and the error that ends it.
 func scanned(src io.Reader, next, end int64, most int, gaps bool) (batches [][]byte, pos int64, err error) {
 	var s scanner
 	s.init(src, "", 0, next, end)
@@ -74,13 +74,13 @@ func TestScan(t *testing.T) {
 		batches   int
 		reason    string // "" for the end
 	}{
-		"as it is":              {5, 101, 0, true, 4, ""},
+		"unchanged":             {5, 101, 0, true, 4, ""},
 		"no gap allowed":        {5, -1, 0, false, 3, "offsets are missing"},
-		"a gap at first":        {4, -1, 0, false, 0, "offsets are missing"},
-		"a gap at first, fine":  {4, -1, 0, true, 4, ""},
+		"a gap at the start":    {4, -1, 0, false, 0, "offsets are missing"},
+		"an allowed gap":        {4, -1, 0, true, 4, ""},
 		"offsets that go back":  {6, -1, 0, true, 0, "offsets go back"},
 		"into the next segment": {5, 100, 0, true, 3, "overlap those that begin at"},
-		"into it in a batch":    {5, 7, 0, true, 0, "overlap those that begin at"},
+		"into it by one batch":  {5, 7, 0, true, 0, "overlap those that begin at"},
 		"largest allowed":       {5, -1, sizes[0], true, 4, ""},
 		"one byte too large":    {5, -1, sizes[0] - 1, true, 0, "at most"},
 	}
@@ -103,7 +103,7 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// A base offset that a flipped bit raised collides with its successor.
+// If a flipped bit raises a base offset, which looks like a gap, the offsets of the next batch must expose it.
 func TestScanConfirmsGaps(t *testing.T) {
 	stream := scanSeed()
 	binary.BigEndian.PutUint64(stream, 7) // 7 to 9, and 8 follows
@@ -113,7 +113,7 @@ func TestScanConfirmsGaps(t *testing.T) {
 	require.Contains(t, err.Error(), "collides")
 }
 
-// However the bytes arrive, the scan is the same.
+// The result of a scan must not depend on the sizes of reads.
 func TestScanOfSlowReaders(t *testing.T) {
 	stream := bytes.Repeat(scanSeed(), 1)
 	want, _, _ := scanned(bytes.NewReader(stream), -1, -1, 0, true)
@@ -136,7 +136,7 @@ func TestScanOfSlowReaders(t *testing.T) {
 	require.Len(t, got, 1)
 }
 
-// hesitant returns nothing every other time, which io.Reader allows.
+// hesitant returns no bytes from every other Read, which io.Reader allows.
 type hesitant struct {
 	r   io.Reader
 	odd bool
@@ -149,7 +149,7 @@ func (h *hesitant) Read(p []byte) (int, error) {
 	return h.r.Read(p[:min(len(p), 7)])
 }
 
-// The buffer grows with what arrives, not with what a length field says.
+// The buffer must grow with the bytes that arrive, not by the length field of a batch.
 func TestScanAllocatesWhatArrives(t *testing.T) {
 	stream := scanSeed()
 	binary.BigEndian.PutUint32(stream[atBatchLength:], math.MaxInt32-lengthOverhead)
@@ -165,9 +165,9 @@ func TestScanAllocatesWhatArrives(t *testing.T) {
 	require.Less(t, allocated()-before, uint64(1<<20))
 }
 
-// No input makes the parser panic, go on for ever, or take more memory than a few times what arrived. What it accepts
-// are whole batches, in order, with good checks; and it accepts the same whatever pieces they arrive in, but for a batch
-// behind a gap that only its successor proves wrong: a stream that brings them apart shows it one batch later.
+// No input may make the scanner panic or loop. It must accept only whole batches, in order and with valid CRCs, and the same ones in
+// whatever pieces they arrive. There is one exception: a batch after a gap that only the next batch proves wrong is accepted if the two
+// arrive separately.
 func FuzzScan(f *testing.F) {
 	stream := scanSeed()
 	f.Add(stream, int64(-1), int64(-1), true, uint16(0))
@@ -188,7 +188,7 @@ func FuzzScan(f *testing.F) {
 		at := int64(0)
 		for _, raw := range got {
 			if !bytes.Equal(raw, b[at:at+int64(len(raw))]) {
-				t.Fatalf("the batch at %d is not what stands there", at)
+				t.Fatalf("the batch at %d differs from the input", at)
 			}
 			h := batch(raw)
 			at += int64(len(raw))
@@ -198,9 +198,9 @@ func FuzzScan(f *testing.F) {
 			case most > 0 && len(raw) > int(most):
 				t.Fatal("larger than allowed")
 			case next >= 0 && (h.base() < next || h.base() > next && !gaps):
-				t.Fatalf("offset %d where %d is next", h.base(), next)
+				t.Fatalf("offset %d, want %d next", h.base(), next)
 			case end >= 0 && h.last() >= end:
-				t.Fatalf("offset %d where %d is the end", h.last(), end)
+				t.Fatalf("offset %d, but the end is %d", h.last(), end)
 			}
 			next = h.last() + 1
 		}
@@ -223,14 +223,14 @@ func TestIsZero(t *testing.T) {
 	require.False(t, isZero(bytes.Repeat([]byte{7}, 64)))
 }
 
-// A header behind a batch that comes after a gap proves that one wrong only if it can be right itself.
+// The header that follows a batch after a gap proves that batch wrong only if the header itself can be right.
 func TestCollides(t *testing.T) {
 	behind := func(base int64) batch {
 		b := make(batch, headerLen)
 		copy(b, encoded([]Record{{Value: []byte("v")}}, base))
 		return b
 	}
-	// A batch of two records, which had offset 10 or more, says 20 and 21.
+	// A batch claims the offsets 20 and 21; without damage it would have offset 10 or more.
 	for base, wrong := range map[int64]bool{0: false, 9: false, 11: false, 12: true, 20: true, 21: true, 22: false, 1000: false} {
 		why := behind(base).collides(10, 20, 21)
 		require.Equal(t, wrong, why != "", "base %d: %s", base, why)

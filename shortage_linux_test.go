@@ -19,8 +19,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A process that runs out of descriptors, or of address space for its mappings, gets an error from the call that needed some,
-// or does without; the log has not failed, nothing has changed, and the same call works once there is some again.
+// If the process runs out of descriptors, or of address space for mappings, a call must do without or return the error. The log must
+// not fail or change, and the same call must succeed once the shortage is over.
 func TestShortagePasses(t *testing.T) {
 	policies := []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushAsync, seglog.FlushNone}
 	run := func(kind string, policy seglog.FlushPolicy, left int) {
@@ -35,17 +35,16 @@ func TestShortagePasses(t *testing.T) {
 	}
 	for i, policy := range policies {
 		run("descriptors", policy, 0)
-		for left := 1 + i; left < 6; left += len(policies) { // so many that some of an operation's opens succeed
+		for left := 1 + i; left < 6; left += len(policies) { // enough for some of the opens of an operation to succeed
 			run("descriptors", policy, left)
 		}
-		if !underRace && strconv.IntSize == 64 { // the detector takes what it likes, and with 32 bits nothing is mapped
+		if !underRace && strconv.IntSize == 64 { // the race detector needs much address space, and 32-bit platforms map no files
 			run("address space", policy, 0)
 		}
 	}
 }
 
-// memoryDir is a directory on a tmpfs where there is one: what runs out here is not the disk, and thousands of flushes take
-// their time.
+// memoryDir returns a directory on a tmpfs, if there is one: the test makes thousands of flushes, and does not need a disk.
 func memoryDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("/dev/shm", "seglog-test-")
 	if err != nil {
@@ -55,15 +54,15 @@ func memoryDir(t *testing.T) string {
 	return filepath.Join(dir, "log")
 }
 
-// shortage is a process in which something runs out, with a log that was there before.
+// shortage is the state of a process that uses a log while a resource is short.
 type shortage struct {
 	dir   string
 	o     seglog.Options
 	l     *seglog.Log
-	want  map[int64]string // what the log holds
+	want  map[int64]string // the values that the log must hold
 	seq   int
 	cause syscall.Errno
-	// begin takes away what is to run out, and returns what gives it back.
+	// begin uses up the resource, and returns a function that releases it.
 	begin func() (end func() error, err error)
 }
 
@@ -98,7 +97,7 @@ func shortageChild(args []string) error {
 
 const shortSegment = 1 << 30
 
-// takeDescriptors leaves so many to the process.
+// takeDescriptors uses up all descriptors but the given number.
 func takeDescriptors(left int) (func() error, error) {
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
@@ -132,8 +131,8 @@ func takeDescriptors(left int) (func() error, error) {
 	}, nil
 }
 
-// takeAddressSpace leaves enough for the heap and the stacks, as the runtime ends the process for want of that, and too
-// little for the mapping of a segment.
+// takeAddressSpace leaves enough address space for heap and stacks, without which the runtime ends the process, but too little to map
+// a segment.
 func takeAddressSpace() (func() error, error) {
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_AS, &old); err != nil {
@@ -153,7 +152,7 @@ func takeAddressSpace() (func() error, error) {
 		return nil, err
 	}
 	var taken [][]byte
-	for { // what a seal in the background has given back meanwhile
+	for { // a seal in the background may have released some meanwhile
 		m, err := unix.Mmap(-1, 0, shortSegment, unix.PROT_NONE, unix.MAP_ANON|unix.MAP_PRIVATE)
 		if err == unix.ENOMEM {
 			break
@@ -180,7 +179,7 @@ type shortOp struct {
 
 func (s *shortage) ops() []shortOp {
 	return []shortOp{
-		{"Append", func(s *shortage) error { return s.append(60) }}, // and so the rolls
+		{"Append", func(s *shortage) error { return s.append(60) }}, // with rolls
 		{"TruncateTo", func(s *shortage) error { return s.truncate(s.l.Offsets().End - 5) }},
 		{"TruncateTo over segments", func(s *shortage) error { return s.truncate(s.l.Offsets().End - 40) }},
 		{"DeleteBefore", func(s *shortage) error { return s.l.DeleteBefore(s.l.Offsets().Start + 15) }},
@@ -195,7 +194,7 @@ func (s *shortage) ops() []shortOp {
 	}
 }
 
-// run does op while there is a shortage and again afterwards. It reports whether it was refused.
+// run calls op during a shortage and again afterwards, and checks the log. It reports whether the shortage made op fail.
 func (s *shortage) run(op shortOp) (refused bool, err error) {
 	if s.l == nil {
 		if s.l, err = seglog.Open(s.dir, &s.o); err != nil {
@@ -224,12 +223,12 @@ func (s *shortage) run(op shortOp) (refused bool, err error) {
 		case errors.Is(err, seglog.ErrFailed):
 			return false, fmt.Errorf("the log has failed: %w", err)
 		case !errors.Is(err, s.cause):
-			return false, fmt.Errorf("not the cause: %w", err)
+			return false, fmt.Errorf("the error does not wrap the cause: %w", err)
 		case !errors.As(err, &path):
-			return false, fmt.Errorf("no file is named: %w", err)
+			return false, fmt.Errorf("the error names no file: %w", err)
 		}
 	}
-	if s.l == nil { // it could not be opened
+	if s.l == nil { // op could not open it
 		if s.l, err = seglog.Open(s.dir, &s.o); err != nil {
 			return false, fmt.Errorf("open afterwards: %w", err)
 		}
@@ -264,19 +263,19 @@ func (s *shortage) append(n int) error {
 	return nil
 }
 
-// read demands that the log holds exactly what was acknowledged: what an Append has refused is not stored.
+// read checks that the log holds exactly the acknowledged records, and none of an Append that failed.
 func (s *shortage) read(l *seglog.Log) error {
 	o := l.Offsets()
 	next := o.Start
 	for r, err := range l.Records(o.Start) {
 		if errors.Is(err, seglog.ErrOutOfRange) && l.Offsets().Start > next {
-			return s.read(l) // retention was faster
+			return s.read(l) // retention has deleted the record
 		}
 		if err != nil {
 			return err
 		}
 		if r.Offset != next || s.want[next] != string(r.Value) {
-			return fmt.Errorf("at offset %d, in place of %q of %d: %.20q", next, s.want[next], r.Offset, r.Value)
+			return fmt.Errorf("at offset %d, want %q, got the record at %d: %.20q", next, s.want[next], r.Offset, r.Value)
 		}
 		next++
 	}
@@ -304,7 +303,7 @@ func (s *shortage) reset(offset int64) error {
 	return err
 }
 
-// snapshot demands that one that fails leaves nothing.
+// snapshot checks that a failed snapshot leaves no directory.
 func (s *shortage) snapshot() error {
 	dir := filepath.Join(s.dir+"-snapshots", strconv.Itoa(s.seq))
 	s.seq++
@@ -313,14 +312,14 @@ func (s *shortage) snapshot() error {
 	}
 	if err := s.l.Snapshot(dir); err != nil {
 		if left, _ := os.Stat(dir); left != nil {
-			return fmt.Errorf("%w; and its directory is left", err)
+			return fmt.Errorf("%w; it left its directory", err)
 		}
 		return err
 	}
 	return s.other(dir, &seglog.Options{ReadOnly: true})
 }
 
-// other opens another log, or this one to read.
+// other opens another log, or with ReadOnly a copy or this log itself, and uses it.
 func (s *shortage) other(dir string, o *seglog.Options) error {
 	l, err := seglog.Open(dir, o)
 	if err != nil {
@@ -337,7 +336,7 @@ func (s *shortage) other(dir string, o *seglog.Options) error {
 func (s *shortage) reopen() error {
 	l := s.l
 	s.l = nil
-	closed := l.Close() // which may have to leave indexes to the next Open
+	closed := l.Close() // may have to leave indexes to the next Open
 	l, err := seglog.Open(s.dir, &s.o)
 	if err == nil {
 		s.l = l

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// snapValue tells where it belongs, so that a record in the wrong place shows.
+// snapValue returns a value that contains its offset, so that a record in the wrong place shows.
 func snapValue(offset int64) []byte {
 	return fmt.Appendf(nil, "record %d %0*d", offset, int(offset%90), 0)
 }
@@ -27,7 +27,7 @@ func snapAppend(t testing.TB, l *Log, n int) {
 	}
 }
 
-// requireSnapshot opens a copy and checks it whole; it returns its bounds.
+// requireSnapshot checks all of a copy, appends to it, and returns the bounds that it had.
 func requireSnapshot(t testing.TB, dir string) Offsets {
 	t.Helper()
 	r, err := Verify(dir, nil)
@@ -70,7 +70,7 @@ func TestSnapshot(t *testing.T) {
 				before := l.Offsets()
 				copied := filepath.Join(dir, "a", "copy")
 				require.NoError(t, l.Snapshot(copied))
-				// What happens to either does not show in the other.
+				// Changes of the log must not show in the copy, nor the reverse.
 				snapAppend(t, l, 20)
 				require.NoError(t, l.TruncateTo(max(before.Start, before.End-5)))
 				o := requireSnapshot(t, copied)
@@ -87,7 +87,7 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
-// awaitSeals returns once no rolled segment waits for its seal.
+// awaitSeals waits until all rolled segments are sealed.
 func awaitSeals(l *Log) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +111,7 @@ func TestSnapshotLinks(t *testing.T) {
 		for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
 			a, err := os.Stat(l.path(s.base, suffix))
 			if i+1 == len(segs) && suffix != logSuffix {
-				continue // the active one has no indexes on disk
+				continue // the active segment has no index files
 			}
 			require.NoError(t, err)
 			b, err := os.Stat(filepath.Join(copied, fileName(s.base, suffix)))
@@ -142,7 +142,7 @@ func TestSnapshotReadOnly(t *testing.T) {
 	o := requireSnapshot(t, filepath.Join(dir, "b"))
 	require.EqualValues(t, 222, o.Start)
 	require.EqualValues(t, 500, o.End)
-	// A directory without seglog.state, as Kafka leaves it.
+	// A read-only log of a directory without seglog.state, as Kafka leaves it, can be copied as well.
 	require.NoError(t, w.Close())
 	require.NoError(t, os.Remove(filepath.Join(dir, "log", stateName)))
 	k, err := Open(filepath.Join(dir, "log"), &Options{ReadOnly: true})
@@ -152,7 +152,7 @@ func TestSnapshotReadOnly(t *testing.T) {
 	require.EqualValues(t, 500, requireSnapshot(t, filepath.Join(dir, "c")).End)
 }
 
-// Snapshots while the log is appended to, rolls, deletes and is cut.
+// Snapshots must be whole while the log appends, rolls, deletes and cuts.
 func TestSnapshotConcurrent(t *testing.T) {
 	for _, p := range []FlushPolicy{FlushSync, FlushNone} {
 		for _, readOnly := range []bool{false, true} {
@@ -191,7 +191,7 @@ func TestSnapshotConcurrent(t *testing.T) {
 					defer from.Close()
 				}
 				for i := range 12 {
-					low := l.Offsets().HighWatermark - 50 // a cut may come between
+					low := l.Offsets().HighWatermark - 50 // less 50, since there may be cuts in between
 					copied := filepath.Join(dir, fmt.Sprint(i))
 					require.NoError(t, from.Snapshot(copied))
 					require.GreaterOrEqual(t, requireSnapshot(t, copied).End, low)
@@ -203,11 +203,11 @@ func TestSnapshotConcurrent(t *testing.T) {
 	}
 }
 
-// countedFS fails one operation on the way to the real file system, or all from there on, and may refuse links.
+// countedFS passes operations on to another file system, but fails one of them, or all from one on, and may refuse links.
 type countedFS struct {
 	fileSystem
 	mu      sync.Mutex
-	dir     string // only what lies in it counts
+	dir     string // only operations on this directory and its files count
 	n       int
 	fail    int // 0: none
 	dead    bool
@@ -244,7 +244,7 @@ func (c *countedFS) open(path string, mode openMode) (file, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.step(path); err != nil { // the file is there by now
+	if err := c.step(path); err != nil { // the file exists by now
 		return nil, errors.Join(err, f.Close())
 	}
 	return &countedFile{f, c, path}, nil
@@ -333,7 +333,7 @@ func (f *countedFile) flush() error {
 	return f.file.flush()
 }
 
-// A snapshot that fails leaves nothing, one that is killed nothing that opens.
+// A failed snapshot must leave nothing, and a killed snapshot must leave nothing that opens.
 func TestSnapshotInterrupted(t *testing.T) {
 	t.Parallel()
 	for _, links := range []bool{true, false} {
@@ -357,13 +357,13 @@ func TestSnapshotInterrupted(t *testing.T) {
 					break
 				}
 				if err == nil {
-					require.EqualValues(t, 250, requireSnapshot(t, copied).End) // a link that failed was copied
+					require.EqualValues(t, 250, requireSnapshot(t, copied).End) // the link failed, and the file was copied instead
 					continue
 				}
 				require.ErrorIs(t, err, errCounted)
 				names, listErr := os.ReadDir(copied)
 				if dead && listErr == nil && len(names) > 0 {
-					// Only the state file's own beginnings may be missing.
+					// If there is no valid state file yet, there must be no segments either.
 					if st, ok, _ := readState(osFS{}, filepath.Join(copied, stateName)); ok {
 						if !st.clean {
 							for _, readOnly := range []bool{false, true} {
@@ -386,7 +386,7 @@ func TestSnapshotInterrupted(t *testing.T) {
 	}
 }
 
-// A snapshot of a log whose cut had failed half-way was taken for whole: its last batches were there in part.
+// A snapshot of a log whose cut had failed halfway succeeded, although it held only a part of the last batches.
 func TestSnapshotAfterAFailedCut(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
@@ -436,7 +436,7 @@ func TestSegmentsAndBatches(t *testing.T) {
 	require.EqualValues(t, 300, next)
 	require.Positive(t, bytes)
 	for range l.Batches(300) {
-		t.Fatal("nothing lies behind the end")
+		t.Fatal("a batch after the end")
 	}
 	for _, err := range l.Batches(39) {
 		require.ErrorIs(t, err, ErrOutOfRange)

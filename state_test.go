@@ -17,13 +17,13 @@ func randomState(rng *rand.Rand) state {
 	return s
 }
 
-// newStateFile is a state file with two commits behind it, and what they left.
+// newStateFile returns a new state file and its path.
 func newStateFile(t *testing.T) (s *stateFile, path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), stateName)
 	_, ok, err := readState(osFS{}, path)
 	require.NoError(t, err)
-	require.False(t, ok, "no file promises nothing")
+	require.False(t, ok, "a missing file must yield no state")
 	s, err = openState(osFS{}, path, state{cut: -1})
 	require.NoError(t, err)
 	t.Cleanup(func() { s.f.Close() })
@@ -63,7 +63,7 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
-// A byte that changes takes one slot with it, never both, and is never believed.
+// A changed byte must invalidate one slot at most, and never be accepted.
 func TestStateEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -80,7 +80,7 @@ func TestStateEveryByte(t *testing.T) {
 	slotOf := s.cur.seq % 2
 	for i := 0; i < len(whole); i++ {
 		if i == stateLen+10 {
-			i = stateSlotGap - 10 // nothing is between the slots
+			i = stateSlotGap - 10 // there is nothing between the slots
 		}
 		for _, bit := range []byte{1, 0x80} {
 			bad := append([]byte(nil), whole...)
@@ -96,7 +96,7 @@ func TestStateEveryByte(t *testing.T) {
 			}
 		}
 	}
-	// Torn at any length; a missing or short file, or two bad slots, promise nothing.
+	// The same for a file cut at any length. A file that is too short, or has two bad slots, must yield no state.
 	for n := 0; n < len(whole); n++ {
 		if n == stateLen+10 {
 			n = stateSlotGap - 10
@@ -123,7 +123,7 @@ func TestStateEveryByte(t *testing.T) {
 	require.False(t, ok)
 }
 
-// After a commit no older slot can be read again, whichever slot is lost.
+// After a commit, no older state may be read, whichever slot is lost.
 func TestStateCommitReplacesBothSlots(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
 	s, path := newStateFile(t)
@@ -142,7 +142,7 @@ func TestStateCommitReplacesBothSlots(t *testing.T) {
 	}
 }
 
-// A note that meets a commit is written when the commit ends, and never over what a cut has committed.
+// A note that is made during a commit must be written when the commit ends, but never overwrite the state that a cut has committed.
 func TestMissedNoteIsWritten(t *testing.T) {
 	fsys := newSimFS(newSimWorld(), false)
 	f, err := openState(fsys, stateName, state{cut: -1})
@@ -159,7 +159,7 @@ func TestMissedNoteIsWritten(t *testing.T) {
 	require.EqualValues(t, 7, read().recoveryPoint)
 	require.EqualValues(t, 700, read().scanPos)
 	require.NoError(t, f.commit(func(s *state) {
-		require.NoError(t, f.noteFlushed(9, 0, markAt(9, 900))) // met by the commit before the next one, which is of a cut
+		require.NoError(t, f.noteFlushed(9, 0, markAt(9, 900))) // this note is made during a commit, and written at its end
 	}))
 	require.EqualValues(t, 9, read().recoveryPoint)
 	f.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What Stats tells of the disk is what the files take, whatever state their segments are in.
+// The sizes in Stats must add up to the disk space of the files, whatever the states of the segments.
 func TestStatsTellWhatTheDiskHolds(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: 4 << 20})
@@ -21,7 +21,7 @@ func TestStatsTellWhatTheDiskHolds(t *testing.T) {
 	for range 110 {
 		_, err := l.Append(Record{Value: value})
 		require.NoError(t, err)
-		if l.Stats().Segments == 3 && l.Stats().ReservedBytes > 4<<20 { // the active one is begun and the next is made
+		if l.Stats().Segments == 3 && l.Stats().ReservedBytes > 4<<20 { // the active segment has data, and the next is prepared
 			break
 		}
 	}
@@ -39,7 +39,7 @@ func TestStatsTellWhatTheDiskHolds(t *testing.T) {
 		s := l.Stats()
 		told := s.Bytes + s.ReservedBytes + s.PinnedBytes
 		t.Logf("%d bytes of blocks, %d of the log, %d reserved", blocks, s.Bytes, s.ReservedBytes)
-		ahead := strconv.IntSize == 32 || s.ReservedBytes > 1<<20 // on 32 bits nothing is mapped, and nothing reserved
+		ahead := strconv.IntSize == 32 || s.ReservedBytes > 1<<20 // 32-bit platforms map no files, and reserve no blocks
 		return ahead && blocks > told-(64<<10) && blocks < told+(256<<10)
 	}, 10*time.Second, 10*time.Millisecond)
 }

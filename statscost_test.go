@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Stats remembers the sum of the sealed segments for as long as the list of segments is the same, and it is right after rolls,
+// Stats keeps the sum of the sizes of sealed segments while the list of segments stays the same. The sum must be right after rolls,
 // seals, deletions and cuts.
 func TestStatsBytesFollowTheSegments(t *testing.T) {
 	l, err := Open(t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
@@ -39,14 +39,14 @@ func TestStatsBytesFollowTheSegments(t *testing.T) {
 	l.Stats()
 	v, n := l.sized.of, l.sized.n
 	require.Same(t, l.view.Load(), v)
-	require.Greater(t, n, 3, "sealed segments are summed once")
+	require.Greater(t, n, 3, "the sum must include the sealed segments")
 	require.NoError(t, l.Reset(7))
 	check()
 	appendNumbered(t, l)
 	check()
 }
 
-// fullDisk has no room while it is full.
+// fullDisk is a file system that fails reservations, writes and flushes while it is full.
 type fullDisk struct {
 	osFS
 	full atomic.Bool
@@ -69,7 +69,7 @@ func (f fullDiskFile) reserve(pos, n int64) error {
 	return f.file.reserve(pos, n)
 }
 
-func (f fullDiskFile) WriteAt(p []byte, pos int64) (int, error) { // where nothing is mapped
+func (f fullDiskFile) WriteAt(p []byte, pos int64) (int, error) { // for platforms that do not map segments
 	if f.fs.full.Load() {
 		return 0, &fs.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
 	}
@@ -83,13 +83,13 @@ func (f fullDiskFile) flush() error {
 	return f.file.flush()
 }
 
-// Each append that fails for the disk counts: those that find it full, and those that a failed log refuses.
+// Stats.Errors must count each append that fails because of the disk: appends that find it full, and those that a failed log refuses.
 func TestStatsCountFailedAppends(t *testing.T) {
 	disk := new(fullDisk)
 	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 8 << 20})
 	require.NoError(t, err)
 	defer l.Close()
-	appendNumbered(t, l) // which is left for Sync
+	appendNumbered(t, l) // Sync is to flush this record
 	disk.full.Store(true)
 	value := make([]byte, 1<<20)
 	failures := int64(0)
@@ -110,7 +110,7 @@ func TestStatsCountFailedAppends(t *testing.T) {
 	}
 }
 
-// Retain counts segments that are gone, and none that it meant to delete before a call failed.
+// Retain must count only deleted segments, not those that it could not delete because a call failed.
 func TestRetainCountsWhatIsGone(t *testing.T) {
 	disk := new(fullDisk)
 	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})

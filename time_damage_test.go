@@ -14,7 +14,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// timedLog is a closed log of batches with one record each, whose times grow by a second each, in several segments.
+// timedLog returns the directory of a closed log of batches with one record each, a second apart, in several segments.
 func timedLog(t *testing.T, n int) (dir string, all []stored) {
 	t.Helper()
 	dir = t.TempDir()
@@ -34,7 +34,7 @@ func second(i int) time.Time {
 	return time.UnixMilli(1_700_000_000_000).Add(time.Duration(i) * time.Second)
 }
 
-// Damage costs OffsetForTime the times that may lie in it, and no others, wherever it is.
+// OffsetForTime must fail only for times that may lie in damaged batches, wherever they are.
 func TestOffsetForTimeBesideDamage(t *testing.T) {
 	t.Parallel()
 	if underRace {
@@ -44,7 +44,7 @@ func TestOffsetForTimeBesideDamage(t *testing.T) {
 	sound, all := timedLog(t, n)
 	segments := files(t, sound, "*.log")
 	require.Greater(t, len(segments), 3)
-	// position is where in its segment batch i begins.
+	// position returns the position of batch i in its segment.
 	position := func(i int) (pos int) {
 		for _, b := range all[:i] {
 			if b.segment == all[i].segment {
@@ -103,7 +103,7 @@ func TestOffsetForTimeBesideDamage(t *testing.T) {
 				}
 				o, _ := recoverOptions()
 				l := open(t, dir, o)
-				d.do(dir) // since Open would see that a segment is missing
+				d.do(dir) // after Open, which would notice a missing segment
 				for i := range n {
 					if i%16 > 0 && i < d.first-2 || i > d.last+3 && i%16 > 0 || i > d.first+2 && i < d.last-1 && i%8 > 0 {
 						continue
@@ -115,7 +115,8 @@ func TestOffsetForTimeBesideDamage(t *testing.T) {
 							require.EqualValues(t, i, got)
 							continue
 						}
-						// What is damaged, and the one behind it, which may not be the first at that time.
+						// The times of damaged batches can't be found, and perhaps not that of the batch after them, which may not be the first
+						// with that time.
 						var c *seglog.CorruptError
 						if err == nil && i == d.last+1 {
 							require.EqualValues(t, i, got)
@@ -134,7 +135,7 @@ func TestOffsetForTimeBesideDamage(t *testing.T) {
 	}
 }
 
-// A damaged batch that claims the offsets of those behind it is passed over once, and the search goes on behind it.
+// If a damaged batch claims the offsets of later batches, OffsetForTime must skip that batch alone.
 func TestOffsetForTimePassesABatchThatClaimsMore(t *testing.T) {
 	const n, spoilt = 20, 7
 	for _, gap := range []int64{0, 5} {
@@ -161,7 +162,7 @@ func TestOffsetForTimePassesABatchThatClaimsMore(t *testing.T) {
 				pos += len(b.bytes)
 			}
 			spoil(t, files(t, dir, "*.log")[0], func(b []byte) []byte {
-				b[pos+26] = byte(last) // of lastOffsetDelta
+				b[pos+26] = byte(last) // in lastOffsetDelta
 				return b
 			})
 			l = open(t, dir, &seglog.Options{ReadOnly: true})

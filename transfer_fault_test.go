@@ -20,7 +20,7 @@ import (
 
 func isRange(err error) bool { return errors.Is(err, seglog.ErrOutOfRange) }
 
-// bigLog has more bytes than any socket buffers.
+// bigLog returns a log with more bytes than sockets buffer, its directory and its batches.
 func bigLog(t testing.TB) (l *seglog.Log, dir string, all []stored) {
 	t.Helper()
 	dir = t.TempDir()
@@ -29,11 +29,11 @@ func bigLog(t testing.TB) (l *seglog.Log, dir string, all []stored) {
 		_, err := l.Append(seglog.Record{Value: bytes.Repeat([]byte{byte(i)}, 1<<20)})
 		require.NoError(t, err)
 	}
-	require.NoError(t, l.Sync()) // and so each segment has its name
+	require.NoError(t, l.Sync()) // which names each segment
 	return l, dir, storedBatches(t, dir)
 }
 
-// stalledWays are connections whose peer reads nothing.
+// stalledWays returns connections for each way of sending; nobody reads from their other ends.
 func stalledWays(t *testing.T) map[string]func() (here, there net.Conn) {
 	return map[string]func() (here, there net.Conn){
 		"sendfile": func() (net.Conn, net.Conn) { return connected(t, "tcp") },
@@ -44,7 +44,7 @@ func stalledWays(t *testing.T) map[string]func() (here, there net.Conn) {
 	}
 }
 
-// drained checks that exactly the bytes that were counted arrive, and that they are the right ones.
+// drained checks that exactly the counted bytes arrive, and that they are right.
 func drained(t *testing.T, here, there net.Conn, all []stored, written int64) {
 	t.Helper()
 	require.NoError(t, here.Close())
@@ -69,7 +69,7 @@ func TestTransferDeadline(t *testing.T) {
 			drained(t, here, there, all, written)
 		})
 	}
-	t.Run("a section goes on where it stopped", func(t *testing.T) {
+	t.Run("a section continues where it stopped", func(t *testing.T) {
 		here, there := connected(t, "tcp")
 		s, err := l.Section(0, math.MaxInt64)
 		require.NoError(t, err)
@@ -93,13 +93,13 @@ func TestTransferDeadline(t *testing.T) {
 	requirePinsGone(t, l, dir)
 }
 
-// requirePinsGone deletes all and checks that nobody holds a deleted segment.
+// requirePinsGone deletes all records and checks that no descriptors of deleted segments are left.
 func requirePinsGone(t *testing.T, l *seglog.Log, dir string) {
 	t.Helper()
 	require.NoError(t, l.DeleteBefore(l.Offsets().End))
-	eventually(t, "the pins are given back", func() bool {
+	eventually(t, "the segments are released", func() bool {
 		fds, mappings := held(t, dir)
-		return fds <= 5 && mappings <= 2 // lock, state, active and next segment; a segment that is still to be sealed
+		return fds <= 5 && mappings <= 2 // lock, state, active and next segment, and a segment that is not sealed yet
 	})
 	require.NoError(t, l.Close())
 	requireReleased(t, dir)
@@ -128,7 +128,7 @@ func TestTransferReset(t *testing.T) {
 	requirePinsGone(t, l, dir)
 }
 
-// Close of the log ends a transfer to a peer that reads nothing.
+// Close must end a transfer to a peer that reads nothing.
 func TestTransferClose(t *testing.T) {
 	for name, way := range stalledWays(t) {
 		t.Run(name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestTransferClose(t *testing.T) {
 	}
 }
 
-// A file that became shorter than the log knows it is an error, not a wait for ever.
+// If another program truncates a segment, a transfer of it must end with an error, not wait forever.
 func TestTransferOfCutFile(t *testing.T) {
 	for name, way := range stalledWays(t) {
 		t.Run(name, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestTransferOfCutFile(t *testing.T) {
 			s, err := l.Section(0, math.MaxInt64)
 			require.NoError(t, err)
 			defer s.Close()
-			eventually(t, "the segment is sealed", func() bool { return l.Stats().Seals > 0 }) // or it may grow again
+			eventually(t, "the segment is sealed", func() bool { return l.Stats().Seals > 0 }) // otherwise the file may grow again
 			require.NoError(t, os.Truncate(all[0].segment, 3<<20))
 			sent, err := s.WriteTo(here)
 			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
@@ -181,7 +181,8 @@ func TestTransferOfCutFile(t *testing.T) {
 	}
 }
 
-// A header and a small section leave from the mapping by one write: of a file that was cut from outside it is an error, too.
+// A header and a small section are sent from the mapping by a single write, which must also fail if another program has truncated the
+// file.
 func TestTransferOfCutFileWithHeader(t *testing.T) {
 	l, _, all := bigLog(t)
 	small, err := l.Append(seglog.Record{Value: []byte("small")})
@@ -198,7 +199,7 @@ func TestTransferOfCutFileWithHeader(t *testing.T) {
 	require.LessOrEqual(t, sent, int64(len("header")))
 }
 
-// What costs 2,000 followers that have nothing to do: their goroutines.
+// Two thousand idle followers must cost no descriptors or mappings, and little memory besides their goroutines.
 func TestIdleFollowers(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
@@ -243,7 +244,7 @@ func TestIdleFollowers(t *testing.T) {
 	nowFds, nowMappings := held(t, dir)
 	require.Equal(t, [2]int{fds, mappings}, [2]int{nowFds, nowMappings})
 	if !underRace {
-		require.Less(t, each, int64(2<<10), "bytes of heap a follower")
+		require.Less(t, each, int64(2<<10), "bytes of heap per follower")
 	}
 	appendN(t, l, 100, 1)
 	for range followers {

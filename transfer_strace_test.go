@@ -19,7 +19,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// transferringChild sends the same bytes over several connections at once.
+// transferringChild transfers from the same log over several connections at once.
 func transferringChild(args []string) error {
 	l, err := seglog.Open(args[0], &seglog.Options{ReadOnly: true})
 	if err != nil {
@@ -62,7 +62,8 @@ func transferringChild(args []string) error {
 	return nil
 }
 
-// A traced call, which strace shows in two lines if another thread's comes between: thread, name, arguments, result.
+// These expressions match a traced call: its thread, name and arguments, and its result. If a call of another thread comes in between,
+// strace shows the two in separate lines.
 var (
 	tracedCall   = regexp.MustCompile(`^(\d+) +(sendfile|sendfile64|splice)\((.*)$`)
 	tracedResult = regexp.MustCompile(`^(\d+) .*\) += (\d+)$`)
@@ -71,21 +72,21 @@ var (
 	fromPipe = regexp.MustCompile(`^\d+, NULL, \d+, NULL`)
 )
 
-// sentBytes is what a trace says that sockets took, by sendfile and by splice.
+// sentBytes returns the numbers of bytes that, by a trace, sockets accepted from sendfile and from splice.
 func sentBytes(t *testing.T, trace string) (bySendfile, bySplice int64) {
-	intoSocket := map[string]*int64{} // by thread: what its running call counts for
+	intoSocket := map[string]*int64{} // by thread: the sum to which its running call adds
 	for line := range strings.Lines(trace) {
 		line = strings.TrimSuffix(line, "\n")
 		if call := tracedCall.FindStringSubmatch(line); call != nil {
 			intoSocket[call[1]] = nil
 			switch args := call[3]; {
 			case call[2] != "splice":
-				require.Regexp(t, fromFile, args, "sendfile moves the shared file position: %s", line)
+				require.Regexp(t, fromFile, args, "sendfile uses the shared file position: %s", line)
 				intoSocket[call[1]] = &bySendfile
 			case fromPipe.MatchString(args):
 				intoSocket[call[1]] = &bySplice
 			default:
-				require.Regexp(t, fromFile, args, "splice moves the shared file position: %s", line)
+				require.Regexp(t, fromFile, args, "splice uses the shared file position: %s", line)
 			}
 		}
 		if done := tracedResult.FindStringSubmatch(line); done != nil && intoSocket[done[1]] != nil {
@@ -97,8 +98,8 @@ func sentBytes(t *testing.T, trace string) (bySendfile, bySplice int64) {
 	return bySendfile, bySplice
 }
 
-// The system calls say it: sendfile for small sections and splice for large ones, with an explicit offset each time, and
-// no read or write of the bytes.
+// A trace of the system calls must show sendfile for small sections and splice for large ones, each with an explicit offset: several
+// transfers share a descriptor, and with it the file position.
 func TestTransfersWithExplicitOffsets(t *testing.T) {
 	t.Run("sendfile", func(t *testing.T) {
 		sendfile, splice := traceTransfers(t, 128<<10)
@@ -108,7 +109,7 @@ func TestTransfersWithExplicitOffsets(t *testing.T) {
 	t.Run("splice", func(t *testing.T) {
 		sendfile, splice := traceTransfers(t, 4<<20)
 		require.NotZero(t, splice)
-		require.NotZero(t, sendfile, "the last segment is a small one")
+		require.NotZero(t, sendfile, "the last segment is small")
 	})
 }
 
@@ -146,6 +147,6 @@ func traceTransfers(t *testing.T, segmentBytes int64) (bySendfile, bySplice int6
 	text, err := os.ReadFile(trace)
 	require.NoError(t, err)
 	bySendfile, bySplice = sentBytes(t, string(text))
-	require.Equal(t, want, bySendfile+bySplice, "bytes that left without a copy")
+	require.Equal(t, want, bySendfile+bySplice, "bytes sent without a copy")
 	return bySendfile, bySplice
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// connected is both ends of a connection.
+// connected returns both ends of a connection.
 func connected(t testing.TB, network string) (here, there net.Conn) {
 	t.Helper()
 	address := "127.0.0.1:0"
@@ -46,7 +46,7 @@ func connected(t testing.TB, network string) (here, there net.Conn) {
 	return here, there
 }
 
-// countingConn is what a service that meters or throttles writes: it embeds the connection and overrides Write.
+// countingConn embeds a connection and overrides Write, as a service does that measures or throttles its traffic.
 type countingConn struct {
 	*net.TCPConn
 	wrote int64
@@ -58,7 +58,7 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// encrypted makes a TLS connection of one.
+// encrypted makes a TLS connection out of a connection.
 func encrypted(t testing.TB, here, there net.Conn) (client, server *tls.Conn) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -76,7 +76,7 @@ func encrypted(t testing.TB, here, there net.Conn) (client, server *tls.Conn) {
 	return client, server
 }
 
-// transferLog has batches of many sizes over several segments.
+// transferLog returns a log with batches of many sizes in several segments, its directory and its batches.
 func transferLog(t testing.TB, o *seglog.Options) (l *seglog.Log, dir string, all []stored) {
 	t.Helper()
 	dir = t.TempDir()
@@ -151,7 +151,7 @@ func TestTransferToSendsWholeBatches(t *testing.T) {
 				require.Equal(t, [2]int64{0, total}, [2]int64{zeroCopy, copied})
 			}
 			if c, ok := here.(*countingConn); ok {
-				require.Equal(t, total, c.wrote, "bytes went past the wrapper")
+				require.Equal(t, total, c.wrote, "some bytes bypassed the wrapper")
 			}
 			for _, offset := range []int64{-1, end + 1, math.MaxInt64} {
 				written, err := l.TransferTo(offset, 1<<20, here)
@@ -159,7 +159,7 @@ func TestTransferToSendsWholeBatches(t *testing.T) {
 				require.Zero(t, written)
 			}
 			written, err := l.TransferTo(end, 1<<20, here)
-			require.NoError(t, err, "nothing to send yet")
+			require.NoError(t, err, "at the end there is nothing to send yet")
 			require.Zero(t, written)
 		})
 	}
@@ -183,7 +183,7 @@ func TestSection(t *testing.T) {
 			require.True(t, bytes.Equal(want, got.Bytes()))
 			again, err := s.WriteTo(&got)
 			require.NoError(t, err)
-			require.Zero(t, again, "sent twice")
+			require.Zero(t, again, "a second WriteTo must send nothing")
 			require.NoError(t, s.Close())
 			require.NoError(t, s.Close())
 			_, err = s.WriteTo(&got)
@@ -193,7 +193,7 @@ func TestSection(t *testing.T) {
 			}
 		}
 	}
-	// A pipe behind an *os.File.
+	// The destination may also be an *os.File that is a pipe.
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close()
@@ -215,7 +215,7 @@ func TestSection(t *testing.T) {
 	requireReleased(t, dir)
 }
 
-// A section is what it was, whatever happens to the log.
+// A section must keep its bytes, whatever happens to the log.
 func TestSectionKeepsItsBytes(t *testing.T) {
 	changes := map[string]func(l *seglog.Log) error{
 		"delete":   func(l *seglog.Log) error { return l.DeleteBefore(l.Offsets().End) },
@@ -253,7 +253,8 @@ func TestSectionKeepsItsBytes(t *testing.T) {
 	}
 }
 
-// What a socket took does not change, even if the log that sent it is closed, and the next one is cut, before the peer reads.
+// Bytes that a socket has accepted must not change, even if the sending log is closed and the log is then cut before the peer reads
+// them.
 func TestCutBehindAClosedLog(t *testing.T) {
 	for name, sender := range map[string]func(t *testing.T, l *seglog.Log, dir string) *seglog.Log{
 		"reopened": func(t *testing.T, l *seglog.Log, dir string) *seglog.Log { return l },
@@ -296,13 +297,14 @@ func TestCutBehindAClosedLog(t *testing.T) {
 	}
 }
 
-// stamped is a value that says where it belongs: offset and generation of the log, which TruncateTo raises.
+// stamped returns a value that contains its offset and the generation of the log, which each TruncateTo increases.
 func stamped(offset, generation int64) []byte {
 	s := fmt.Sprintf("%d/%d ", offset, generation)
 	return []byte(s + strings.Repeat(s, int(offset*7%40)))
 }
 
-// 64 connections at 64 offsets, while one goroutine appends, rolls, deletes and truncates.
+// Transfers over 64 connections from 64 offsets must send whole, consecutive batches while one goroutine appends, rolls, deletes and
+// truncates.
 func TestTransferToConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 32 << 10, IndexBytes: 512})
@@ -350,7 +352,7 @@ func TestTransferToConcurrently(t *testing.T) {
 				sent.Add(s.Len())
 				transfers.Add(1)
 				s.Close()
-				time.Sleep(time.Millisecond) // or the writer starves
+				time.Sleep(time.Millisecond) // so that the writer does not starve
 			}
 		}()
 		go func() { // the receiving side

@@ -16,16 +16,16 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// vector is what Kafka's own record classes read out of a batch of testdata/vectors.
+// vector holds the records that Kafka's own classes read from a batch of testdata/vectors.
 type vector struct {
 	last    int64
 	records []seglog.Record
-	codec   seglog.Codec // the core has no decompressor for it
+	codec   seglog.Codec // if not 0, a codec for which the package has no decompressor
 }
 
 func at(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
-// generated is the three records that Kafka's code wrote into each of its vectors.
+// generated returns the three records that Kafka's code wrote into each of its vectors.
 func generated(base int64, times ...int64) []seglog.Record {
 	return []seglog.Record{
 		{Offset: base, Time: at(times[0]), Key: []byte("k0"), Value: []byte("hello hello hello hello")},
@@ -91,13 +91,13 @@ func decoded(b []byte) (records []seglog.Record, err error) {
 	return records, nil
 }
 
-// Every vector is read as Kafka reads it, from a stream and from a log that stored it as it is.
+// Every vector must be read as Kafka reads it, from a stream and from a log, which must store it unchanged.
 func TestVectors(t *testing.T) {
 	all := readVectors(t)
 	for name, b := range all {
 		t.Run(name, func(t *testing.T) {
 			want, ok := vectors[name]
-			require.True(t, ok, "a vector that nobody expects")
+			require.True(t, ok, "vectors has no entry for this vector")
 			records, err := decoded(b)
 			if want.codec != seglog.CodecNone {
 				require.ErrorIs(t, err, seglog.ErrCodec)
@@ -118,7 +118,7 @@ func TestVectors(t *testing.T) {
 			_, err = s.WriteTo(&out)
 			require.NoError(t, err)
 			require.NoError(t, s.Close())
-			require.True(t, bytes.Equal(b, out.Bytes()), "stored as it is")
+			require.True(t, bytes.Equal(b, out.Bytes()), "the log must store the batch unchanged")
 			for _, r := range want.records {
 				got, err := l.Read(r.Offset)
 				require.NoError(t, err)
@@ -131,7 +131,7 @@ func TestVectors(t *testing.T) {
 				_, err := l.Read(want.last)
 				require.ErrorIs(t, err, seglog.ErrOutOfRange, "no record has this offset")
 				for range l.Records(l.Offsets().Start) {
-					require.Fail(t, "there is no record")
+					require.Fail(t, "the batch has no records")
 				}
 			}
 		})
@@ -139,7 +139,7 @@ func TestVectors(t *testing.T) {
 	require.Len(t, all, len(vectors))
 }
 
-// The same records appended make the same bytes, but for the leader epoch, which is another writer's.
+// Append of the same records must make the same bytes, except for the leader epoch, which depends on the writer.
 func TestVectorsAreWrittenAsKafkaDoes(t *testing.T) {
 	all := readVectors(t)
 	for _, name := range []string{"kpy-1", "kpy-2", "kpy-4-header", "k-none"} {
@@ -160,19 +160,19 @@ func TestVectorsAreWrittenAsKafkaDoes(t *testing.T) {
 	}
 }
 
-// AppendBatch gives a producer's batch its offset, sets the greatest timestamp right, and changes nothing else.
+// AppendBatch must set the offset of a producer's batch, correct the greatest timestamp, and change nothing else.
 func TestVectorsByAppendBatch(t *testing.T) {
 	all := readVectors(t)
-	// sarama's tests leave the greatest timestamp 0, and no decompressor of this module tells better.
+	// The batches from sarama's tests have 0 as the greatest timestamp, and without a decompressor the right one is unknown.
 	noMaxTime := map[string]int64{"sarama-none": 1479847795005, "sarama-gzip": 1479847795005}
-	refused := map[string]bool{"sarama-empty": true, "k-empty-retained": true} // a producer sends a record an offset
+	refused := map[string]bool{"sarama-empty": true, "k-empty-retained": true} // a producer's batch must have one record per offset
 	l := open(t, t.TempDir(), nil)
 	require.NoError(t, l.Reset(1000))
 	for name, b := range all {
 		before := bytes.Clone(b)
 		end := l.Offsets().End
 		base, err := l.AppendBatch(b)
-		require.Equal(t, before, b, "the caller's bytes")
+		require.Equal(t, before, b, "AppendBatch must not change the caller's bytes")
 		if refused[name] {
 			require.ErrorIs(t, err, seglog.ErrInvalid, name)
 			require.Equal(t, end, l.Offsets().End)
@@ -196,7 +196,7 @@ func TestVectorsByAppendBatch(t *testing.T) {
 	}
 }
 
-// What may not be a batch: the negative cases of testdata/vectors, and all that a flipped bit may make of it.
+// Damaged batches must be refused: the negative cases of testdata/vectors, and batches with a flipped bit.
 func TestVectorsSpoilt(t *testing.T) {
 	good := readVectors(t)["k-none"]
 	want, err := decoded(good)
@@ -221,14 +221,14 @@ func TestVectorsSpoilt(t *testing.T) {
 				require.True(t, errors.As(err, &c), "byte %d, bit %d: %v", i, bit, err)
 				require.Zero(t, c.Pos)
 				require.Empty(t, got)
-			case i < 8: // the base offset: all that can be seen is one that is negative
+			case i < 8: // the base offset: only a negative one can be noticed
 				if err == nil {
 					require.Equal(t, want[0].Value, got[0].Value)
 					require.NotEqual(t, want[0].Offset, got[0].Offset)
 				} else {
 					require.ErrorIs(t, err, seglog.ErrCorrupt)
 				}
-			default: // the leader epoch
+			default: // the leader epoch, which nothing covers
 				require.NoError(t, err)
 				require.Equal(t, want, got)
 			}

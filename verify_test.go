@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// verifyWorld verifies what a simulated disk holds.
+// verifyWorld verifies the log on a simulated disk, and checks that Verify writes nothing.
 func verifyWorld(t testing.TB, w *simWorld, o *VerifyOptions) *Report {
 	t.Helper()
 	s := newSimFS(w.clone(), true)
@@ -31,7 +31,7 @@ func verifyWorld(t testing.TB, w *simWorld, o *VerifyOptions) *Report {
 	return r
 }
 
-// openError is what opening and reading everything says.
+// openError opens a log and reads all records, and returns the error.
 func (d *damaged) openError(w *simWorld) error {
 	opts := d.opts
 	l, err := openFS(newSimFS(w.clone(), true), simDir, &opts)
@@ -43,14 +43,15 @@ func (d *damaged) openError(w *simWorld) error {
 	return err
 }
 
-// agree: Verify calls it an error if opening and reading does. It also looks below the start.
+// agree checks that Verify reports an error exactly if opening and reading the log failed. Verify may also report an error below the
+// start, where nobody reads.
 func (d *damaged) agree(what string, opened error, r *Report) {
 	d.t.Helper()
 	below := len(r.Problems) > 0 && r.Problems[0].Offset < r.Start
 	if !r.OK() && opened == nil && below {
 		return
 	}
-	require.Equal(d.t, errors.Is(opened, ErrCorrupt), !r.OK(), "%s: open says %v, verify %v", what, opened, r.Problems)
+	require.Equal(d.t, errors.Is(opened, ErrCorrupt), !r.OK(), "%s: Open returned %v, Verify reported %v", what, opened, r.Problems)
 }
 
 func worst(r *Report) Severity {
@@ -60,7 +61,7 @@ func worst(r *Report) Severity {
 	return r.Problems[0].Severity
 }
 
-// sealedNames is the index files that must be whole.
+// sealedNames returns the names of index files, each with whether the file must be whole.
 func sealedNames(r *Report) map[string]bool {
 	names := map[string]bool{}
 	for _, s := range r.Segments {
@@ -81,7 +82,7 @@ func TestVerifySound(t *testing.T) {
 			require.True(t, r.OK())
 		}
 		r := verifyWorld(t, d.w, &VerifyOptions{IndexBytes: 700})
-		require.Equal(t, SeverityWarning, worst(r), "another interval gives other indexes")
+		require.Equal(t, SeverityWarning, worst(r), "another index interval gives other indexes")
 		b, err := json.Marshal(r)
 		require.NoError(t, err)
 		var back Report
@@ -90,7 +91,7 @@ func TestVerifySound(t *testing.T) {
 	})
 }
 
-// Whatever is done to one byte, Verify calls it an error exactly if opening and reading the log does.
+// Whichever byte changes, Verify must report an error exactly if opening and reading the log fails.
 func TestVerifyEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -188,14 +189,14 @@ func TestVerifyWithoutState(t *testing.T) {
 	torn.put(last, b[:len(b)-3])
 	r = verifyWorld(t, torn, nil)
 	require.True(t, r.OK())
-	require.Equal(t, SeverityNote, worst(r), "a torn tail is what a kill leaves")
+	require.Equal(t, SeverityNote, worst(r), "a kill may leave a torn tail")
 
 	flipped := d.w.clone()
 	c := []byte(string(b))
 	c[headerLen] ^= 1
 	flipped.put(last, c)
 	r = verifyWorld(t, flipped, nil)
-	require.False(t, r.OK(), "good batches follow, so it is no torn tail")
+	require.False(t, r.OK(), "good batches follow, so this is not a torn tail")
 	require.EqualValues(t, segs[len(segs)-1].Batches-1, r.Segments[len(segs)-1].Batches)
 }
 
@@ -248,7 +249,7 @@ func TestVerifyContextAndProgress(t *testing.T) {
 	require.Error(t, err)
 }
 
-// A writer that appends, rolls, deletes and cuts gives Verify nothing to complain of.
+// Verify must find no problems in a log whose writer appends, rolls, deletes and cuts at the same time.
 func TestVerifyLive(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
 		t.Run(policy.String(), func(t *testing.T) {

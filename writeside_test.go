@@ -17,9 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Faults of the write side that no schedule meets by itself, each put back by a patch in torture/bugs.
+// These tests are for faults of the write side that the schedules do not find by themselves. The patches in torture/bugs put them
+// back.
 
-// smallSegments is a log in memory with a segment for every few batches.
+// smallSegments returns a log on a simulated disk, filled to the given number of small segments.
 func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) (*simFS, *Log) {
 	s := newSimFS(newSimWorld(), mapped)
 	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: policy})
@@ -31,8 +32,8 @@ func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) 
 	return s, l
 }
 
-// A preparer that looked up the active segment, and comes to it when it was rolled, sealed and trimmed, leaves it alone: zeros
-// behind its end are damage there.
+// If the active segment is rolled, sealed and trimmed after the preparer has looked it up, the preparer must not touch it: zeros after
+// the end of a sealed segment are damage.
 func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		s, l := smallSegments(t, true, policy, 1)
@@ -56,14 +57,14 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 	}
 }
 
-// The kernel tells each open file description once that a write-back failed. The preparer, whose zeros make it look, has to
-// report it and to leave it to the flusher as well.
+// The kernel reports a failed write-back once to each open file description. If the preparer gets the error when it writes zeros, it
+// must return the error, and the flusher must still get it too.
 func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	l, err := openFS(s, simDir, nil)
 	require.NoError(t, err)
 	tail := l.writer.tail
-	l.preparing.Lock()                                              // the real one stays out
+	l.preparing.Lock()                                              // keeps the real preparer out
 	_, err = tail.h.f.WriteAt([]byte("what an append stored"), 500) // as the flusher does before it flushes
 	require.NoError(t, err)
 	failed := false
@@ -83,10 +84,10 @@ func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A TruncateTo that finds that it can't cut has changed nothing, and the log opens again. The intent used to be durable
-// by then, and every later Open failed as the cut had.
+// A TruncateTo that finds out that it can't cut must have changed nothing. Once, its intent was durable by then, and every later Open
+// failed like the cut.
 func TestCutThatCannotBePlanned(t *testing.T) {
-	const snappy = 2 // nobody has registered a decompressor for it
+	const snappy = 2 // no decompressor is registered for it
 	dir := t.TempDir()
 	l, err := Open(dir, nil)
 	require.NoError(t, err)
@@ -97,14 +98,14 @@ func TestCutThatCannotBePlanned(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorIs(t, l.TruncateTo(1), ErrCodec)
 	_, err = l.Append(Record{Value: []byte("c")})
-	require.NoError(t, err, "nothing has changed")
+	require.NoError(t, err, "the failed TruncateTo must change nothing")
 	require.NoError(t, l.Close())
 	l, err = Open(dir, nil)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, l.Offsets().End)
 	require.NoError(t, l.Close())
 
-	// A want of descriptors at that moment.
+	// The same holds if there is no descriptor to open the segment.
 	s, l := smallSegments(t, true, FlushSync, 2)
 	end := l.Offsets().End
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -124,7 +125,8 @@ func TestCutThatCannotBePlanned(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Rolls that outrun the seals wait for them; where seals fail, they say so, and go on once seals work again.
+// A roll must wait while too many segments are unsealed. If the seals fail, the append must return their error, and appends must
+// succeed once seals work again.
 func TestRollsWaitForSeals(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -135,7 +137,7 @@ func TestRollsWaitForSeals(t *testing.T) {
 	})
 	var err error
 	for n := 0; err == nil; n++ {
-		require.Less(t, n, 40*maxUnsealed, "segments wait for their seal without a bound")
+		require.Less(t, n, 40*maxUnsealed, "the number of unsealed segments must be bounded")
 		_, err = l.Append(Record{Value: make([]byte, 1000)})
 	}
 	require.ErrorIs(t, err, syscall.ENOSPC)
@@ -148,8 +150,8 @@ func TestRollsWaitForSeals(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A roll that finds no room leaves no name behind: a smaller batch fits the segment before, and a power cut must not bring
-// back an empty one that begins where this batch lies.
+// A roll that fails on a full disk must not leave the name of a new segment. A smaller batch may still fit into the old segment, and
+// a power cut must not bring back an empty segment with the offset of that batch.
 func TestFailedRollLeavesNoName(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 1), func(u *simUser) error {
 		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -159,14 +161,14 @@ func TestFailedRollLeavesNoName(t *testing.T) {
 			return nil
 		})
 		if _, err := u.log.Append(Record{Value: make([]byte, 3900)}); !errors.Is(err, syscall.ENOSPC) {
-			return fmt.Errorf("the roll met no full disk: %v", err)
+			return fmt.Errorf("the roll did not fail on the full disk: %v", err)
 		}
 		u.sim.setFault(nil)
 		return errors.Join(u.append(1), u.append(1))
 	})
 }
 
-// No more goroutines are inside of a limiter than it allows.
+// A limiter must not let in more goroutines than it allows.
 func TestLimiter(t *testing.T) {
 	l := limiter{most: 2}
 	l.enter()
@@ -184,7 +186,7 @@ func TestLimiter(t *testing.T) {
 	for !waits() {
 		select {
 		case <-inside:
-			require.Fail(t, "a third one is inside")
+			require.Fail(t, "a third goroutine is inside")
 		default:
 			runtime.Gosched()
 		}
@@ -196,8 +198,8 @@ func TestLimiter(t *testing.T) {
 	require.Zero(t, l.n)
 }
 
-// An append under FlushAsync that has to flush and meets a full disk has stored its batch, so the error must not be the one
-// that says that it has not.
+// If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be ErrFailed, as
+// the error of a full disk means that the batch was not stored.
 func TestShortageInAFlushLatches(t *testing.T) {
 	for range 10 {
 		s := newSimFS(newSimWorld(), true)
@@ -215,7 +217,7 @@ func TestShortageInAFlushLatches(t *testing.T) {
 	}
 }
 
-// A segment whose file can't be removed is given back all the same, and those behind it too.
+// If the file of a deleted segment can't be removed, the segment and the later deleted ones must be closed all the same.
 func TestFailedRemovalReleasesTheSegments(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 6)
 	require.Eventually(t, func() bool { return l.Stats().Seals >= 5 }, 10*time.Second, time.Millisecond)
@@ -236,7 +238,7 @@ func TestFailedRemovalReleasesTheSegments(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// A cut over many segments holds the writer's lock for as few syncs of the directory as one over a few.
+// The number of directory syncs of a cut, which holds the writer's lock, must not grow with the number of segments.
 func TestCutSyncsTheDirectoryOnce(t *testing.T) {
 	var syncs [2]int
 	for i, segments := range []int{3, 30} {
@@ -254,7 +256,7 @@ func TestCutSyncsTheDirectoryOnce(t *testing.T) {
 	require.Equal(t, syncs[0], syncs[1])
 }
 
-// requireFailure appends to a log of small segments until a roll looks at the directory, after which the log has failed.
+// requireFailure appends to a log of small segments until a roll checks the directory, after which the log must have failed.
 func requireFailure(t *testing.T, l *Log) {
 	for range 100 {
 		if _, err := l.Append(Record{Value: bytes.Repeat([]byte("x"), 1000)}); err != nil {
@@ -262,10 +264,10 @@ func requireFailure(t *testing.T, l *Log) {
 			return
 		}
 	}
-	require.Fail(t, "100 appends did not meet it")
+	require.Fail(t, "100 appends did not fail")
 }
 
-// Somebody puts another directory in the place of the log's: the log fails at its next roll, and puts nothing into it.
+// If another directory takes the place of the log's, the log must fail at its next roll and create no file in that directory.
 func TestDirectoryReplaced(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory with open files can't be renamed here")
@@ -285,7 +287,7 @@ func TestDirectoryReplaced(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Somebody removes the file LOCK: a second writer is still kept out, and the first fails at its next roll.
+// If the file LOCK is removed, a second writer must still be kept out, and the first must fail at its next roll.
 func TestLockRemoved(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file can't be removed here")
@@ -303,7 +305,7 @@ func TestLockRemoved(t *testing.T) {
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
 
-// The first call that finds LOCK or the directory exchanged says that the log has failed, as all later ones do.
+// The first call that finds LOCK or the directory replaced must return ErrFailed, as all later calls do.
 func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open file can't be removed here")
@@ -338,8 +340,8 @@ func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
 	}
 }
 
-// The state file counts the segments of a directory that is taken over only once their names are durable: whoever made them
-// may have been killed before it synced them.
+// When Open takes over a directory without a state file, it must sync the names of the segments before the state file counts them: the
+// program that created them may have been killed before it synced the names.
 func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 2)
 	require.NoError(t, l.Close())
@@ -363,7 +365,7 @@ func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A cut that fails half-way leaves what lies below it readable.
+// A cut that fails halfway must leave the records below its offset readable.
 func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -384,12 +386,12 @@ func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
 
-// The intent of a cut may reach the disk without the batch that belongs to it: then the cut never was, and what lies above its
-// offset is no older than before, also where recovery has to look at it.
+// The intent of a cut may reach the disk without the batch that belongs to it. The cut has not begun then, and recovery must not take
+// the records above its offset for old ones that the cut removed.
 func TestIntentWithoutItsRest(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, func(u *simUser) error {
 		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simWrite && filepath.Base(path) == stateName { // nothing is noted, so recovery looks at all
+			if kind == simWrite && filepath.Base(path) == stateName { // no state is noted, so recovery has to check all records
 				return &simFault{err: syscall.EIO}
 			}
 			return nil
