@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// store is what a group flushes in these tests: a count of what is stored, and of what is durable.
+// store is the object that a group flushes in these tests: it counts the stored and the durable bytes.
 type store struct {
 	g               *Group
 	stored, durable atomic.Int64
@@ -93,13 +93,13 @@ func TestCallersShareFlushes(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.LessOrEqual(t, s.flushes.Load(), int64(2*each+2), "a round serves all that came before it")
-		synctest.Wait() // the goroutine that went on flushing has ended
+		require.LessOrEqual(t, s.flushes.Load(), int64(2*each+2), "a round must serve all callers that came before it")
+		synctest.Wait() // until the goroutine that continued to flush has ended
 		s.idle(t)
 	})
 }
 
-// A caller of Lock gets its turn although there is never a moment without callers that wait for a flush.
+// Lock must get its turn even if there are always callers that wait for a flush.
 func TestLockIsNotStarved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()
@@ -120,7 +120,7 @@ func TestLockIsNotStarved(t *testing.T) {
 			require.LessOrEqual(t, time.Since(begun), 2*s.took)
 			require.Zero(t, s.running.Load())
 			time.Sleep(10 * time.Millisecond)
-			require.Zero(t, s.running.Load(), "a flush ran beside a locked group")
+			require.Zero(t, s.running.Load(), "a flush ran while the group was locked")
 			s.g.Unlock()
 		}
 		stop.Store(true)
@@ -153,7 +153,7 @@ func TestLockersTakeTurns(t *testing.T) {
 	})
 }
 
-// A failed flush reaches the callers of its round and of the next one.
+// All callers must get the error of a failed flush, those of its round and those of the next.
 func TestFailureReachesAllThatWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()
@@ -177,7 +177,7 @@ func TestFailureReachesAllThatWait(t *testing.T) {
 	})
 }
 
-// A failure that passes reaches each caller that it fails, and nobody waits for ever.
+// A failed flush after which others succeed must fail only the caller that ran it, and no caller may wait forever.
 func TestFailureThatPasses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStore()

@@ -28,8 +28,8 @@ const (
 	namespace = "SEGLOG_DISK_NAMESPACE"
 )
 
-// TestMain runs the tests in a process with a mount namespace of its own: however that ends, the mounts end with it, and the
-// loop devices with them.
+// TestMain runs the tests in a process with a mount namespace of its own. However that process ends, its mounts end too, and with
+// them the loop devices.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(childRole) != "":
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// mark is in each block of the records' values, so that the disk knows them.
+// mark is in each block of the records' values, so that the disk recognizes these blocks.
 var mark = []byte("seglog disk test")
 
 func value(seq, size int) []byte {
@@ -66,23 +66,23 @@ func value(seq, size int) []byte {
 	return v
 }
 
-// request is one call of the log that the child has.
+// request asks the child for a call of its log.
 type request struct {
 	Op      string
 	Dir     string
 	Policy  seglog.FlushPolicy
 	Segment int64
-	Seq     int  // of the first record
-	N       int  // records, each a batch
-	Size    int  // of a value
-	Expire  bool // records are too old at once, and only an operation "retain" may delete them
+	Seq     int  // the number of the first record
+	N       int  // the number of records, each a batch
+	Size    int  // the size of a value
+	Expire  bool // records expire at once, but only an operation "retain" may delete them
 }
 
-// reply is its answer.
+// reply answers a request.
 type reply struct {
-	Offsets []int64 // of the records stored, or read
-	Start   int64   // of the log that was read
-	Seqs    []int   // of the records read
+	Offsets []int64 // the offsets of the records stored or read
+	Start   int64   // the start of the log that was read
+	Seqs    []int   // the numbers of the records read
 	Err     string
 	Latched bool // Err is ErrFailed
 	Errno   syscall.Errno
@@ -90,7 +90,7 @@ type reply struct {
 
 var mayDelete atomic.Bool
 
-// serve answers requests, one a line. The process of the test must not use the log itself: it is the disk.
+// serve answers requests, one per line. The process of the test can't use the log itself, since it serves the disk.
 func serve() error {
 	var l *seglog.Log
 	in, out := json.NewDecoder(bufio.NewReader(os.Stdin)), json.NewEncoder(os.Stdout)
@@ -175,7 +175,7 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 			err = fmt.Errorf("%v", report.Problems)
 		}
 		return err
-	case "write back": // what the kernel does by itself after a while
+	case "write back": // as the kernel does by itself after a while
 		f, err := os.Open(q.Dir)
 		if err != nil {
 			return err
@@ -192,7 +192,7 @@ func answerAll(l *seglog.Log, a *reply) error {
 	return errors.Join(err, l.Close())
 }
 
-// child is a process with a log.
+// child is a process that uses a log.
 type child struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -221,7 +221,7 @@ func (c *child) do(q request) (a reply) {
 	return a
 }
 
-// must is do for what has no reason to fail.
+// must is do for a request that must succeed.
 func (c *child) must(q request) reply {
 	c.t.Helper()
 	a := c.do(q)
@@ -229,7 +229,7 @@ func (c *child) must(q request) reply {
 	return a
 }
 
-// kill is kill -9.
+// kill kills the process with SIGKILL.
 func (c *child) kill() {
 	if c.cmd.ProcessState == nil {
 		_ = c.cmd.Process.Kill()

@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The disk does what the other tests rest upon: it keeps what was flushed, forgets what was not, and fails the writes it
-// is told to. The last part shows that those tests have something to find: a program that takes an EIO of fsync for
-// something that passes, and writes the same bytes again, loses them on ext4.
+// The other tests rely on the simulated disk: in a power cut it must keep flushed writes and lose the others, and it must fail writes on
+// demand. The last part shows that those tests have something to find: a program that rewrites the same bytes after an EIO of fsync
+// loses them on ext4.
 func TestDisk(t *testing.T) {
 	for _, f := range FileSystems {
 		t.Run(f.Name, func(t *testing.T) {
@@ -54,9 +54,9 @@ func TestDisk(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, data, got)
 			got, _ = os.ReadFile(path("lost"))
-			require.NotEqual(t, data, got, "what was not flushed came through")
+			require.NotEqual(t, data, got, "unflushed data survived the power cut")
 			got, _ = os.ReadFile(path("naive"))
-			t.Logf("written again in place after a failed fsync, and flushed: there after a power cut: %v", bytes.Equal(data, got))
+			t.Logf("bytes rewritten in place after a failed fsync, and flushed, survived the power cut: %v", bytes.Equal(data, got))
 		})
 	}
 }

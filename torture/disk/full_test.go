@@ -16,8 +16,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// fullDisks are small ones: 16 MiB where mkfs makes such a file system. btrfs, which is slow at it, is for those who have
-// the time.
+// fullDisks returns the file systems to fill, with 16 MiB where mkfs accepts that. btrfs takes long, and is included only with -all.
 func fullDisks() (small []FileSystem) {
 	for _, f := range FileSystems {
 		if f.Name == "ext4 ordered" {
@@ -30,8 +29,8 @@ func fullDisks() (small []FileSystem) {
 	return small
 }
 
-// On a full disk each call does its work or fails with ENOSPC, having changed nothing; the log has not failed, is read, can be
-// opened, and the same call works once there is room.
+// On a full disk, each call must succeed, or fail with ENOSPC and change nothing. The log must not fail, must be readable and open
+// again, and the same call must succeed once there is room.
 func TestFullDisk(t *testing.T) {
 	ops := []struct {
 		name string
@@ -86,7 +85,7 @@ func (f *fullDisk) run(op request) {
 	if op.Op != "reset" && op.Op != "truncate" {
 		f.present()
 	}
-	// A disk that was full before the log is opened.
+	// Open the log on a full disk.
 	closed := f.c.do(request{Op: "close"})
 	f.passes("close", closed)
 	f.fill()
@@ -94,7 +93,7 @@ func (f *fullDisk) run(op request) {
 	f.again("", f.read())
 	f.passes("append", f.append(1, 3000))
 
-	// The log frees room by itself, but for a file system that writes nothing in place: there somebody else has to go.
+	// DeleteBefore frees room for the log, except on a file system that writes nothing in place, where another file must go.
 	bounds := f.c.must(request{Op: "read"}).Offsets
 	if len(bounds) > 100 {
 		a := f.c.do(request{Op: "delete", Seq: int(bounds[100])})
@@ -102,7 +101,7 @@ func (f *fullDisk) run(op request) {
 		if a.Err == "" {
 			f.forget(bounds[100])
 			if !f.copies() {
-				f.again("append to what DeleteBefore has freed", f.appended(func() reply { return f.append(1, 3000) }))
+				f.again("append to the room that DeleteBefore has freed", f.appended(func() reply { return f.append(1, 3000) }))
 			}
 		}
 	}
@@ -124,7 +123,7 @@ func (f *fullDisk) run(op request) {
 	f.c.must(request{Op: "verify", Dir: f.dir})
 }
 
-// fill leaves no room at all.
+// fill uses up all free space.
 func (f *fullDisk) fill() {
 	file, err := os.OpenFile(f.filler, os.O_CREATE|os.O_WRONLY, 0o600)
 	require.NoError(f.t, err)
@@ -142,8 +141,8 @@ func (f *fullDisk) fill() {
 	require.NoError(f.t, file.Sync())
 }
 
-// openFull demands that a log on a full disk opens, but for a file system that writes nothing in place, where not even its
-// state can be noted: there somebody else has to go.
+// openFull checks that the log opens on a full disk. On a file system that writes nothing in place, not even the state file can be
+// written; there another file must go first.
 func (f *fullDisk) openFull() {
 	a := f.open(f.c)
 	if a.Err != "" && f.copies() {
@@ -156,7 +155,7 @@ func (f *fullDisk) openFull() {
 	require.Empty(f.t, a.Err, "open on a full disk")
 }
 
-// copies tells of a file system on which a write in place needs room.
+// copies reports whether a write in place needs room on the file system.
 func (f *fullDisk) copies() bool { return f.m.fs.Type == "btrfs" }
 
 func (f *fullDisk) call(op request) reply {
@@ -195,12 +194,12 @@ func (f *fullDisk) try(op request) {
 	}
 	if op.Op == "retain" {
 		start := f.read().Start
-		require.True(f.t, start > 0 || f.copies(), "retention deletes nothing: %s", a.Err)
+		require.True(f.t, start > 0 || f.copies(), "retention deleted nothing: %s", a.Err)
 		f.forget(start)
 	}
 }
 
-// passes demands that there is no error, or the disk's, and that it is not for good.
+// passes checks that a call succeeded, or failed with ENOSPC without latching the log.
 func (f *fullDisk) passes(what string, a reply) {
 	f.t.Helper()
 	require.False(f.t, a.Latched, "%s: the log has failed: %s", what, a.Err)
@@ -216,7 +215,7 @@ func (f *fullDisk) again(what string, a reply) {
 
 func (f *fullDisk) read() reply { return f.c.do(request{Op: "read"}) }
 
-// appended tries more than once: file systems give blocks back when their journal is written, not at once.
+// appended calls do repeatedly until it succeeds: file systems free blocks when they write their journal, not at once.
 func (f *fullDisk) appended(do func() reply) (a reply) {
 	for range 20 {
 		if a = do(); a.Err == "" {
@@ -237,7 +236,7 @@ func (f *fullDisk) forget(below int64) {
 	}
 }
 
-// present demands that what was acknowledged is there.
+// present checks that the log holds all acknowledged records.
 func (f *fullDisk) present() {
 	f.t.Helper()
 	a := f.c.must(request{Op: "read"})

@@ -24,13 +24,13 @@ type machine struct {
 	fs    FileSystem
 	disk  *Disk
 	mnt   string
-	empty Image // the file system, just made
+	empty Image // the new file system
 	up    bool  // it is mounted
 }
 
 func newMachine(t *testing.T, f FileSystem) *machine {
 	if err := Available(); err != nil {
-		t.Skip("no disk of one's own here:", err)
+		t.Skip("simulated disks are not available here:", err)
 	}
 	dir := t.TempDir()
 	m := &machine{t: t, fs: f, mnt: filepath.Join(dir, "mnt")}
@@ -38,12 +38,12 @@ func newMachine(t *testing.T, f FileSystem) *machine {
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "dev"), 0o700))
 	var err error
 	if m.disk, err = New(filepath.Join(dir, "dev"), f.Size); err != nil {
-		t.Skip("no FUSE here:", err)
+		t.Skip("FUSE is not available here:", err)
 	}
 	t.Cleanup(func() { require.NoError(t, m.disk.Close()) })
 	t.Cleanup(m.unmount)
 	if err := f.Make(m.disk); err != nil {
-		t.Skip("no file system of this kind here:", err)
+		t.Skip("this file system is not available here:", err)
 	}
 	m.disk.flush()
 	m.empty = m.disk.PowerCut(nil)
@@ -61,7 +61,7 @@ func (m *machine) unmount() {
 	}
 }
 
-// boot makes img the disk and mounts it. No process uses the one before any more.
+// boot loads the image into the disk and mounts it. No process may use the previous file system any more.
 func (m *machine) boot(t *testing.T, img Image) {
 	m.unmount()
 	m.disk.FailWrites(nil)
@@ -70,7 +70,7 @@ func (m *machine) boot(t *testing.T, img Image) {
 	m.up = true
 }
 
-// scenario is a life of a log whose disk fails for a moment.
+// scenario is the life of a log whose disk fails for a moment.
 type scenario struct {
 	m       *machine
 	t       *testing.T
@@ -79,15 +79,15 @@ type scenario struct {
 	dir     string
 	expire  bool
 	seq     int
-	stored  map[int64]int // by offset the record that was acknowledged since the last flush
-	durable map[int64]int // and the record that a power cut must leave
+	stored  map[int64]int // by offset, the records acknowledged since the last flush
+	durable map[int64]int // by offset, the records that must survive a power cut
 }
 
 func (s *scenario) open(c *child) reply {
 	return c.do(request{Op: "open", Dir: s.dir, Policy: s.policy, Segment: 256 << 10, Expire: s.expire})
 }
 
-// append appends n records and notes what was acknowledged.
+// append appends n records, and notes those that were acknowledged.
 func (s *scenario) append(n, size int) reply {
 	a := s.c.do(request{Op: "append", Seq: s.seq, N: n, Size: size})
 	for i, offset := range a.Offsets {
@@ -115,9 +115,9 @@ func (s *scenario) promise() {
 	clear(s.stored)
 }
 
-// reopen opens the log in the same boot, and appends and flushes until that is acknowledged. What the log shows by then is
-// promised, too: a reader may have acted upon it. An error of the disk that no process was told of yet may come now and
-// make the log fail again.
+// reopen opens the log in the same boot, and appends and flushes until that succeeds. By then, all records that the log shows must be
+// durable: a reader may have acted on them. A write error that no process was told of yet may be reported now and make the log fail
+// again.
 func (s *scenario) reopen() {
 	for range 3 {
 		clear(s.stored)
@@ -127,7 +127,7 @@ func (s *scenario) reopen() {
 		}
 		shown := s.c.must(request{Op: "read"})
 		for offset, seq := range s.durable {
-			require.Contains(s.t, shown.Offsets, offset, "record %d is gone before the power cut", seq)
+			require.Contains(s.t, shown.Offsets, offset, "record %d is lost even before the power cut", seq)
 		}
 		for i, offset := range shown.Offsets {
 			s.stored[offset] = shown.Seqs[i]
@@ -143,11 +143,10 @@ func (s *scenario) reopen() {
 		s.t.Log("again:", a.Err)
 		s.c.do(request{Op: "close"})
 	}
-	s.t.Fatal("the disk is well, and the log does not work again")
+	s.t.Fatal("the disk works again, but the log does not")
 }
 
-// cut cuts the power and looks for all that was promised: once if nothing of what was not flushed came through, and once if
-// some of it did.
+// cut cuts the power and checks for all durable records: once if no unflushed write survives, and once if some do.
 func (s *scenario) cut() {
 	rng := rand.New(rand.NewPCG(uint64(s.seq), 1))
 	images := []Image{s.m.disk.PowerCut(nil), s.m.disk.PowerCut(func() bool { return rng.IntN(2) == 0 })}
@@ -163,16 +162,16 @@ func (s *scenario) check(img Image) {
 	s.m.boot(s.t, img)
 	s.c = start(s.t)
 	a := s.open(s.c)
-	require.Empty(s.t, a.Err, "open after the power cut, with %d records promised", len(s.durable))
+	require.Empty(s.t, a.Err, "open after the power cut, with %d durable records", len(s.durable))
 	found := map[int64]int{}
 	a = s.c.must(request{Op: "read"})
 	for i, offset := range a.Offsets {
-		require.Equal(s.t, int64(i), offset, "a hole")
+		require.Equal(s.t, int64(i), offset, "a missing record")
 		found[offset] = a.Seqs[i]
 	}
 	for offset, seq := range s.durable {
 		got, ok := found[offset]
-		require.True(s.t, ok, "offset %d was acknowledged as durable and is lost: %d of %d are there", offset, len(found), len(s.durable))
+		require.True(s.t, ok, "offset %d was acknowledged as durable, but is lost: found %d of %d", offset, len(found), len(s.durable))
 		require.Equal(s.t, seq, got, "another record at offset %d", offset)
 	}
 	a = s.append(3, 3000)
@@ -184,10 +183,10 @@ func (s *scenario) check(img Image) {
 	s.c.kill()
 }
 
-// variants: how the failure meets the log. Each ends with a log that works again in the same boot.
+// variants are the ways in which the failure hits the log. Each ends with a log that works again in the same boot.
 var variants = []struct {
 	name string
-	// policies for which there is such a failure
+	// the flush policies under which such a failure is possible
 	policies []seglog.FlushPolicy
 	run      func(s *scenario)
 }{
@@ -197,14 +196,14 @@ var variants = []struct {
 		s.c.do(request{Op: "close"})
 		s.reopen()
 	}},
-	// And the process is killed as soon as it has told of that.
+	// The same, and the process is killed as soon as it has reported the failure.
 	{"flush, kill", []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushAsync, seglog.FlushNone}, func(s *scenario) {
 		s.failFlush()
 		s.c.kill()
 		s.c = start(s.t)
 		s.reopen()
 	}},
-	// What the kernel writes by itself fails, and the next flush of the log has nothing to write and must fail all the same.
+	// A write-back by the kernel fails. The next flush of the log has nothing to write, and must fail all the same.
 	{"write-back", []seglog.FlushPolicy{seglog.FlushAsync, seglog.FlushNone}, func(s *scenario) {
 		s.failWriteBack()
 		if a := s.sync(); a.Err == "" {
@@ -215,7 +214,7 @@ var variants = []struct {
 		s.c.do(request{Op: "close"})
 		s.reopen()
 	}},
-	// Behind it so much is appended, with a roll, that the blocks of more are reserved and zeroed, and a segment sealed.
+	// After the failed write-back, enough is appended for a roll, for blocks to be reserved and zeroed, and for a seal.
 	{"write-back, more", []seglog.FlushPolicy{seglog.FlushAsync, seglog.FlushNone}, func(s *scenario) {
 		s.failWriteBack()
 		a := s.append(120, 3000)
@@ -230,7 +229,7 @@ var variants = []struct {
 		s.c.do(request{Op: "close"})
 		s.reopen()
 	}},
-	// The process is killed before it has heard of it.
+	// The process is killed before it learns of the failed write-back.
 	{"write-back, kill", []seglog.FlushPolicy{seglog.FlushAsync, seglog.FlushNone}, func(s *scenario) {
 		s.failWriteBack()
 		s.c.kill()
@@ -239,7 +238,7 @@ var variants = []struct {
 	}},
 }
 
-// failFlush appends while the disk fails, until the log says that it has failed.
+// failFlush appends and flushes while the disk fails, and checks that the log has failed.
 func (s *scenario) failFlush() {
 	before := s.m.disk.Failed()
 	s.m.disk.FailWrites(mark)
@@ -249,12 +248,12 @@ func (s *scenario) failFlush() {
 	}
 	s.m.disk.FailWrites(nil)
 	require.Greater(s.t, s.m.disk.Failed(), before, "the disk did not fail")
-	require.NotEmpty(s.t, a.Err, "the disk failed and the log acknowledged it")
+	require.NotEmpty(s.t, a.Err, "the disk failed, but the log acknowledged the records")
 	a = s.append(1, 3000)
-	require.True(s.t, a.Latched, "the log goes on after a failed flush: %s", a.Err)
+	require.True(s.t, a.Latched, "the log continues after a failed flush: %s", a.Err)
 }
 
-// failWriteBack appends, and lets the kernel write it while the disk fails.
+// failWriteBack appends records, and makes the kernel write them back while the disk fails.
 func (s *scenario) failWriteBack() {
 	before := s.m.disk.Failed()
 	a := s.append(5, 3000)
@@ -265,13 +264,13 @@ func (s *scenario) failWriteBack() {
 	require.Greater(s.t, s.m.disk.Failed(), before, "the disk did not fail")
 }
 
-// On a real file system, and whatever it does with pages whose write has failed: what a log that was opened again in the same
-// boot acknowledges as durable is there after a power cut.
+// If a write fails and the log is opened again in the same boot, all records that it then acknowledges as durable must survive a power
+// cut, whatever the file system does with pages whose write has failed.
 func TestReopenAfterFailedWrites(t *testing.T) {
 	for _, f := range FileSystems {
 		t.Run(f.Name, func(t *testing.T) {
 			m := newMachine(t, f)
-			points := []int{0, 7, 100} // the first records of a log, few of a segment, and behind a roll
+			points := []int{0, 7, 100} // with the first records of a log, after a few records, and after a roll
 			for i, v := range variants {
 				for j, policy := range v.policies {
 					for k, before := range points {

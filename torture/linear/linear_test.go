@@ -20,11 +20,11 @@ import (
 )
 
 var (
-	runFor  = flag.Duration("for", 2*time.Second, "how long histories are made under each policy")
-	runSeed = flag.Uint64("seed", 0, "seed of the first history; 0 is one of the clock")
+	runFor  = flag.Duration("for", 2*time.Second, "how long to make histories under each flush policy")
+	runSeed = flag.Uint64("seed", 0, "seed of the first history; 0 takes one from the clock")
 )
 
-// histories makes many small ones on one log.
+// histories makes many small histories of calls on one log.
 type histories struct {
 	t     *testing.T
 	l     *seglog.Log
@@ -32,7 +32,7 @@ type histories struct {
 	clock atomic.Int64
 }
 
-// client makes calls, and writes down when each began and ended.
+// client makes calls, and notes when each began and ended.
 type client struct {
 	h   *histories
 	id  int
@@ -44,7 +44,7 @@ func (h *histories) record(id uint32, rng *rand.Rand) seglog.Record {
 	return seglog.Record{Value: append(binary.BigEndian.AppendUint32(nil, id), make([]byte, rng.IntN(1200))...)}
 }
 
-// do makes one call. An error that the model does not know is none of the log's.
+// do makes one call. It reports an error that the model does not know as a failure of the test.
 func (c *client) do(in call) {
 	l := c.h.l
 	recs := make([]seglog.Record, in.count)
@@ -90,7 +90,7 @@ func (c *client) do(in call) {
 	}
 }
 
-// step is a call that the seed chooses, near the end or the start as the log has them.
+// step makes a random call, mostly near the current start or end of the log.
 func (c *client) step() {
 	o := c.h.l.Offsets()
 	near := func(offset int64) int64 { return max(0, offset+c.rng.Int64N(5)-3) }
@@ -113,12 +113,12 @@ func (c *client) step() {
 	}
 	if in.kind == doAppend || in.kind == doAppendAt {
 		in.count = 1 + c.rng.Int64N(2)
-		in.id = c.h.ids.Add(uint32(in.count)) - uint32(in.count) // no record shares its number with another's, at the same offset after a cut
+		in.id = c.h.ids.Add(uint32(in.count)) - uint32(in.count) // no two records have the same number, so that one at the same offset after a cut shows
 	}
 	c.do(in)
 }
 
-// one makes a history of some clients, the log being empty at first.
+// one makes a history of several clients, on a log that is empty at first.
 func (h *histories) one(seed uint64) []porcupine.Operation {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	first := &client{h: h, rng: rng}
@@ -145,7 +145,7 @@ func (h *histories) one(seed uint64) []porcupine.Operation {
 	return ops
 }
 
-// show is a history by the moments at which its calls began.
+// show returns a history as text, in the order in which the calls began.
 func show(m porcupine.Model, ops []porcupine.Operation) string {
 	sort.Slice(ops, func(i, j int) bool { return ops[i].Call < ops[j].Call })
 	var b strings.Builder
@@ -187,13 +187,13 @@ func TestLinearizable(t *testing.T) {
 				}
 			}
 			require.NoError(t, h.l.Close())
-			require.LessOrEqual(t, unknown, count/10, "histories that took too long to check")
+			require.LessOrEqual(t, unknown, count/10, "too many histories took too long to check")
 			t.Logf("%d histories of %d calls; %d took too long to check", count, calls, unknown)
 		})
 	}
 }
 
-// TestWrongHistories checks the checker: each history is refused, and the one without its fault is not.
+// TestWrongHistories checks the checker: it must refuse each wrong history, and accept the corresponding right one.
 func TestWrongHistories(t *testing.T) {
 	type op struct {
 		c    call
@@ -228,16 +228,16 @@ func TestWrongHistories(t *testing.T) {
 		what         string
 		right, wrong []op
 	}{
-		{"an offset given out twice", two, []op{appended(0, 1), appended(0, 2)}},
+		{"an offset assigned twice", two, []op{appended(0, 1), appended(0, 2)}},
 		{"an acknowledged record lost", append(two[:4:4], read(1, 2)), append(two[:4:4], missing(1))},
-		{"a record of another offset", append(two[:4:4], read(1, 2)), append(two[:4:4], read(1, 1))},
-		{"a record that was cut away", append(two[:4:4], cut(1), missing(1)), append(two[:4:4], cut(1), read(1, 2))},
+		{"the record of another offset", append(two[:4:4], read(1, 2)), append(two[:4:4], read(1, 1))},
+		{"a record that a cut removed", append(two[:4:4], cut(1), missing(1)), append(two[:4:4], cut(1), read(1, 2))},
 		{"a deleted record", append(two[:4:4], deleted, missing(0)), append(two[:4:4], deleted, read(0, 1))},
 		{"a start that goes back", append(two[:4:4], deleted, offsets(1, 2, 2)), append(two[:4:4], deleted, offsets(0, 2, 2))},
 		{"an end that goes back", append(two[:4:4], offsets(0, 2, 2)), append(two[:4:4], offsets(0, 1, 1))},
 		{"bounds of two moments", append(two[:4:4], deleted, appended(2, 3), offsets(1, 2, 3)),
 			[]op{at(0, 1, two[0]), at(2, 3, two[1]), at(4, 5, two[2]), at(6, 7, two[3]), at(10, 11, deleted), at(12, 13, appended(2, 3)), at(8, 20, offsets(0, 2, 3))}},
-		{"a conflict where there is none", append(two[:4:4], conflict), append(two[:2:2], conflict)},
+		{"a conflict without a reason", append(two[:4:4], conflict), append(two[:2:2], conflict)},
 		{"readable, then not", []op{at(0, 50, appended(0, 1)), at(1, 2, missing(0)), at(3, 4, read(0, 1))},
 			[]op{at(0, 50, appended(0, 1)), at(1, 2, read(0, 1)), at(3, 4, missing(0))}},
 	} {

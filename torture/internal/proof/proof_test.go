@@ -11,7 +11,7 @@ import (
 
 const most = 100
 
-// written is a log with batches of one writer, and the ledger of what it was answered.
+// written returns a log with batches of one writer, and the ledger of its acknowledgments.
 func written(t *testing.T, batches int) (*seglog.Log, *Ledger) {
 	l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	require.NoError(t, err)
@@ -31,15 +31,15 @@ func store(t *testing.T, l *seglog.Log, g *Ledger, b Batch) {
 	}
 }
 
-// The checker itself is checked: each way in which a log may be wrong is planted and must be seen.
+// TestCheckSees checks the checker: it must notice each way in which a log can be wrong.
 func TestCheckSees(t *testing.T) {
 	next := Batch{Run: 1, Seq: 6}
 	cases := []struct {
-		want   string // in the error; "" if all is well
+		want   string // a part of the error; "" if the log is right
 		change func(l *seglog.Log, g *Ledger) error
 	}{
 		{"", func(*seglog.Log, *Ledger) error { return nil }},
-		{"", func(l *seglog.Log, g *Ledger) error { // killed before the answer
+		{"", func(l *seglog.Log, g *Ledger) error { // as if the writer was killed before the acknowledgment
 			_, err := l.Append(next.Records(most)...)
 			return err
 		}},
@@ -103,7 +103,7 @@ func TestCheckSees(t *testing.T) {
 	}
 }
 
-// A batch that was not there when its writer had ended must not come later.
+// A batch that was missing when the log was first checked must not appear later.
 func TestCheckSeesOneComeBack(t *testing.T) {
 	l, g := written(t, 3)
 	_, err := g.Check(l)
@@ -113,7 +113,7 @@ func TestCheckSeesOneComeBack(t *testing.T) {
 	require.ErrorContains(t, err, "was not when the log was opened")
 }
 
-// A cut that was not answered for has happened or not.
+// A cut that was not acknowledged may or may not have happened.
 func TestCheckTakesCutsThatWereNotAnswered(t *testing.T) {
 	for _, happened := range []bool{false, true} {
 		l, g := written(t, 5)
