@@ -31,7 +31,7 @@ func TestReceiverTakesExactlyWhatWasAnnounced(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-// replyWith serves every connection with bodies of n bytes that begin with the given offset.
+// replyWith starts a server that answers every request with a body of n bytes that begins with the offset base(asked).
 func replyWith(t *testing.T, n int, base func(asked uint64) uint64) string {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -83,7 +83,7 @@ func TestFetcherCountsRoundTrips(t *testing.T) {
 	require.ErrorContains(t, err, "a reply of")
 }
 
-func TestCrashLeavesWhatWasAppended(t *testing.T) {
+func TestCrashKeepsAppendedRecords(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, Crash(dir, 4<<20))
 	log, err := seglog.Open(dir, nil)

@@ -30,7 +30,7 @@ const tracedCuts = `7 write(1, "cut\n", 4) = 4
 func TestFlushesOfCutsAreCounted(t *testing.T) {
 	c, err := countFlushes(tracedCuts, 2)
 	require.NoError(t, err)
-	require.Equal(t, CutFlushes{Flushes: 1.5, Ranges: 0.5}, c, "the first cut and what lies between cuts do not count")
+	require.Equal(t, CutFlushes{Flushes: 1.5, Ranges: 0.5}, c, "the first cut, and calls between cuts, must not count")
 	_, err = countFlushes(tracedCuts, 3)
 	require.ErrorContains(t, err, "the trace shows 3 cuts begin and 3 end, not 4")
 }
@@ -42,5 +42,5 @@ func TestStraceCountsFlushesOfACut(t *testing.T) {
 	c, err := CountCutFlushes(t.TempDir(), 1<<20, 5)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, c.Flushes, 1.0)
-	require.LessOrEqual(t, c.Flushes, 6.0, "TruncateTo promises three to five, and one may be the log's own for appends to come")
+	require.LessOrEqual(t, c.Flushes, 6.0, "TruncateTo makes three to five flushes, and the log may make one more ahead of later appends")
 }

@@ -22,16 +22,16 @@ func TestParseAllocs(t *testing.T) {
 	require.Equal(t, map[string][]float64{"BenchmarkAppend/size=128-2": {0, 0}, "BenchmarkRead-2": {1, 1}}, parseAllocs(out+out))
 }
 
-func TestGrownNamesWhatGrewAndNothingElse(t *testing.T) {
+func TestGrownNamesOnlyGrownBenchmarks(t *testing.T) {
 	base := map[string][]float64{"A": {0, 0, 0}, "B": {2, 2, 2}, "Gone": {1}}
 	require.NoError(t, grown(base, map[string][]float64{"A": {0, 1, 0}, "B": {1, 1, 1}, "New": {99}}))
 	err := grown(base, map[string][]float64{"A": {1, 1, 0}, "B": {2, 2, 2}})
 	require.ErrorContains(t, err, "A: 1 allocs/op, 0 at the base")
 	require.NotContains(t, err.Error(), "B:")
-	require.Error(t, grown(base, map[string][]float64{"New": {0}}), "nothing compared is not a pass")
+	require.Error(t, grown(base, map[string][]float64{"New": {0}}), "a comparison of no benchmarks must fail")
 }
 
-// TestComparisonFailsOnGrowth runs the whole of it over a small repository of its own.
+// TestComparisonFailsOnGrowth runs a whole comparison on a small repository.
 func TestComparisonFailsOnGrowth(t *testing.T) {
 	if _, err := exec.LookPath("git"); err != nil {
 		t.Skip("needs git")

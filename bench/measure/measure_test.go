@@ -68,13 +68,13 @@ func TestMedianAndSpread(t *testing.T) {
 	require.True(t, math.IsNaN(Median(nil)))
 	in := []float64{3, 1, 2}
 	Median(in)
-	require.Equal(t, []float64{3, 1, 2}, in, "the rounds keep their order")
+	require.Equal(t, []float64{3, 1, 2}, in, "Median must not reorder the rounds")
 	require.Equal(t, 0.5, Spread([]float64{1, 2, 3}))
 	require.Zero(t, Spread(nil))
 }
 
 func TestMedianRatioPairsRounds(t *testing.T) {
-	// A machine that gets ten times slower halfway through leaves the ratio alone.
+	// A machine that becomes ten times slower halfway through must not change the ratio.
 	a := []float64{200, 210, 19, 20}
 	b := []float64{100, 100, 10, 10}
 	require.InDelta(t, 2.0, MedianRatio(a, b), 0.06)
@@ -82,7 +82,7 @@ func TestMedianRatioPairsRounds(t *testing.T) {
 	require.True(t, math.IsNaN(MedianRatio([]float64{4}, []float64{0})))
 }
 
-func TestInterleaveTurnsTheOrderAndDropsWhatFails(t *testing.T) {
+func TestInterleaveRotatesTheOrderAndDropsFailures(t *testing.T) {
 	var order []string
 	subject := func(name string, failAt int) Subject {
 		calls := 0
@@ -168,7 +168,7 @@ func TestUsageSeesWorkAndAllocations(t *testing.T) {
 	require.GreaterOrEqual(t, u.Elapsed, 30*time.Millisecond)
 }
 
-func TestLapsLeaveOutWhatLiesBetween(t *testing.T) {
+func TestLapsLeaveOutTheTimeBetween(t *testing.T) {
 	laps := NewLaps()
 	boom := errors.New("boom")
 	began := time.Now()

@@ -12,14 +12,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// value returns 128 bytes that name their number.
+// value returns 128 bytes that begin with the number i.
 func value(i int) []byte {
 	v := bytes.Repeat([]byte{byte(i)}, 128)
 	binary.BigEndian.PutUint64(v, uint64(i))
 	return v
 }
 
-func TestEveryPeerKeepsWhatItWasGiven(t *testing.T) {
+func TestEveryPeerKeepsItsRecords(t *testing.T) {
 	for _, p := range All() {
 		if p.Absent != "" {
 			continue
@@ -61,7 +61,7 @@ func TestEveryPeerKeepsWhatItWasGiven(t *testing.T) {
 	}
 }
 
-// TestPeersTakeBackTheirLastRecords cuts, appends others in their place, and reopens.
+// TestPeersTakeBackTheirLastRecords cuts off the last records, appends others in their place, and opens the log again.
 func TestPeersTakeBackTheirLastRecords(t *testing.T) {
 	cutters := 0
 	for _, p := range append(All(), Seglog) {
@@ -90,7 +90,7 @@ func TestPeersTakeBackTheirLastRecords(t *testing.T) {
 					require.NoError(t, write([][]byte{value(1000*round + i)}))
 				}
 			}
-			if p.Name != raftWAL.Name { // which can't be reopened after a cut
+			if p.Name != raftWAL.Name { // raft-wal can't be opened again after a cut
 				require.NoError(t, log.Close())
 				log, err = p.Open(dir, setup)
 				require.NoError(t, err)
@@ -149,7 +149,7 @@ func appendFromAll(t *testing.T, log Log, callers, each int) {
 	require.NoError(t, errors.Join(errs...))
 }
 
-// slowLog lets appends gather: each call waits until it is told to go on.
+// slowLog lets appends gather: each call waits for an error, or nil, from gate.
 type slowLog struct {
 	mu     sync.Mutex
 	calls  [][]string
@@ -172,7 +172,7 @@ func (l *slowLog) Appender() Append {
 
 func (l *slowLog) Close() error { l.closed = true; return nil }
 
-func TestGroupCarriesWhatGatheredInOneAppend(t *testing.T) {
+func TestGroupAppendsGatheredCallsTogether(t *testing.T) {
 	inner := &slowLog{gate: make(chan error)}
 	g := Group(inner)
 	const callers = 10
@@ -199,7 +199,7 @@ func TestGroupCarriesWhatGatheredInOneAppend(t *testing.T) {
 	require.Len(t, inner.calls[1], callers-1)
 	require.NoError(t, results[0])
 	for i := 1; i < callers; i++ {
-		require.ErrorIs(t, results[i], boom, "everyone in a failed append learns of it")
+		require.ErrorIs(t, results[i], boom, "all callers of a failed append must get its error")
 	}
 	require.NoError(t, g.Close())
 	require.True(t, inner.closed)

@@ -37,7 +37,7 @@ func TestStoreFindsEveryRecord(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestWalksFindEveryRecordOfLargeFrames has a last frame that is not full, and frames that are no multiple of the step.
+// TestWalksFindEveryRecordOfLargeFrames covers a last frame that is not full, and frames whose size is not a multiple of the step.
 func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
 	const n = 1130
 	for _, perFrame := range []int64{1, 16, 100} {
@@ -70,7 +70,7 @@ func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
 	}
 }
 
-// TestCutterCutsAndGoesOn compares the frames left after cuts and appends with those of a file that was never cut.
+// TestCutterCutsAndGoesOn compares a file after cuts and appends with one that was never cut.
 func TestCutterCutsAndGoesOn(t *testing.T) {
 	for _, inPlace := range []int{0, 4} {
 		dir := t.TempDir()
@@ -87,7 +87,7 @@ func TestCutterCutsAndGoesOn(t *testing.T) {
 		require.NoError(t, c.Close())
 		got, err := os.ReadFile(filepath.Join(dir, "000000.raw"))
 		require.NoError(t, err)
-		if inPlace > 0 { // which leaves the size of the file
+		if inPlace > 0 { // a cut in place keeps the size of the file
 			got = got[:2001*FrameSize(1, 1024)]
 		}
 		var want []byte
@@ -117,7 +117,7 @@ func TestScansCoverEveryByteAndSeeDamage(t *testing.T) {
 	s, err := BuildStore(dir, 30_000, 100, 128, numbered)
 	require.NoError(t, err)
 	defer s.Close()
-	require.Greater(t, s.Size(), int64(3<<20), "more than one piece")
+	require.Greater(t, s.Size(), int64(3<<20), "the file must take more than one read")
 	for _, scan := range []func() (int64, error){s.ScanPread, s.ScanMapped} {
 		n, err := scan()
 		require.NoError(t, err)
@@ -210,7 +210,7 @@ func TestEveryWaySendsTheSameBytes(t *testing.T) {
 	}
 }
 
-// TestZerosNeverFallOnAppends writes several stretches and expects every frame back.
+// TestZerosNeverFallOnAppends checks that no frame is overwritten by zeros that are written ahead of the appends.
 func TestZerosNeverFallOnAppends(t *testing.T) {
 	dir := t.TempDir()
 	log, err := Durable(dir, ZeroedAhead)

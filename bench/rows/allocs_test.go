@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestAllocationsDoNotGrow is the guard a change has to pass.
+// TestAllocationsDoNotGrow compares the allocations per operation with fixed limits.
 func TestAllocationsDoNotGrow(t *testing.T) {
 	all, err := Allocations(t.TempDir())
 	require.NoError(t, err)

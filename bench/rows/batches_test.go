@@ -13,12 +13,12 @@ import (
 	"github.com/seglog/seglog/bench/raw"
 )
 
-// tiny is the environment of a row that is to show that it runs, not how fast.
+// tiny returns an environment in which a row runs as quickly as possible, to show only that it works.
 func tiny(t *testing.T, only ...string) *Env {
 	return &Env{Dir: t.TempDir(), Quick: true, Rounds: 2, Only: only, Log: t.Logf}
 }
 
-// requireMeasured expects a figure of every line, and a result of every check.
+// requireMeasured checks that every line has a figure and every check a result.
 func requireMeasured(t *testing.T, r *Result) {
 	t.Helper()
 	require.NotEmpty(t, r.Lines)
@@ -54,7 +54,7 @@ func TestReadOutOfBatchesMeasuresEverySubject(t *testing.T) {
 	}
 }
 
-func TestPeersThatCannotBeHadHaveOneLine(t *testing.T) {
+func TestAbsentPeersHaveOneLine(t *testing.T) {
 	absent := ""
 	for _, p := range peers.All() {
 		if p.Absent != "" {
@@ -96,8 +96,8 @@ func TestNeighboursArePlainAndCompressed(t *testing.T) {
 	for _, c := range compressors {
 		require.NoError(t, e.neighbourShape(r, s, c.Name, 200, func(log *peers.SeglogLog) error {
 			share, err := appendCompressed(log, c, 200, s)
-			require.Less(t, share, 0.9, "%s compresses", c.Name)
-			require.Greater(t, share, 0.2, "as text, not as zeros")
+			require.Less(t, share, 0.9, "%s must compress the records", c.Name)
+			require.Greater(t, share, 0.2, "the records must compress like text, not like zeros")
 			return err
 		}))
 	}
@@ -130,7 +130,7 @@ func TestCutsMeasureEverySubject(t *testing.T) {
 	}
 	r.Lines = lines
 	requireMeasured(t, r)
-	require.Len(t, r.Lines, 3+3+3+6, "seglog in three ways, three raw limits, three peers, and the appends behind cuts of six")
+	require.Len(t, r.Lines, 3+3+3+6, "seglog in three ways, three raw limits, three peers, and the appends after cuts of six subjects")
 	require.Len(t, r.Checks, 1)
 }
 
@@ -145,7 +145,7 @@ func TestIndexDistanceIsMeasured(t *testing.T) {
 		n, err := fmt.Sscanf(l.Note, "%g MiB of index", &mib)
 		require.NoError(t, err, l.Note)
 		require.Equal(t, 1, n)
-		require.Less(t, mib, last, "a larger distance makes a smaller index")
+		require.Less(t, mib, last, "a larger distance must make a smaller index")
 		last = mib
 		l.Note = ""
 	}
