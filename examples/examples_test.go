@@ -1,4 +1,4 @@
-// Package examples holds a test of what all the examples have in common.
+// Package examples holds the tests of properties that all examples share.
 package examples
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// build makes the programs of this module and returns them by name.
+// build builds the programs of this module, and returns their paths by name.
 func build(t *testing.T) map[string]string {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command: ", err)
@@ -38,8 +38,8 @@ func status(err error) int {
 	return 0
 }
 
-// TestCommandLines: every program says with -h what it is for and how to run it, and refuses what it does not
-// understand instead of showing something made up.
+// TestCommandLines checks that every program explains itself with -h, and refuses arguments that it does not understand without output
+// or files.
 func TestCommandLines(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds every example")
@@ -51,7 +51,7 @@ func TestCommandLines(t *testing.T) {
 			out, err := exec.Command(path, "-h").CombinedOutput()
 			require.NoError(t, err)
 			about, _, _ := strings.Cut(string(out), "\n")
-			require.Regexp(t, "^"+name+" [a-z].*\\.$", about, "a sentence")
+			require.Regexp(t, "^"+name+" [a-z].*\\.$", about, "the first line must be a sentence")
 			require.Contains(t, string(out), "go run ./examples/"+name)
 
 			for _, args := range [][]string{{"mydir"}, {"-nonsense"}} {
@@ -70,7 +70,7 @@ func TestCommandLines(t *testing.T) {
 	}
 }
 
-// TestTable: the README has each example, and nothing else.
+// TestTable checks that the README lists every example and no other.
 func TestTable(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
@@ -82,7 +82,7 @@ func TestTable(t *testing.T) {
 		text, err := os.ReadFile(path)
 		require.NoError(t, err)
 		name, _, _ := strings.Cut(path, "/")
-		// The header says why, how to run it, and which it is.
+		// The header must begin with the name of the example, and show how to run it.
 		first, _, _ := strings.Cut(string(text), "\npackage ")
 		require.True(t, strings.HasPrefix(strings.ToLower(first), "// "+name+" "), path)
 		require.Contains(t, first, "go run", path)

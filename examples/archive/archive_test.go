@@ -20,7 +20,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A child is this program: run with options from the environment, until it is killed.
+// TestMain runs an archiver until it is killed, if the environment says that this process is a child of TestKills.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("ARCHIVE_TEST_CHILD"); dir != "" {
 		err := run(context.Background(), options{dir: filepath.Join(dir, "log"), to: filepath.Join(dir, "archive"),
@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestKills: whatever moment an archiver with its log is killed at, the archive and the log have every record between
-// them, and retention goes on.
+// TestKills kills an archiver and its log at various moments. Every record must then be in the archive or in the log, and retention
+// must go on.
 func TestKills(t *testing.T) {
 	tmp := t.TempDir()
 	dir, to := filepath.Join(tmp, "log"), filepath.Join(tmp, "archive")
@@ -46,7 +46,7 @@ func TestKills(t *testing.T) {
 		var said bytes.Buffer
 		child.Stderr = &said
 		require.NoError(t, child.Start())
-		// Killed once it has archived something new, after a moment that differs.
+		// Kill it once it has archived new segments, after a pause that differs from kill to kill.
 		before := objects(t, to)
 		require.Eventually(t, func() bool { return len(objects(t, to)) > len(before)+2 }, 60*time.Second, time.Millisecond)
 		time.Sleep(time.Duration(kill*7%20) * time.Millisecond)
@@ -58,19 +58,19 @@ func TestKills(t *testing.T) {
 	require.NoError(t, catchUp(context.Background(), dir, to))
 	c, err := compare(dir, to)
 	require.NoError(t, err)
-	require.Positive(t, c.start, "retention has deleted what is archived")
+	require.Positive(t, c.start, "retention must delete archived segments")
 	l, err := seglog.Open(dir, &seglog.Options{ReadOnly: true})
 	require.NoError(t, err)
 	defer l.Close()
 	segments, err := l.Segments()
 	require.NoError(t, err)
-	require.Equal(t, segments[len(segments)-1].Base, c.archived, "all but the active segment")
+	require.Equal(t, segments[len(segments)-1].Base, c.archived, "all segments but the active one must be archived")
 	left, err := os.ReadDir(filepath.Join(to, "incoming"))
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
 
-// nothingMissing looks at what a kill left, without mending it.
+// nothingMissing checks the directories as a kill left them, without repairing anything.
 func nothingMissing(dir, to string) error {
 	_, err := compare(dir, to)
 	return err
@@ -82,7 +82,7 @@ func objects(t *testing.T, to string) []string {
 	return names
 }
 
-// faulty is a store whose copies fail, or go wrong unseen, until it is mended.
+// faulty is a store that fails or silently damages copies, as set says.
 type faulty struct {
 	store
 	mu          sync.Mutex
@@ -119,7 +119,7 @@ func (f *faulty) count() int {
 	return f.puts
 }
 
-// fillLog appends some segments to a log in dir that has no archiver.
+// fillLog opens the log in dir and appends several segments.
 func fillLog(t *testing.T, dir string, o *seglog.Options) *seglog.Log {
 	o.Flush, o.SegmentBytes = seglog.FlushNone, 16<<10
 	l, err := seglog.Open(dir, o)
@@ -137,7 +137,7 @@ func fillLog(t *testing.T, dir string, o *seglog.Options) *seglog.Log {
 	return l
 }
 
-// runArchiver runs until the test ends and returns what became of it.
+// runArchiver runs an archiver until stop is called or the test ends. Its result is sent to ended.
 func runArchiver(t *testing.T, a *archiver, l *seglog.Log) (ended chan error, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended = make(chan error, 1)
@@ -148,7 +148,8 @@ func runArchiver(t *testing.T, a *archiver, l *seglog.Log) (ended chan error, st
 	return ended, stop
 }
 
-// TestOnlyWhatIsVerifiedGoes: while copies fail or differ from the log, retention deletes nothing; then it does.
+// TestOnlyWhatIsVerifiedGoes checks that retention deletes nothing while copies fail or differ from the log, and deletes segments
+// afterwards.
 func TestOnlyWhatIsVerifiedGoes(t *testing.T) {
 	to, err := openStore(t.TempDir())
 	require.NoError(t, err)
@@ -182,7 +183,8 @@ func TestOnlyWhatIsVerifiedGoes(t *testing.T) {
 	require.GreaterOrEqual(t, end, l.Offsets().Start)
 }
 
-// TestCatchesUp: segments that nobody was told of are archived, and those that are there are not copied again.
+// TestCatchesUp checks that segments are archived that were sealed while no archiver ran, and that archived segments are not copied
+// again.
 func TestCatchesUp(t *testing.T) {
 	dir, to := t.TempDir(), t.TempDir()
 	require.NoError(t, fillLog(t, dir, &seglog.Options{}).Close())
@@ -207,7 +209,7 @@ func TestCatchesUp(t *testing.T) {
 	for _, s := range segments[:len(segments)-1] {
 		require.True(t, a.mayDelete(s))
 	}
-	require.False(t, a.mayDelete(segments[len(segments)-1]), "the active one")
+	require.False(t, a.mayDelete(segments[len(segments)-1]), "the active segment")
 	require.LessOrEqual(t, f.count(), len(segments)-1-c.segments)
 	select {
 	case err := <-ended:
@@ -216,7 +218,7 @@ func TestCatchesUp(t *testing.T) {
 	}
 }
 
-// TestNothingIsReplaced: an archive of another log's records is left as it is, and nothing is deleted on its account.
+// TestNothingIsReplaced checks that an archive of another log's records stays unchanged, and that no segment is deleted because of it.
 func TestNothingIsReplaced(t *testing.T) {
 	to := t.TempDir()
 	s, err := openStore(to)
@@ -231,7 +233,7 @@ func TestNothingIsReplaced(t *testing.T) {
 	case err := <-ended:
 		require.ErrorIs(t, err, errOther)
 	case <-time.After(20 * time.Second):
-		t.Fatal("goes on")
+		t.Fatal("the archiver goes on")
 	}
 	deleted, err := l.Retain()
 	require.NoError(t, err)
@@ -241,7 +243,7 @@ func TestNothingIsReplaced(t *testing.T) {
 	require.Equal(t, other, string(b))
 }
 
-// TestCutSegments: a segment that a cut or DeleteBefore took before it was archived is not waited for.
+// TestCutSegments checks that the archiver does not wait for a segment that TruncateTo or DeleteBefore removed before it was archived.
 func TestCutSegments(t *testing.T) {
 	to, err := openStore(t.TempDir())
 	require.NoError(t, err)
@@ -254,12 +256,12 @@ func TestCutSegments(t *testing.T) {
 	require.NoError(t, l.TruncateTo(before[3].Base+1))
 	_, err = l.Append(seglog.Record{Value: []byte("another")})
 	require.NoError(t, err)
-	for _, s := range before { // as if all had been told
+	for _, s := range before { // as if OnSeal had been called for all of them
 		a.sealed(s)
 	}
 	_, stop := runArchiver(t, a, l)
 	require.Eventually(t, func() bool { return a.mayDelete(before[2]) }, 20*time.Second, time.Millisecond)
-	// What is cut is not waited for either: a segment sealed later gets its turn.
+	// Nor does it wait for a segment that was cut: all waiting segments are dealt with.
 	require.Eventually(t, func() bool { a.mu.Lock(); defer a.mu.Unlock(); return len(a.waiting) == 0 }, 20*time.Second, time.Millisecond)
 	stop()
 	require.False(t, a.mayDelete(before[3]))
@@ -269,7 +271,7 @@ func TestCutSegments(t *testing.T) {
 	}
 }
 
-// TestStore: an object is there as a whole or not at all.
+// TestStore checks that an object is stored as a whole or not at all.
 func TestStore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := openStore(dir)

@@ -54,7 +54,7 @@ func serve(t *testing.T, s *site, conns int) (addr string) {
 	return l.Addr().String()
 }
 
-// leaver is a client that is gone after some bytes.
+// leaver is a client that leaves after some bytes.
 type leaver struct {
 	httptest.ResponseRecorder
 	left, after int
@@ -72,7 +72,7 @@ func (w *leaver) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestClientThatLeftCostsNothing: the first failed write ends a tail, however long the history.
+// TestClientThatLeftCostsNothing checks that the first failed write ends a tail, however long the log is.
 func TestClientThatLeftCostsNothing(t *testing.T) {
 	s, _ := newSite(t, 10_000)
 	w := &leaver{left: 10_000}
@@ -84,10 +84,11 @@ func TestClientThatLeftCostsNothing(t *testing.T) {
 	cancel()
 	w = &leaver{left: 1 << 30}
 	s.handler().ServeHTTP(w, httptest.NewRequestWithContext(gone, http.MethodGet, "http://localhost/events?from=0", nil))
-	require.Equal(t, 1<<30, w.left, "nothing is sent to a client that the server knows has left")
+	require.Equal(t, 1<<30, w.left, "the server must send nothing to a client that has left")
 }
 
-// TestSlowClients: who takes nothing of an answer loses the connection; a tail that has nothing to send does not.
+// TestSlowClients checks that a client that does not read its answer loses the connection, but that a tail with nothing to send keeps
+// it.
 func TestSlowClients(t *testing.T) {
 	s, _ := newSite(t, 200_000) // more than the buffers of two sockets hold
 	s.patience = 200 * time.Millisecond
@@ -96,7 +97,7 @@ func TestSlowClients(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	fmt.Fprintf(c, "GET /events?from=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	_, err = c.Read(make([]byte, 1)) // it has begun
+	_, err = c.Read(make([]byte, 1)) // until the answer has begun
 	require.NoError(t, err)
 	waitTails(t, s, 0)
 
@@ -132,7 +133,7 @@ func TestLimits(t *testing.T) {
 		body   io.Reader
 		status int
 	}{
-		"all of it":   {bytes.NewReader(make([]byte, mostValue)), http.StatusOK},
+		"exactly":     {bytes.NewReader(make([]byte, mostValue)), http.StatusOK},
 		"a byte more": {bytes.NewReader(make([]byte, mostValue+1)), http.StatusRequestEntityTooLarge},
 		"in chunks":   {io.MultiReader(bytes.NewReader(make([]byte, mostValue)), strings.NewReader("x")), http.StatusRequestEntityTooLarge},
 	} {
@@ -157,7 +158,7 @@ func TestLimits(t *testing.T) {
 	require.LessOrEqual(t, w.Body.Len(), mostRange)
 }
 
-// TestConnectionLimit: further connections wait until one ends.
+// TestConnectionLimit checks that connections beyond the limit wait until another ends.
 func TestConnectionLimit(t *testing.T) {
 	s, _ := newSite(t, 1)
 	addr := serve(t, s, 2)
@@ -183,7 +184,7 @@ func TestConnectionLimit(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestStalledClientsDoNotHoldUpTheEnd: the server stops although a request never arrives in full.
+// TestStalledClientsDoNotHoldUpTheEnd checks that the server stops even if a request never arrives in full.
 func TestStalledClientsDoNotHoldUpTheEnd(t *testing.T) {
 	s, _ := newSite(t, 1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -201,7 +202,7 @@ func TestStalledClientsDoNotHoldUpTheEnd(t *testing.T) {
 	require.ErrorIs(t, <-served, http.ErrServerClosed)
 }
 
-// TestOtherSites: a page of another site may neither append nor, under a name of its own, read.
+// TestOtherSites checks that a page of another site can't append records, nor read them by means of a host name of its own.
 func TestOtherSites(t *testing.T) {
 	s, _ := newSite(t, 1)
 	s.host = "log.example"
@@ -210,17 +211,17 @@ func TestOtherSites(t *testing.T) {
 		header       map[string]string
 		status       int
 	}{
-		"a program":                {"POST", "127.0.0.1:8080", nil, 200},
-		"its own page":             {"POST", "localhost:8080", map[string]string{"Origin": "http://localhost:8080", "Sec-Fetch-Site": "same-origin"}, 200},
-		"its own page, old":        {"POST", "[::1]:8080", map[string]string{"Origin": "http://[::1]:8080"}, 200},
-		"under its name":           {"POST", "log.example", map[string]string{"Origin": "http://log.example"}, 200},
-		"another site":             {"POST", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403},
-		"another port":             {"POST", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "same-site"}, 403},
-		"another site, old":        {"POST", "127.0.0.1:8080", map[string]string{"Origin": "http://evil.example"}, 403},
-		"a file":                   {"POST", "127.0.0.1:8080", map[string]string{"Origin": "null"}, 403},
-		"a name given to us":       {"GET", "evil.example:8080", nil, 421},
-		"a name given to us, post": {"POST", "evil.example:8080", map[string]string{"Origin": "http://evil.example:8080", "Sec-Fetch-Site": "same-origin"}, 421},
-		"a link from elsewhere":    {"GET", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "cross-site"}, 200},
+		"a program":              {"POST", "127.0.0.1:8080", nil, 200},
+		"its own page":           {"POST", "localhost:8080", map[string]string{"Origin": "http://localhost:8080", "Sec-Fetch-Site": "same-origin"}, 200},
+		"its own page, old":      {"POST", "[::1]:8080", map[string]string{"Origin": "http://[::1]:8080"}, 200},
+		"under its name":         {"POST", "log.example", map[string]string{"Origin": "http://log.example"}, 200},
+		"another site":           {"POST", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403},
+		"another port":           {"POST", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "same-site"}, 403},
+		"another site, old":      {"POST", "127.0.0.1:8080", map[string]string{"Origin": "http://evil.example"}, 403},
+		"a file":                 {"POST", "127.0.0.1:8080", map[string]string{"Origin": "null"}, 403},
+		"a foreign host name":    {"GET", "evil.example:8080", nil, 421},
+		"a foreign host, append": {"POST", "evil.example:8080", map[string]string{"Origin": "http://evil.example:8080", "Sec-Fetch-Site": "same-origin"}, 421},
+		"a link from elsewhere":  {"GET", "127.0.0.1:8080", map[string]string{"Sec-Fetch-Site": "cross-site"}, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := s.log.Offsets().End
@@ -237,7 +238,7 @@ func TestOtherSites(t *testing.T) {
 	}
 }
 
-// TestErrorsNameNoFiles: what a client is told does not show where the log lies.
+// TestErrorsNameNoFiles checks that error messages to clients do not show the path of the log.
 func TestErrorsNameNoFiles(t *testing.T) {
 	s, dir := newSite(t, 10)
 	require.NoError(t, s.log.Close())
@@ -264,7 +265,7 @@ func TestErrorsNameNoFiles(t *testing.T) {
 	require.NotContains(t, w.Body.String(), dir)
 }
 
-// TestPageBeginsWithWhatIsThere: the page asks for the last records, and gets them.
+// TestPageBeginsWithWhatIsThere checks that the page asks for the last records, and gets them.
 func TestPageBeginsWithWhatIsThere(t *testing.T) {
 	require.Contains(t, string(page), `"last=" + shown`)
 	s, _ := newSite(t, 1000)

@@ -21,7 +21,7 @@ import (
 
 var testTime = time.Date(2026, 1, 31, 18, 0, 0, 0, time.Local)
 
-// makeLog has 3,000 records in several segments, a second apart.
+// makeLog makes a log of 3,000 records, a second apart, in several segments.
 func makeLog(t *testing.T) string {
 	dir := t.TempDir()
 	l, err := seglog.Open(dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 64 << 10})
@@ -36,7 +36,7 @@ func makeLog(t *testing.T) string {
 	return dir
 }
 
-// inspect runs the tool and returns its exit status and what it printed.
+// inspect runs the tool, and returns its exit status, output and error output.
 func inspect(args ...string) (int, string, string) {
 	var out, err bytes.Buffer
 	code := run(context.Background(), args, &out, &err)
@@ -184,7 +184,7 @@ func TestStat(t *testing.T) {
 	require.Empty(t, requireInspect(t, "dump", empty))
 }
 
-// TestVerifyBareSegments: a copy of the .log files alone is good, which is said in few lines.
+// TestVerifyBareSegments checks that the tool reports a copy of the .log files alone as good, in few lines.
 func TestVerifyBareSegments(t *testing.T) {
 	dir, bare := makeLog(t), t.TempDir()
 	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
@@ -199,10 +199,10 @@ func TestVerifyBareSegments(t *testing.T) {
 	var r seglog.Report
 	require.NoError(t, json.Unmarshal([]byte(requireInspect(t, "verify", "-json", bare)), &r))
 	require.Len(t, r.Problems, 1)
-	require.Equal(t, 2, strings.Count(listed(t, 2), "warning"), "few are listed")
+	require.Equal(t, 2, strings.Count(listed(t, 2), "warning"), "a few problems must be listed one by one")
 }
 
-// listed is what verify prints of n problems that are alike, and of two errors that are.
+// listed returns the output of verify for n warnings that are alike and ten errors that are alike. The errors must all be listed.
 func listed(t *testing.T, n int) string {
 	var out bytes.Buffer
 	tl := &tool{out: bufio.NewWriter(&out)}
@@ -219,8 +219,7 @@ func listed(t *testing.T, n int) string {
 	return out.String()
 }
 
-// TestFarOffsets: a batch so far behind the others that a part of the offsets rounds to all of them, and a time that JSON
-// has no place for.
+// TestFarOffsets has a batch so far from the others that a fraction of the offsets rounds to 1, and times after the year 9999.
 func TestFarOffsets(t *testing.T) {
 	var stream bytes.Buffer
 	for _, offset := range []int64{0, 1, 1 << 60} {
@@ -287,7 +286,7 @@ func TestShow(t *testing.T) {
 	require.Equal(t, "100", number(100))
 }
 
-// Offsets near the top of their range behind a gap, and times of a producer that takes microseconds for milliseconds.
+// TestFarOffsetsAndTimes has a very high offset after a gap, and times of a producer that confuses microseconds with milliseconds.
 func TestFarOffsetsAndTimes(t *testing.T) {
 	var stream bytes.Buffer
 	for _, base := range []int64{0, 1 << 60} {

@@ -81,7 +81,7 @@ func TestTopicsComeAndGo(t *testing.T) {
 func TestDeletionIsFinishedAtStart(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("half-gone", 2, nil)
-	require.NoError(t, b.server.topics.save("half-gone", topicRow{Partitions: 2, Deleting: true})) // and then killed
+	require.NoError(t, b.server.topics.save("half-gone", topicRow{Partitions: 2, Deleting: true})) // as if the server was killed then
 	b.restart()
 	require.Nil(t, b.server.topics.get("half-gone"))
 	left, err := filepath.Glob(filepath.Join(b.cfg.Dir, "half-gone-*"))
@@ -95,7 +95,7 @@ func TestNoAutoCreate(t *testing.T) {
 	require.ErrorIs(t, cl.ProduceSync(context.Background(), &kgo.Record{Topic: "t"}).FirstErr(), kerr.UnknownTopicOrPartition)
 }
 
-// TestDirectoryBecomesTopic serves logs that something else wrote.
+// TestDirectoryBecomesTopic checks that the server serves logs that another program wrote.
 func TestDirectoryBecomesTopic(t *testing.T) {
 	dir := t.TempDir()
 	l, err := seglog.Open(filepath.Join(dir, "handed-over-0"), nil)
@@ -112,7 +112,7 @@ func TestSettings(t *testing.T) {
 	ctx := context.Background()
 	b := startBroker(t, Config{Defaults: map[string]string{"segment.bytes": "1000000"}})
 	b.createTopic("t", 2, map[string]*string{"retention.ms": ptr("5000"), "compression.type": ptr("producer")})
-	b.produce("t", "kept over all changes")
+	b.produce("t", "kept through all changes")
 	expect := func(name, value string, isDefault bool) {
 		t.Helper()
 		described, err := b.admin().DescribeTopicConfigs(ctx, "t")
@@ -192,7 +192,7 @@ func TestRetention(t *testing.T) {
 	}
 	perSegment := int64(8192 / len(batch))
 	eventually(t, func() bool { return startOffset(t, b, "by-size") >= n-4*perSegment-1 }, func() string { return "the oldest segments stay" })
-	require.LessOrEqual(t, startOffset(t, b, "by-size"), n-20000/int64(len(batch)), "no more than has to go")
+	require.LessOrEqual(t, startOffset(t, b, "by-size"), n-20000/int64(len(batch)), "retention must delete no more than it must")
 	eventually(t, func() bool { return startOffset(t, b, "by-age") >= n-2*perSegment }, func() string { return "old segments stay" })
 }
 
@@ -235,7 +235,7 @@ func TestTableCompacts(t *testing.T) {
 		require.NoError(t, tab.put(rows...))
 	}
 	o := tab.log.Offsets()
-	require.Less(t, o.End-o.Start, int64(compactSlack+2*len(rows)), "history is gone")
+	require.Less(t, o.End-o.Start, int64(compactSlack+2*len(rows)), "the table must drop old rows")
 	require.NoError(t, tab.close())
 
 	tab, err = openTable(dir, seglog.FlushNone, nil)

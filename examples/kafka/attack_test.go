@@ -16,11 +16,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestAttack: clients by the hundred send valid requests with random contents, damaged ones and noise, stop in the
-// middle, do not read, and leave. Afterwards nothing is left of them, and the server serves.
+// TestAttack runs hundreds of hostile clients: they send requests with random contents, damaged requests and noise, stop in the middle,
+// do not read, and leave. Afterwards they must have left no resources behind, and the server must still work.
 func TestAttack(t *testing.T) {
 	b := &broker{t: t, cfg: Config{Dir: t.TempDir(), Limits: Limits{Conns: 200, Partitions: 20, Groups: 20, Patience: 2 * time.Second}}, addr: "127.0.0.1:0"}
-	b.start() // without a logger: a line for each attack would be the test's output
+	b.start() // without a logger, since there would be a line for each attack
 	t.Cleanup(b.stop)
 	require.NoError(t, b.server.topics.create("t", 2, nil, false))
 	p, err := b.server.topics.partition("t", 0)
@@ -47,7 +47,7 @@ func TestAttack(t *testing.T) {
 	wg.Wait()
 	eventually(t, func() bool { return b.connections() == 0 }, func() string { return "connections are left" })
 	eventually(t, func() bool { return goroutinesOfClients() == 0 }, func() string { return "goroutines are left" })
-	require.True(t, b.server.inFlight.TryAcquire(b.server.cfg.Limits.InFlightBytes), "memory of requests is left")
+	require.True(t, b.server.inFlight.TryAcquire(b.server.cfg.Limits.InFlightBytes), "memory of requests must be released")
 	b.server.inFlight.Release(b.server.cfg.Limits.InFlightBytes)
 	require.LessOrEqual(t, len(b.server.groups.all()), 20)
 	require.Less(t, heapInUse(), int64(300<<20))
@@ -56,14 +56,15 @@ func TestAttack(t *testing.T) {
 	require.NotEmpty(t, resp.Topics[0].Partitions[0].RecordBatches)
 }
 
-// goroutinesOfClients leaves out those of logs: topics that clients created stay.
+// goroutinesOfClients returns the number of goroutines for clients. Goroutines of logs do not count, since topics that clients created
+// stay.
 func goroutinesOfClients() int {
 	stacks := make([]byte, 16<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
 	return bytes.Count(stacks, []byte(".(*Server).serveConn(")) + bytes.Count(stacks, []byte(".(*conn).watch"))
 }
 
-// attack is one connection.
+// attack makes one hostile connection.
 func attack(r *rand.Rand, addr string) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -74,7 +75,7 @@ func attack(r *rand.Rand, addr string) {
 	for range 1 + r.IntN(5) {
 		frame := hostileFrame(r)
 		if r.IntN(4) == 0 {
-			frame = frame[:r.IntN(len(frame)+1)] // and no more
+			frame = frame[:r.IntN(len(frame)+1)] // the rest never comes
 		}
 		if _, err := c.Write(frame); err != nil {
 			return
@@ -123,7 +124,7 @@ func hostileFrame(r *rand.Rand) []byte {
 		}
 	}
 	b := kmsg.NewRequestFormatter().AppendRequest(nil, req, 1)
-	for range r.IntN(4) { // behind the key, mostly: that it is none is found out soon
+	for range r.IntN(4) { // mostly after the key, since a wrong key is noticed at once
 		b[4+r.IntN(len(b)-4)] ^= 1 << r.IntN(8)
 	}
 	if r.IntN(10) == 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// rawConn speaks the protocol without a client's choice of versions.
+// rawConn is a connection on which a test sends requests of any version.
 type rawConn struct {
 	t *testing.T
 	net.Conn
@@ -56,7 +56,7 @@ func (c *rawConn) request(req kmsg.Request) kmsg.Response {
 	return resp
 }
 
-// endsConnection says whether the server hangs up instead of answering.
+// endsConnection reports whether the server closes the connection in reply to frame.
 func (c *rawConn) endsConnection(frame []byte) bool {
 	_, err := c.Write(frame)
 	require.NoError(c.t, err)
@@ -81,7 +81,7 @@ func TestApiVersions(t *testing.T) {
 	require.Len(t, oldest.ApiKeys, len(apis))
 }
 
-// TestEveryVersionIsUnderstood sends each request in each version that is offered, empty, and decodes the answer.
+// TestEveryVersionIsUnderstood sends an empty request of each kind in each supported version, and decodes the answer.
 func TestEveryVersionIsUnderstood(t *testing.T) {
 	b := startBroker(t, Config{})
 	for key, api := range apis {

@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// fetchRaw asks partition 0 of a topic for what is at offset, in one request.
+// fetchRaw fetches from an offset of partition 0 of a topic in a single request.
 func fetchRaw(t *testing.T, cl *kgo.Client, topic string, offset int64, change func(*kmsg.FetchRequest)) *kmsg.FetchResponse {
 	t.Helper()
 	req := kmsg.NewPtrFetchRequest()
@@ -50,7 +50,7 @@ func TestFetchLimits(t *testing.T) {
 	require.Equal(t, n*len(batch), bytesAt(nil))
 	require.Equal(t, 3*len(batch), bytesAt(func(r *kmsg.FetchRequest) { r.Topics[0].Partitions[0].PartitionMaxBytes = int32(3*len(batch) + 1) }))
 	require.Equal(t, 2*len(batch), bytesAt(func(r *kmsg.FetchRequest) { r.MaxBytes = int32(2 * len(batch)) }))
-	require.Equal(t, len(batch), bytesAt(func(r *kmsg.FetchRequest) { r.MaxBytes = 1 }), "one batch at least")
+	require.Equal(t, len(batch), bytesAt(func(r *kmsg.FetchRequest) { r.MaxBytes = 1 }), "at least one batch")
 	require.Equal(t, len(batch), bytesAt(func(r *kmsg.FetchRequest) { r.Topics[0].Partitions[0].PartitionMaxBytes = 1 }))
 
 	twice := fetchRaw(t, cl, "t", 0, func(r *kmsg.FetchRequest) {
@@ -58,7 +58,7 @@ func TestFetchLimits(t *testing.T) {
 		r.Topics = append(r.Topics, r.Topics[0])
 	})
 	require.Len(t, twice.Topics[0].Partitions[0].RecordBatches, len(batch))
-	require.Empty(t, twice.Topics[1].Partitions[0].RecordBatches, "the budget is the request's, not the partition's")
+	require.Empty(t, twice.Topics[1].Partitions[0].RecordBatches, "the limit must hold for the whole request")
 
 	for offset, want := range map[int64]*kerr.Error{-1: kerr.OffsetOutOfRange, n + 1: kerr.OffsetOutOfRange} {
 		p := fetchRaw(t, cl, "t", offset, nil).Topics[0].Partitions[0]
@@ -112,8 +112,8 @@ func TestFetchWaits(t *testing.T) {
 	}
 }
 
-// TestEveryFetchVersion compares what is written by hand with what kmsg reads, with sections that are copied into the
-// response and sections that are sent from the file.
+// TestEveryFetchVersion checks that kmsg decodes the responses that the server encodes by hand, with small sections, which are copied into
+// the response, and large ones, which are sent from the file.
 func TestEveryFetchVersion(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 1, nil)
@@ -154,9 +154,9 @@ func TestEveryFetchVersion(t *testing.T) {
 				}
 			}
 			if runtime.GOOS == "linux" {
-				require.EqualValues(t, 3*len(large), log.Stats().SentZeroCopy-before, "what is large leaves by sendfile")
+				require.EqualValues(t, 3*len(large), log.Stats().SentZeroCopy-before, "large sections must be sent by sendfile")
 			}
-			require.Equal(t, small[16:], resp.Topics[0].Partitions[1].RecordBatches[16:], "all that is not assigned at append")
+			require.Equal(t, small[16:], resp.Topics[0].Partitions[1].RecordBatches[16:], "all bytes but those that the append sets")
 			require.Equal(t, large[16:], resp.Topics[1].Partitions[1].RecordBatches[16:])
 		})
 	}
@@ -233,7 +233,7 @@ func TestEightConsumers(t *testing.T) {
 	wg.Wait()
 }
 
-// check is an assertion for goroutines other than the test's.
+// check is an assertion for goroutines other than the test's own, which must not call FailNow.
 func check(t *testing.T, ok bool, format string, args ...any) bool {
 	if !ok {
 		t.Errorf(format, args...)

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// fill gives every field of a request a value, and each array some elements.
+// fill gives the fields of a request random values, and its arrays random elements.
 func fill(v reflect.Value, r *rand.Rand) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -62,7 +62,7 @@ func bareFrame(b []byte) *frame {
 	return &frame{bytes: b, buffer: new([]byte), inFlight: semaphore.NewWeighted(testLimits.InFlightBytes), limits: &testLimits}
 }
 
-// TestShapes: the shapes are those of kmsg's requests, in every version that is offered, byte for byte.
+// TestShapes checks that the server's shapes match kmsg's requests, byte for byte, in every supported version.
 func TestShapes(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for key, api := range apis {
@@ -75,7 +75,7 @@ func TestShapes(t *testing.T) {
 				rq, err := parseRequest(context.Background(), bareFrame(b))
 				require.NoError(t, err, "%s version %d", kmsg.NameForKey(key), v)
 				require.Equal(t, b, kmsg.NewRequestFormatter().AppendRequest(nil, rq.body, 1)[4:], "%s version %d", kmsg.NameForKey(key), v)
-				// Shorter or longer, it is refused before kmsg sees it.
+				// A request that is a byte shorter or longer must be refused before kmsg sees it.
 				rest := kbin.Reader{Src: b}
 				rest.Span(8)
 				rest.NullableString()
@@ -92,7 +92,7 @@ func TestShapes(t *testing.T) {
 	}
 }
 
-// allocated is how many bytes f allocates, garbage included.
+// allocated returns the number of bytes that f allocates, including garbage.
 func allocated(f func()) int64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -101,7 +101,7 @@ func allocated(f func()) int64 {
 	return int64(after.TotalAlloc - before.TotalAlloc)
 }
 
-// FuzzParseRequest: whatever comes, it takes memory in proportion, and ends.
+// FuzzParseRequest checks that parsing any frame ends, and uses memory in proportion to the frame.
 func FuzzParseRequest(f *testing.F) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for key, api := range apis {
@@ -118,7 +118,7 @@ func FuzzParseRequest(f *testing.F) {
 		var rq *request
 		var err error
 		n := allocated(func() { rq, err = parseRequest(context.Background(), bareFrame(b)) })
-		// The worst that is valid: structures of three bytes with a tag each, which kmsg keeps in a map of its own.
+		// The worst valid requests consist of structures of three bytes with one tag each, which kmsg keeps in a map per structure.
 		if limit := int64(16<<10 + 256*len(b)); n > limit {
 			t.Errorf("%d bytes allocated for a frame of %d", n, len(b))
 		}
@@ -131,7 +131,7 @@ func FuzzParseRequest(f *testing.F) {
 	})
 }
 
-// hostileFrames claim what they don't hold.
+// hostileFrames returns frames that claim to hold more elements than they do.
 func hostileFrames(size int) map[string][]byte {
 	header := func(key, version int16, flexible bool) []byte {
 		b := kbin.AppendInt16(nil, key)
@@ -160,7 +160,7 @@ func hostileFrames(size int) map[string][]byte {
 	}
 }
 
-// TestHostileFrames: array lengths and tag counts cost nothing before the elements are there, and nothing beyond a number.
+// TestHostileFrames checks that claimed lengths of arrays and counts of tags cost neither memory nor time.
 func TestHostileFrames(t *testing.T) {
 	for name, b := range hostileFrames(16 << 20) {
 		t.Run(name, func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestHostileFrames(t *testing.T) {
 	}
 }
 
-// slowSource is a peer that sends a part of what it announced.
+// slowSource is a peer that sends only a part of the announced bytes.
 type slowSource struct{ left int }
 
 func (s *slowSource) SetReadDeadline(time.Time) error { return nil }
@@ -189,7 +189,7 @@ func (s *slowSource) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestFrameTakesWhatArrived: a length that is only claimed takes no memory, and what a frame took is given back.
+// TestFrameTakesWhatArrived checks that a frame takes memory only for bytes that arrive, and that the memory is released.
 func TestFrameTakesWhatArrived(t *testing.T) {
 	const claimed = 90 << 20
 	inFlight := semaphore.NewWeighted(claimed)
@@ -199,7 +199,7 @@ func TestFrameTakesWhatArrived(t *testing.T) {
 		require.Error(t, err)
 		require.LessOrEqual(t, n, int64(4*sent+2*firstBytes), "%d bytes sent", sent)
 	}
-	require.True(t, inFlight.TryAcquire(claimed), "all is given back")
+	require.True(t, inFlight.TryAcquire(claimed), "all memory must be released")
 	inFlight.Release(claimed)
 	f, err := readFrame(context.Background(), &slowSource{10 << 20}, 10<<20, inFlight, &testLimits)
 	require.NoError(t, err)
@@ -210,7 +210,7 @@ func TestFrameTakesWhatArrived(t *testing.T) {
 	require.True(t, inFlight.TryAcquire(claimed))
 }
 
-// TestFramesShareMemory: requests wait for each other's memory, and get it.
+// TestFramesShareMemory checks that a request waits until another releases its memory.
 func TestFramesShareMemory(t *testing.T) {
 	inFlight := semaphore.NewWeighted(8 << 20)
 	first, err := readFrame(context.Background(), &slowSource{8 << 20}, 8<<20, inFlight, &testLimits)
@@ -225,14 +225,14 @@ func TestFramesShareMemory(t *testing.T) {
 	}()
 	select {
 	case err := <-second:
-		t.Fatalf("the second got its memory before the first gave it back: %v", err)
+		t.Fatalf("the second request got its memory before the first released it: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
 	first.release()
 	require.NoError(t, <-second)
 }
 
-// TestOnlyProduceIsLarge: requests of names and numbers are bounded by less than those that bring records.
+// TestOnlyProduceIsLarge checks that requests without records have a lower size limit than those with records.
 func TestOnlyProduceIsLarge(t *testing.T) {
 	b := startBroker(t, Config{})
 	frame := kbin.AppendInt32(nil, maxControlBytes+1)
@@ -241,7 +241,7 @@ func TestOnlyProduceIsLarge(t *testing.T) {
 	require.True(t, dial(t, b.addr).endsConnection(frame))
 }
 
-// TestClaimsOfManyConnections: hundreds of clients announce 99 MiB each and send four bytes.
+// TestClaimsOfManyConnections checks that hundreds of clients that announce 99 MiB each, but send four bytes, cost little memory.
 func TestClaimsOfManyConnections(t *testing.T) {
 	b := startBroker(t, Config{})
 	before := heapInUse()
@@ -252,9 +252,9 @@ func TestClaimsOfManyConnections(t *testing.T) {
 		_, err = c.Write(binary.BigEndian.AppendUint32(nil, 99<<20))
 		require.NoError(t, err)
 	}
-	eventually(t, func() bool { return b.connections() == 300 }, func() string { return "not all are connected" })
+	eventually(t, func() bool { return b.connections() == 300 }, func() string { return "not all clients are connected" })
 	time.Sleep(100 * time.Millisecond)
-	require.Less(t, heapInUse()-before, int64(300*2*firstBytes), "two first steps each at most")
+	require.Less(t, heapInUse()-before, int64(300*2*firstBytes), "at most two first buffers for each")
 }
 
 func heapInUse() int64 {

@@ -41,8 +41,7 @@ func TestGroupGoesOnWhereItWas(t *testing.T) {
 	require.EqualValues(t, 2, o.At)
 }
 
-// TestGroupShares has members come and go while records are produced: each partition is read by one member at a time,
-// and all of them by somebody.
+// TestGroupShares lets members join and leave a group, and checks that the partitions are always shared out evenly among them.
 func TestGroupShares(t *testing.T) {
 	for name, balancer := range map[string]kgo.GroupBalancer{"eager": kgo.RangeBalancer(), "cooperative": kgo.CooperativeStickyBalancer()} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +85,7 @@ func eventually(t *testing.T, ok func() bool, what func() string) {
 	}
 }
 
-// joinRaw is a member that joins once and then does only what the test has it do.
+// joinRaw joins a group as a member that then sends only the requests of the test.
 func joinRaw(t *testing.T, cl *kgo.Client, member string, instance *string, session time.Duration) *kmsg.JoinGroupResponse {
 	t.Helper()
 	req := kmsg.NewPtrJoinGroupRequest()
@@ -126,7 +125,7 @@ func TestSilentMemberIsOut(t *testing.T) {
 	require.Zero(t, j.ErrorCode)
 	require.Equal(t, j.MemberID, j.LeaderID)
 	require.Equal(t, "for "+j.MemberID, string(syncRaw(t, cl, j).MemberAssignment))
-	for range 6 { // longer than the session, and alive
+	for range 6 { // for longer than the session timeout, with heartbeats
 		time.Sleep(100 * time.Millisecond)
 		require.NoError(t, heartbeatRaw(t, cl, j.MemberID, j.Generation))
 	}
@@ -135,7 +134,7 @@ func TestSilentMemberIsOut(t *testing.T) {
 	eventually(t, func() bool {
 		time.Sleep(500 * time.Millisecond)
 		return heartbeatRaw(t, cl, j.MemberID, j.Generation) == kerr.UnknownMemberID
-	}, func() string { return "a silent member stays" })
+	}, func() string { return "the group keeps a silent member" })
 }
 
 func TestStaticMemberComesBack(t *testing.T) {
@@ -172,7 +171,7 @@ func TestGroupAdministration(t *testing.T) {
 	require.ErrorIs(t, err, kerr.NonEmptyGroup, "%v", deleted)
 	foreign, err := admin.CommitOffsets(ctx, "g", offset("t", 0, 1))
 	require.NoError(t, err)
-	require.ErrorIs(t, foreign.Error(), kerr.UnknownMemberID, "the group has members, and this is none of them")
+	require.ErrorIs(t, foreign.Error(), kerr.UnknownMemberID, "the group has members, but the committer is not one")
 	member.Close()
 
 	reset, err := admin.CommitOffsets(ctx, "g", offset("t", 0, 1))

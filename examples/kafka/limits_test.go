@@ -19,7 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// fetchRequest asks partition 0 of t for what is at offset, and is willing to wait for a minute.
+// fetchRequest returns a request for the records from an offset of partition 0 of topic t, with a wait of up to a minute.
 func fetchRequest(offset int64, partitionBytes int32, entries int) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version, req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 11, 60_000, 1, 1<<30
@@ -39,7 +39,8 @@ func (c *rawConn) send(req kmsg.Request) {
 	require.NoError(c.t, err)
 }
 
-// TestFetchDoesNotSpin: a fetch that wants more than its limits let it have is answered at once with what they do.
+// TestFetchDoesNotSpin checks that a fetch whose minimum size exceeds its limits is answered at once with the bytes that the limits
+// allow.
 func TestFetchDoesNotSpin(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 1, map[string]*string{"segment.bytes": ptr("4096")})
@@ -65,7 +66,7 @@ func TestFetchDoesNotSpin(t *testing.T) {
 	}
 }
 
-// TestWaitsEndWithTheirClients: nothing is left of a client that leaves while its request waits.
+// TestWaitsEndWithTheirClients checks that a waiting request ends when its client leaves.
 func TestWaitsEndWithTheirClients(t *testing.T) {
 	join := func(group string) *kmsg.JoinGroupRequest {
 		req := kmsg.NewPtrJoinGroupRequest()
@@ -85,7 +86,7 @@ func TestWaitsEndWithTheirClients(t *testing.T) {
 	follower := join("g")
 	for name, c := range map[string]struct {
 		req  kmsg.Request
-		more int // bytes sent on while it waits
+		more int // number of bytes that the client sends while the request waits
 	}{
 		"fetch": {fetchRequest(0, 1<<20, 1), 0}, "fetch of two": {multi, 0},
 		"fetch, the next request begun": {fetchRequest(0, 1<<20, 1), 100},
@@ -96,20 +97,20 @@ func TestWaitsEndWithTheirClients(t *testing.T) {
 			conn := dial(t, b.addr)
 			conn.send(c.req)
 			eventually(t, func() bool { return b.connections() == 2 }, func() string { return "not connected" })
-			time.Sleep(20 * time.Millisecond) // the request waits; if not yet, it ends all the same
+			time.Sleep(20 * time.Millisecond) // most likely the request waits by now; if not, it must end all the same
 			if c.more > 0 {
 				_, err := conn.Write(make([]byte, c.more))
 				require.NoError(t, err)
 			}
 			require.NoError(t, conn.Close())
-			eventually(t, func() bool { return b.connections() == 1 }, func() string { return "the client has left, its request has not" })
+			eventually(t, func() bool { return b.connections() == 1 }, func() string { return "the client has left, but its request still waits" })
 		})
 	}
 	g := b.server.groups.get("g")
-	require.Equal(t, 1, g.size(), "who joined and left before it was told its id can't come back")
+	require.Equal(t, 1, g.size(), "a client that left before it learned its member id can't return, so it must not stay a member")
 }
 
-// TestRefusedLeavesNoGroup: only a member, or an offset that was committed, makes a group.
+// TestRefusedLeavesNoGroup checks that refused requests create no group.
 func TestRefusedLeavesNoGroup(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 1, nil)
@@ -137,7 +138,7 @@ func TestRefusedLeavesNoGroup(t *testing.T) {
 	require.Empty(t, b.server.groups.all())
 }
 
-// TestGroupLimits: what members and commits take is bounded, and given back.
+// TestGroupLimits checks that the memory of members and committed offsets is bounded, and released.
 func TestGroupLimits(t *testing.T) {
 	b := startBroker(t, Config{Limits: Limits{Groups: 2, GroupBytes: 10_000, OffsetBytes: 10_000}})
 	b.createTopic("t", 1, nil)
@@ -163,7 +164,7 @@ func TestGroupLimits(t *testing.T) {
 	eventually(t, func() bool {
 		again, _ := join("three", 8000)
 		return again.ErrorCode == 0
-	}, func() string { return "what a member took is not given back" })
+	}, func() string { return "the memory of a member is not released" })
 
 	admin := b.admin()
 	committed := 0
@@ -215,14 +216,14 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	n, err := dial(t, b.addr).Read(make([]byte, 1))
 	require.Zero(t, n)
-	require.Error(t, err, "one too many is closed")
+	require.Error(t, err, "a connection beyond the limit must be closed")
 	conns[0].request(kmsg.NewPtrApiVersionsRequest())
 	conns[0].Close()
-	eventually(t, func() bool { return b.connections() == 2 }, func() string { return "the closed one still counts" })
+	eventually(t, func() bool { return b.connections() == 2 }, func() string { return "the closed connection still counts" })
 	dial(t, b.addr).request(kmsg.NewPtrApiVersionsRequest())
 }
 
-// TestSilentAndSlowClients: a connection that asks nothing, sends half a request or does not take its answer ends.
+// TestSilentAndSlowClients checks that the server closes a connection that sends no request or half of one, or does not read its answer.
 func TestSilentAndSlowClients(t *testing.T) {
 	b := startBroker(t, Config{Limits: Limits{Patience: 300 * time.Millisecond}})
 	require.NoError(t, b.server.topics.create("t", 1, nil, false))
@@ -238,7 +239,7 @@ func TestSilentAndSlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) { require.True(t, dial(t, b.addr).endsConnection(sent)) })
 	}
 	t.Run("does not read", func(t *testing.T) {
-		eventually(t, func() bool { return b.connections() == 0 }, func() string { return "the others are there" })
+		eventually(t, func() bool { return b.connections() == 0 }, func() string { return "other clients are still connected" })
 		c := dial(t, b.addr)
 		c.request(kmsg.NewPtrApiVersionsRequest())
 		c.send(fetchRequest(0, 1, 300))
@@ -246,7 +247,7 @@ func TestSilentAndSlowClients(t *testing.T) {
 	})
 }
 
-// bomb is a small batch whose one record inflates to so many MiB.
+// bomb returns a small batch whose only record inflates to mib MiB.
 func bomb(t *testing.T, at time.Time, mib int) []byte {
 	size := mib << 20
 	var body bytes.Buffer
@@ -275,8 +276,8 @@ func bomb(t *testing.T, at time.Time, mib int) []byte {
 	return raw
 }
 
-// TestBombCostsOnce: a batch that inflates to far more than a producer makes is refused. One that inflates to a thousand
-// times its size is not inflated for each entry of a request, and a request whose searches take long is told to ask again.
+// TestBombCostsOnce checks that a batch that inflates to far more than a producer makes is refused. A request that names a partition
+// many times must not inflate a batch each time, and one whose searches take too long must be answered with a timeout.
 func TestBombCostsOnce(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 8, nil)
@@ -304,7 +305,7 @@ func TestBombCostsOnce(t *testing.T) {
 	for _, p := range resp.Topics[0].Partitions {
 		require.Equal(t, kerr.InvalidRequest.Code, p.ErrorCode)
 	}
-	require.Less(t, time.Since(began), time.Second, "no batch was inflated")
+	require.Less(t, time.Since(began), time.Second, "no batch may be inflated")
 
 	lt.Partitions = lt.Partitions[:8]
 	for i := range lt.Partitions {
@@ -325,13 +326,13 @@ func TestBombCostsOnce(t *testing.T) {
 			t.Fatal(kerr.ErrorForCode(p.ErrorCode))
 		}
 	}
-	require.NotZero(t, found, "some progress")
-	// What began within searchTime is finished; the rest of the time the test's machine is busy with other tests.
+	require.NotZero(t, found, "some searches must finish")
+	// Searches that begin within searchTime are finished. The bound is generous, since other tests may run at the same time.
 	require.Less(t, time.Since(began), 30*time.Second)
-	t.Logf("%d found, %d to be asked for again, in %v", found, late, time.Since(began))
+	t.Logf("%d found, %d timed out, in %v", found, late, time.Since(began))
 }
 
-// TestAnswersAreBounded: naming a thing many times does not make its description come as often.
+// TestAnswersAreBounded checks that a topic or group that a request names many times is described once.
 func TestAnswersAreBounded(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 100, nil)
@@ -364,7 +365,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-// TestProducersAreBounded: a partition remembers the producers that it heard of last.
+// TestProducersAreBounded checks that a partition remembers only a bounded number of producers, the most recent ones.
 func TestProducersAreBounded(t *testing.T) {
 	ps := producers{byID: map[int64]*producer{}}
 	for id := range int64(3 * maxProducers) {
@@ -388,5 +389,5 @@ func TestCommandLine(t *testing.T) {
 	require.Equal(t, map[string]string{"retention.ms": "-1"}, cfg.Defaults)
 	cfg, _, _, err = parse(nil)
 	require.NoError(t, err)
-	require.Empty(t, cfg.Dir, "a temporary directory, not one in the checkout")
+	require.Empty(t, cfg.Dir, "the default must be a temporary directory")
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// broker is a server on a port of its own that a test talks to and restarts.
+// broker is a server that a test can talk to and restart.
 type broker struct {
 	t      *testing.T
 	cfg    Config
@@ -74,7 +74,7 @@ func (b *broker) createTopic(name string, partitions int32, settings map[string]
 	require.NoError(b.t, err)
 }
 
-// produce sends values to a partition in one batch.
+// produce sends values to a topic.
 func (b *broker) produce(topic string, values ...string) {
 	cl := b.client()
 	defer cl.Close()
@@ -85,7 +85,7 @@ func (b *broker) produce(topic string, values ...string) {
 	require.NoError(b.t, cl.ProduceSync(context.Background(), rs...).FirstErr())
 }
 
-// consume polls n records, or fails after a while.
+// consume polls until it has n records, and fails if they do not come within 20 seconds.
 func consume(t *testing.T, cl *kgo.Client, n int) (all []*kgo.Record) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -108,7 +108,7 @@ func values(rs []*kgo.Record) (vs []string) {
 	return vs
 }
 
-// encodeBatch is a batch as a producer with this id, epoch and first sequence number would send it.
+// encodeBatch returns a batch as a producer with this id, epoch and first sequence number would send it.
 func encodeBatch(id int64, epoch int16, sequence int32, values ...string) []byte {
 	return encodeBatchAt(time.Now(), id, epoch, sequence, values...)
 }

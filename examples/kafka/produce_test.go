@@ -82,13 +82,13 @@ func TestProduceRefused(t *testing.T) {
 		batch []byte
 		want  []*kerr.Error
 	}{
-		"too large":         {encodeBatch(-1, -1, -1, strings.Split(strings.Repeat("0123456789 ", 100), " ")...), []*kerr.Error{kerr.MessageTooLarge}},
-		"bad CRC":           {spoiled, []*kerr.Error{kerr.CorruptMessage, kerr.InvalidRecord}},
-		"old format":        {old, []*kerr.Error{kerr.UnsupportedForMessageFormat}},
-		"transactional":     {transactional, []*kerr.Error{kerr.InvalidRecord}},
-		"two batches":       {two, []*kerr.Error{kerr.InvalidRecord}},
-		"no batch":          {[]byte("hello"), []*kerr.Error{kerr.InvalidRecord}},
-		"length of its own": {encodeBatch(-1, -1, -1, "good")[:65], []*kerr.Error{kerr.InvalidRecord}},
+		"too large":     {encodeBatch(-1, -1, -1, strings.Split(strings.Repeat("0123456789 ", 100), " ")...), []*kerr.Error{kerr.MessageTooLarge}},
+		"bad CRC":       {spoiled, []*kerr.Error{kerr.CorruptMessage, kerr.InvalidRecord}},
+		"old format":    {old, []*kerr.Error{kerr.UnsupportedForMessageFormat}},
+		"transactional": {transactional, []*kerr.Error{kerr.InvalidRecord}},
+		"two batches":   {two, []*kerr.Error{kerr.InvalidRecord}},
+		"not a batch":   {[]byte("hello"), []*kerr.Error{kerr.InvalidRecord}},
+		"wrong length":  {encodeBatch(-1, -1, -1, "good")[:65], []*kerr.Error{kerr.InvalidRecord}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := produceRaw(t, cl, "t", c.batch)
@@ -96,7 +96,7 @@ func TestProduceRefused(t *testing.T) {
 			require.NotNil(t, p.ErrorMessage)
 		})
 	}
-	require.Zero(t, produceRaw(t, cl, "t", encodeBatch(-1, -1, -1, "good")).BaseOffset, "nothing of the above was stored")
+	require.Zero(t, produceRaw(t, cl, "t", encodeBatch(-1, -1, -1, "good")).BaseOffset, "refused batches must not be stored")
 }
 
 func TestTransactionsRefused(t *testing.T) {
@@ -127,7 +127,7 @@ func TestIdempotence(t *testing.T) {
 	}
 	expect(0, nil)(send(0, 0, "a", "b"))
 	expect(2, nil)(send(0, 2, "c"))
-	expect(0, nil)(send(0, 0, "a", "b")) // again: answered, not stored
+	expect(0, nil)(send(0, 0, "a", "b")) // a repeated request is answered, but not stored
 	expect(2, nil)(send(0, 2, "c"))
 	expect(0, kerr.OutOfOrderSequenceNumber)(send(0, 4, "e"))
 
@@ -135,7 +135,7 @@ func TestIdempotence(t *testing.T) {
 	expect(0, nil)(send(0, 0, "a", "b"))
 	expect(0, kerr.OutOfOrderSequenceNumber)(send(0, 5, "f"))
 	expect(3, nil)(send(0, 3, "d"))
-	expect(0, kerr.OutOfOrderSequenceNumber)(send(1, 3, "x")) // a new epoch begins with 0
+	expect(0, kerr.OutOfOrderSequenceNumber)(send(1, 3, "x")) // a new epoch must begin with sequence number 0
 	expect(4, nil)(send(1, 0, "e"))
 	expect(0, kerr.InvalidProducerEpoch)(send(0, 4, "x"))
 
@@ -167,15 +167,15 @@ func TestProducerIDsAreGivenOnce(t *testing.T) {
 			resp, err := kmsg.NewPtrInitProducerIDRequest().RequestWith(context.Background(), cl)
 			require.NoError(t, err)
 			require.Zero(t, resp.ErrorCode)
-			require.False(t, seen[resp.ProducerID], "id %d twice", resp.ProducerID)
+			require.False(t, seen[resp.ProducerID], "id %d was given twice", resp.ProducerID)
 			seen[resp.ProducerID] = true
 		}
 		b.restart()
 	}
 }
 
-// TestOnceOverRestarts closes the server under a producer again and again. Requests that were stored and not answered
-// come again, and may not be stored again.
+// TestOnceOverRestarts restarts the server many times while a producer sends. Requests that were stored but not answered are sent again,
+// and must not be stored again.
 func TestOnceOverRestarts(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 2, nil)
@@ -213,9 +213,9 @@ func TestOnceOverRestarts(t *testing.T) {
 	for _, r := range rs {
 		n, err := strconv.Atoi(string(r.Value))
 		require.NoError(t, err)
-		require.False(t, seen[n], "record %d twice", n)
+		require.False(t, seen[n], "record %d was stored twice", n)
 		seen[n] = true
-		require.Less(t, last[r.Partition], string(r.Value), "order of partition %d", r.Partition)
+		require.Less(t, last[r.Partition], string(r.Value), "partition %d is out of order", r.Partition)
 		last[r.Partition] = string(r.Value)
 	}
 	t.Logf("%d records", sent)

@@ -10,7 +10,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// TestEveryField: each number in Stats is published, once. Every field gets a value of its own, which must come out.
+// TestEveryField checks that each number in Stats is published exactly once: every field gets a unique value, which must be published.
 func TestEveryField(t *testing.T) {
 	l, err := seglog.Open(t.TempDir(), nil)
 	if err != nil {

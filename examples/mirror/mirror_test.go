@@ -16,7 +16,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// newLog has records from an offset on.
+// newLog returns a log with records from an offset on.
 func newLog(t *testing.T, from int64, values ...string) *seglog.Log {
 	l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	require.NoError(t, err)
@@ -31,13 +31,13 @@ func newLog(t *testing.T, from int64, values ...string) *seglog.Log {
 	return l
 }
 
-// reply is what a leader says to one request.
+// reply returns a leader's reply to one request.
 func reply(length, second int64, body []byte) []byte {
 	b := binary.BigEndian.AppendUint64(nil, uint64(length))
 	return append(binary.BigEndian.AppendUint64(b, uint64(second)), body...)
 }
 
-// batches are those of a log, from an offset on.
+// batches returns the batches of a log from an offset on.
 func batches(t *testing.T, l *seglog.Log, from int64) []byte {
 	s, err := l.Section(from, 1<<20)
 	require.NoError(t, err)
@@ -48,7 +48,7 @@ func batches(t *testing.T, l *seglog.Log, from int64) []byte {
 	return b.Bytes()
 }
 
-// lead answers the requests of one connection with the replies, the last one again and again, and notes what was asked.
+// lead answers the requests of each connection with the replies in turn, repeats the last one, and sends the requested offsets to asked.
 func lead(t *testing.T, replies ...[]byte) (addr string, asked chan int64) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -108,12 +108,12 @@ func TestLyingLeaders(t *testing.T) {
 		replies [][]byte
 		err     error
 	}{
-		"a length nobody asked for":  {[][]byte{reply(1<<40, 3, same)}, errLies},
+		"a length not asked for":     {[][]byte{reply(1<<40, 3, same)}, errLies},
 		"a little more than allowed": {[][]byte{reply(mostBatch+1, 3, same)}, errLies},
 		"a negative length":          {[][]byte{reply(-2, 3, nil)}, errLies},
 		"a negative end":             {[][]byte{reply(0, -1, nil)}, errLies},
 		"an end without records":     {[][]byte{reply(0, 1<<60, nil)}, errLies},
-		"out of range, and not":      {[][]byte{reply(-1, 0, nil)}, errLies},
+		"out of range, although not": {[][]byte{reply(-1, 0, nil)}, errLies},
 		"another history":            {[][]byte{reply(int64(len(other)), 3, other)}, errDiverged},
 		"a log that begins later":    {[][]byte{reply(-1, 100, nil)}, errShorter},
 		"a log that ends earlier":    {[][]byte{reply(0, 1, nil)}, errShorter},
@@ -136,12 +136,12 @@ func TestLyingLeaders(t *testing.T) {
 			defer cancel()
 			err := f.follow(ctx, addr)
 			require.ErrorIs(t, err, c.err)
-			require.Subset(t, values(t, copied), before, "what was here is here")
+			require.Subset(t, values(t, copied), before, "the copy must keep its records")
 		})
 	}
 }
 
-// TestResets: what the leader has no more goes from the copy if -reset says so, and what happened is said.
+// TestResets checks that, with -reset, records that the leader no longer has are removed from the copy, and that the output says so.
 func TestResets(t *testing.T) {
 	later := batches(t, newLog(t, 100, "later"), 100)
 	copied := newLog(t, 0, "a", "b", "c")
@@ -167,7 +167,7 @@ func TestResets(t *testing.T) {
 	require.Equal(t, []string{"100later"}, values(t, empty))
 }
 
-// TestGoesOn: a connection that breaks is no end, and the copy is asked on from where it is.
+// TestGoesOn checks that the follower continues after a broken connection from the end of its copy.
 func TestGoesOn(t *testing.T) {
 	leader := newLog(t, 0, "a", "b", "c")
 	first := batches(t, leader, 0)
@@ -201,8 +201,8 @@ func TestGoesOn(t *testing.T) {
 	require.Equal(t, []string{"0a", "1b", "2c"}, values(t, l))
 }
 
-// A leader answers with what one of its segments has. Where its offsets have a gap between two of them, no answer holds both
-// sides of it.
+// TestGapBetweenSegments checks that the follower gets over a gap between two segments of its leader: each answer has batches of one
+// segment, so no answer has both sides of the gap.
 func TestGapBetweenSegments(t *testing.T) {
 	below, above := newLog(t, 0, "a", "b"), newLog(t, 10, "c", "d")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// faults are what may happen in a round, between two moments at which all is well. hold is how long it lasts.
+// faults lists the faults of which each round has one. All servers work before and after it; hold is its duration.
 var faults = []struct {
 	name string
 	do   func(t *testing.T, c *cluster, hold time.Duration)
@@ -45,17 +45,17 @@ var faults = []struct {
 		time.Sleep(hold / 8)
 		killSome(t, c, hold/4, leader)
 	}},
-	{"cut the leader off", func(t *testing.T, c *cluster, hold time.Duration) { c.net.isolate(c.leader()); time.Sleep(hold) }},
-	{"cut a follower off", func(t *testing.T, c *cluster, hold time.Duration) { c.net.isolate(c.follower()); time.Sleep(hold) }},
+	{"isolate the leader", func(t *testing.T, c *cluster, hold time.Duration) { c.net.isolate(c.leader()); time.Sleep(hold) }},
+	{"isolate a follower", func(t *testing.T, c *cluster, hold time.Duration) { c.net.isolate(c.follower()); time.Sleep(hold) }},
 	{"the leader is not heard", func(t *testing.T, c *cluster, hold time.Duration) { c.net.cutOneWay(c.leader()); time.Sleep(hold) }},
 	{"a follower is not heard", func(t *testing.T, c *cluster, hold time.Duration) { c.net.cutOneWay(c.follower()); time.Sleep(hold) }},
-	{"cut the leader off, and kill it there", func(t *testing.T, c *cluster, hold time.Duration) {
+	{"isolate the leader, and kill it", func(t *testing.T, c *cluster, hold time.Duration) {
 		leader := c.leader()
 		c.net.isolate(leader)
 		time.Sleep(hold / 2)
 		killSome(t, c, hold/2, leader)
 	}},
-	{"cut everything", func(t *testing.T, c *cluster, hold time.Duration) {
+	{"isolate everyone", func(t *testing.T, c *cluster, hold time.Duration) {
 		for _, id := range c.running() {
 			c.net.cutOneWay(id)
 		}
@@ -77,8 +77,8 @@ func killSome(t *testing.T, c *cluster, hold time.Duration, ids ...string) {
 	}
 }
 
-// TestCluster lets clients append and read while servers are killed and cut off, and checks after each round that nothing
-// acknowledged is lost, doubled or moved, that the logs are equal, and that the history is linearizable.
+// TestCluster lets clients append and read while servers are killed and isolated. After each round, it checks that no acknowledged
+// record is lost, duplicated or moved, that the logs are equal, and that the history is linearizable.
 func TestCluster(t *testing.T) {
 	n := *rounds
 	if testing.Short() {
@@ -128,7 +128,7 @@ func TestCluster(t *testing.T) {
 	require.Equal(t, int64(cs.total()), state.End)
 }
 
-// tellLogs shows what the servers last said.
+// tellLogs logs the end of the servers' logs.
 func tellLogs(t *testing.T, dir string) {
 	for _, name := range []string{"raft.log", "stderr"} {
 		paths, _ := filepath.Glob(filepath.Join(dir, "*", name))
@@ -139,7 +139,7 @@ func tellLogs(t *testing.T, dir string) {
 	}
 }
 
-// TestCheckLinearizable: histories that no single log can have are found, and drawn.
+// TestCheckLinearizable checks that histories that no single log can have are found, and drawn.
 func TestCheckLinearizable(t *testing.T) {
 	op := func(client int, begin, end int64, c call, r reply) porcupine.Operation {
 		return porcupine.Operation{ClientId: client, Input: c, Output: r, Call: begin, Return: end}
@@ -159,7 +159,7 @@ func TestCheckLinearizable(t *testing.T) {
 		"a stale read":             {[]porcupine.Operation{push(0, 0, 1, "a", 10), read(1, 2, 3, "z", 10)}, false},
 		"a read of the future":     {[]porcupine.Operation{read(1, 0, 1, "a", 11), push(0, 2, 3, "a", 10)}, false},
 		"an offset twice":          {[]porcupine.Operation{push(0, 0, 9, "a", 10), push(1, 0, 9, "b", 10)}, false},
-		"an append that was lost":  {[]porcupine.Operation{push(0, 0, 1, "a", 10), push(1, 2, 3, "b", 10)}, false},
+		"a lost append":            {[]porcupine.Operation{push(0, 0, 1, "a", 10), push(1, 2, 3, "b", 10)}, false},
 		"two orders of two values": {[]porcupine.Operation{push(0, 0, 9, "a", 10), push(1, 0, 9, "b", 11), read(2, 1, 2, "b", 11)}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -184,7 +184,7 @@ func (sink) Close() error  { return nil }
 func (sink) ID() string    { return "" }
 func (sink) Cancel() error { return nil }
 
-// TestReplica: a repeated append happens once, also after a snapshot was restored elsewhere.
+// TestReplica checks that a repeated append takes effect once, even after a snapshot was restored elsewhere.
 func TestReplica(t *testing.T) {
 	a, err := newReplica(filepath.Join(t.TempDir(), "a"))
 	require.NoError(t, err)
@@ -201,13 +201,13 @@ func TestReplica(t *testing.T) {
 
 	taken, err := a.Snapshot()
 	require.NoError(t, err)
-	require.Equal(t, int64(3), apply(a, 7, "y", 2)) // is not in it
+	require.Equal(t, int64(3), apply(a, 7, "y", 2)) // not in the snapshot
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(taken.Persist(sink{w})) }()
 	b, err := newReplica(filepath.Join(t.TempDir(), "b"))
 	require.NoError(t, err)
 	defer b.log.Close()
-	require.Equal(t, int64(0), apply(b, 1, "z", 1)) // is replaced
+	require.Equal(t, int64(0), apply(b, 1, "z", 1)) // replaced by the snapshot
 	require.NoError(t, b.Restore(r))
 	taken.Release()
 	require.Equal(t, view{3, "x-2"}, b.view())
@@ -219,7 +219,7 @@ func TestReplica(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// TestNetwork: nothing passes a path that is cut, nothing fails there either, and connections break once it is healed.
+// TestNetwork checks that no bytes pass a path that is cut, that connections on it do not fail, and that they break once it is healed.
 func TestNetwork(t *testing.T) {
 	echo, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -271,7 +271,7 @@ func TestNetwork(t *testing.T) {
 	require.NoError(t, passes(dial()))
 }
 
-// TestKilledBeforeASnapshot: servers that were all killed before the first snapshot know each other when they are back.
+// TestKilledBeforeASnapshot checks that servers that were all killed before the first snapshot still know each other when they restart.
 func TestKilledBeforeASnapshot(t *testing.T) {
 	dir := t.TempDir()
 	ids := []string{"n1", "n2", "n3"}

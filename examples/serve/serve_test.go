@@ -16,7 +16,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// start serves a log of some MiB.
+// start serves a log of 40 MiB.
 func start(t *testing.T, change func(*server)) (*server, string) {
 	l, err := seglog.Open(t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	require.NoError(t, err)
@@ -64,7 +64,7 @@ func answer(t *testing.T, c net.Conn) (length, second int64) {
 	return int64(binary.BigEndian.Uint64(b[:])), int64(binary.BigEndian.Uint64(b[8:]))
 }
 
-// TestRequests: whatever is asked for gets an answer of bounded size.
+// TestRequests checks that every request gets an answer of bounded size.
 func TestRequests(t *testing.T) {
 	_, addr := start(t, nil)
 	c := dial(t, addr)
@@ -73,7 +73,7 @@ func TestRequests(t *testing.T) {
 		length, end := answer(t, c)
 		require.EqualValues(t, 40, end)
 		require.Positive(t, length)
-		require.LessOrEqual(t, length, max(min(most, mostBytes), 1<<20+100), "at least a batch")
+		require.LessOrEqual(t, length, max(min(most, mostBytes), 1<<20+100), "at most the limit, or one batch")
 		_, err := io.CopyN(io.Discard, c, length)
 		require.NoError(t, err)
 	}
@@ -83,13 +83,13 @@ func TestRequests(t *testing.T) {
 		require.EqualValues(t, -1, length)
 		require.Zero(t, start)
 	}
-	ask(t, c, 40, 1) // the end: nothing comes
+	ask(t, c, 40, 1) // at the end there are no records
 	length, end := answer(t, c)
 	require.Zero(t, length)
 	require.EqualValues(t, 40, end)
 }
 
-// TestSlowClients: one that asks for nothing, for half a thing, or takes nothing loses its connection.
+// TestSlowClients checks that a client loses its connection if it sends no request or half of one, or does not read its answers.
 func TestSlowClients(t *testing.T) {
 	s, addr := start(t, func(s *server) { s.patience = 300 * time.Millisecond })
 	for name, sent := range map[string]int{"silent": 0, "half a request": 7} {
@@ -104,7 +104,7 @@ func TestSlowClients(t *testing.T) {
 	}
 	t.Run("does not read", func(t *testing.T) {
 		c := dial(t, addr)
-		for range 12 { // more than the buffers of two sockets hold, each with little time of its own
+		for range 12 { // more than the buffers of two sockets hold
 			ask(t, c, 0, 1<<20)
 		}
 		answer(t, c)
@@ -129,25 +129,25 @@ func TestConnectionLimit(t *testing.T) {
 	answer(t, c)
 }
 
-// TestKilledClient: that a client is gone is no news, also if it is gone in the middle of an answer.
+// TestKilledClient checks that the server does not report a client that leaves, even in the middle of an answer.
 func TestKilledClient(t *testing.T) {
 	var out bytes.Buffer
 	s, addr := start(t, func(s *server) { s.live = &live{out: &out} })
 	c := dial(t, addr)
 	ask(t, c, 0, mostBytes)
 	answer(t, c)
-	c.(*net.TCPConn).SetLinger(0) // what a kill does with bytes unread: reset
+	c.(*net.TCPConn).SetLinger(0) // reset the connection, as the kernel does for a killed process with unread bytes
 	c.Close()
 	require.Eventually(t, func() bool { return s.conns.Load() == 0 }, 20*time.Second, time.Millisecond)
 	s.live.mu.Lock()
 	defer s.live.mu.Unlock()
 	require.Empty(t, out.String())
 	require.True(t, hasLeft(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}))
-	require.False(t, hasLeft(&net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}), "it is there, and slow")
+	require.False(t, hasLeft(&net.OpError{Op: "write", Err: os.ErrDeadlineExceeded}), "a slow client has not left")
 	require.False(t, hasLeft(io.ErrShortWrite))
 }
 
-// TestProgress: a terminal shows one line, a file gets lines.
+// TestProgress checks that a terminal shows one line that changes, and that a file gets separate lines.
 func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	l := &live{out: &out}

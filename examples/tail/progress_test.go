@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestProgress: a terminal shows one line, a pipe gets one for each state.
+// TestProgress checks that a terminal shows one line that changes, and that a pipe gets a line for each state.
 func TestProgress(t *testing.T) {
 	tell := func(terminal bool) string {
 		var out bytes.Buffer
@@ -17,7 +17,7 @@ func TestProgress(t *testing.T) {
 		for offset := range int64(3000) {
 			p.at(offset)
 		}
-		p.at(3000) // live: nothing to tell
+		p.at(3000) // caught up, so there is no progress to show
 		return out.String()
 	}
 	piped := strings.Split(strings.TrimSuffix(tell(false), "\n"), "\n")
