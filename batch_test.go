@@ -71,7 +71,7 @@ func randomRecords(rng *rand.Rand) (records []seglog.Record) {
 }
 
 // Random records must be stored byte for byte in Kafka's format, and be read back unchanged.
-func TestBatchesAreTheFormat(t *testing.T) {
+func TestBatchesFollowTheFormat(t *testing.T) {
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 8 << 20})
 	for range 150 {

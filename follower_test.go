@@ -262,7 +262,7 @@ func requireEqualRecords(t *testing.T, a, b *seglog.Log) {
 }
 
 // A stream that breaks off or is damaged at any byte must leave the follower with the whole batches before that byte.
-func TestTransferFromTornAndSpoilt(t *testing.T) {
+func TestTransferFromTornAndDamaged(t *testing.T) {
 	f := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	var ends []int64
 	stream := func() (b []byte) {

@@ -31,7 +31,7 @@ func sizedBatch(t testing.TB, base int64, size int) []byte {
 	return rawBatch{base: base, count: 1, body: rawRecord(0, 0, sized(t, size).Value)}.bytes()
 }
 
-func TestNoBytes(t *testing.T) {
+func TestEmptyInputs(t *testing.T) {
 	for _, p := range policies {
 		l := open(t, t.TempDir(), &seglog.Options{Flush: p})
 		_, err := l.Append()

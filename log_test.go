@@ -258,7 +258,7 @@ func TestConcurrentAppends(t *testing.T) {
 	}
 }
 
-func TestUnclean(t *testing.T) {
+func TestOpenAfterKill(t *testing.T) {
 	// A copy of the files of an open log is what a kill of its process would leave.
 	for _, p := range policies {
 		dir := t.TempDir()

@@ -109,7 +109,7 @@ func TestSnapshotOfLinkedSegments(t *testing.T) {
 }
 
 // These error messages must name the cause.
-func TestWords(t *testing.T) {
+func TestErrorMessages(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
 	_, err := l.TransferFrom(bytes.NewReader(append(plainBatch(0, "a", "b"), plainBatch(10, "c")...)), -1)
@@ -135,7 +135,7 @@ func TestWords(t *testing.T) {
 
 // A walk that a cut ends reports an offset that may hold another record since then. The error must not deny the existence of a record
 // that Read would return.
-func TestWordsBesideACut(t *testing.T) {
+func TestErrorMessageBesideACut(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	appendN(t, l, 0, 3)
 	var err error
@@ -151,7 +151,7 @@ func TestWordsBesideACut(t *testing.T) {
 }
 
 // If the directory was only moved, the error must not claim that another directory took its place.
-func TestWordsBesideAMovedDirectory(t *testing.T) {
+func TestErrorMessageOfAMovedDirectory(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("an open directory can't be moved")
 	}

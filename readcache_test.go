@@ -101,7 +101,7 @@ func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[
 
 // Read must return the same records as Records, from batches of any kind, in any order, in several goroutines, also with a cache that
 // is too small or whose size changes; and the cache must stay within its bound.
-func TestReadOutOfLargeBatches(t *testing.T) {
+func TestReadFromLargeBatches(t *testing.T) {
 	for _, limit := range []int64{defaultReadCacheBytes, 64 << 10, 4 << 10, 1, 0} {
 		for what, fsys := range map[string]fileSystem{"mapped": osFS{}, "read": newCountingFS()} {
 			t.Run(fmt.Sprintf("%d %s", limit, what), func(t *testing.T) {

@@ -127,7 +127,7 @@ func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
 
 // The age of a view counts from the start of the read of seglog.state that confirmed it, even if the process was held up during that
 // read.
-func TestReadOnlyAgesFromTheLook(t *testing.T) {
+func TestReadOnlyViewAgesFromTheReadOfTheState(t *testing.T) {
 	dir := t.TempDir()
 	w, err := Open(dir, nil)
 	require.NoError(t, err)

@@ -150,7 +150,7 @@ func (h *hesitant) Read(p []byte) (int, error) {
 }
 
 // The buffer must grow with the bytes that arrive, not by the length field of a batch.
-func TestScanAllocatesWhatArrives(t *testing.T) {
+func TestScanAllocatesForArrivedBytesOnly(t *testing.T) {
 	stream := scanSeed()
 	binary.BigEndian.PutUint32(stream[atBatchLength:], math.MaxInt32-lengthOverhead)
 	allocated := func() uint64 {

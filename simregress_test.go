@@ -434,7 +434,7 @@ func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
 
 // The next Open recognizes the segments that a deletion could not remove, because they lie below the start. A Reset to a lower
 // offset must remove them first: the next Open took them for segments of another log, and refused.
-func TestResetBelowWhatADeletionLeft(t *testing.T) {
+func TestResetBelowLeftoversOfADeletion(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	o := Options{SegmentBytes: 4096}
 	u := newSimUser(s, o, 1)

@@ -12,7 +12,7 @@ import (
 )
 
 // The sizes in Stats must add up to the disk space of the files, whatever the states of the segments.
-func TestStatsTellWhatTheDiskHolds(t *testing.T) {
+func TestStatsMatchDiskSpace(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: 4 << 20})
 	require.NoError(t, err)

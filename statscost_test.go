@@ -111,7 +111,7 @@ func TestStatsCountFailedAppends(t *testing.T) {
 }
 
 // Retain must count only deleted segments, not those that it could not delete because a call failed.
-func TestRetainCountsWhatIsGone(t *testing.T) {
+func TestRetainCountsDeletedSegments(t *testing.T) {
 	disk := new(fullDisk)
 	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)

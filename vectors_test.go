@@ -197,7 +197,7 @@ func TestVectorsByAppendBatch(t *testing.T) {
 }
 
 // Damaged batches must be refused: the negative cases of testdata/vectors, and batches with a flipped bit.
-func TestVectorsSpoilt(t *testing.T) {
+func TestDamagedVectors(t *testing.T) {
 	good := readVectors(t)["k-none"]
 	want, err := decoded(good)
 	require.NoError(t, err)

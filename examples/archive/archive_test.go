@@ -148,9 +148,9 @@ func runArchiver(t *testing.T, a *archiver, l *seglog.Log) (ended chan error, st
 	return ended, stop
 }
 
-// TestOnlyWhatIsVerifiedGoes checks that retention deletes nothing while copies fail or differ from the log, and deletes segments
+// TestOnlyVerifiedSegmentsAreDeleted checks that retention deletes nothing while copies fail or differ from the log, and deletes segments
 // afterwards.
-func TestOnlyWhatIsVerifiedGoes(t *testing.T) {
+func TestOnlyVerifiedSegmentsAreDeleted(t *testing.T) {
 	to, err := openStore(t.TempDir())
 	require.NoError(t, err)
 	f := &faulty{store: to, fail: true}

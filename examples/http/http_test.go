@@ -265,8 +265,8 @@ func TestErrorsNameNoFiles(t *testing.T) {
 	require.NotContains(t, w.Body.String(), dir)
 }
 
-// TestPageBeginsWithWhatIsThere checks that the page asks for the last records, and gets them.
-func TestPageBeginsWithWhatIsThere(t *testing.T) {
+// TestPageBeginsWithLastRecords checks that the page asks for the last records, and gets them.
+func TestPageBeginsWithLastRecords(t *testing.T) {
 	require.Contains(t, string(page), `"last=" + shown`)
 	s, _ := newSite(t, 1000)
 	for query, first := range map[string]string{"?last=200": "id: 800\n", "?last=5000": "id: 0\n", "?from=3&last=5": "id: 3\n", "?last=1": "id: 999\n"} {

@@ -97,7 +97,7 @@ func TestEveryVersionIsUnderstood(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotUnderstoodEndsTheConnection(t *testing.T) {
+func TestInvalidRequestsEndTheConnection(t *testing.T) {
 	b := startBroker(t, Config{Limits: Limits{RequestBytes: 1 << 20}})
 	newer := kmsg.NewPtrMetadataRequest()
 	newer.Version = 13

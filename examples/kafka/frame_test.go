@@ -189,8 +189,8 @@ func (s *slowSource) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestFrameTakesWhatArrived checks that a frame takes memory only for bytes that arrive, and that the memory is released.
-func TestFrameTakesWhatArrived(t *testing.T) {
+// TestFrameTakesMemoryForArrivedBytesOnly checks that a frame takes memory only for bytes that arrive, and that the memory is released.
+func TestFrameTakesMemoryForArrivedBytesOnly(t *testing.T) {
 	const claimed = 90 << 20
 	inFlight := semaphore.NewWeighted(claimed)
 	for _, sent := range []int{0, 1, firstBytes, 1 << 20, 10 << 20} {

@@ -21,7 +21,7 @@ func groupOpts(group string, opts ...kgo.Opt) []kgo.Opt {
 	}, opts...)
 }
 
-func TestGroupGoesOnWhereItWas(t *testing.T) {
+func TestGroupContinuesWhereItWas(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.produce("t", "a", "b", "c")
 	first := b.client(groupOpts("g")...)

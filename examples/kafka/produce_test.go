@@ -174,9 +174,9 @@ func TestProducerIDsAreGivenOnce(t *testing.T) {
 	}
 }
 
-// TestOnceOverRestarts restarts the server many times while a producer sends. Requests that were stored but not answered are sent again,
+// TestStoredOnceDespiteRestarts restarts the server many times while a producer sends. Requests that were stored but not answered are sent again,
 // and must not be stored again.
-func TestOnceOverRestarts(t *testing.T) {
+func TestStoredOnceDespiteRestarts(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 2, nil)
 	producer := b.client(kgo.RecordRetries(1000), kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }),

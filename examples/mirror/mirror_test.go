@@ -167,8 +167,8 @@ func TestResets(t *testing.T) {
 	require.Equal(t, []string{"100later"}, values(t, empty))
 }
 
-// TestGoesOn checks that the follower continues after a broken connection from the end of its copy.
-func TestGoesOn(t *testing.T) {
+// TestContinuesAfterABrokenConnection checks that the follower continues after a broken connection from the end of its copy.
+func TestContinuesAfterABrokenConnection(t *testing.T) {
 	leader := newLog(t, 0, "a", "b", "c")
 	first := batches(t, leader, 0)
 	// The first connection ends within the second batch; the next ones get the rest.

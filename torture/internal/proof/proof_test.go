@@ -104,7 +104,7 @@ func TestCheckSees(t *testing.T) {
 }
 
 // A batch that was missing when the log was first checked must not appear later.
-func TestCheckSeesOneComeBack(t *testing.T) {
+func TestCheckSeesALostBatchComeBack(t *testing.T) {
 	l, g := written(t, 3)
 	_, err := g.Check(l)
 	require.NoError(t, err)
