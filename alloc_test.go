@@ -26,6 +26,7 @@ func requireAllocs(t *testing.T, what string, want float64, call func()) {
 	require.Equal(t, want, least, what)
 }
 
+// Append and AppendBatch must not allocate: at a million records a second, garbage would dominate the cost.
 func TestAllocations(t *testing.T) {
 	for _, p := range policies {
 		l := open(t, t.TempDir(), &seglog.Options{Flush: p, SegmentBytes: 64 << 20})
@@ -54,6 +55,7 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// Read may allocate only the caller's copy, and iterators only a constant number of times.
 func TestAllocationsOfReads(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20})
 	plain := seglog.Record{Time: time.UnixMilli(1700000000000), Key: []byte("key"), Value: bytes.Repeat([]byte{'v'}, 100)}
@@ -110,6 +112,7 @@ func TestAllocationsOfReads(t *testing.T) {
 	}
 }
 
+// TransferTo must not allocate, neither with zero copy nor through Write.
 func TestAllocationsOfTransfers(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 1 << 20})
 	appendN(t, l, 0, 20000)

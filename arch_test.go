@@ -68,6 +68,7 @@ var cycles = []cycle{
 	{[]string{"transfer.go", "transfer_linux.go", "transfer_other.go"}, "the zero-copy path of a platform is a method of the transfer"},
 }
 
+// TestArchitecture checks the layering, the package comment, the sizes and the dependencies of the package.
 func TestArchitecture(t *testing.T) {
 	files := sources(t)
 	uses := findAllUses(t, files)

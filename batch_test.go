@@ -160,6 +160,7 @@ func malformed() map[string][]byte {
 	}
 }
 
+// Malformed batches must be refused by Decode and AppendBatch, even though their CRC is valid.
 func TestMalformedRecords(t *testing.T) {
 	for name, b := range malformed() {
 		l := open(t, t.TempDir(), nil)

@@ -191,6 +191,8 @@ func TestFollowerKilled(t *testing.T) {
 	sameFiles(t, dir, follower)
 }
 
+// A follower that receives its leader's batches in sections of any size, with restarts in between, must end with the same
+// files.
 func TestFollowerInPieces(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {
@@ -324,6 +326,7 @@ func TestTransferFromTornAndDamaged(t *testing.T) {
 	}
 }
 
+// TransferFrom must refuse batches that do not continue the log or that differ from those that it has, and name both offsets.
 func TestTransferFromThatDoesNotJoin(t *testing.T) {
 	for _, p := range policies {
 		f := open(t, t.TempDir(), &seglog.Options{Flush: p})

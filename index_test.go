@@ -47,6 +47,7 @@ func kafkaIndexes(all []stored, interval int) map[string][2][]byte {
 	return indexes
 }
 
+// The index files must be those that Kafka would write, byte for byte, also across restarts.
 func TestIndexesAreKafkas(t *testing.T) {
 	for _, interval := range []int{1, 300, 4096} {
 		for _, restarts := range []bool{false, true} {

@@ -31,6 +31,7 @@ func sizedBatch(t testing.TB, base int64, size int) []byte {
 	return rawBatch{base: base, count: 1, body: rawRecord(0, 0, sized(t, size).Value)}.bytes()
 }
 
+// Empty inputs must be refused or have no effect, and empty records be stored.
 func TestEmptyInputs(t *testing.T) {
 	for _, p := range policies {
 		l := open(t, t.TempDir(), &seglog.Options{Flush: p})

@@ -69,6 +69,7 @@ func TestOffsetErrors(t *testing.T) {
 	requireN(t, l, 101, 200)
 }
 
+// The batches that TransferTo sends must be readable by Decode and acceptable to TransferFrom.
 func TestTransferToDecodeTransferFrom(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 64 << 10})
 	appendN(t, l, 0, 3000)

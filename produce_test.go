@@ -164,6 +164,7 @@ func TestInflationLimit(t *testing.T) {
 	require.Len(t, r.Value, 300_000)
 }
 
+// Verify and Repair must not take a batch for damaged because it inflates to more than their limit.
 func TestVerifyAndRepairLeaveLargeBatchesAlone(t *testing.T) {
 	big := rawBatch{attributes: 1, count: 1, body: gzipped(rawRecord(0, 0, make([]byte, 300_000)))}.bytes()
 	bad := rawBatch{base: 3, attributes: 1, count: 1, body: gzipped(append(rawRecord(0, 0, make([]byte, 300_000)), 0))}.bytes()

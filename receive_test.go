@@ -118,6 +118,7 @@ func TestTransferFromEpochs(t *testing.T) {
 	require.NoError(t, from(inEpoch(50, 0, "another history")))
 }
 
+// A stream that ends before the announced number of bytes is an error, but no corruption.
 func TestTransferFromShortStream(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	b := append(plainBatch(0, "a"), plainBatch(1, "b")...)
@@ -167,6 +168,7 @@ func TestTransferFromStalls(t *testing.T) {
 	}
 }
 
+// Decode must yield a batch after a gap at once, without waiting for the next batch to confirm the gap.
 func TestDecodeDoesNotWaitBehindGap(t *testing.T) {
 	here, there := net.Pipe()
 	got := make(chan int64, 2)
@@ -202,6 +204,7 @@ type throughBuffer struct {
 
 func (r throughBuffer) SetReadDeadline(at time.Time) error { return r.conn.SetReadDeadline(at) }
 
+// Close must end a TransferFrom that waits for its peer.
 func TestTransferFromEndsWithClose(t *testing.T) {
 	for name, wrap := range map[string]func(net.Conn) io.Reader{
 		"connection": func(c net.Conn) io.Reader { return c },
@@ -253,6 +256,7 @@ func (r *brokenReader) Read(p []byte) (int, error) {
 	return r.n(p), nil
 }
 
+// Counts that io.Reader does not allow must cause an error, not a panic or an endless loop.
 func TestReadersThatBreakTheirContract(t *testing.T) {
 	for name, c := range map[string]struct {
 		n    func(p []byte) int
@@ -290,6 +294,7 @@ type brokenWriter func(p []byte) (int, error)
 
 func (w brokenWriter) Write(p []byte) (int, error) { return w(p) }
 
+// Counts that io.Writer does not allow must cause an error, not a panic or bytes sent twice.
 func TestWritersThatBreakTheirContract(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	appendN(t, l, 0, 100)

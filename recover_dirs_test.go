@@ -168,6 +168,7 @@ func requireRefused(t *testing.T, dir string) *seglog.CorruptError {
 	return c
 }
 
+// The tests TestOpenCaseA to TestOpenCaseJ check Open in the cases of docs/recovery.md.
 func TestOpenCaseA(t *testing.T) {
 	requireLog(t, closedLog(t, 300), "A", 0, 300)
 	// Open does not scan a cleanly closed log, so damage in the middle of the last segment is found by a reader, not by Open.

@@ -67,6 +67,7 @@ var recoveryPatterns = []struct {
 	{8, 'D', "10010.0w."},
 }
 
+// The decision table must decide every finding as recoveryPatterns does, so that a change of either shows.
 func TestRecoveryTable(t *testing.T) {
 	reached := map[int]int{}
 	everyFinding(func(f finding) {

@@ -183,6 +183,7 @@ func TestRepairEveryLength(t *testing.T) {
 	})
 }
 
+// Whatever happens to whole files, Repair must leave a sound log without wrong records.
 func TestRepairFiles(t *testing.T) {
 	eachState(t, func(t *testing.T, d *damaged) {
 		var logs []string

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// The CRC of a range, computed from the CRCs of two prefixes, must equal that of its bytes.
 func TestRangeCRC(t *testing.T) {
 	b := make([]byte, 5000)
 	rng := rand.New(rand.NewPCG(1, 9))

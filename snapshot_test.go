@@ -55,6 +55,7 @@ func snapOptions(p FlushPolicy) *Options {
 	return &Options{Flush: p, SegmentBytes: 8 << 10}
 }
 
+// A snapshot must hold the log as of its time, and be independent of the log afterwards.
 func TestSnapshot(t *testing.T) {
 	for _, p := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
 		for _, n := range []int{0, 1, 50, 700} {
@@ -96,6 +97,7 @@ func awaitSeals(l *Log) {
 	}
 }
 
+// A snapshot must share the sealed segments with the log by hard links, but not the active segment.
 func TestSnapshotLinks(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(filepath.Join(dir, "log"), snapOptions(FlushNone))

@@ -55,6 +55,7 @@ func drained(t *testing.T, here, there net.Conn, all []stored, written int64) {
 	require.True(t, bytes.Equal(want[:written], got))
 }
 
+// A write deadline must end a transfer to a stalled peer, with the number of bytes sent.
 func TestTransferDeadline(t *testing.T) {
 	l, dir, all := bigLog(t)
 	for name, way := range stalledWays(t) {
@@ -105,6 +106,7 @@ func requirePinsGone(t *testing.T, l *seglog.Log, dir string) {
 	requireReleased(t, dir)
 }
 
+// A connection that the peer resets or this side closes must end a transfer with an error, and release the segments.
 func TestTransferReset(t *testing.T) {
 	l, dir, _ := bigLog(t)
 	for name, way := range stalledWays(t) {

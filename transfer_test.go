@@ -102,6 +102,8 @@ func readTo(c io.Reader, n int64) ([]byte, error) {
 	return b, err
 }
 
+// TransferTo must send the same whole batches over every kind of connection, and bypass user space only where nothing else
+// handles the bytes.
 func TestTransferToSendsWholeBatches(t *testing.T) {
 	l, _, all := transferLog(t, &seglog.Options{SegmentBytes: 16 << 10, IndexBytes: 512})
 	end := l.Offsets().End

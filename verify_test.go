@@ -200,6 +200,7 @@ func TestVerifyWithoutState(t *testing.T) {
 	require.EqualValues(t, segs[len(segs)-1].Batches-1, r.Segments[len(segs)-1].Batches)
 }
 
+// Verify must continue after damage and count the good batches there.
 func TestVerifyCountsPastDamage(t *testing.T) {
 	d := newDamaged(t, true)
 	whole := verifyWorld(t, d.w, nil)
