@@ -23,7 +23,7 @@ import (
 
 const headerLen = 61
 
-// vectors are batches by Kafka, sarama and kafkajs, one "name hex" a line.
+// vectors returns batches that Kafka, sarama and kafkajs wrote. The file has one per line, as "name hex".
 func vectors(t testing.TB) map[string][]byte {
 	text, err := os.ReadFile("testdata/recordbatch-v2.hex")
 	require.NoError(t, err)
@@ -37,7 +37,7 @@ func vectors(t testing.TB) map[string][]byte {
 	return vs
 }
 
-// withBody returns a batch by the given codec around compressed records, its length and CRC made right.
+// withBody returns a batch of the given codec around compressed records, with the right length and CRC.
 func withBody(template []byte, codec seglog.Codec, count int, body []byte) []byte {
 	b := append(bytes.Clone(template[:headerLen]), body...)
 	binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
@@ -77,7 +77,7 @@ func requireRecords(t *testing.T, want []seglog.Record, batch []byte) {
 	}
 }
 
-// kafkaRecords are in every k- vector: time out of order, null key, empty key, empty value, null value, null header.
+// kafkaRecords are the records in every k- vector: with a time out of order, null and empty keys and values, and a null header.
 var kafkaRecords = []seglog.Record{
 	{Offset: 42, Time: ms(1700000000000), Key: []byte("k0"), Value: []byte("hello hello hello hello")},
 	{Offset: 43, Time: ms(1699999999990), Value: []byte{}, Headers: []seglog.Header{{Key: "h", Value: []byte("v")}, {Key: "n"}}},
@@ -106,7 +106,7 @@ func TestDecodeBatchesOfOtherWriters(t *testing.T) {
 	}
 }
 
-// compressors build the compressed part of a batch in every form that writers use.
+// compressors returns functions that compress the records of a batch, one for each form that writers use.
 var compressors = []struct {
 	name     string
 	codec    seglog.Codec
@@ -158,7 +158,7 @@ func zstdStream(t testing.TB, p []byte, opts ...zstd.EOption) []byte {
 	var out bytes.Buffer
 	w, err := zstd.NewWriter(&out, opts...)
 	require.NoError(t, err)
-	// In two writes, so that the frame begins before the size is known.
+	// Write in two parts, so that the frame begins before its size is known.
 	_, err = w.Write(p[:len(p)/2])
 	require.NoError(t, err)
 	require.NoError(t, w.Flush())
@@ -168,7 +168,7 @@ func zstdStream(t testing.TB, p []byte, opts ...zstd.EOption) []byte {
 	return out.Bytes()
 }
 
-// plainRecords encodes n records with values of the given size, half of it noise.
+// plainRecords encodes n records with values of the given size, half of which is noise.
 func plainRecords(n, size int) (plain []byte, want []seglog.Record) {
 	rnd := rand.New(rand.NewSource(int64(n)))
 	for i := range n {
@@ -228,8 +228,8 @@ func TestDecodeAtOnce(t *testing.T) {
 	}
 }
 
-// Damage that a CRC does not show, since it was made right again: the decoders have to find it, or return other
-// records, without a panic and without room for lengths that nothing is behind.
+// The damage here has a corrected CRC. The decoders must notice it or return other records, without a panic, and without allocating
+// memory for lengths that are only claimed.
 func TestDecodeDamaged(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, _ := plainRecords(20, 40)
@@ -242,7 +242,7 @@ func TestDecodeDamaged(t *testing.T) {
 					refused++
 				}
 			}
-			require.Equal(t, len(body), refused, "a body that was cut has to be refused at every length")
+			require.Equal(t, len(body), refused, "a truncated body must be refused at every length")
 			for at := range body {
 				for _, flip := range []byte{0x01, 0x80, 0xff} {
 					bad := bytes.Clone(body)
@@ -287,7 +287,7 @@ func TestClaimsAreNotBelieved(t *testing.T) {
 	}
 }
 
-// A small batch that really inflates to more than anyone wants ends in an error, not in all memory.
+// A small batch that inflates to a huge size must cause an error, not use up the memory.
 func TestBomb(t *testing.T) {
 	if testing.Short() {
 		t.Skip("inflates 256 MiB")
@@ -305,8 +305,8 @@ func zstdEmpty(t testing.TB) []byte {
 	return e.EncodeAll(nil, nil)
 }
 
-// A batch that inflates to more than Options.MaxInflatedBytes is refused at the door and, once stored, is no damage; the
-// decoders stop at the limit of the log.
+// AppendBatch must refuse a batch that inflates to more than Options.MaxInflatedBytes. Once stored, it is not damage, and the decoders
+// must stop at the limit of the log.
 func TestInflationLimit(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, want := plainRecords(4, 1_000_000)
@@ -332,7 +332,7 @@ func TestInflationLimit(t *testing.T) {
 	}
 }
 
-// Many frames cost what one does.
+// A body of many frames must cost no more than one of a single frame.
 func TestZstdFrames(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, want := plainRecords(300, 1000)
@@ -347,7 +347,7 @@ func TestZstdFrames(t *testing.T) {
 	require.Less(t, allocated(func() { requireRecords(t, want, batch) }), uint64(24*len(plain)+12<<20))
 }
 
-// TruncateTo inside a batch leaves one of the same codec that is no larger than it was.
+// TruncateTo inside a batch must leave a batch of the same codec that is no larger than before.
 func TestTruncateInsideBatch(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, want := plainRecords(100, 10_000)

@@ -17,11 +17,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// jvm is the one process that runs Kafka's storage classes for all tests: a request and an answer are a line each.
+// jvm is the process that runs Kafka's storage classes for all tests. Requests and answers are a line each.
 var jvm struct {
 	sync.Mutex
 	once   sync.Once
-	skip   string // why there is none
+	skip   string // the reason, if there is no JVM
 	in     io.WriteCloser
 	out    *bufio.Reader
 	cmd    *exec.Cmd
@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// startJVM leaves the reason in jvm.skip if Java, Maven or Kafka's jars can't be had. need.sh builds and fetches.
+// startJVM starts the JVM. If Java, Maven or Kafka's jars are not available, it leaves the reason in jvm.skip. The script need.sh
+// builds and fetches what is needed.
 func startJVM() {
 	build := exec.Command("bash", "-c", ". ./need.sh; need_tools java javac mvn; need_jars", "interop")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -70,7 +71,7 @@ func startJVM() {
 	jvm.cmd, jvm.in, jvm.out = cmd, in, bufio.NewReaderSize(out, 1<<20)
 }
 
-// needKafka skips the test where Kafka's code can't be had.
+// needKafka skips the test if Kafka's code is not available.
 func needKafka(t testing.TB) {
 	t.Helper()
 	jvm.once.Do(startJVM)
@@ -80,7 +81,7 @@ func needKafka(t testing.TB) {
 	require.NoError(t, jvm.broken)
 }
 
-// kafkaOpts are the settings of a log as Kafka names them.
+// kafkaOpts holds the settings of a log under Kafka's names.
 type kafkaOpts struct {
 	SegmentBytes int64 `json:"segmentBytes,omitempty"`
 	IndexBytes   int   `json:"indexBytes,omitempty"`
@@ -101,7 +102,7 @@ type request struct {
 	_       struct{}  // named fields only
 }
 
-// ask has Kafka do something; the fields of answer that the command sets are filled in.
+// ask sends a command to Kafka, which fills in the fields of answer that it sets.
 func ask(t testing.TB, r request, answer any) {
 	t.Helper()
 	require.NoError(t, tryAsk(t, r, answer))
@@ -115,7 +116,7 @@ func tryAsk(t testing.TB, r request, answer any) error {
 	line, err := json.Marshal(r)
 	require.NoError(t, err)
 	_, err = jvm.in.Write(append(line, '\n'))
-	require.NoError(t, err, "the JVM takes no more requests")
+	require.NoError(t, err, "the JVM accepts no more requests")
 	line, err = jvm.out.ReadBytes('\n')
 	require.NoError(t, err, "the JVM gave no answer to %s", r.Cmd)
 	var failed struct{ Error string }
@@ -129,7 +130,7 @@ func tryAsk(t testing.TB, r request, answer any) error {
 	return nil
 }
 
-// record and batch describe what Kafka's encoder is to build, and what its decoder read.
+// record and batch describe batches that Kafka's encoder is to build, and batches that its decoder has read.
 type record struct {
 	O *int64   `json:"o,omitempty"` // nil: the next one
 	T int64    `json:"t"`
@@ -161,11 +162,11 @@ type batch struct {
 	Last          *int64   `json:"last,omitempty"`
 	T             *int64   `json:"t,omitempty"` // of a control or an empty batch
 	Records       []record `json:"records,omitempty"`
-	Repeat        int      `json:"repeat,omitempty"` // append it so many times,
-	Step          int64    `json:"step,omitempty"`   // each time so many milliseconds later
+	Repeat        int      `json:"repeat,omitempty"` // the number of times to append it,
+	Step          int64    `json:"step,omitempty"`   // each time this many milliseconds later
 }
 
-// dumped is a batch as Kafka's decoder read it.
+// dumped is a batch as Kafka's decoder reads it.
 type dumped struct {
 	File            string
 	Pos, Size       int64
@@ -187,7 +188,7 @@ func kafkaDump(t testing.TB, dir string) []dumped {
 	return answer.Batches
 }
 
-// kafkaEncode returns the bytes of a batch by Kafka's encoder.
+// kafkaEncode returns a batch as Kafka's encoder writes it.
 func kafkaEncode(t testing.TB, b batch) []byte {
 	t.Helper()
 	var answer struct{ Batch []byte }
@@ -195,7 +196,7 @@ func kafkaEncode(t testing.TB, b batch) []byte {
 	return answer.Batch
 }
 
-// kafkaVerify requires that Kafka finds no fault with a directory; it returns how its indexes differ from rebuilt ones.
+// kafkaVerify checks that Kafka finds nothing wrong with a directory, and returns how the indexes differ from rebuilt ones.
 func kafkaVerify(t testing.TB, dir string, opts kafkaOpts) (rebuildDiffs []string) {
 	t.Helper()
 	var answer struct {
@@ -206,9 +207,9 @@ func kafkaVerify(t testing.TB, dir string, opts kafkaOpts) (rebuildDiffs []strin
 	return answer.RebuildDiffs
 }
 
-// kafkaDumpLog requires that kafka-dump-log has nothing to say. Its exit status is 0 even then: the text decides.
-// Of a compacted log it always says that offsets are not consecutive, and that a batch without records, whose header
-// keeps its greatest time, has none.
+// kafkaDumpLog checks that kafka-dump-log reports no problem. The exit status is 0 in any case, so the text decides. Of a compacted
+// log, the tool always reports that offsets are not consecutive, and that a batch without records lacks the greatest time that its
+// header keeps.
 func kafkaDumpLog(t testing.TB, dir string, gaps bool) {
 	t.Helper()
 	var answer struct{ Out, Err string }
@@ -227,14 +228,14 @@ func kafkaDumpLog(t testing.TB, dir string, gaps bool) {
 var ofCompaction = regexp.MustCompile(`^(Non-consecutive offsets in .*|  \d+ is followed by \d+|` +
 	`Found timestamp mismatch in :.*|  Index timestamp: \d+, log timestamp: -1)$`)
 
-// topicDir is a fresh directory with a name that Kafka takes for a partition.
+// topicDir returns a new directory with a name that Kafka accepts for a partition.
 func topicDir(t testing.TB) string {
 	dir := filepath.Join(t.TempDir(), "interop-0")
 	require.NoError(t, os.Mkdir(dir, 0o755))
 	return dir
 }
 
-// segmentFiles reads all .log, .index and .timeindex files of a directory.
+// segmentFiles returns the contents of all .log, .index and .timeindex files of a directory.
 func segmentFiles(t testing.TB, dir string) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{}
@@ -250,7 +251,7 @@ func segmentFiles(t testing.TB, dir string) map[string][]byte {
 	return files
 }
 
-// copyDir copies the segment files, and no state of either side, into a fresh directory.
+// copyDir copies the segment files, without the state of either program, into a new directory.
 func copyDir(t testing.TB, from string) string {
 	t.Helper()
 	to := topicDir(t)

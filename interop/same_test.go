@@ -11,7 +11,7 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// The same appends through seglog and through Kafka give the same bytes in every file, and both read them alike.
+// The same appends through seglog and through Kafka must give the same bytes in every file, and both programs must read them alike.
 func TestSameBytes(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) {
@@ -28,7 +28,7 @@ func TestSameBytes(t *testing.T) {
 	}
 }
 
-// An index that is full rolls the segment: the time index first where times grow, else the offset index.
+// A full index must roll the segment: the time index if times grow, otherwise the offset index.
 func TestSameBytesIndexFull(t *testing.T) {
 	needKafka(t)
 	if testing.Short() {
@@ -61,8 +61,8 @@ func TestSameBytesIndexFull(t *testing.T) {
 	}
 }
 
-// requireSameLookups asks both for records by offset and by time. Kafka opens the directory as after a clean stop,
-// which is to trust our indexes.
+// requireSameLookups looks up records by offset and by time in both programs. Kafka opens the directory as after a clean shutdown, so
+// that it trusts seglog's indexes.
 func requireSameLookups(t *testing.T, dir string, s *shape) {
 	t.Helper()
 	batches := kafkaDump(t, dir)
@@ -92,8 +92,8 @@ func requireSameLookups(t *testing.T, dir string, s *shape) {
 	}
 }
 
-// A log that is closed and opened again between appends: seglog's files stay those of one long session, every entry
-// right. (Kafka forgets at a restart how many bytes came since its last index entry, and so spaces entries wider.)
+// If the log is closed and opened again between appends, seglog's files must equal those of one long session. (Kafka forgets at a
+// restart the number of bytes since its last index entry, and so spaces entries more widely.)
 func TestSameBytesInSessions(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) / 4 {
@@ -114,7 +114,7 @@ func TestSameBytesInSessions(t *testing.T) {
 	}
 }
 
-// requireSameLogs compares the .log files alone.
+// requireSameLogs compares only the .log files.
 func requireSameLogs(t *testing.T, kafka, ours string) {
 	t.Helper()
 	want, got := segmentFiles(t, kafka), segmentFiles(t, ours)
@@ -125,7 +125,7 @@ func requireSameLogs(t *testing.T, kafka, ours string) {
 	}
 }
 
-// What a kill leaves of seglog's directory is recovered by Kafka without the loss of a record, and by seglog.
+// Kafka and seglog must both recover a directory that a kill of seglog left, without the loss of a record.
 func TestKafkaRecoversKilledSeglog(t *testing.T) {
 	needKafka(t)
 	for i := range int64(6) {
@@ -140,7 +140,7 @@ func TestKafkaRecoversKilledSeglog(t *testing.T) {
 				require.NoError(t, err)
 			}
 			end := l.Offsets().End
-			// Rolled segments are sealed behind the appender's back; a copy must not mix before and after.
+			// Rolled segments are sealed in the background; a copy must not mix files from before and after a seal.
 			require.NoError(t, l.Sync())
 			waitSealed(t, dir)
 			killed := copyDir(t, dir)
@@ -157,14 +157,14 @@ func TestKafkaRecoversKilledSeglog(t *testing.T) {
 	}
 }
 
-// waitSealed waits until two looks at the directory agree.
+// waitSealed waits until the directory does not change from one check to the next.
 func waitSealed(t *testing.T, dir string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for before := segmentFiles(t, dir); ; {
 		select {
 		case <-ctx.Done():
-			require.Fail(t, "the directory does not come to rest")
+			require.Fail(t, "the directory keeps changing")
 		case <-time.After(50 * time.Millisecond):
 		}
 		now := segmentFiles(t, dir)
@@ -187,7 +187,8 @@ func sameFiles(a, b map[string][]byte) bool {
 	return true
 }
 
-// What a kill leaves of Kafka's directory, its indexes 10 MiB of zeros behind the entries, is opened by seglog whole.
+// Seglog must open a directory that a kill of Kafka left, with indexes that have 10 MiB of zeros after their entries, without the loss
+// of a record.
 func TestSeglogOpensKilledKafka(t *testing.T) {
 	needKafka(t)
 	for i := range int64(6) {
@@ -205,7 +206,7 @@ func TestSeglogOpensKilledKafka(t *testing.T) {
 	}
 }
 
-// A directory goes back and forth, each side adding to what the other left, with and without Kafka's clean mark.
+// A directory goes back and forth between the programs, each of which appends to it, with and without Kafka's mark of a clean shutdown.
 func TestTakingTurns(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) / 6 {

@@ -16,11 +16,11 @@ import (
 )
 
 var (
-	shapes = flag.Int("shapes", 18, "how many random shapes of a log to compare")
-	seed   = flag.Int64("seed", 1, "of the first shape; each next one adds 1")
+	shapes = flag.Int("shapes", 18, "number of random shapes of a log to compare")
+	seed   = flag.Int64("seed", 1, "seed of the first shape; each later shape adds 1")
 )
 
-// shape is a whole log to write: the settings and one batch for each append.
+// shape describes a log to write: the settings, and one batch for each append.
 type shape struct {
 	name    string
 	options seglog.Options
@@ -35,8 +35,8 @@ func (s *shape) kafka() kafkaOpts {
 	}
 }
 
-// randomShape draws every dimension for itself: sizes of batches, records, keys, values; null and empty; headers; times
-// in and out of order; segments of a few batches or of all; dense and sparse indexes.
+// randomShape chooses every dimension at random: sizes of batches, records, keys and values, null and empty ones, headers, times in and
+// out of order, segments of a few batches or of all, and dense and sparse indexes.
 func randomShape(seed int64) *shape {
 	rnd := rand.New(rand.NewSource(seed))
 	s := &shape{options: seglog.Options{
@@ -51,7 +51,7 @@ func randomShape(seed int64) *shape {
 	maxValue := []int{0, 10, 120, 130, 3000, 200_000}[rnd.Intn(6)]
 	maxValue = min(maxValue, int(s.options.SegmentBytes)/4) // so that at least one record fits
 	appends := []int{1, 2, 30, 400, 3000}[rnd.Intn(5)]
-	// The files must not depend on when they are flushed, but the way bytes get into them does.
+	// The flush policy determines the way in which bytes are written, but must not change the files.
 	s.options.Flush = seglog.FlushPolicy(rnd.Intn(3))
 	if appends > 400 && s.options.Flush == seglog.FlushSync {
 		s.options.Flush = seglog.FlushNone
@@ -134,7 +134,7 @@ func noise(rnd *rand.Rand, n int) []byte {
 	return b
 }
 
-// toSeglog is the argument of Append for a described batch.
+// toSeglog returns the arguments of Append for a described batch.
 func toSeglog(b batch) []seglog.Record {
 	out := make([]seglog.Record, len(b.Records))
 	for i, r := range b.Records {
@@ -164,7 +164,7 @@ func kafkaAppend(t testing.TB, dir string, opts kafkaOpts, batches []batch) {
 	ask(t, request{Cmd: "write", Dir: dir, Opts: opts, Batches: batches}, nil)
 }
 
-// requireSameFiles compares all segment files, by the first byte that differs.
+// requireSameFiles compares all segment files, and reports the first byte that differs.
 func requireSameFiles(t testing.TB, kafka, ours string) {
 	t.Helper()
 	requireFiles(t, segmentFiles(t, kafka), segmentFiles(t, ours))
@@ -213,7 +213,7 @@ func requireRecords(t testing.TB, dir string, want []dumped) {
 		requireRecord(t, records[i], r)
 		i++
 	}
-	require.Equal(t, len(records), i, "records that Kafka reads and seglog does not")
+	require.Equal(t, len(records), i, "seglog must read as many records as Kafka")
 	if n := len(want); n > 0 {
 		require.Equal(t, want[n-1].Last+1, l.Offsets().End)
 	}
@@ -238,8 +238,7 @@ func requireRecord(t testing.TB, want record, got seglog.Record) {
 	}
 }
 
-// requireSound has every checker look at a directory: seglog's, Kafka's, and Kafka's tool. The indexes are to be those
-// of a rebuild.
+// requireSound checks a directory with seglog's Verify, with Kafka, and with Kafka's tool. The indexes must equal rebuilt ones.
 func requireSound(t testing.TB, dir string, opts kafkaOpts, gaps bool) {
 	t.Helper()
 	report, err := seglog.Verify(dir, &seglog.VerifyOptions{IndexBytes: opts.IndexBytes})
@@ -249,7 +248,7 @@ func requireSound(t testing.TB, dir string, opts kafkaOpts, gaps bool) {
 	kafkaDumpLog(t, dir, gaps)
 }
 
-// requireGood is requireSound for a directory that Kafka opened and added to: its indexes are right and sparser.
+// requireGood is requireSound for a directory to which Kafka has appended, whose indexes are right but sparser.
 func requireGood(t testing.TB, dir string, opts kafkaOpts, gaps bool) {
 	t.Helper()
 	report, err := seglog.Verify(dir, nil)
@@ -259,7 +258,7 @@ func requireGood(t testing.TB, dir string, opts kafkaOpts, gaps bool) {
 	kafkaDumpLog(t, dir, gaps)
 }
 
-// offsetsAndTimes samples what a reader may ask for, the ends and what lies just beyond times that occur.
+// offsetsAndTimes returns a sample of offsets and times to look up, including the ends and times just beyond those that occur.
 func offsetsAndTimes(rnd *rand.Rand, batches []dumped) (offsets, times []int64) {
 	end := batches[len(batches)-1].Last + 1
 	for range 40 {

@@ -15,9 +15,9 @@ import (
 
 const ms0 = 1_700_000_000_000
 
-// specials are what seglog never writes itself and has to keep, read and index: every codec, times by the broker, an
-// idempotent producer whose sequence wraps, transactions that end well and badly, gaps inside, around and at the end of
-// batches, husks that the cleaner left, records without time, leader epochs that grow, a jump of more than 31 bits.
+// specials are batches that seglog never writes itself but must keep, read and index: of every codec, with times by the broker, of an
+// idempotent producer whose sequence wraps, of committed and aborted transactions, with gaps inside, around and at the end of batches,
+// without records, as the cleaner leaves them, with records without time, with growing leader epochs, and a jump of more than 31 bits.
 func specials() []batch {
 	records := func(n int, t int64) []record {
 		out := make([]record, n)
@@ -56,7 +56,7 @@ var specialOptions = seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 20_00
 
 var specialKafka = kafkaOpts{SegmentBytes: 20_000, IndexBytes: 700, Start: 5}
 
-// Batches of other writers, handed over by TransferFrom, are stored and indexed as Kafka's follower does it.
+// TransferFrom must store and index batches of other writers as a Kafka follower does.
 func TestSpecialBatchesSameBytes(t *testing.T) {
 	needKafka(t)
 	kafka, ours := topicDir(t), topicDir(t)
@@ -65,7 +65,7 @@ func TestSpecialBatchesSameBytes(t *testing.T) {
 	require.NoError(t, err)
 	var last []byte
 	for _, b := range specials() {
-		// Each behind the one before it, which is there already: so a gap is not taken for a stream that does not join.
+		// Send each batch after its predecessor, which the log already has, so that a gap is not taken for a stream that does not join.
 		encoded := kafkaEncode(t, b)
 		stream := append(last, encoded...)
 		n, err := l.TransferFrom(bytes.NewReader(stream), int64(len(stream)))
@@ -79,7 +79,7 @@ func TestSpecialBatchesSameBytes(t *testing.T) {
 	requireRecords(t, ours, kafkaDump(t, kafka))
 }
 
-// One stream of all batches rolls and indexes as one batch at a time does.
+// A single stream of all batches must give the same files as one stream per batch.
 func TestSpecialBatchesInOneStream(t *testing.T) {
 	needKafka(t)
 	kafka, ours, again := topicDir(t), topicDir(t), topicDir(t)
@@ -97,7 +97,7 @@ func TestSpecialBatchesInOneStream(t *testing.T) {
 	require.NoError(t, l.Close())
 	requireSameFiles(t, kafka, ours)
 
-	// And by AppendBatch, which gives offsets of its own, and as Kafka takes no batch with gaps from a producer.
+	// The same holds for AppendBatch, which assigns offsets and, like Kafka, accepts no batch with gaps from a producer.
 	l, err = seglog.Open(again, &specialOptions)
 	require.NoError(t, err)
 	for _, b := range specials() {
@@ -113,7 +113,7 @@ func TestSpecialBatchesInOneStream(t *testing.T) {
 	requireRecords(t, again, kafkaDump(t, again))
 }
 
-// What a producer sends, in every codec, is given the same offsets and leader epoch by both and else left as it is.
+// Both programs must give a producer's batch, in every codec, the same offsets and leader epoch, and leave the rest unchanged.
 func TestProducerBatchesSameBytes(t *testing.T) {
 	needKafka(t)
 	for i := range int64(4) {
@@ -157,7 +157,7 @@ func requireSections(t *testing.T, l *seglog.Log, want []byte) {
 	require.Equal(t, want, got.Bytes())
 }
 
-// A directory that Kafka wrote with all of these is read, verified and continued; Kafka then goes on with it.
+// Seglog must read, verify and continue a directory that Kafka wrote with all of these batches, and Kafka must then continue it in turn.
 func TestSeglogContinuesKafkaSpecials(t *testing.T) {
 	needKafka(t)
 	for _, lost := range []string{"", ".index", ".timeindex", "both"} {
@@ -184,7 +184,7 @@ func TestSeglogContinuesKafkaSpecials(t *testing.T) {
 			dump = kafkaDump(t, dir)
 			requireRecords(t, dir, dump)
 			require.Equal(t, end+1, dump[len(dump)-1].Last)
-			// A follower of a log whose leader epochs go back loses track of them.
+			// A follower of a log whose leader epochs go back would lose track of them.
 			for i := 1; i < len(dump); i++ {
 				require.GreaterOrEqual(t, dump[i].Epoch, dump[i-1].Epoch, "leader epoch of the batch at %d", dump[i].Base)
 			}
@@ -192,7 +192,7 @@ func TestSeglogContinuesKafkaSpecials(t *testing.T) {
 	}
 }
 
-// readEverySegment looks into each segment by offset and by time, which is when an index that is not there is rebuilt.
+// readEverySegment looks up an offset and a time in each segment, which rebuilds missing indexes.
 func readEverySegment(t *testing.T, dir string) {
 	t.Helper()
 	l, err := seglog.Open(dir, &specialOptions)
@@ -207,7 +207,7 @@ func readEverySegment(t *testing.T, dir string) {
 	require.NoError(t, l.Close())
 }
 
-// Kafka's own log cleaner leaves gaps, batches that shrank, husks, and segments that were merged.
+// Seglog must read a log that Kafka's log cleaner has left, with gaps, smaller batches, batches without records, and merged segments.
 func TestCompactedByKafka(t *testing.T) {
 	needKafka(t)
 	dir := topicDir(t)
@@ -218,7 +218,7 @@ func TestCompactedByKafka(t *testing.T) {
 	for i := range int64(400) {
 		b := batch{PID: ptr(i % 3), PEpoch: ptr(int16(0)), Seq: ptr(int32(i / 3 * 4)), Codec: []string{"", "lz4", "zstd"}[i%3]}
 		if i == 5 {
-			// The only batch of its producer, every key of it written again later: a husk is what stays.
+			// Every key of the producer's only batch is written again later, so the cleaner leaves a batch without records.
 			b.PID, b.Seq = ptr(int64(99)), ptr(int32(0))
 		}
 		for j := range int64(4) {
@@ -234,7 +234,7 @@ func TestCompactedByKafka(t *testing.T) {
 	kafkaAppend(t, dir, opts, batches)
 	before := kafkaDump(t, dir)
 	ask(t, request{Cmd: "compact", Dir: dir, Opts: opts}, nil)
-	// The cleaner puts what it replaced aside under .deleted names, as a broker would until its next sweep.
+	// The cleaner renames the segments that it replaces to .deleted, and a broker would remove them later.
 	after := kafkaDump(t, dir)
 	require.Less(t, len(after), len(before)/2)
 	husks := 0
@@ -253,7 +253,7 @@ func TestCompactedByKafka(t *testing.T) {
 	l, err := seglog.Open(dir, &options)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, l.Close()) }()
-	// Every offset that ever was asks for the next one that still is.
+	// A read from any old offset must yield the next record that is left.
 	kept := map[int64]bool{}
 	for _, b := range after {
 		for _, r := range b.Records {
@@ -276,7 +276,7 @@ func TestCompactedByKafka(t *testing.T) {
 	require.Equal(t, int64(1600), at)
 }
 
-// Damage is seen by both, and neither takes it for something else.
+// Both programs must notice damage, and report it as such.
 func TestDamageIsSeenByBoth(t *testing.T) {
 	needKafka(t)
 	s := randomShape(7)
