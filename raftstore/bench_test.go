@@ -15,8 +15,8 @@ func openBench(b *testing.B) *Store {
 	return s
 }
 
-// The suite that raft has for its stores. One of its functions needs help: DeleteRange leaves gaps between the entries that it
-// stores, which a store that is monotonic refuses.
+// These benchmarks are raft's own suite for stores. Its benchmark of DeleteRange leaves gaps between the entries that it stores, which
+// a monotonic store refuses, so dense closes them.
 func BenchmarkFirstIndex(b *testing.B)  { raftbench.FirstIndex(b, openBench(b)) }
 func BenchmarkLastIndex(b *testing.B)   { raftbench.LastIndex(b, openBench(b)) }
 func BenchmarkGetLog(b *testing.B)      { raftbench.GetLog(b, openBench(b)) }
@@ -28,7 +28,7 @@ func BenchmarkGet(b *testing.B)         { raftbench.Get(b, openBench(b)) }
 func BenchmarkSetUint64(b *testing.B)   { raftbench.SetUint64(b, openBench(b)) }
 func BenchmarkGetUint64(b *testing.B)   { raftbench.GetUint64(b, openBench(b)) }
 
-// dense closes the gaps that the suite leaves: its entries 10*n to 10*n+2 are 3*n+1 to 3*n+3 here.
+// dense closes the gaps that the suite leaves: it stores the suite's entries 10*n to 10*n+2 as 3*n+1 to 3*n+3.
 type dense struct{ *Store }
 
 func (d dense) index(i uint64) uint64 { return i/10*3 + min(i%10, 2) + 1 }
@@ -47,7 +47,7 @@ func (d dense) DeleteRange(min, max uint64) error {
 	return d.Store.DeleteRange(d.index(min), d.index(max))
 }
 
-// BenchmarkGetLogAfterStoreLogs stores 64 entries of 1 KiB and gets each, as a server does that applies what it stored.
+// BenchmarkGetLogAfterStoreLogs stores 64 entries of 1 KiB and gets each of them, as a server does that applies new entries.
 func BenchmarkGetLogAfterStoreLogs(b *testing.B) {
 	s := openBench(b)
 	entries := make([]*raft.Log, 64)

@@ -13,14 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestConcurrentGetLog reads, one after the other and here and there, beside a writer that appends, cuts the back, deletes
-// the front and begins anew. No reader may get an entry that is not the one at its index, one that was cut before the call
-// began, or an error for one that is there all the time.
+// TestConcurrentGetLog reads entries, sequentially and at random, while a writer appends, deletes entries at both ends and starts over.
+// No reader may get an entry of another index, an entry that was deleted before the call began, or an error for an entry that exists
+// throughout.
 func TestConcurrentGetLog(t *testing.T) {
 	s := openStore(t, t.TempDir(), small)
 	var (
 		stop  atomic.Bool
-		gone  atomic.Uint64 // entries of terms below it were cut or deleted at the back, from cutAt on
+		gone  atomic.Uint64 // from index cutAt on, entries of lower terms have been deleted
 		cutAt atomic.Uint64
 		wg    sync.WaitGroup
 		reads atomic.Int64
@@ -49,7 +49,7 @@ func TestConcurrentGetLog(t *testing.T) {
 			}
 			term, from := gone.Load(), cutAt.Load()
 			switch err := s.GetLog(index, &got); {
-			case errors.Is(err, raft.ErrLogNotFound): // it was deleted meanwhile
+			case errors.Is(err, raft.ErrLogNotFound): // the writer has deleted the entry
 			case err != nil:
 				t.Errorf("entry %d: %v", index, err)
 				return
@@ -87,7 +87,7 @@ func TestConcurrentGetLog(t *testing.T) {
 			}
 			term++
 			cutAt.Store(0)
-			gone.Store(0) // while the two do not fit, no reader compares
+			gone.Store(0) // readers must not compare while gone and cutAt do not match
 			cutAt.Store(from)
 			gone.Store(term)
 			if next != from {
@@ -109,7 +109,7 @@ func TestConcurrentGetLog(t *testing.T) {
 	t.Logf("%d reads", reads.Load())
 }
 
-// TestConcurrentClose: calls beside Close are done or end with ErrClosed.
+// TestConcurrentClose checks that calls during Close succeed or return ErrClosed.
 func TestConcurrentClose(t *testing.T) {
 	for range 10 {
 		s := openStore(t, t.TempDir(), small)

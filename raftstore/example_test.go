@@ -68,7 +68,7 @@ func Example() {
 	// <nil>
 }
 
-// TestReadme: the lines in README.md are those of the example.
+// TestReadme checks that README.md shows the lines of the example.
 func TestReadme(t *testing.T) {
 	source, err := os.ReadFile("example_test.go")
 	require.NoError(t, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzDecode: no key makes decode panic, and the one that it accepts is the one that its entry is stored with.
+// FuzzDecode checks that decode does not panic, and accepts only the key with which the decoded entry would be stored.
 func FuzzDecode(f *testing.F) {
 	for _, e := range []*raft.Log{entry(1, 1), entry(500, 3), {Index: 1 << 60, Term: 1 << 63}, {}} {
 		f.Add(appendKey(nil, e, 0), int64(e.Index))
@@ -35,7 +35,7 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// FuzzEntry: each entry comes back as it was stored.
+// FuzzEntry checks that each entry is decoded as it was stored.
 func FuzzEntry(f *testing.F) {
 	f.Add(uint64(1), uint64(1), byte(0), int64(1), int64(1), uint64(1))
 	f.Add(uint64(1<<62), uint64(1<<63), byte(255), int64(-1), int64(999999999), uint64(1<<63))
@@ -56,7 +56,7 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// FuzzStable: no stable file makes decodeStable panic or take more than its size, and what it accepts is what it says.
+// FuzzStable checks that decodeStable does not panic, whatever the file holds, and that it returns the values of a valid file.
 func FuzzStable(f *testing.F) {
 	f.Add(encodeStable(1, nil))
 	f.Add(encodeStable(2, map[string][]byte{"CurrentTerm": {0, 0, 0, 0, 0, 0, 0, 1}, "": nil}))
@@ -65,7 +65,7 @@ func FuzzStable(f *testing.F) {
 		if _, values, err := decodeStable(b); err == nil {
 			require.NotNil(t, values)
 		}
-		// With a CRC that is right, the rest is decoded too.
+		// With a valid CRC, the fuzzer gets past the check to the rest of the decoder.
 		body := append([]byte(stableMagic), 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0)
 		number, values, err := decodeStable(seal(append(body, b...)))
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// small makes segments so small that a test of a few hundred entries rolls many times.
+// small sets a segment size so small that a test of a few hundred entries rolls many times.
 var small = &Options{SegmentBytes: 4096}
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func openStore(t testing.TB, dir string, opts *Options) *Store {
 	return s
 }
 
-// entry is one whose contents follow from index and term.
+// entry returns an entry whose contents follow from index and term.
 func entry(index, term uint64) *raft.Log {
 	e := &raft.Log{
 		Index: index, Term: term, Type: raft.LogType(index % 6),
@@ -58,7 +58,7 @@ func requireSame(t testing.TB, want, got *raft.Log) {
 	require.Equal(t, w, g)
 }
 
-// requireEntries checks that exactly the entries first to last of terms are there; terms[i] is that of first+i.
+// requireEntries checks that the store holds exactly len(terms) entries from first on; terms[i] is the term of entry first+i.
 func requireEntries(t testing.TB, s raft.LogStore, first uint64, terms ...uint64) {
 	t.Helper()
 	wantFirst, wantLast := first, first+uint64(len(terms))-1
@@ -83,7 +83,7 @@ func requireEntries(t testing.TB, s raft.LogStore, first uint64, terms ...uint64
 	}
 }
 
-// of is n times term.
+// of returns a slice of n times term.
 func of(term uint64, n int) []uint64 {
 	terms := make([]uint64, n)
 	for i := range terms {

@@ -13,20 +13,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The child of TestKill opens the store in this directory, and makes the changes that follow from the seed until it is
-// killed.
+// The child of TestKill opens the store in the directory childDir, and makes the changes that follow from the seed until it is killed.
 const (
 	childDir  = "RAFTSTORE_CHILD_DIR"
 	childSeed = "RAFTSTORE_CHILD_SEED"
 
-	childSteps = 80 // of one that nobody kills
+	childSteps = 80 // the number of changes of a child that is not killed
 )
 
-// killed has small segments, and no StoreLogs of the model is split into batches, so that each is whole or not there.
+// killed sets a segment size that is small, but large enough for each StoreLogs of the model to fit in one batch, so that it takes
+// effect as a whole or not at all.
 var killed = &Options{SegmentBytes: 1 << 14}
 
-// child reads nothing: its changes follow from the seed, and its parent has them from the same generator. It says before
-// each that it begins and after each that it is done.
+// child makes changes that follow from the seed; its parent gets the same changes from the same generator. It reports the beginning and
+// the end of each change.
 func child() {
 	fail := func(err error) {
 		if err != nil {
@@ -50,7 +50,7 @@ func child() {
 	}
 }
 
-// observe makes a model of what a store holds.
+// observe returns a model with the contents of a store.
 func observe(s *Store) (*model, error) {
 	o := s.log.Offsets()
 	m := &model{first: uint64(o.Start), values: make(map[string]uint64)}
@@ -80,8 +80,8 @@ func observe(s *Store) (*model, error) {
 	return m, nil
 }
 
-// TestKill kills a process with -9 at a random point of its changes, many times in the same directory. What it said was
-// done must be there, and of the change it was at, all or nothing.
+// TestKill kills a process with SIGKILL at a random point of its changes, many times in the same directory. The finished changes must
+// be in the store, and the unfinished change must have taken effect as a whole or not at all.
 func TestKill(t *testing.T) {
 	rounds := 25
 	if testing.Short() {
@@ -98,9 +98,9 @@ func TestKill(t *testing.T) {
 				time.AfterFunc(longer, func() { _ = cmd.Process.Kill() })
 			}
 		})
-		require.True(t, ended, "the child ended by itself")
+		require.True(t, ended, "the child exited before it was killed")
 	}
-	t.Logf("%d kills, %d changes, %d changes that were under way had happened", rounds, k.changes, k.happened)
+	t.Logf("%d kills, %d changes, %d unfinished changes that had taken effect", rounds, k.changes, k.happened)
 }
 
 // TestKillAtCalls kills a process at its first, second, ... call of each kind that changes files, before the call is made.
@@ -122,7 +122,7 @@ func TestKillAtCalls(t *testing.T) {
 		for n := 1; n <= each; n++ {
 			at := n
 			if call == "openat" || call == "close" || call == "mmap" {
-				at = n * 5 // the runtime makes some of them
+				at = n * 5 // the runtime makes some of these calls, too
 			}
 			cmd := exec.Command(strace, "-f", "-qq", "-o", os.DevNull, "-e", "trace="+call,
 				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, at), os.Args[0])
@@ -133,11 +133,11 @@ func TestKillAtCalls(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d kills, %d changes, %d changes that were under way had happened", killedAt, k.changes, k.happened)
+	t.Logf("%d kills, %d changes, %d unfinished changes that had taken effect", killedAt, k.changes, k.happened)
 	require.Greater(t, killedAt, each*4)
 }
 
-// killing is a directory whose processes are killed, and what must be in it.
+// killing is a store whose processes are killed, and a model of its contents.
 type killing struct {
 	t                 *testing.T
 	dir               string
@@ -146,7 +146,8 @@ type killing struct {
 	changes, happened int
 }
 
-// run runs a child until it is killed, by whoever is told how much it has done, and checks what it left.
+// run runs a child until it ends, and checks the store that it left. It calls progress with the number of finished changes, so that
+// the caller can kill the child.
 func (k *killing) run(cmd *exec.Cmd, progress func(done int)) {
 	k.t.Helper()
 	k.seed++
@@ -171,7 +172,7 @@ func (k *killing) run(cmd *exec.Cmd, progress func(done int)) {
 	k.check(done, begun)
 }
 
-// check compares the store with the changes that the child finished, and the one that it was at.
+// check compares the store with the changes that the child finished, and possibly the unfinished one.
 func (k *killing) check(done, begun int) {
 	k.t.Helper()
 	gen := rand.New(rand.NewPCG(k.seed, 2))
@@ -197,7 +198,7 @@ func (k *killing) check(done, begun int) {
 	}
 	k.m.restart()
 	if len(k.m.terms) == 0 {
-		k.m.first = got.first // an empty store takes any index
+		k.m.first = got.first // an empty store accepts any index
 	}
 	k.m.check(k.t, s)
 	require.NoError(k.t, s.Close())

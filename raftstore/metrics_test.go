@@ -27,7 +27,7 @@ func TestMetrics(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	s.RunMetrics(ctx, time.Hour) // once
+	s.RunMetrics(ctx, time.Hour) // publishes once
 
 	data := sink.Data()
 	require.Len(t, data, 1)
@@ -43,5 +43,5 @@ func TestMetrics(t *testing.T) {
 	require.Equal(t, float32(1), data[0].Gauges["raft.seglog.segments"].Value)
 	require.Positive(t, data[0].Gauges["raft.seglog.bytes"].Value)
 	require.NoError(t, s.Close())
-	s.RunMetrics(context.Background(), time.Millisecond) // ends, since the store is closed
+	s.RunMetrics(context.Background(), time.Millisecond) // returns because the store is closed
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// source is a store that is not monotonic, such as raft-boltdb.
+// source returns a store that is not monotonic, as raft-boltdb is.
 func source(t *testing.T, ranges ...[2]uint64) *raft.InmemStore {
 	from := raft.NewInmemStore()
 	for _, r := range ranges {
@@ -64,13 +64,13 @@ func TestMigrate(t *testing.T) {
 	require.Equal(t, MigrateProgress{true, 361, 361, last.Bytes}, last)
 	requireMigrated(t, dir, 40, 361)
 
-	// Again: nothing to do.
+	// A second migration has nothing to do.
 	last = MigrateProgress{}
 	done, err = Migrate(context.Background(), dir, from, from, o)
 	require.NoError(t, err)
 	require.Equal(t, Migrated{First: 40, Last: 400}, done)
 
-	// The server runs on the new store, and what it wrote is not touched.
+	// Once the server has run on the new store, another migration must not touch it.
 	s := openStore(t, dir, small)
 	require.NoError(t, s.StoreLogs(entries(401, 402, 3)))
 	require.NoError(t, s.Close())
@@ -89,7 +89,7 @@ func TestMigrateNothing(t *testing.T) {
 	requireMigrated(t, dir, 0, 0)
 }
 
-// interrupted fails at one entry, or ends the context there.
+// interrupted is a store that fails at one entry, or cancels the context there.
 type interrupted struct {
 	raft.LogStore
 	at     uint64
@@ -110,7 +110,8 @@ func (i *interrupted) GetLog(index uint64, e *raft.Log) error {
 	return i.LogStore.GetLog(index, e)
 }
 
-// TestMigrateInterrupted: at whatever entry it ends, and however often, the next call goes on there, and Open waits.
+// TestMigrateInterrupted checks that Migrate continues where an earlier call was interrupted, and that Open refuses the store until the
+// migration is complete.
 func TestMigrateInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	from := source(t, [2]uint64{1, 300})
@@ -138,7 +139,7 @@ func TestMigrateInterrupted(t *testing.T) {
 	requireMigrated(t, dir, 1, 300)
 }
 
-// TestMigrateSourceMoved: the old server ran again between two calls, and the copy that was begun is of no use.
+// TestMigrateSourceMoved checks that Migrate discards an unfinished copy if the old server has run since.
 func TestMigrateSourceMoved(t *testing.T) {
 	for name, move := range map[string]func(from *raft.InmemStore) error{
 		"compacted": func(from *raft.InmemStore) error { return from.DeleteRange(1, 20) },
@@ -172,7 +173,8 @@ func TestMigrateSourceMoved(t *testing.T) {
 	}
 }
 
-// TestMigrateGap: a restored snapshot leaves a gap in a store that is not monotonic.
+// TestMigrateGap checks that Migrate accepts the gap that a restored snapshot leaves in a store that is not monotonic, provided that the
+// snapshot covers the gap.
 func TestMigrateGap(t *testing.T) {
 	from := source(t, [2]uint64{1, 30}, [2]uint64{101, 150})
 	for _, snapshot := range []uint64{0, 29, 30, 99} {
@@ -194,7 +196,7 @@ func TestMigrateGap(t *testing.T) {
 	}
 }
 
-// TestMigrateDoesNotTrustTheCopy: an entry that changed between copy and comparison is found.
+// TestMigrateDoesNotTrustTheCopy checks that Migrate notices an entry that differs between the copy and the final comparison.
 func TestMigrateDoesNotTrustTheCopy(t *testing.T) {
 	from := source(t, [2]uint64{1, 100})
 	c := &changing{LogStore: from}

@@ -10,13 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// model is what a store must hold.
+// model holds the contents that a store must have.
 type model struct {
 	first  uint64 // index of terms[0], or of the next entry that StoreLogs gets
 	terms  []uint64
-	known  uint64 // as StageCommitIndex set it
+	known  uint64 // the commit index that StageCommitIndex set
 	values map[string]uint64
-	marks  []uint64 // the commit index with each entry
+	marks  []uint64 // the commit index stored with each entry
 }
 
 // operation is one change of a store.
@@ -56,14 +56,14 @@ func (m *model) check(t testing.TB, s *Store) {
 	}
 }
 
-// pick is a change that a Raft server may make next; step makes contents that no other step makes.
+// pick returns a change that a Raft server may make next. Its contents are unique to step.
 func (m *model) pick(r *rand.Rand, step uint64) operation {
 	n := uint64(len(m.terms))
 	switch k := r.IntN(20); {
 	case k < 11 || n == 0 && k < 17:
 		first := m.next()
 		if n == 0 && r.IntN(2) == 0 {
-			first = 1 + r.Uint64N(1000) // behind a snapshot
+			first = 1 + r.Uint64N(1000) // after a snapshot
 		}
 		last := first + r.Uint64N(1+r.Uint64N(40))
 		commit := m.known
@@ -105,7 +105,7 @@ func (m *model) delete(from, to uint64) operation {
 	}, func(s *Store) error { return s.DeleteRange(from, to) }}
 }
 
-// restart is what a store that is opened anew knows.
+// restart changes the model as Open does: the known commit index becomes the one stored with the last entry.
 func (m *model) restart() {
 	m.known = 0
 	if n := len(m.marks); n > 0 {
@@ -113,7 +113,7 @@ func (m *model) restart() {
 	}
 }
 
-// TestModel runs changes as a Raft server makes them, over many small segments, and compares with a model after each.
+// TestModel makes changes as a Raft server does, over many small segments, and compares the store with a model after each.
 func TestModel(t *testing.T) {
 	seeds, steps := 6, 300
 	if testing.Short() {

@@ -21,8 +21,8 @@ func saveSnapshot(t *testing.T, snapshots raft.SnapshotStore, index, term uint64
 	return sink.ID()
 }
 
-// TestSnapshotAboveTheLog: a follower was killed after it had saved the snapshot that its leader sent and before it emptied
-// its log. Its leader sends what follows the snapshot.
+// TestSnapshotAboveTheLog is about a follower that was killed between saving its leader's snapshot and emptying its log. Its leader
+// sends the entries after the snapshot, so Open must empty the log.
 func TestSnapshotAboveTheLog(t *testing.T) {
 	dir, snapshotDir := t.TempDir(), t.TempDir()
 	snapshots, err := raft.NewFileSnapshotStore(snapshotDir, 3, nil)
@@ -34,12 +34,12 @@ func TestSnapshotAboveTheLog(t *testing.T) {
 	with := &Options{SegmentBytes: 4096, Snapshots: snapshots}
 
 	s = openStore(t, dir, with)
-	requireEntries(t, s, 50, of(1, 51)...) // the snapshot lies in the log
+	requireEntries(t, s, 50, of(1, 51)...) // the snapshot ends inside the log
 	require.NoError(t, s.Close())
 
 	saveSnapshot(t, snapshots, 100, 1)
 	s = openStore(t, dir, with)
-	requireEntries(t, s, 50, of(1, 51)...) // the log ends with the snapshot, and goes on
+	requireEntries(t, s, 50, of(1, 51)...) // the snapshot ends with the log
 	require.NoError(t, s.Close())
 
 	id := saveSnapshot(t, snapshots, 500, 2)
@@ -49,7 +49,7 @@ func TestSnapshotAboveTheLog(t *testing.T) {
 	require.ErrorContains(t, err, "Options.Snapshots")
 	require.NoError(t, s.Close())
 
-	// A snapshot that can't be restored is none.
+	// A snapshot that can't be restored does not count.
 	state := filepath.Join(snapshotDir, "snapshots", id, "state.bin")
 	good, err := os.ReadFile(state)
 	require.NoError(t, err)

@@ -57,7 +57,7 @@ func TestStable(t *testing.T) {
 	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 1))
 }
 
-// openTerm opens the store and returns the term that it has.
+// openTerm opens the store and returns its term.
 func openTerm(t *testing.T, dir string) uint64 {
 	t.Helper()
 	s, err := Open(dir, nil)
@@ -84,8 +84,8 @@ func stableOfTerms(t *testing.T, dir string) []byte {
 	return b
 }
 
-// TestStableDamage: whichever bit goes bad, and whichever block, the term is the last one, and both copies are good again
-// afterwards; where nothing is good, or the file is not one, it is an error.
+// TestStableDamage checks that a store with a bad bit or block in its stable file has the latest term, and that Open repairs both copies.
+// If no copy is good, or the file is not a stable file, Open must fail.
 func TestStableDamage(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stableFile)
@@ -113,7 +113,7 @@ func TestStableDamage(t *testing.T) {
 			require.Equal(t, string(good[at:at+stableBlock]), string(healed[at:at+stableBlock]), "slot %d", slot)
 		}
 	}
-	for slot := range 3 { // two neighbours
+	for slot := range 3 { // two adjacent slots
 		bad := bytes.Clone(good)
 		clear(bad[slot*stableBlock : (slot+2)*stableBlock])
 		write(bad)
@@ -136,7 +136,7 @@ func TestStableDamage(t *testing.T) {
 	refused(good[:len(good)-1])
 	refused(good[:2*stableBlock])
 	refused(append(bytes.Clone(good), 0))
-	refused(append(bytes.Clone(good[stableBlock:]), good[:stableBlock]...)) // not at their places
+	refused(append(bytes.Clone(good[stableBlock:]), good[:stableBlock]...)) // the blocks are in the wrong places
 	require.NoError(t, os.Truncate(path, 8*maxStableSlot))
 	_, err := Open(dir, nil)
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
@@ -145,14 +145,14 @@ func TestStableDamage(t *testing.T) {
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
 	require.ErrorContains(t, err, path)
 
-	// What a killed Set left beside the file is nothing.
+	// A file that a killed Set left beside the stable file must be ignored and removed.
 	write(good)
 	require.NoError(t, os.WriteFile(path+tmpSuffix, good[:7], 0o644))
 	require.Equal(t, uint64(7), openTerm(t, dir))
 	require.NoFileExists(t, path+tmpSuffix)
 }
 
-// openNumber is the greatest number of a state in a file.
+// openNumber returns the greatest number of a state in a file.
 func openNumber(t *testing.T, b []byte) (number uint64) {
 	for slot := range 4 {
 		s := b[slot*stableBlock:]
@@ -163,8 +163,8 @@ func openNumber(t *testing.T, b []byte) (number uint64) {
 	return number
 }
 
-// TestStableTorn: wherever a write of the next state stops, and in whichever order its blocks reach the disk, the state is
-// the one before or the next, and the next one as soon as one of its copies is whole.
+// TestStableTorn checks that, wherever the write of a new state stops and in whichever order its blocks reach the disk, Open finds the
+// old or the new state, and the new one if one of its copies is whole.
 func TestStableTorn(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stableFile)
@@ -192,7 +192,7 @@ func TestStableTorn(t *testing.T) {
 	}
 }
 
-// TestStableOfANewStore: a store whose creation was interrupted is a new one, before and after its stable file is there.
+// TestStableOfANewStore checks that a store whose creation was interrupted opens as a new one, with or without its stable file.
 func TestStableOfANewStore(t *testing.T) {
 	for _, made := range []bool{false, true} {
 		dir := t.TempDir()
@@ -210,33 +210,33 @@ func TestStableOfANewStore(t *testing.T) {
 	}
 }
 
-// TestStableFailure: a state that needs a new file and can't get one is not returned, and the old one stays.
+// TestStableFailure checks that a value whose new file can't be written is not returned, and that the old state stays.
 func TestStableFailure(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, nil)
 	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 5))
 	path := filepath.Join(dir, stableFile)
-	require.NoError(t, os.MkdirAll(filepath.Join(path+tmpSuffix, "x"), 0o755)) // so that it can't be written
+	require.NoError(t, os.MkdirAll(filepath.Join(path+tmpSuffix, "x"), 0o755)) // so that the new file can't be written
 	large := make([]byte, stableBlock)
 	require.Error(t, s.Set([]byte("large"), large))
 	b, err := s.Get([]byte("large"))
 	require.NoError(t, err)
 	require.Empty(t, b)
-	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 6)) // has its place
+	require.NoError(t, s.SetUint64([]byte("CurrentTerm"), 6)) // fits in the old file
 	require.NoError(t, os.RemoveAll(path+tmpSuffix))
 	require.NoError(t, s.Set([]byte("large"), large))
 	n, err := s.GetUint64([]byte("CurrentTerm"))
 	require.NoError(t, err)
 	require.Equal(t, uint64(6), n)
 
-	// A write that fails may have reached the disk, so no other follows it.
+	// A failed write may have reached the disk, so the store must refuse later ones.
 	require.NoError(t, s.stable.f.Close())
 	require.Error(t, s.SetUint64([]byte("CurrentTerm"), 7))
 	require.ErrorIs(t, s.SetUint64([]byte("CurrentTerm"), 7), seglog.ErrFailed)
 	s.stable.f = nil
 }
 
-// TestLostLog: a store whose log is lost, or what tells where it begins and ends, is none to go on with.
+// TestLostLog checks that Open refuses a store whose log, or the log's state file, is lost.
 func TestLostLog(t *testing.T) {
 	for _, lost := range []string{logDir, filepath.Join(logDir, "seglog.state")} {
 		dir := t.TempDir()
@@ -251,14 +251,14 @@ func TestLostLog(t *testing.T) {
 	}
 }
 
-// TestFailedStore: once the log has failed, nobody is told that an entry is not there, or does not follow, or that a deletion
-// has nothing to do: what the log shows may be less than it has.
+// TestFailedStore checks that a store with a failed log does not report that an entry does not exist or does not follow, or that a
+// deletion has nothing to do: the log may have more entries than it shows.
 func TestFailedStore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(dir, nil)
 	require.NoError(t, err)
 	require.NoError(t, s.StoreLogs(entries(1, 10, 1)))
-	require.NoError(t, os.Remove(filepath.Join(dir, logDir, "LOCK"))) // at which the log fails before it cuts
+	require.NoError(t, os.Remove(filepath.Join(dir, logDir, "LOCK"))) // makes the log fail before it cuts
 	require.ErrorIs(t, s.DeleteRange(5, 10), seglog.ErrFailed)
 	require.ErrorIs(t, s.DeleteRange(50, 60), seglog.ErrFailed)
 	require.ErrorIs(t, s.StoreLog(entry(50, 1)), seglog.ErrFailed)

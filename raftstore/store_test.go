@@ -32,12 +32,12 @@ func TestEmptyStore(t *testing.T) {
 	}
 }
 
-// TestStoreLogs: what may follow what, and that it is there after a reopen.
+// TestStoreLogs checks which entries StoreLogs accepts after others, and that they are in the store after it was opened again.
 func TestStoreLogs(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		store [][2]uint64 // first and last
-		fails bool        // the last of them
+		fails bool        // the last call fails
 		first uint64
 		n     int
 	}{
@@ -90,7 +90,7 @@ func TestDeleteRange(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		min, max uint64
-		first    uint64 // afterwards
+		first    uint64 // the first index afterwards
 		n        int
 		fails    bool
 	}{
@@ -118,7 +118,7 @@ func TestDeleteRange(t *testing.T) {
 			for i := uint64(100); i < 200; i += 10 {
 				require.NoError(t, s.StoreLogs(entries(i, i+9, 1)))
 			}
-			requireEntries(t, s, 100, of(1, 100)...) // so that entries were read ahead
+			requireEntries(t, s, 100, of(1, 100)...) // so that the store has read entries ahead
 			err := s.DeleteRange(c.min, c.max)
 			if c.fails {
 				require.ErrorIs(t, err, seglog.ErrInvalid)
@@ -130,7 +130,7 @@ func TestDeleteRange(t *testing.T) {
 			s = openStore(t, dir, small)
 			requireEntries(t, s, c.first, of(1, c.n)...)
 
-			// What comes next has other contents, and nothing of the old ones shows.
+			// The next entries have other contents, and no old ones may show.
 			next := max(1, c.first+uint64(c.n))
 			if c.n == 0 {
 				next = 42
@@ -141,8 +141,8 @@ func TestDeleteRange(t *testing.T) {
 	}
 }
 
-// TestAfterDeletingAll: raft goes on behind a snapshot, which may be right behind, far ahead, or lower, if an operator
-// restored one.
+// TestAfterDeletingAll checks that an empty store continues after a snapshot, which may end right at the old entries, far ahead of them,
+// or, if an operator restored it, below them.
 func TestAfterDeletingAll(t *testing.T) {
 	for _, next := range []uint64{1, 50, 100, 101, 102, 5000} {
 		for _, reopen := range []bool{false, true} {
@@ -165,7 +165,7 @@ func TestAfterDeletingAll(t *testing.T) {
 	}
 }
 
-// TestReappend: what a new leader overwrites is cut first, and each time the log is right at once and after a reopen.
+// TestReappend checks that, when a new leader overwrites entries, the log is right at once and after it was opened again.
 func TestReappend(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, small)
@@ -207,7 +207,7 @@ func TestFields(t *testing.T) {
 	s := openStore(t, dir, nil)
 	require.NoError(t, s.StoreLogs(list))
 	check := func() {
-		for range 2 { // one by one, then read ahead
+		for range 2 { // the second time, entries may have been read ahead
 			for _, e := range list {
 				var got raft.Log
 				require.NoError(t, s.GetLog(e.Index, &got))
@@ -229,7 +229,7 @@ func TestFields(t *testing.T) {
 	require.True(t, report.OK(), report.Problems)
 }
 
-// TestEntriesBelongToTheCaller: neither what was stored nor what was got is shared.
+// TestEntriesBelongToTheCaller checks that the store shares no memory with stored or returned entries.
 func TestEntriesBelongToTheCaller(t *testing.T) {
 	s := openStore(t, t.TempDir(), nil)
 	list := entries(1, 100, 1)
@@ -260,7 +260,7 @@ func TestSplitBatches(t *testing.T) {
 	require.NoError(t, s.StoreLogs(entries(201, 203, 1)))
 	require.Equal(t, appends+1, s.Stats().Appends)
 
-	// The last is too large: none of the call stay, and they can be stored again without it.
+	// If the last entry is too large, none of the call is stored, and the others can be stored without it.
 	again := entries(204, 300, 1)
 	too := append(again[:len(again):len(again)], &raft.Log{Index: 301, Data: make([]byte, 1<<14)})
 	require.ErrorIs(t, s.StoreLogs(too), seglog.ErrTooLarge)
@@ -269,7 +269,7 @@ func TestSplitBatches(t *testing.T) {
 	requireEntries(t, s, 1, of(1, 300)...)
 }
 
-// TestOneBatch: entries that fit are one batch, so that a kill leaves all or none.
+// TestOneBatch checks that entries that fit are stored as one batch, so that a kill leaves all or none of them.
 func TestOneBatch(t *testing.T) {
 	s := openStore(t, t.TempDir(), nil)
 	require.NoError(t, s.StoreLogs(entries(1, 1000, 1)))
@@ -293,13 +293,13 @@ func TestCommitIndex(t *testing.T) {
 	require.NoError(t, s.StoreLogs(entries(1, 10, 1)))
 	want(0)
 	require.NoError(t, s.StageCommitIndex(7))
-	want(0) // only staged
+	want(0) // the index is only staged
 	reopen()
 	want(0)
 	require.NoError(t, s.StageCommitIndex(7))
 	require.NoError(t, s.StoreLogs(entries(11, 20, 1)))
 	want(7)
-	require.NoError(t, s.StoreLogs(entries(21, 22, 1))) // without a new one
+	require.NoError(t, s.StoreLogs(entries(21, 22, 1))) // without a new commit index
 	want(7)
 	reopen()
 	want(7)
@@ -307,7 +307,7 @@ func TestCommitIndex(t *testing.T) {
 	want(7)
 	require.NoError(t, s.StageCommitIndex(1000))
 	require.NoError(t, s.StoreLogs(entries(25, 30, 1)))
-	want(30) // never above the last entry
+	want(30) // the commit index is never above the last entry
 	require.NoError(t, s.StoreLogs(entries(31, 40, 1)))
 	want(40)
 	require.NoError(t, s.DeleteRange(35, 40))
@@ -315,7 +315,7 @@ func TestCommitIndex(t *testing.T) {
 	require.NoError(t, s.DeleteRange(20, 34))
 	want(7)
 	require.NoError(t, s.DeleteRange(1, 15))
-	want(7) // the entry is deleted, and it was committed
+	want(7) // the entry is deleted, but it was committed
 	require.NoError(t, s.DeleteRange(16, 19))
 	want(0)
 	reopen()
@@ -353,7 +353,7 @@ func TestClosed(t *testing.T) {
 	requireEntries(t, s, 1, of(1, 9)...)
 }
 
-// TestForeignLog: a seglog that holds other records is no Raft log.
+// TestForeignLog checks that Open refuses a log that holds other records.
 func TestForeignLog(t *testing.T) {
 	for name, rec := range map[string]seglog.Record{
 		"no key":      {Value: []byte("v")},
@@ -378,7 +378,7 @@ func TestForeignLog(t *testing.T) {
 	}
 }
 
-// TestFlippedBits: whatever byte of a segment is damaged, each entry is what it was, or an error; none is missing or wrong.
+// TestFlippedBits checks that, whichever byte of a segment is damaged, each entry is right or an error; none is missing or wrong.
 func TestFlippedBits(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, nil)
@@ -418,7 +418,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-// TestNoOtherFiles: what a store leaves is what doc.go says.
+// TestNoOtherFiles checks that a store leaves only the files that doc.go names.
 func TestNoOtherFiles(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBench runs every row for a moment.
+// TestBench runs every row briefly.
 func TestBench(t *testing.T) {
 	b := &bench{dir: t.TempDir(), round: 20 * time.Millisecond, rounds: 1, logMiB: 1, awayMiB: 1, figures: make(map[string]map[string][]float64)}
 	require.NoError(t, b.run([]string{"store", "cluster", "away", "leader"}))
@@ -25,7 +25,7 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestMigrate moves stores of the peers, with all that a server keeps there, after they compacted and overwrote entries.
+// TestMigrate migrates stores of the peers, with all the data that a server keeps, after they have compacted and overwritten entries.
 func TestMigrate(t *testing.T) {
 	for _, p := range peers[1:] {
 		t.Run(p.name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// TestMigrateAGapOfBoltDB: a restored snapshot leaves a gap in raft-boltdb.
+// TestMigrateAGapOfBoltDB migrates the gap that a restored snapshot leaves in raft-boltdb.
 func TestMigrateAGapOfBoltDB(t *testing.T) {
 	from, err := peers[2].open(t.TempDir())
 	require.NoError(t, err)
