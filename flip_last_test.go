@@ -10,15 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The last batch of a segment says that it ends earlier than it does, within the bytes that its CRC covers. What it held at its
-// end is damaged: neither missing, in a log that may leave out offsets, nor somewhere at the start of the file.
+// If damage in the last batch of a segment makes it seem to end at a lower offset, reads of the offsets that it covered must report
+// the batch as damaged. They must not report the offsets as missing, even in a log with gaps, nor damage at the start of the file.
 func TestLastBatchThatSeemsToEndEarlier(t *testing.T) {
 	for name, gaps := range map[string]bool{"with gaps": true, "without": false} {
 		t.Run(name, func(t *testing.T) {
 			l := open(t, t.TempDir(), &seglog.Options{SegmentBytes: 4096})
 			defer l.Close()
 			if gaps {
-				_, err := l.TransferFrom(bytes.NewReader(append(plainBatch(0, "first"), plainBatch(5, "behind a gap")...)), -1)
+				_, err := l.TransferFrom(bytes.NewReader(append(plainBatch(0, "first"), plainBatch(5, "after a gap")...)), -1)
 				require.NoError(t, err)
 			}
 			for l.Stats().Segments < 3 {
@@ -50,9 +50,9 @@ func TestLastBatchThatSeemsToEndEarlier(t *testing.T) {
 	}
 }
 
-// What a reader remembers of a batch whose header was damaged for a moment does not outlast the damage.
+// If the header of a batch is damaged for a moment, the read cache must not keep the damaged header after that.
 func TestHeaderThatIsWholeAgain(t *testing.T) {
-	l := open(t, t.TempDir(), &seglog.Options{IndexBytes: 1 << 20}) // batches are found by the headers of those before them
+	l := open(t, t.TempDir(), &seglog.Options{IndexBytes: 1 << 20}) // so that a batch is found by the headers of the batches before it
 	defer l.Close()
 	defer seglog.SetReadCacheBytes(16 << 20)
 	for range 4 {
@@ -76,9 +76,9 @@ func TestHeaderThatIsWholeAgain(t *testing.T) {
 				require.NoError(t, err)
 			}
 			flipBit(t, f, b.Pos, bit)
-			_, _ = l.Read(b.Base) // by the last check
+			_, _ = l.Read(b.Base) // trusts the last check, so it may succeed
 			flipBit(t, f, b.Pos, bit)
-			seglog.SetReadCacheBytes(16 << 20) // as after a minute
+			seglog.SetReadCacheBytes(16 << 20) // empties the cache, as if a minute had passed
 			_, err = l.Read(b.Base + 1)
 			require.NoError(t, err, "bit %d", bit)
 		}

@@ -26,7 +26,7 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 	for i := int64(0); l.Stats().Segments < 3; i += perBatch {
 		var records []seglog.Record
 		for k := range int64(perBatch) {
-			records = append(records, seglog.Record{Value: fmt.Appendf(nil, "record %d of those that are all to be had", i+k)})
+			records = append(records, seglog.Record{Value: fmt.Appendf(nil, "record %d of a log with one damaged batch", i+k)})
 		}
 		_, err := l.Append(records...)
 		require.NoError(t, err)

@@ -211,7 +211,7 @@ func TestTrailingGap(t *testing.T) {
 				w, err := Open(dir, &Options{Flush: policy})
 				require.NoError(t, err, what)
 				check(w)
-				base, err := w.Append(Record{Value: []byte("behind the gap")})
+				base, err := w.Append(Record{Value: []byte("after the gap")})
 				require.NoError(t, err)
 				require.EqualValues(t, 10, base)
 				requireOffsets(t, w, 1, 1, 10)
@@ -231,7 +231,7 @@ func TestTrailingGap(t *testing.T) {
 					return
 				}
 			}()
-			_, err := l.Append(Record{Value: []byte("behind the gap")})
+			_, err := l.Append(Record{Value: []byte("after the gap")})
 			require.NoError(t, err)
 			require.EqualValues(t, 10, <-follower)
 			require.NoError(t, l.TruncateTo(10))

@@ -10,9 +10,9 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A process was killed before anything was flushed, and bytes in the middle are damaged. Open would cut the log there, as after
-// a power cut. Repair with KeepAfter keeps all good batches behind, and the next Open does not take them away again, nor the
-// one after that.
+// The segments that Repair with KeepAfter keeps after a gap must stay when the log is opened, and when it is opened again after a kill.
+// The state file of the log has an early recovery point, so Open might take a gap for the torn tail of a power cut, and drop the
+// segments after it.
 func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 	damage := map[string]func(t *testing.T, segs []seglog.SegmentInfo){
 		"a missing segment": func(t *testing.T, segs []seglog.SegmentInfo) { require.NoError(t, os.Remove(segs[1].Path)) },
@@ -35,7 +35,7 @@ func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 				dir := t.TempDir()
 				o := &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone}
 				l := open(t, dir, o)
-				promisesNothing, err := os.ReadFile(filepath.Join(dir, "seglog.state"))
+				early, err := os.ReadFile(filepath.Join(dir, "seglog.state"))
 				require.NoError(t, err)
 				for range 110 {
 					_, err := l.Append(seglog.Record{Value: make([]byte, 100)})
@@ -45,7 +45,7 @@ func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 				require.NoError(t, err)
 				require.Greater(t, len(segs), 4)
 				require.NoError(t, l.Close())
-				require.NoError(t, os.WriteFile(filepath.Join(dir, "seglog.state"), promisesNothing, 0o644))
+				require.NoError(t, os.WriteFile(filepath.Join(dir, "seglog.state"), early, 0o644))
 				do(t, segs)
 
 				report, err := seglog.Repair(dir, &seglog.RepairOptions{Apply: true, KeepAfter: keep})
@@ -53,7 +53,7 @@ func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 				again, err := seglog.Repair(dir, &seglog.RepairOptions{KeepAfter: keep})
 				require.NoError(t, err)
 				require.True(t, again.Sound(), "%+v", again)
-				for range 2 { // each time as after a kill
+				for range 2 { // each log is copied while it is open, as a kill would leave it
 					files := t.TempDir()
 					require.NoError(t, os.CopyFS(files, os.DirFS(dir)))
 					l := open(t, files, o)

@@ -44,7 +44,7 @@ func TestStoreLogs(t *testing.T) {
 		{name: "from 1", store: [][2]uint64{{1, 1}}, first: 1, n: 1},
 		{name: "many at once", store: [][2]uint64{{1, 500}}, first: 1, n: 500},
 		{name: "one after the other", store: [][2]uint64{{1, 3}, {4, 4}, {5, 90}, {91, 91}}, first: 1, n: 91},
-		{name: "begins behind a snapshot", store: [][2]uint64{{1000, 1010}, {1011, 1011}}, first: 1000, n: 12},
+		{name: "begins after a snapshot", store: [][2]uint64{{1000, 1010}, {1011, 1011}}, first: 1000, n: 12},
 		{name: "a gap", store: [][2]uint64{{1, 3}, {5, 6}}, fails: true, first: 1, n: 3},
 		{name: "again", store: [][2]uint64{{1, 3}, {3, 4}}, fails: true, first: 1, n: 3},
 		{name: "before the first", store: [][2]uint64{{10, 12}, {9, 9}}, fails: true, first: 10, n: 3},

@@ -90,8 +90,8 @@ func TestWaitsEndWithTheirClients(t *testing.T) {
 	}{
 		"fetch": {fetchRequest(0, 1<<20, 1), 0}, "fetch of two": {multi, 0},
 		"fetch, the next request begun": {fetchRequest(0, 1<<20, 1), 100},
-		"fetch, many requests behind":   {fetchRequest(0, 1<<20, 1), 8 << 10},
-		"join, others are to come":      {follower, 0},
+		"fetch, many requests after":    {fetchRequest(0, 1<<20, 1), 8 << 10},
+		"join, waiting for others":      {follower, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn := dial(t, b.addr)

@@ -207,7 +207,7 @@ var variants = []struct {
 	{"write-back", []seglog.FlushPolicy{seglog.FlushAsync, seglog.FlushNone}, func(s *scenario) {
 		s.failWriteBack()
 		if a := s.sync(); a.Err == "" {
-			s.t.Error("Sync returned nil behind a failed write-back")
+			s.t.Error("Sync returned nil after a failed write-back")
 		} else {
 			require.True(s.t, a.Latched, a.Err)
 		}
@@ -222,7 +222,7 @@ var variants = []struct {
 			a = s.sync()
 		}
 		if a.Err == "" {
-			s.t.Error("Sync returned nil behind a failed write-back")
+			s.t.Error("Sync returned nil after a failed write-back")
 		} else {
 			require.True(s.t, a.Latched, a.Err)
 		}
