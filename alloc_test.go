@@ -12,8 +12,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// requireAllocs checks the number of allocations of a call in its steady state. Background work may allocate at the same time, so
-// the minimum of several runs counts.
+// requireAllocs checks the number of allocations of a call in its steady state. Background work may allocate at the same time,
+// so the minimum of several runs counts.
 func requireAllocs(t *testing.T, what string, want float64, call func()) {
 	t.Helper()
 	if underRace {

@@ -185,7 +185,8 @@ func checkCycles(uses map[use]bool, layers [][]string, listed []cycle) (wrong []
 	return wrong
 }
 
-// reachable returns, for each file of a layer, the files of the layer that it uses, directly or through other files of the layer.
+// reachable returns, for each file of a layer, the files of the layer that it uses, directly or through other files of the
+// layer.
 func reachable(uses map[use]bool, layer []string) map[string]map[string]bool {
 	next := make(map[string][]string)
 	for u := range uses {
@@ -210,9 +211,9 @@ func reachable(uses map[use]bool, layer []string) map[string]map[string]bool {
 	return reach
 }
 
-// findUses adds the uses among the files that are built for goos: of package-level names, and of methods. It checks types without
-// reading imports. Where that leaves the type of a selector's operand unknown, an unexported name that is no field and a method of
-// only one type is taken for that method.
+// findUses adds the uses among the files that are built for goos: of package-level names, and of methods. It checks types
+// without reading imports. Where that leaves the type of a selector's operand unknown, an unexported name that is no field and
+// a method of only one type is taken for that method.
 func findUses(t *testing.T, files map[string]string, goos string, uses map[use]bool) {
 	fset := token.NewFileSet()
 	ctx := build.Default

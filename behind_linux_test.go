@@ -36,8 +36,8 @@ type copied struct{ net.Conn }
 
 func (c copied) Write(b []byte) (int, error) { return c.Conn.Write(b) }
 
-// Segments that lie far from the end of the log must leave the page cache once a reader has passed them, in whatever way it reads;
-// other segments must stay.
+// Segments that lie far from the end of the log must leave the page cache once a reader has passed them, in whatever way it
+// reads; other segments must stay.
 func TestFarBehindLeavesTheCache(t *testing.T) {
 	dir := t.TempDir()
 	var st unix.Statfs_t

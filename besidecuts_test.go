@@ -16,8 +16,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A read-only log, while its writer cuts and appends, must show one consistent history and never report a cut as damage. To check
-// that, each record names its predecessor, a section must hold the batches up to its Next, and a snapshot must be whole.
+// A read-only log, while its writer cuts and appends, must show one consistent history and never report a cut as damage. To
+// check that, each record names its predecessor, a section must hold the batches up to its Next, and a snapshot must be whole.
 func TestReadOnlyBesideCuts(t *testing.T) {
 	dir := t.TempDir()
 	w := open(t, dir, &seglog.Options{SegmentBytes: 4096, Flush: seglog.FlushNone})

@@ -15,8 +15,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// With cuts and appends at the same time, the log must hold whole batches in the order of the appends, each record once, and without
-// gaps.
+// With cuts and appends at the same time, the log must hold whole batches in the order of the appends, each record once, and
+// without gaps.
 func TestCutsBesideAppends(t *testing.T) {
 	for _, p := range policies {
 		dir := t.TempDir()

@@ -16,8 +16,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// seenModel knows which records readers may see of a log that many goroutines change at once. The value of each record holds a unique
-// serial number. An offset may hold another record only after TruncateTo or Reset.
+// seenModel knows which records readers may see of a log that many goroutines change at once. The value of each record holds a
+// unique serial number. An offset may hold another record only after TruncateTo or Reset.
 type seenModel struct {
 	l      *seglog.Log
 	dir    string
@@ -55,8 +55,8 @@ func serialValue(serial int64) []byte {
 	return fmt.Appendf(nil, "%d %s", serial, bytes.Repeat([]byte{'s'}, int(serial*13%150)))
 }
 
-// record checks a record that a reader got: it must be whole and, unless there was a cut in between, the record that was acknowledged
-// at its offset.
+// record checks a record that a reader got: it must be whole and, unless there was a cut in between, the record that was
+// acknowledged at its offset.
 func (m *seenModel) record(r seglog.Record, cutsBefore int64) (serial int64) {
 	_, err := fmt.Sscanf(string(r.Value), "%d ", &serial)
 	m.check(err == nil && bytes.Equal(r.Value, serialValue(serial)), "record %d holds %q", r.Offset, r.Value)

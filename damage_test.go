@@ -22,8 +22,8 @@ func sparse() int {
 	return 16
 }
 
-// TestDamageEveryByte changes each byte of each file in turn: it inverts the byte, flips a random bit of it, and zeroes it. Without
-// -torture it leaves out most bytes.
+// TestDamageEveryByte changes each byte of each file in turn: it inverts the byte, flips a random bit of it, and zeroes it.
+// Without -torture it leaves out most bytes.
 func TestDamageEveryByte(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")

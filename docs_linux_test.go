@@ -18,8 +18,8 @@ import (
 
 // These tests compare statements in docs/ with the code. They run on Linux only, since some of the constants are in its files.
 
-// declarations returns the names that the package and internal/commit declare, each with the files that declare it: functions, types,
-// constants and variables, and methods and fields as Type.name.
+// declarations returns the names that the package and internal/commit declare, each with the files that declare it: functions,
+// types, constants and variables, and methods and fields as Type.name.
 func declarations(t *testing.T) map[string][]string {
 	files := sources(t)
 	const group = "internal/commit/group.go"
@@ -122,8 +122,8 @@ func TestDocAfternoon(t *testing.T) {
 	require.Equal(t, []string{"floor.go does not exist"}, checkAfternoon("It is in floor.go.\n", there))
 }
 
-// checkAfternoon reports the names in a page that are declared nowhere or, in lines that begin with "Read: ", not in the file named
-// before.
+// checkAfternoon reports the names in a page that are declared nowhere or, in lines that begin with "Read: ", not in the file
+// named before.
 func checkAfternoon(page string, declared map[string][]string) (wrong []string) {
 	for line := range strings.Lines(page) {
 		stop, file := strings.HasPrefix(line, "Read: "), ""
@@ -312,8 +312,8 @@ func TestDocConstants(t *testing.T) {
 	require.Equal(t, time.Second, stateFlushInterval, "docs/design.md, docs/recovery.md: within a second")
 }
 
-// docs/format.md must name every file that the engine creates or looks for: the string constants of names.go, and the suffixes that
-// other files declare.
+// docs/format.md must name every file that the engine creates or looks for: the string constants of names.go, and the suffixes
+// that other files declare.
 func TestDocNames(t *testing.T) {
 	format, seen := page(t, "format.md"), 0
 	for file, f := range parse(t, token.NewFileSet(), sources(t)) {

@@ -23,8 +23,8 @@ var bare = map[string]string{
 	"(osFS).mkdirAll":      "inside an fs.PathError",
 }
 
-// Every error must wrap a sentinel of errors.go or its cause, so that callers can match it. Only the functions in bare may make an
-// error from text alone.
+// Every error must wrap a sentinel of errors.go or its cause, so that callers can match it. Only the functions in bare may
+// make an error from text alone.
 func TestEveryErrorWrapsSomething(t *testing.T) {
 	unused := maps.Clone(bare)
 	var wrong []string
@@ -81,8 +81,8 @@ func makesBareError(call *ast.CallExpr) bool {
 	return false
 }
 
-// The distance of a segment from the end of the log must count bytes, not offsets: here one segment holds few large records, and the
-// next ones hold many small ones.
+// The distance of a segment from the end of the log must count bytes, not offsets: here one segment holds few large records,
+// and the next ones hold many small ones.
 func TestFarBehindCountsBytes(t *testing.T) {
 	dir := t.TempDir()
 	o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}

@@ -22,8 +22,8 @@ func orders() (dir string, remove func()) {
 	return dir, func() { os.RemoveAll(dir) }
 }
 
-// consumer returns a connection whose other end decodes the batches sent. The function received closes the connection and prints the
-// records.
+// consumer returns a connection whose other end decodes the batches sent. The function received closes the connection and
+// prints the records.
 func consumer() (conn net.Conn, received func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Kafka broker's snapshots of its producers above the end of the log must go with the records, since the offsets will be assigned
-// again. TruncateTo, Reset, and Open with a torn tail remove them.
+// A Kafka broker's snapshots of its producers above the end of the log must go with the records, since the offsets will be
+// assigned again. TruncateTo, Reset, and Open with a torn tail remove them.
 func TestFilesOnProducersAboveTheEndGo(t *testing.T) {
 	name := func(dir string, offset int64) string {
 		return filepath.Join(dir, fmt.Sprintf("%020d.snapshot", offset))

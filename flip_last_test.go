@@ -10,8 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// If damage in the last batch of a segment makes it seem to end at a lower offset, reads of the offsets that it covered must report
-// the batch as damaged. They must not report the offsets as missing, even in a log with gaps, nor damage at the start of the file.
+// If damage in the last batch of a segment makes it seem to end at a lower offset, reads of the offsets that it covered must
+// report the batch as damaged. They must not report the offsets as missing, even in a log with gaps, nor damage at the start
+// of the file.
 func TestLastBatchThatSeemsToEndEarlier(t *testing.T) {
 	for name, gaps := range map[string]bool{"with gaps": true, "without": false} {
 		t.Run(name, func(t *testing.T) {

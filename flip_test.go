@@ -13,9 +13,9 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A flipped bit in any byte of a batch's header, or bytes after the last batch, must cost the records of that batch alone. A reader
-// that continues at CorruptError.NextOffset must make progress and get every other record; so must Read of each offset, and Section
-// must begin with the batch of its offset.
+// A flipped bit in any byte of a batch's header, or bytes after the last batch, must cost the records of that batch alone. A
+// reader that continues at CorruptError.NextOffset must make progress and get every other record; so must Read of each offset,
+// and Section must begin with the batch of its offset.
 func TestDamageCostsItsBatchAlone(t *testing.T) {
 	if underRace {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
@@ -99,8 +99,8 @@ func TestDamageCostsItsBatchAlone(t *testing.T) {
 	}
 }
 
-// No CRC covers the base offset and the length of a batch. A bit that flips there between two reads must be reported as damage like
-// any other, even though Read may continue from the batch that it found last.
+// No CRC covers the base offset and the length of a batch. A bit that flips there between two reads must be reported as damage
+// like any other, even though Read may continue from the batch that it found last.
 func TestHeaderFlipsBetweenReads(t *testing.T) {
 	const perBatch = 8
 	for name, every := range map[string]bool{"by the last check": false, "by a check each time": true} {
@@ -158,8 +158,8 @@ func flipBit(t *testing.T, f *os.File, pos int64, bit int) {
 	require.NoError(t, err)
 }
 
-// No CRC covers the leader epoch of a batch. An epoch higher than that of the next batch makes followers refuse all later batches:
-// Verify must warn of it, and Repair correct it.
+// No CRC covers the leader epoch of a batch. An epoch higher than that of the next batch makes followers refuse all later
+// batches: Verify must warn of it, and Repair correct it.
 func TestFlippedLeaderEpoch(t *testing.T) {
 	for name, flip := range map[string]struct{ from, to int32 }{"raised": {4, 6}, "lowered": {4, 0}} {
 		dir := t.TempDir()
@@ -220,8 +220,8 @@ func TestFlippedLeaderEpoch(t *testing.T) {
 	}
 }
 
-// No CRC covers the base offset either. If that of the last batch is raised, the batch seems to follow a gap. Repair must remove the
-// batch.
+// No CRC covers the base offset either. If that of the last batch is raised, the batch seems to follow a gap. Repair must
+// remove the batch.
 func TestRepairOfARaisedOffset(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, nil)

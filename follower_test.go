@@ -31,8 +31,8 @@ func gzipped(b []byte) []byte {
 	return out.Bytes()
 }
 
-// leaderStream returns a stream as of a leader with a long history, from offset 100 on: plain, compressed, control and empty batches,
-// and gaps. No two batches have the same records.
+// leaderStream returns a stream as of a leader with a long history, from offset 100 on: plain, compressed, control and empty
+// batches, and gaps. No two batches have the same records.
 func leaderStream(n int) (stream []byte, next int64) {
 	rng := rand.New(rand.NewPCG(4, 4))
 	next = 100
@@ -122,8 +122,8 @@ func serveFrom(t testing.TB, l *seglog.Log, slow bool) (address string) {
 	return ln.Addr().String()
 }
 
-// catchUp makes one connection as a follower. It asks for one offset less than it needs, since the leader may have a gap at its end,
-// which TransferFrom accepts only after a batch that it knows.
+// catchUp makes one connection as a follower. It asks for one offset less than it needs, since the leader may have a gap at
+// its end, which TransferFrom accepts only after a batch that it knows.
 func catchUp(l *seglog.Log, address string) error {
 	c, err := net.Dial("tcp", address)
 	if err != nil {

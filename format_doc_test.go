@@ -15,7 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the generated files and the generated parts of docs/ and README.md")
 
-// docBlock compares the text between <!-- name --> and <!-- /name --> in a document with want. With -update, it replaces the text.
+// docBlock compares the text between <!-- name --> and <!-- /name --> in a document with want. With -update, it replaces the
+// text.
 func docBlock(t *testing.T, path, name, want string) {
 	t.Helper()
 	b, err := os.ReadFile(path)

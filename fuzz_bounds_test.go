@@ -14,8 +14,9 @@ import (
 	"time"
 )
 
-// These constants bound the cost of hostile input. Memory is the number of bytes allocated, including garbage; work is the number of
-// bytes read from files. Each may be a constant plus a multiple of the input size, whatever lengths and counts the input claims.
+// These constants bound the cost of hostile input. Memory is the number of bytes allocated, including garbage; work is the
+// number of bytes read from files. Each may be a constant plus a multiple of the input size, whatever lengths and counts the
+// input claims.
 const (
 	// A header of two bytes takes 40 in memory; buffers double up to twice the input, and a batch is copied once.
 	memoryOfBytes = 32

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// fuzzNames are the fixed names in the encoding of a directory as one byte string for the fuzzer: for each file, a byte that picks the
-// name, two bytes of length, and the contents. Bytes past these names stand for files of segments with small base offsets.
+// fuzzNames are the fixed names in the encoding of a directory as one byte string for the fuzzer: for each file, a byte that
+// picks the name, two bytes of length, and the contents. Bytes past these names stand for files of segments with small base
+// offsets.
 var fuzzNames = []string{stateName, nextName, cutName, "seglog.index", "LOCK", "README", "0.log", "00000000000000000000.deleted"}
 
 func fuzzName(b byte) string {
@@ -74,8 +75,8 @@ func fuzzSeeds(f *testing.F) {
 	f.Add([]byte{})
 }
 
-// FuzzOpen opens arbitrary directories. Open and reads must succeed or return an error with a reason, without much memory, and a log
-// that opened must show the same records again after a kill.
+// FuzzOpen opens arbitrary directories. Open and reads must succeed or return an error with a reason, without much memory, and
+// a log that opened must show the same records again after a kill.
 func FuzzOpen(f *testing.F) {
 	fuzzSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {

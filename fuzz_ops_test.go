@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// fuzzSource is a rand.Source that returns the fuzzer's bytes, one for each decision, so that the fuzzer steers the random user. Once
-// the bytes are used up, it continues with then.
+// fuzzSource is a rand.Source that returns the fuzzer's bytes, one for each decision, so that the fuzzer steers the random
+// user. Once the bytes are used up, it continues with then.
 type fuzzSource struct {
 	b    []byte
 	then rand.Source
@@ -22,8 +22,8 @@ func (f *fuzzSource) Uint64() uint64 {
 	return v * 0x0101010101010101
 }
 
-// FuzzOps makes the calls that the input encodes, and checks the log that is recovered after a kill, and after a power cut, against
-// the oracle.
+// FuzzOps makes the calls that the input encodes, and checks the log that is recovered after a kill, and after a power cut,
+// against the oracle.
 func FuzzOps(f *testing.F) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 9))

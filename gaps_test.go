@@ -68,9 +68,9 @@ func copyFiles(t *testing.T, dir string) string {
 	return to + "/log"
 }
 
-// Missing offsets must not make an operation read more than a small multiple of the log. The bound is loose, because the number of
-// walks by the keeper, Retain and Close depends on timing; a search that tried every missing offset would read the log thousands of
-// times.
+// Missing offsets must not make an operation read more than a small multiple of the log. The bound is loose, because the
+// number of walks by the keeper, Retain and Close depends on timing; a search that tried every missing offset would read the
+// log thousands of times.
 func TestGapsAreLinear(t *testing.T) {
 	const n = 8000
 	costs := func(step int64) (c map[string]int64, size int64) {
@@ -161,8 +161,8 @@ func requireOffsets(t *testing.T, l *Log, from int64, want ...int64) {
 	require.Equal(t, want, got)
 }
 
-// TruncateTo to a missing offset leaves a log that ends with a gap. Readers must stop at that end, and every way to open the log must
-// find the same end.
+// TruncateTo to a missing offset leaves a log that ends with a gap. Readers must stop at that end, and every way to open the
+// log must find the same end.
 func TestTrailingGap(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		t.Run(policy.String(), func(t *testing.T) {
@@ -323,8 +323,8 @@ func TestReadOnlyBeforeFirstGap(t *testing.T) {
 	require.EqualValues(t, 302, rec.Offset)
 }
 
-// A gap may be wider than the offsets that one segment can hold. The log can be cut near its two sides, and a cut that it refuses in
-// between must change nothing.
+// A gap may be wider than the offsets that one segment can hold. The log can be cut near its two sides, and a cut that it
+// refuses in between must change nothing.
 func TestCutInAWideGap(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, nil)
@@ -385,8 +385,8 @@ func (f heldSealFile) truncate(size int64) error {
 	return f.file.truncate(size)
 }
 
-// A read-only log must not take for damage the blocks reserved after the data of a segment that is not sealed yet and is followed by
-// a gap.
+// A read-only log must not take for damage the blocks reserved after the data of a segment that is not sealed yet and is
+// followed by a gap.
 func TestReadOnlyPassesReservedBlocksBeforeAGap(t *testing.T) {
 	h := &heldSeals{letGo: make(chan struct{})}
 	dir := t.TempDir()

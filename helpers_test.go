@@ -187,8 +187,8 @@ func inEngine() (n int) {
 	return n
 }
 
-// leftBefore returns the number of goroutines of logs when these tests opened their first log: other tests, which end in the middle
-// of an operation, may leave some.
+// leftBefore returns the number of goroutines of logs when these tests opened their first log: other tests, which end in the
+// middle of an operation, may leave some.
 var leftBefore = sync.OnceValue(inEngine)
 
 // eventually waits until ok returns true. It is for conditions that background goroutines bring about.
@@ -236,8 +236,8 @@ func sameFiles(t testing.TB, want, got string) {
 	}
 }
 
-// copyDir copies the files of an open log, as a kill at this moment would leave them. It repeats the copy until no background work
-// of the log has changed the state file or the names during it.
+// copyDir copies the files of an open log, as a kill at this moment would leave them. It repeats the copy until no background
+// work of the log has changed the state file or the names during it.
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
 	moment := func() string {

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Kafka before 4.0 made a single offset entry for an append of several batches, such as a follower's: the position of the first batch
-// with the offset of the last. A time entry may name the record with the greatest time in place of the last record of the batch. Open
-// must use such indexes unchanged.
+// Kafka before 4.0 made a single offset entry for an append of several batches, such as a follower's: the position of the
+// first batch with the offset of the last. A time entry may name the record with the greatest time in place of the last record
+// of the batch. Open must use such indexes unchanged.
 func TestIndexesOfOlderKafka(t *testing.T) {
 	dir := t.TempDir()
 	const perAppend, appends = 7, 30

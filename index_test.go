@@ -13,8 +13,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// kafkaIndexes returns both index files of each segment as Kafka writes them, by the rule in docs/format.md: a batch gets an entry if
-// more than interval bytes were written since the last entry.
+// kafkaIndexes returns both index files of each segment as Kafka writes them, by the rule in docs/format.md: a batch gets an
+// entry if more than interval bytes were written since the last entry.
 func kafkaIndexes(all []stored, interval int) map[string][2][]byte {
 	be := binary.BigEndian
 	indexes := map[string][2][]byte{}

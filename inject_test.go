@@ -225,8 +225,8 @@ func (in *injector) crash(rng *rand.Rand) {
 	require.NoError(in.t, x.explore(newSimWorld(), in.s.ops, 0, newOracle(0)), in.what)
 }
 
-// TestInject runs a workload many times, and in each run fails a different operation in one of the possible ways. Without -torture
-// it samples the operations; with it, it fails all of them.
+// TestInject runs a workload many times, and in each run fails a different operation in one of the possible ways. Without
+// -torture it samples the operations; with it, it fails all of them.
 func TestInject(t *testing.T) {
 	total, every := 0, 6
 	switch {
@@ -251,7 +251,8 @@ func TestInject(t *testing.T) {
 	t.Logf("%d injections: %v", total, byKind)
 }
 
-// TestInjectAhead fails the reservation and zeroing of blocks ahead of the appends, which only happen in segments of several MiB.
+// TestInjectAhead fails the reservation and zeroing of blocks ahead of the appends, which only happen in segments of several
+// MiB.
 func TestInjectAhead(t *testing.T) {
 	step := 2
 	switch {
@@ -307,8 +308,8 @@ func TestInjectAhead(t *testing.T) {
 	}
 }
 
-// TestInjectDiskFull fills the disk for a while after each number of appends. The log must return the error, still show its records,
-// and go on once there is room, without being opened again.
+// TestInjectDiskFull fills the disk for a while after each number of appends. The log must return the error, still show its
+// records, and go on once there is room, without being opened again.
 func TestInjectDiskFull(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
 		for _, flush := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {

@@ -37,8 +37,8 @@ func TestParentDirectoryIsSynced(t *testing.T) {
 	require.True(t, slices.ContainsFunc(s.dirs, func(dir string) bool { return filepath.Base(dir) == "volume" }), "flushed: %v", s.dirs)
 }
 
-// On a full disk, DeleteBefore must delete the sealed segments even though there is no room for a new segment in place of the active
-// one.
+// On a full disk, DeleteBefore must delete the sealed segments even though there is no room for a new segment in place of the
+// active one.
 func TestDeletionOnAFullDisk(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
 	require.NoError(t, l.Close()) // so that they are sealed
@@ -105,9 +105,9 @@ func TestEpochAfterAKill(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Any page of any file may be unreadable, permanently or for the first few reads. The log must lose no record over it: records in
-// other segments stay readable, and all records if the page belongs to an index. Errors name the file, and once the page is readable
-// again all records are.
+// Any page of any file may be unreadable, permanently or for the first few reads. The log must lose no record over it: records
+// in other segments stay readable, and all records if the page belongs to an index. Errors name the file, and once the page is
+// readable again all records are.
 func TestUnreadablePages(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
 		for _, closed := range []bool{true, false} {

@@ -44,8 +44,8 @@ func killedRecords(run string, worker, seq, n int) (records []seglog.Record, ids
 // report sends a line to the parent, in a single write so that a kill can't tear it.
 func report(format string, args ...any) { os.Stdout.WriteString(fmt.Sprintf(format+"\n", args...)) }
 
-// killedAppender appends from several goroutines until it is killed. It reports each batch before its append, and the offset after
-// it.
+// killedAppender appends from several goroutines until it is killed. It reports each batch before its append, and the offset
+// after it.
 func killedAppender(args []string) error {
 	dir, run, workers := args[0], args[2], 3
 	l, err := seglog.Open(dir, killOptions(args[1]))
@@ -178,8 +178,8 @@ func (m *killModel) after(change string, at int64) ([]string, int64) {
 	return m.ids, m.start
 }
 
-// check opens the log and compares it with the model: no acknowledged record is missing, each record was appended and occurs once,
-// no offset is left out, and an interrupted change took effect as a whole or not at all.
+// check opens the log and compares it with the model: no acknowledged record is missing, each record was appended and occurs
+// once, no offset is left out, and an interrupted change took effect as a whole or not at all.
 func (m *killModel) check(dir, policy string) {
 	t := m.t
 	l, err := seglog.Open(dir, killOptions(policy))

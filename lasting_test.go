@@ -18,8 +18,8 @@ import (
 // These tests have the smallest workloads for faults that the schedules find only by luck. The patches in torture/bugs put the
 // faults back.
 
-// moment must not pair the end of the log from before a cut with the number of cuts from after it: a flush would then wait for an end
-// that is never reached.
+// moment must not pair the end of the log from before a cut with the number of cuts from after it: a flush would then wait for
+// an end that is never reached.
 func TestMomentIsOfOneHistory(t *testing.T) {
 	var b bounds
 	for i := range int64(100) {
@@ -94,7 +94,8 @@ func TestCloseFlushesWhatItCan(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// The append of a record must wake a WaitDurable that has been waiting for it, also under FlushNone, where the append flushes nothing.
+// The append of a record must wake a WaitDurable that has been waiting for it, also under FlushNone, where the append flushes
+// nothing.
 func TestWaitDurableOfLaterRecord(t *testing.T) {
 	for range 20 {
 		_, l := smallSegments(t, true, FlushNone, 1)
@@ -158,8 +159,8 @@ func TestUnreadablePageOfTheState(t *testing.T) {
 	}
 }
 
-// On ext4, a block whose first write-back failed loses all later writes, flushed or not. The records that an Open after that keeps
-// and shows must survive a power cut all the same.
+// On ext4, a block whose first write-back failed loses all later writes, flushed or not. The records that an Open after that
+// keeps and shows must survive a power cut all the same.
 func TestFailedFlushThenPowerCut(t *testing.T) {
 	w := newSimWorld()
 	w.ext4 = true
@@ -219,8 +220,8 @@ func copyOf(t *testing.T, dir string) string {
 	return to
 }
 
-// After a lost write, a disk may show the old contents of its blocks: batches that a cut or a recovery had removed. They are whole
-// and their offsets join, and still they must not come back.
+// After a lost write, a disk may show the old contents of its blocks: batches that a cut or a recovery had removed. They are
+// whole and their offsets join, and still they must not come back.
 func TestStaleBatchesStayAway(t *testing.T) {
 	fill := func(o *Options) (l *Log, dir string, sizes []int64) {
 		dir = t.TempDir()
@@ -324,8 +325,8 @@ func TestNothingIsDurableBeforeItsName(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// After a failed write-back, pages of a killed process may be clean in the cache and absent from the disk, so the first flush must
-// rewrite the records that recovery kept.
+// After a failed write-back, pages of a killed process may be clean in the cache and absent from the disk, so the first flush
+// must rewrite the records that recovery kept.
 func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	_, err := l.Append(Record{Value: []byte("kept")})
@@ -349,8 +350,8 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A cut overwrites the removed bytes with zeros. If the blocks are shared with a copy and the disk is full, there is no room for the
-// zeros; the cut must then truncate the file, which needs none.
+// A cut overwrites the removed bytes with zeros. If the blocks are shared with a copy and the disk is full, there is no room
+// for the zeros; the cut must then truncate the file, which needs none.
 func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		s := newSimFS(newSimWorld(), true)

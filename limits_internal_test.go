@@ -18,8 +18,8 @@ func batchSize(t *testing.T, r Record) int64 {
 	return size
 }
 
-// hugeSegment writes the files of a closed log with a single segment that ends at position end. The batches consist mostly of zeros,
-// which take no blocks on the disk.
+// hugeSegment writes the files of a closed log with a single segment that ends at position end. The batches consist mostly of
+// zeros, which take no blocks on the disk.
 func hugeSegment(t *testing.T, dir string, end int64) (records int64) {
 	t.Helper()
 	e := env{fs: osFS{}, dir: dir, o: Options{IndexBytes: defaultIndexBytes}}
@@ -52,8 +52,8 @@ func hugeSegment(t *testing.T, dir string, end int64) (records int64) {
 	return records
 }
 
-// zeroBatch returns the beginning of a batch of one record whose value is all zeros. The rest of the batch, the value and the count
-// of headers, is zeros.
+// zeroBatch returns the beginning of a batch of one record whose value is all zeros. The rest of the batch, the value and the
+// count of headers, is zeros.
 func zeroBatch(t *testing.T, base, size, ms int64, zeros []byte) []byte {
 	t.Helper()
 	r := Record{Time: time.UnixMilli(ms)}

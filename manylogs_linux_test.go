@@ -31,8 +31,8 @@ func threads(t *testing.T) int {
 	return 0
 }
 
-// When two thousand logs are opened, appended to and closed at once, each must not take a thread of its own: the number of threads in
-// blocking system calls is bounded for the process.
+// When two thousand logs are opened, appended to and closed at once, each must not take a thread of its own: the number of
+// threads in blocking system calls is bounded for the process.
 func TestThreadsOfManyLogs(t *testing.T) {
 	if testing.Short() || raceEnabled {
 		t.Skip("opens 2,000 logs")

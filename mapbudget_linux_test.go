@@ -24,8 +24,8 @@ func mappedFiles(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// Once the mappings of all logs reach the budget, further segments must be read and written through descriptors, under each flush
-// policy, and be mapped again once there is room.
+// Once the mappings of all logs reach the budget, further segments must be read and written through descriptors, under each
+// flush policy, and be mapped again once there is room.
 func TestMappingsOfAllLogsAreBounded(t *testing.T) {
 	if strconv.IntSize < 64 {
 		t.Skip("32-bit platforms map no files")

@@ -33,8 +33,8 @@ func faultyLog(t *testing.T) (l *seglog.Log, segments []string) {
 	return l, segments
 }
 
-// If another program truncates the active segment, a store into the mapping faults. The append must return an error and latch the
-// log, without crashing the process, and intact records must stay readable.
+// If another program truncates the active segment, a store into the mapping faults. The append must return an error and latch
+// the log, without crashing the process, and intact records must stay readable.
 func TestMapFaultOnAppend(t *testing.T) {
 	if strconv.IntSize == 32 {
 		t.Skip("nothing is mapped where int has 32 bits")
@@ -134,8 +134,8 @@ func requireFileError(t *testing.T, err error, path string) {
 	}
 }
 
-// If another program removes a segment, the other segments must stay readable, and the next Open must fail with an error that names
-// both neighbors.
+// If another program removes a segment, the other segments must stay readable, and the next Open must fail with an error that
+// names both neighbors.
 func TestRemovedFromOutside(t *testing.T) {
 	l, segments := faultyLog(t)
 	require.NoError(t, os.Remove(segments[1]))

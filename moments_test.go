@@ -11,8 +11,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// Offsets must return bounds of a single moment: while one goroutine keeps ten or eleven records in the log, no other may see fewer or
-// more.
+// Offsets must return bounds of a single moment: while one goroutine keeps ten or eleven records in the log, no other may see
+// fewer or more.
 func TestOffsetsAreOfOneMoment(t *testing.T) {
 	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone})
 	one := seglog.Record{Value: []byte("v")}

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// unnamedLog returns the directory of a killed log whose last segment, with the records from base to n, is still named seglog.next.
-// Old versions, which named a segment only after the roll, could leave such a log.
+// unnamedLog returns the directory of a killed log whose last segment, with the records from base to n, is still named
+// seglog.next. Old versions, which named a segment only after the roll, could leave such a log.
 func unnamedLog(t *testing.T) (dir string, base, n int64) {
 	dir = t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: 1 << 16})

@@ -133,8 +133,8 @@ func TestErrorMessages(t *testing.T) {
 	require.Contains(t, err.Error(), ", offset 11")
 }
 
-// A walk that a cut ends reports an offset that may hold another record since then. The error must not deny the existence of a record
-// that Read would return.
+// A walk that a cut ends reports an offset that may hold another record since then. The error must not deny the existence of a
+// record that Read would return.
 func TestErrorMessageBesideACut(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	appendN(t, l, 0, 3)

@@ -25,7 +25,8 @@ func oldMessage(magic byte, offset int64, value string) []byte {
 	return append(b, body...)
 }
 
-// Open and Verify must recognize messages of the formats before Kafka 0.11, also after batches of format 2, and not change the files.
+// Open and Verify must recognize messages of the formats before Kafka 0.11, also after batches of format 2, and not change the
+// files.
 func TestOldMessageFormats(t *testing.T) {
 	for _, magic := range []byte{0, 1} {
 		for name, before := range map[string][]byte{"first": nil, "after batches": spaced(0, 3, 1)} {
@@ -90,7 +91,8 @@ func TestVerifyBareLogs(t *testing.T) {
 	require.Contains(t, report.Problems[0].Reason, "index files are missing")
 }
 
-// If a broker was killed during a compaction, its .swap files hold records that the segments no longer have. Open must refuse the rest.
+// If a broker was killed during a compaction, its .swap files hold records that the segments no longer have. Open must refuse
+// the rest.
 func TestInterruptedCompaction(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, swapSuffix)), spaced(0, 50, 2), 0o644))
@@ -110,8 +112,8 @@ func TestInterruptedCompaction(t *testing.T) {
 	}
 }
 
-// A compaction of Kafka that was killed while it still renamed its output has removed no segment yet. Its .cleaned files, and the
-// .swap files from their lowest offset on, are not part of the log.
+// A compaction of Kafka that was killed while it still renamed its output has removed no segment yet. Its .cleaned files, and
+// the .swap files from their lowest offset on, are not part of the log.
 func TestCleanedFilesOfKafka(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), spaced(0, 50, 1), 0o644))

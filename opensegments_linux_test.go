@@ -60,8 +60,8 @@ func logOfSegments(t *testing.T, dir string, segments int) *Log {
 	return l
 }
 
-// The number of open segments must be bounded over all logs of a process, read-only ones included, and a segment in steady use must
-// stay open, whichever log it belongs to.
+// The number of open segments must be bounded over all logs of a process, read-only ones included, and a segment in steady use
+// must stay open, whichever log it belongs to.
 func TestOpenSegmentsOfAllLogsAreBounded(t *testing.T) {
 	before := processSegments.open.Load()
 	dir := t.TempDir()

@@ -135,8 +135,8 @@ func TestAppendBatchRefusesWhatKafkaDoes(t *testing.T) {
 	}
 }
 
-// A batch that inflates to more than the limit is not damaged. AppendBatch must refuse it, but TransferFrom take it; reads must fail
-// with ErrInflated, and succeed with a higher limit.
+// A batch that inflates to more than the limit is not damaged. AppendBatch must refuse it, but TransferFrom take it; reads
+// must fail with ErrInflated, and succeed with a higher limit.
 func TestInflationLimit(t *testing.T) {
 	big := rawBatch{attributes: 1, count: 1, maxTime: 5, baseTime: 5, body: gzipped(rawRecord(0, 0, make([]byte, 300_000)))}.bytes()
 	o := &seglog.Options{Flush: seglog.FlushNone, MaxInflatedBytes: 200_000}
@@ -203,8 +203,8 @@ func headersOf(n int) []byte {
 	return append(binary.AppendVarint(nil, int64(len(body))), body...)
 }
 
-// Headers take 20 times as much memory as they take in a batch. MaxInflatedBytes must bound that memory too, or a small compressed
-// batch could use a great deal.
+// Headers take 20 times as much memory as they take in a batch. MaxInflatedBytes must bound that memory too, or a small
+// compressed batch could use a great deal.
 func TestHeadersAreBounded(t *testing.T) {
 	const n = 2 << 20
 	plain := rawBatch{count: 1, body: headersOf(n)}.bytes()

@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bigBatch returns a batch of n records as another program would write it. Their offsets are step apart, as after a compaction, and
-// their values shorter than size.
+// bigBatch returns a batch of n records as another program would write it. Their offsets are step apart, as after a
+// compaction, and their values shorter than size.
 func bigBatch(rnd *rand.Rand, base int64, n int, step int64, size int, codec Codec) []byte {
 	recs := make([]Record, n)
 	for i := range recs {
@@ -99,8 +99,8 @@ func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[
 	return l, want
 }
 
-// Read must return the same records as Records, from batches of any kind, in any order, in several goroutines, also with a cache that
-// is too small or whose size changes; and the cache must stay within its bound.
+// Read must return the same records as Records, from batches of any kind, in any order, in several goroutines, also with a
+// cache that is too small or whose size changes; and the cache must stay within its bound.
 func TestReadFromLargeBatches(t *testing.T) {
 	for _, limit := range []int64{defaultReadCacheBytes, 64 << 10, 4 << 10, 1, 0} {
 		for what, fsys := range map[string]fileSystem{"mapped": osFS{}, "read": newCountingFS()} {
@@ -151,8 +151,8 @@ func TestReadFromLargeBatches(t *testing.T) {
 	}
 }
 
-// With a bound larger than the memory, the cache must take only the memory that its batches need, and its table must grow with their
-// number.
+// With a bound larger than the memory, the cache must take only the memory that its batches need, and its table must grow with
+// their number.
 func TestReadCacheOfAnyBound(t *testing.T) {
 	withReadCache(t, math.MaxInt64)
 	l, want := mixedLog(t, osFS{}, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 256 << 10})
@@ -282,8 +282,9 @@ func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 	}
 }
 
-// A bit of a batch flips after the batch was checked. Within the minute for which the check counts, Read must return a record of the
-// right offset, possibly with wrong contents, or an error. With CheckEveryRead, or after the minute, Read must notice the flip.
+// A bit of a batch flips after the batch was checked. Within the minute for which the check counts, Read must return a record
+// of the right offset, possibly with wrong contents, or an error. With CheckEveryRead, or after the minute, Read must notice
+// the flip.
 func TestFlipsInACheckedBatch(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")

@@ -71,7 +71,8 @@ func writingChild(args []string) error {
 	}
 }
 
-// checkBeside walks over a read-only log, which must show whole batches, in order and without gaps. It returns the number of records.
+// checkBeside walks over a read-only log, which must show whole batches, in order and without gaps. It returns the number of
+// records.
 func checkBeside(t *testing.T, l *seglog.Log, from int64) (n int) {
 	t.Helper()
 	lastID, i := -1, 0
@@ -100,8 +101,8 @@ func checkBeside(t *testing.T, l *seglog.Log, from int64) (n int) {
 	return n
 }
 
-// A read-only log must follow the appends, rolls, deletions and truncations of a writer in another process, and never show a part of a
-// batch.
+// A read-only log must follow the appends, rolls, deletions and truncations of a writer in another process, and never show a
+// part of a batch.
 func TestReadOnlyBesideProcess(t *testing.T) {
 	for _, p := range policies {
 		t.Run(p.String(), func(t *testing.T) {
@@ -281,8 +282,8 @@ func TestReadOnlySegmentsAreSealedByTheWriter(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-// Without a state file, a read-only log can't know where the batches must end. If good batches follow bad bytes, the bytes are not the
-// end of the log, and Open must refuse it, as it does for a writer. A torn last batch ends the log.
+// Without a state file, a read-only log can't know where the batches must end. If good batches follow bad bytes, the bytes are
+// not the end of the log, and Open must refuse it, as it does for a writer. A torn last batch ends the log.
 func TestReadOnlyWithoutAState(t *testing.T) {
 	o, _ := recoverOptions()
 	for _, damage := range []string{"none", "in the middle", "at the end"} {

@@ -46,8 +46,8 @@ func (f uncutFile) zero(pos, n int64) error {
 	return f.file.zero(pos, n)
 }
 
-// A cut that failed halfway, or takes long, hides the records of the batch that it divides. Read of a read-only log must then fail
-// with ErrBusy, and Follow wait; both get the records when the cut is done.
+// A cut that failed halfway, or takes long, hides the records of the batch that it divides. Read of a read-only log must then
+// fail with ErrBusy, and Follow wait; both get the records when the cut is done.
 func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	disk := new(uncut)
 	dir := t.TempDir()
@@ -125,8 +125,8 @@ func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
 	return n, err
 }
 
-// The age of a view counts from the start of the read of seglog.state that confirmed it, even if the process was held up during that
-// read.
+// The age of a view counts from the start of the read of seglog.state that confirmed it, even if the process was held up
+// during that read.
 func TestReadOnlyViewAgesFromTheReadOfTheState(t *testing.T) {
 	dir := t.TempDir()
 	w, err := Open(dir, nil)
@@ -176,8 +176,8 @@ func (f noCopyFile) WriteAt(p []byte, pos int64) (int, error) {
 	return f.file.WriteAt(p, pos)
 }
 
-// A cut must copy a segment that a snapshot shares before it notes its intent, so that a full disk fails the cut and does not latch
-// the log.
+// A cut must copy a segment that a snapshot shares before it notes its intent, so that a full disk fails the cut and does not
+// latch the log.
 func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
 	fsys := &noCopy{}
 	dir := t.TempDir()

@@ -14,8 +14,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// kafkaLike returns a directory like a Kafka partition's, in which offsets are missing as after a compaction. Its batches are also
-// returned as a stream.
+// kafkaLike returns a directory like a Kafka partition's, in which offsets are missing as after a compaction. Its batches are
+// also returned as a stream.
 func kafkaLike(t testing.TB, clean bool) (dir string, stream []byte, end int64) {
 	t.Helper()
 	dir = t.TempDir()
@@ -92,8 +92,9 @@ func TestOpenCaseJ(t *testing.T) {
 	})
 }
 
-// Without a valid seglog.state no recovery point says which records must be there, so good batches after bad bytes are worth as much
-// as those before them, and Open must refuse the log. A torn tail with no good batch after it is removed from the log and saved.
+// Without a valid seglog.state no recovery point says which records must be there, so good batches after bad bytes are worth
+// as much as those before them, and Open must refuse the log. A torn tail with no good batch after it is removed from the log
+// and saved.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
 	t.Parallel()
 	if underRace {

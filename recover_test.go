@@ -16,8 +16,8 @@ func everyFinding(f func(finding)) {
 	}
 }
 
-// pattern encodes a finding as text, with one column per field: 0 or 1, except that ends is b for bad or w for whole. The order is
-// that of recoveryPatterns.
+// pattern encodes a finding as text, with one column per field: 0 or 1, except that ends is b for bad or w for whole. The
+// order is that of recoveryPatterns.
 func (f finding) pattern() string {
 	p := []byte("000000000")
 	for i, set := range []bool{f.promised, f.clean, f.sealed, f.last, f.empty, f.joins, f.below} {
@@ -44,8 +44,8 @@ func fits(finding, pattern string) bool {
 	return true
 }
 
-// recoveryPatterns is the decision table again, written so that the order of rows does not matter: the patterns do not overlap. A dot
-// stands for any value.
+// recoveryPatterns is the decision table again, written so that the order of rows does not matter: the patterns do not
+// overlap. A dot stands for any value.
 var recoveryPatterns = []struct {
 	row     int
 	id      byte
@@ -94,8 +94,8 @@ func TestRecoveryTable(t *testing.T) {
 	require.Len(t, reached, len(recoveryCases), "the number of rows that decide some finding")
 }
 
-// Damage below the recovery point must make Open refuse the log. Above it, where a valid state file explains the damage by a crash,
-// damage must never do so.
+// Damage below the recovery point must make Open refuse the log. Above it, where a valid state file explains the damage by a
+// crash, damage must never do so.
 func TestRecoveryTableKeepsItsPromises(t *testing.T) {
 	everyFinding(func(f finding) {
 		if f.clean || f.sealed {

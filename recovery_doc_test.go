@@ -23,8 +23,8 @@ func TestDocRecoveryTable(t *testing.T) {
 	docBlock(t, "docs/recovery.md", "cases", out.String())
 }
 
-// TestDocState reads a state file by the table in docs/recovery.md: each field must be at the position in the table, and the table
-// must not leave out any.
+// TestDocState reads a state file by the table in docs/recovery.md: each field must be at the position in the table, and the
+// table must not leave out any.
 func TestDocState(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})

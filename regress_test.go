@@ -17,8 +17,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// A child process between fork and exec held a copy of the lock's descriptor, so a log that the parent had closed could not be opened
-// again.
+// A child process between fork and exec held a copy of the lock's descriptor, so a log that the parent had closed could not be
+// opened again.
 func TestReopenBesideForks(t *testing.T) {
 	t.Parallel()
 	program, err := exec.LookPath("true")
@@ -67,8 +67,8 @@ func TestOpenWithSmallerSegmentBytes(t *testing.T) {
 	}
 }
 
-// When the directory of an open log was renamed and another log created in its place, the first log read the second log's records as
-// its own, and its cuts, deletions, retention, snapshots and Close used or changed the second log's files.
+// When the directory of an open log was renamed and another log created in its place, the first log read the second log's
+// records as its own, and its cuts, deletions, retention, snapshots and Close used or changed the second log's files.
 func TestDirectoryTakenByAnotherLog(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a directory with open files can't be renamed")

@@ -10,9 +10,9 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// The segments that Repair with KeepAfter keeps after a gap must stay when the log is opened, and when it is opened again after a kill.
-// The state file of the log has an early recovery point, so Open might take a gap for the torn tail of a power cut, and drop the
-// segments after it.
+// The segments that Repair with KeepAfter keeps after a gap must stay when the log is opened, and when it is opened again
+// after a kill. The state file of the log has an early recovery point, so Open might take a gap for the torn tail of a power
+// cut, and drop the segments after it.
 func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 	damage := map[string]func(t *testing.T, segs []seglog.SegmentInfo){
 		"a missing segment": func(t *testing.T, segs []seglog.SegmentInfo) { require.NoError(t, os.Remove(segs[1].Path)) },

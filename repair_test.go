@@ -29,7 +29,8 @@ func repaired(t testing.TB, w *simWorld, o RepairOptions) (*RepairReport, *simWo
 	return r, s.kill()
 }
 
-// recover repairs a log, and checks all properties that must hold whatever the damage. It returns the report and the records left.
+// recover repairs a log, and checks all properties that must hold whatever the damage. It returns the report and the records
+// left.
 func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, []Record) {
 	d.t.Helper()
 	what = fmt.Sprintf("%s, keep %v", what, keep)
@@ -123,8 +124,8 @@ func TestRepairSound(t *testing.T) {
 	})
 }
 
-// Whichever byte is damaged, Repair with KeepAfter must lose only the batch around it, and without KeepAfter only that batch and later
-// ones.
+// Whichever byte is damaged, Repair with KeepAfter must lose only the batch around it, and without KeepAfter only that batch
+// and later ones.
 func TestRepairEveryByte(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {

@@ -62,8 +62,8 @@ func embedded(from int64) []byte {
 	return b
 }
 
-// A flipped bit in the header of a batch must cost that batch only, even if values hold batches: Repair must keep all other batches and
-// add none.
+// A flipped bit in the header of a batch must cost that batch only, even if values hold batches: Repair must keep all other
+// batches and add none.
 func TestResyncBehindFlippedHeader(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -173,7 +173,8 @@ func TestResyncOfManyIsLinear(t *testing.T) {
 	require.Less(t, read, 40*info.Size())
 }
 
-// Many batches in a row with wrong lengths, each of which the search finds by its CRC, must not make the search recurse once for each.
+// Many batches in a row with wrong lengths, each of which the search finds by its CRC, must not make the search recurse once
+// for each.
 func TestResyncOfManyTakesNoStack(t *testing.T) {
 	const n = 20_000
 	dir := damagedLog(t, n, func(int) []byte { return []byte("value") }, func(b []byte, at []int) {
@@ -196,8 +197,8 @@ func TestResyncOfManyTakesNoStack(t *testing.T) {
 	require.EqualValues(t, n-1, base)
 }
 
-// A writer in another process may cut off the batch to which an index entry leads before a reader reads it. The search must then end
-// without a result.
+// A writer in another process may cut off the batch to which an index entry leads before a reader reads it. The search must
+// then end without a result.
 func TestResyncFromABatchThatIsGone(t *testing.T) {
 	r := resync{f: bytes.NewReader(make([]byte, 4096)), end: -1, size: 4096, zeros: 4096, bound: 1000, budget: 4 * 4096}
 	for _, pos := range []int64{100, 999, 1000, 1001} {
@@ -230,8 +231,8 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 	}
 }
 
-// A damaged header must cost its batch only: a log that was closed opens, even if an index entry leads to that batch, Read, Records
-// and Section serve the records before and after it, and the error has the offset at which to continue.
+// A damaged header must cost its batch only: a log that was closed opens, even if an index entry leads to that batch, Read,
+// Records and Section serve the records before and after it, and the error has the offset at which to continue.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	t.Parallel()
 	if raceEnabled {
@@ -342,8 +343,8 @@ func TestReadOnlyPastDamage(t *testing.T) {
 	}
 }
 
-// The same holds if a flushed batch has lost its whole header, whether reserved blocks of a writer follow the flushed batches, other
-// bytes, or nothing.
+// The same holds if a flushed batch has lost its whole header, whether reserved blocks of a writer follow the flushed batches,
+// other bytes, or nothing.
 func TestReadOnlyPastALostHeader(t *testing.T) {
 	const n = 20
 	for _, spoilt := range []int{0, 7, n - 2, n - 1} {
@@ -442,8 +443,9 @@ func TestResyncBehindABaseThatGrew(t *testing.T) {
 	}
 }
 
-// Two damages, the first of which extends over the end of a batch, must cost only the batches that they touch. The batches in between
-// must be read, with and without gaps, and batches in the value of a damaged record must not be taken for batches of the log.
+// Two damages, the first of which extends over the end of a batch, must cost only the batches that they touch. The batches in
+// between must be read, with and without gaps, and batches in the value of a damaged record must not be taken for batches of
+// the log.
 func TestResyncBetweenTwoDamages(t *testing.T) {
 	t.Parallel()
 	const n, first = 40, 6

@@ -165,9 +165,9 @@ func TestScanAllocatesForArrivedBytesOnly(t *testing.T) {
 	require.Less(t, allocated()-before, uint64(1<<20))
 }
 
-// No input may make the scanner panic or loop. It must accept only whole batches, in order and with valid CRCs, and the same ones in
-// whatever pieces they arrive. There is one exception: a batch after a gap that only the next batch proves wrong is accepted if the two
-// arrive separately.
+// No input may make the scanner panic or loop. It must accept only whole batches, in order and with valid CRCs, and the same
+// ones in whatever pieces they arrive. There is one exception: a batch after a gap that only the next batch proves wrong is
+// accepted if the two arrive separately.
 func FuzzScan(f *testing.F) {
 	stream := scanSeed()
 	f.Add(stream, int64(-1), int64(-1), true, uint16(0))

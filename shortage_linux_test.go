@@ -19,8 +19,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// If the process runs out of descriptors, or of address space for mappings, a call must do without or return the error. The log must
-// not fail or change, and the same call must succeed once the shortage is over.
+// If the process runs out of descriptors, or of address space for mappings, a call must do without or return the error. The
+// log must not fail or change, and the same call must succeed once the shortage is over.
 func TestShortagePasses(t *testing.T) {
 	policies := []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushAsync, seglog.FlushNone}
 	run := func(kind string, policy seglog.FlushPolicy, left int) {
@@ -131,8 +131,8 @@ func takeDescriptors(left int) (func() error, error) {
 	}, nil
 }
 
-// takeAddressSpace leaves enough address space for heap and stacks, without which the runtime ends the process, but too little to map
-// a segment.
+// takeAddressSpace leaves enough address space for heap and stacks, without which the runtime ends the process, but too little
+// to map a segment.
 func takeAddressSpace() (func() error, error) {
 	var old unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_AS, &old); err != nil {

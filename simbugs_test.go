@@ -162,8 +162,8 @@ func tamper(change func(b batch)) func(s *simFS) fileSystem {
 	}
 }
 
-// plantedBugs are bugs that the crash simulation must find. Each was a bug of some real log, as far as it can be planted below the
-// engine.
+// plantedBugs are bugs that the crash simulation must find. Each was a bug of some real log, as far as it can be planted below
+// the engine.
 var plantedBugs = []struct {
 	name  string
 	plant func(s *simFS) fileSystem

@@ -60,8 +60,8 @@ func wholeCuts() []simCut {
 	}
 }
 
-// singleCuts returns the cuts in which one item differs from all others: a page that alone is on the disk, is missing or is torn,
-// a size, a name, or a truncation of which only the first page is on the disk.
+// singleCuts returns the cuts in which one item differs from all others: a page that alone is on the disk, is missing or is
+// torn, a size, a name, or a truncation of which only the first page is on the disk.
 func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	var cuts []simCut
 	add := func(c simCut) { c.world = rng; cuts = append(cuts, c) }
@@ -111,8 +111,8 @@ func singleCuts(w *simWorld, rng *rand.Rand) []simCut {
 	return cuts
 }
 
-// gapCut returns a cut after which, of a truncation, only the zeros in the rest of the last page are on the disk: the file has its
-// old size, with a gap of zeros and the old bytes after it. ext4 and XFS leave such files.
+// gapCut returns a cut after which, of a truncation, only the zeros in the rest of the last page are on the disk: the file has
+// its old size, with a gap of zeros and the old bytes after it. ext4 and XFS leave such files.
 func gapCut(n *simNode, i int) simCut {
 	at := int(n.sizes[i+1] / simPageBytes)
 	return simCut{

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxDamagedAllocation bounds the memory that opening and reading a damaged log may allocate. A sound log needs as much; a damaged
-// length must not raise it.
+// maxDamagedAllocation bounds the memory that opening and reading a damaged log may allocate. A sound log needs as much; a
+// damaged length must not raise it.
 const maxDamagedAllocation = 8 << 20
 
 // damaged is a small log whose files a test damages.

@@ -17,8 +17,8 @@ import (
 // simDir is the directory of the log in a simulation.
 const simDir = "simulated"
 
-// simCopies is the prefix of the names of directories beside simDir, which hold copies of the log. In simWorld, the name of a file
-// in such a directory contains the directory; that of a file in simDir does not.
+// simCopies is the prefix of the names of directories beside simDir, which hold copies of the log. In simWorld, the name of a
+// file in such a directory contains the directory; that of a file in simDir does not.
 const simCopies = "copy"
 
 // simName returns the name in simWorld of the file at path.

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// simMapping has memory of its own. A store reaches the file only when the engine announces it, so a store that the engine fails to
-// announce is lost, and the test fails.
+// simMapping has memory of its own. A store reaches the file only when the engine announces it, so a store that the engine
+// fails to announce is lost, and the test fails.
 type simMapping struct {
 	node int
 	b    []byte
@@ -67,8 +67,8 @@ func (s *simFS) stored(m *simMapping, path, name string, pos, n int64) error {
 	return err
 }
 
-// copyToMappings copies written bytes to the mappings of the file, since mappings and reads share the page cache. It does not touch
-// equal bytes: recovery writes some again while readers look at them, which the race detector would report.
+// copyToMappings copies written bytes to the mappings of the file, since mappings and reads share the page cache. It does not
+// touch equal bytes: recovery writes some again while readers look at them, which the race detector would report.
 func (s *simFS) copyToMappings(node int, pos int64, p []byte, but *simMapping) {
 	for m := range s.mappings {
 		if m.node != node || m == but || pos >= int64(len(m.b)) {

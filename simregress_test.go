@@ -13,11 +13,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These tests are for faults that the simulation, the injections and the damage tests found, each with the smallest workload that
-// shows the fault.
+// These tests are for faults that the simulation, the injections and the damage tests found, each with the smallest workload
+// that shows the fault.
 
-// crashedAtEveryPoint runs prepare and then last, and crashes the disk at every point of last, in all single ways and some random
-// ones.
+// crashedAtEveryPoint runs prepare and then last, and crashes the disk at every point of last, in all single ways and some
+// random ones.
 func crashedAtEveryPoint(t *testing.T, opts Options, prepare, last func(u *simUser) error) {
 	for _, mapped := range []bool{true, false} {
 		s := newSimFS(newSimWorld(), mapped)
@@ -54,8 +54,8 @@ func TestInterruptedTruncateToIsReadable(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 2, 2), func(u *simUser) error { return u.truncateTo(2) })
 }
 
-// A killed process may leave the intent of a cut only in the page cache. Open acted on the intent without making it durable, so a
-// power cut left a log without segments that the old state file counts.
+// A killed process may leave the intent of a cut only in the page cache. Open acted on the intent without making it durable,
+// so a power cut left a log without segments that the old state file counts.
 func TestInterruptedResetIsDurableFirst(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(3, 2, 2), func(u *simUser) error { return u.reset(30) })
 }
@@ -278,8 +278,8 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 	require.Empty(t, s.left())
 }
 
-// The deletion of an unsealed segment moved the point where recovery starts to the next segment, whose name was not synced yet, so
-// the state file counted a segment that a power cut took away.
+// The deletion of an unsealed segment moved the point where recovery starts to the next segment, whose name was not synced
+// yet, so the state file counted a segment that a power cut took away.
 func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		s := newSimFS(newSimWorld(), true)
@@ -348,8 +348,8 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	}
 }
 
-// If the write of the state file failed for a seal, later writes did not count it either. After a kill, there was one segment more
-// than the state file counted.
+// If the write of the state file failed for a seal, later writes did not count it either. After a kill, there was one segment
+// more than the state file counted.
 func TestSealAfterAFailedNote(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)

@@ -142,7 +142,8 @@ func TestStateCommitReplacesBothSlots(t *testing.T) {
 	}
 }
 
-// A note that is made during a commit must be written when the commit ends, but never overwrite the state that a cut has committed.
+// A note that is made during a commit must be written when the commit ends, but never overwrite the state that a cut has
+// committed.
 func TestMissedNoteIsWritten(t *testing.T) {
 	fsys := newSimFS(newSimWorld(), false)
 	f, err := openState(fsys, stateName, state{cut: -1})

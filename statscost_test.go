@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Stats keeps the sum of the sizes of sealed segments while the list of segments stays the same. The sum must be right after rolls,
-// seals, deletions and cuts.
+// Stats keeps the sum of the sizes of sealed segments while the list of segments stays the same. The sum must be right after
+// rolls, seals, deletions and cuts.
 func TestStatsBytesFollowTheSegments(t *testing.T) {
 	l, err := Open(t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
@@ -83,7 +83,8 @@ func (f fullDiskFile) flush() error {
 	return f.file.flush()
 }
 
-// Stats.Errors must count each append that fails because of the disk: appends that find it full, and those that a failed log refuses.
+// Stats.Errors must count each append that fails because of the disk: appends that find it full, and those that a failed log
+// refuses.
 func TestStatsCountFailedAppends(t *testing.T) {
 	disk := new(fullDisk)
 	l, err := openFS(disk, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 8 << 20})

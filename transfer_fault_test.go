@@ -183,8 +183,8 @@ func TestTransferOfCutFile(t *testing.T) {
 	}
 }
 
-// A header and a small section are sent from the mapping by a single write, which must also fail if another program has truncated the
-// file.
+// A header and a small section are sent from the mapping by a single write, which must also fail if another program has
+// truncated the file.
 func TestTransferOfCutFileWithHeader(t *testing.T) {
 	l, _, all := bigLog(t)
 	small, err := l.Append(seglog.Record{Value: []byte("small")})

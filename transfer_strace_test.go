@@ -62,8 +62,8 @@ func transferringChild(args []string) error {
 	return nil
 }
 
-// These expressions match a traced call: its thread, name and arguments, and its result. If a call of another thread comes in between,
-// strace shows the two in separate lines.
+// These expressions match a traced call: its thread, name and arguments, and its result. If a call of another thread comes in
+// between, strace shows the two in separate lines.
 var (
 	tracedCall   = regexp.MustCompile(`^(\d+) +(sendfile|sendfile64|splice)\((.*)$`)
 	tracedResult = regexp.MustCompile(`^(\d+) .*\) += (\d+)$`)
@@ -98,8 +98,8 @@ func sentBytes(t *testing.T, trace string) (bySendfile, bySplice int64) {
 	return bySendfile, bySplice
 }
 
-// A trace of the system calls must show sendfile for small sections and splice for large ones, each with an explicit offset: several
-// transfers share a descriptor, and with it the file position.
+// A trace of the system calls must show sendfile for small sections and splice for large ones, each with an explicit offset:
+// several transfers share a descriptor, and with it the file position.
 func TestTransfersWithExplicitOffsets(t *testing.T) {
 	t.Run("sendfile", func(t *testing.T) {
 		sendfile, splice := traceTransfers(t, 128<<10)

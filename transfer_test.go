@@ -255,8 +255,8 @@ func TestSectionKeepsItsBytes(t *testing.T) {
 	}
 }
 
-// Bytes that a socket has accepted must not change, even if the sending log is closed and the log is then cut before the peer reads
-// them.
+// Bytes that a socket has accepted must not change, even if the sending log is closed and the log is then cut before the peer
+// reads them.
 func TestCutBehindAClosedLog(t *testing.T) {
 	for name, sender := range map[string]func(t *testing.T, l *seglog.Log, dir string) *seglog.Log{
 		"reopened": func(t *testing.T, l *seglog.Log, dir string) *seglog.Log { return l },
@@ -305,8 +305,8 @@ func stamped(offset, generation int64) []byte {
 	return []byte(s + strings.Repeat(s, int(offset*7%40)))
 }
 
-// Transfers over 64 connections from 64 offsets must send whole, consecutive batches while one goroutine appends, rolls, deletes and
-// truncates.
+// Transfers over 64 connections from 64 offsets must send whole, consecutive batches while one goroutine appends, rolls,
+// deletes and truncates.
 func TestTransferToConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 32 << 10, IndexBytes: 512})

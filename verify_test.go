@@ -43,8 +43,8 @@ func (d *damaged) openError(w *simWorld) error {
 	return err
 }
 
-// agree checks that Verify reports an error exactly if opening and reading the log failed. Verify may also report an error below the
-// start, where nobody reads.
+// agree checks that Verify reports an error exactly if opening and reading the log failed. Verify may also report an error
+// below the start, where nobody reads.
 func (d *damaged) agree(what string, opened error, r *Report) {
 	d.t.Helper()
 	below := len(r.Problems) > 0 && r.Problems[0].Offset < r.Start

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// These tests are for faults of the write side that the schedules do not find by themselves. The patches in torture/bugs put them
-// back.
+// These tests are for faults of the write side that the schedules do not find by themselves. The patches in torture/bugs put
+// them back.
 
 // smallSegments returns a log on a simulated disk, filled to the given number of small segments.
 func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) (*simFS, *Log) {
@@ -32,8 +32,8 @@ func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) 
 	return s, l
 }
 
-// If the active segment is rolled, sealed and trimmed after the preparer has looked it up, the preparer must not touch it: zeros after
-// the end of a sealed segment are damage.
+// If the active segment is rolled, sealed and trimmed after the preparer has looked it up, the preparer must not touch it:
+// zeros after the end of a sealed segment are damage.
 func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
 		s, l := smallSegments(t, true, policy, 1)
@@ -57,8 +57,8 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 	}
 }
 
-// The kernel reports a failed write-back once to each open file description. If the preparer gets the error when it writes zeros, it
-// must return the error, and the flusher must still get it too.
+// The kernel reports a failed write-back once to each open file description. If the preparer gets the error when it writes
+// zeros, it must return the error, and the flusher must still get it too.
 func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	l, err := openFS(s, simDir, nil)
@@ -84,8 +84,8 @@ func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A TruncateTo that finds out that it can't cut must have changed nothing. Once, its intent was durable by then, and every later Open
-// failed like the cut.
+// A TruncateTo that finds out that it can't cut must have changed nothing. Once, its intent was durable by then, and every
+// later Open failed like the cut.
 func TestCutThatCannotBePlanned(t *testing.T) {
 	const snappy = 2 // no decompressor is registered for it
 	dir := t.TempDir()
@@ -150,8 +150,8 @@ func TestRollsWaitForSeals(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// A roll that fails on a full disk must not leave the name of a new segment. A smaller batch may still fit into the old segment, and
-// a power cut must not bring back an empty segment with the offset of that batch.
+// A roll that fails on a full disk must not leave the name of a new segment. A smaller batch may still fit into the old
+// segment, and a power cut must not bring back an empty segment with the offset of that batch.
 func TestFailedRollLeavesNoName(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 1), func(u *simUser) error {
 		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
@@ -198,8 +198,8 @@ func TestLimiter(t *testing.T) {
 	require.Zero(t, l.n)
 }
 
-// If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be ErrFailed, as
-// the error of a full disk means that the batch was not stored.
+// If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be
+// ErrFailed, as the error of a full disk means that the batch was not stored.
 func TestShortageInAFlushLatches(t *testing.T) {
 	for range 10 {
 		s := newSimFS(newSimWorld(), true)
@@ -340,8 +340,8 @@ func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
 	}
 }
 
-// When Open takes over a directory without a state file, it must sync the names of the segments before the state file counts them: the
-// program that created them may have been killed before it synced the names.
+// When Open takes over a directory without a state file, it must sync the names of the segments before the state file counts
+// them: the program that created them may have been killed before it synced the names.
 func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 2)
 	require.NoError(t, l.Close())
@@ -386,8 +386,8 @@ func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
 
-// The intent of a cut may reach the disk without the batch that belongs to it. The cut has not begun then, and recovery must not take
-// the records above its offset for old ones that the cut removed.
+// The intent of a cut may reach the disk without the batch that belongs to it. The cut has not begun then, and recovery must
+// not take the records above its offset for old ones that the cut removed.
 func TestIntentWithoutItsRest(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, func(u *simUser) error {
 		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {

@@ -228,8 +228,8 @@ func TestDecodeAtOnce(t *testing.T) {
 	}
 }
 
-// The damage here has a corrected CRC. The decoders must notice it or return other records, without a panic, and without allocating
-// memory for lengths that are only claimed.
+// The damage here has a corrected CRC. The decoders must notice it or return other records, without a panic, and without
+// allocating memory for lengths that are only claimed.
 func TestDecodeDamaged(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, _ := plainRecords(20, 40)
@@ -305,8 +305,8 @@ func zstdEmpty(t testing.TB) []byte {
 	return e.EncodeAll(nil, nil)
 }
 
-// AppendBatch must refuse a batch that inflates to more than Options.MaxInflatedBytes. Once stored, it is not damage, and the decoders
-// must stop at the limit of the log.
+// AppendBatch must refuse a batch that inflates to more than Options.MaxInflatedBytes. Once stored, it is not damage, and the
+// decoders must stop at the limit of the log.
 func TestInflationLimit(t *testing.T) {
 	template := vectors(t)["k-none"]
 	plain, want := plainRecords(4, 1_000_000)

@@ -38,8 +38,8 @@ func status(err error) int {
 	return 0
 }
 
-// TestCommandLines checks that every program explains itself with -h, and refuses arguments that it does not understand without output
-// or files.
+// TestCommandLines checks that every program explains itself with -h, and refuses arguments that it does not understand
+// without output or files.
 func TestCommandLines(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds every example")

@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// startJVM starts the JVM. If Java, Maven or Kafka's jars are not available, it leaves the reason in jvm.skip. The script need.sh
-// builds and fetches what is needed.
+// startJVM starts the JVM. If Java, Maven or Kafka's jars are not available, it leaves the reason in jvm.skip. The script
+// need.sh builds and fetches what is needed.
 func startJVM() {
 	build := exec.Command("bash", "-c", ". ./need.sh; need_tools java javac mvn; need_jars", "interop")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -207,9 +207,9 @@ func kafkaVerify(t testing.TB, dir string, opts kafkaOpts) (rebuildDiffs []strin
 	return answer.RebuildDiffs
 }
 
-// kafkaDumpLog checks that kafka-dump-log reports no problem. The exit status is 0 in any case, so the text decides. Of a compacted
-// log, the tool always reports that offsets are not consecutive, and that a batch without records lacks the greatest time that its
-// header keeps.
+// kafkaDumpLog checks that kafka-dump-log reports no problem. The exit status is 0 in any case, so the text decides. Of a
+// compacted log, the tool always reports that offsets are not consecutive, and that a batch without records lacks the greatest
+// time that its header keeps.
 func kafkaDumpLog(t testing.TB, dir string, gaps bool) {
 	t.Helper()
 	var answer struct{ Out, Err string }

@@ -11,7 +11,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// The same appends through seglog and through Kafka must give the same bytes in every file, and both programs must read them alike.
+// The same appends through seglog and through Kafka must give the same bytes in every file, and both programs must read them
+// alike.
 func TestSameBytes(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) {
@@ -61,8 +62,8 @@ func TestSameBytesIndexFull(t *testing.T) {
 	}
 }
 
-// requireSameLookups looks up records by offset and by time in both programs. Kafka opens the directory as after a clean shutdown, so
-// that it trusts seglog's indexes.
+// requireSameLookups looks up records by offset and by time in both programs. Kafka opens the directory as after a clean
+// shutdown, so that it trusts seglog's indexes.
 func requireSameLookups(t *testing.T, dir string, s *shape) {
 	t.Helper()
 	batches := kafkaDump(t, dir)
@@ -92,8 +93,8 @@ func requireSameLookups(t *testing.T, dir string, s *shape) {
 	}
 }
 
-// If the log is closed and opened again between appends, seglog's files must equal those of one long session. (Kafka forgets at a
-// restart the number of bytes since its last index entry, and so spaces entries more widely.)
+// If the log is closed and opened again between appends, seglog's files must equal those of one long session. (Kafka forgets
+// at a restart the number of bytes since its last index entry, and so spaces entries more widely.)
 func TestSameBytesInSessions(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) / 4 {
@@ -187,8 +188,8 @@ func sameFiles(a, b map[string][]byte) bool {
 	return true
 }
 
-// Seglog must open a directory that a kill of Kafka left, with indexes that have 10 MiB of zeros after their entries, without the loss
-// of a record.
+// Seglog must open a directory that a kill of Kafka left, with indexes that have 10 MiB of zeros after their entries, without
+// the loss of a record.
 func TestSeglogOpensKilledKafka(t *testing.T) {
 	needKafka(t)
 	for i := range int64(6) {
@@ -206,7 +207,8 @@ func TestSeglogOpensKilledKafka(t *testing.T) {
 	}
 }
 
-// A directory goes back and forth between the programs, each of which appends to it, with and without Kafka's mark of a clean shutdown.
+// A directory goes back and forth between the programs, each of which appends to it, with and without Kafka's mark of a clean
+// shutdown.
 func TestTakingTurns(t *testing.T) {
 	needKafka(t)
 	for i := range int64(*shapes) / 6 {

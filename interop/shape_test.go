@@ -35,8 +35,8 @@ func (s *shape) kafka() kafkaOpts {
 	}
 }
 
-// randomShape chooses every dimension at random: sizes of batches, records, keys and values, null and empty ones, headers, times in and
-// out of order, segments of a few batches or of all, and dense and sparse indexes.
+// randomShape chooses every dimension at random: sizes of batches, records, keys and values, null and empty ones, headers,
+// times in and out of order, segments of a few batches or of all, and dense and sparse indexes.
 func randomShape(seed int64) *shape {
 	rnd := rand.New(rand.NewSource(seed))
 	s := &shape{options: seglog.Options{

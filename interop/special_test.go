@@ -15,9 +15,10 @@ import (
 
 const ms0 = 1_700_000_000_000
 
-// specials are batches that seglog never writes itself but must keep, read and index: of every codec, with times by the broker, of an
-// idempotent producer whose sequence wraps, of committed and aborted transactions, with gaps inside, around and at the end of batches,
-// without records, as the cleaner leaves them, with records without time, with growing leader epochs, and a jump of more than 31 bits.
+// specials are batches that seglog never writes itself but must keep, read and index: of every codec, with times by the
+// broker, of an idempotent producer whose sequence wraps, of committed and aborted transactions, with gaps inside, around and
+// at the end of batches, without records, as the cleaner leaves them, with records without time, with growing leader epochs,
+// and a jump of more than 31 bits.
 func specials() []batch {
 	records := func(n int, t int64) []record {
 		out := make([]record, n)
@@ -65,7 +66,8 @@ func TestSpecialBatchesSameBytes(t *testing.T) {
 	require.NoError(t, err)
 	var last []byte
 	for _, b := range specials() {
-		// Send each batch after its predecessor, which the log already has, so that a gap is not taken for a stream that does not join.
+		// Send each batch after its predecessor, which the log already has, so that a gap is not taken for a stream that does not
+		// join.
 		encoded := kafkaEncode(t, b)
 		stream := append(last, encoded...)
 		n, err := l.TransferFrom(bytes.NewReader(stream), int64(len(stream)))
@@ -157,7 +159,8 @@ func requireSections(t *testing.T, l *seglog.Log, want []byte) {
 	require.Equal(t, want, got.Bytes())
 }
 
-// Seglog must read, verify and continue a directory that Kafka wrote with all of these batches, and Kafka must then continue it in turn.
+// Seglog must read, verify and continue a directory that Kafka wrote with all of these batches, and Kafka must then continue
+// it in turn.
 func TestSeglogContinuesKafkaSpecials(t *testing.T) {
 	needKafka(t)
 	for _, lost := range []string{"", ".index", ".timeindex", "both"} {
@@ -207,7 +210,8 @@ func readEverySegment(t *testing.T, dir string) {
 	require.NoError(t, l.Close())
 }
 
-// Seglog must read a log that Kafka's log cleaner has left, with gaps, smaller batches, batches without records, and merged segments.
+// Seglog must read a log that Kafka's log cleaner has left, with gaps, smaller batches, batches without records, and merged
+// segments.
 func TestCompactedByKafka(t *testing.T) {
 	needKafka(t)
 	dir := topicDir(t)

@@ -15,8 +15,8 @@ func openBench(b *testing.B) *Store {
 	return s
 }
 
-// These benchmarks are raft's own suite for stores. Its benchmark of DeleteRange leaves gaps between the entries that it stores, which
-// a monotonic store refuses, so dense closes them.
+// These benchmarks are raft's own suite for stores. Its benchmark of DeleteRange leaves gaps between the entries that it
+// stores, which a monotonic store refuses, so dense closes them.
 func BenchmarkFirstIndex(b *testing.B)  { raftbench.FirstIndex(b, openBench(b)) }
 func BenchmarkLastIndex(b *testing.B)   { raftbench.LastIndex(b, openBench(b)) }
 func BenchmarkGetLog(b *testing.B)      { raftbench.GetLog(b, openBench(b)) }

@@ -13,9 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestConcurrentGetLog reads entries, sequentially and at random, while a writer appends, deletes entries at both ends and starts over.
-// No reader may get an entry of another index, an entry that was deleted before the call began, or an error for an entry that exists
-// throughout.
+// TestConcurrentGetLog reads entries, sequentially and at random, while a writer appends, deletes entries at both ends and
+// starts over. No reader may get an entry of another index, an entry that was deleted before the call began, or an error for
+// an entry that exists throughout.
 func TestConcurrentGetLog(t *testing.T) {
 	s := openStore(t, t.TempDir(), small)
 	var (

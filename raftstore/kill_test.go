@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The child of TestKill opens the store in the directory childDir, and makes the changes that follow from the seed until it is killed.
+// The child of TestKill opens the store in the directory childDir, and makes the changes that follow from the seed until it is
+// killed.
 const (
 	childDir  = "RAFTSTORE_CHILD_DIR"
 	childSeed = "RAFTSTORE_CHILD_SEED"
@@ -21,12 +22,12 @@ const (
 	childSteps = 80 // the number of changes of a child that is not killed
 )
 
-// killed sets a segment size that is small, but large enough for each StoreLogs of the model to fit in one batch, so that it takes
-// effect as a whole or not at all.
+// killed sets a segment size that is small, but large enough for each StoreLogs of the model to fit in one batch, so that it
+// takes effect as a whole or not at all.
 var killed = &Options{SegmentBytes: 1 << 14}
 
-// child makes changes that follow from the seed; its parent gets the same changes from the same generator. It reports the beginning and
-// the end of each change.
+// child makes changes that follow from the seed; its parent gets the same changes from the same generator. It reports the
+// beginning and the end of each change.
 func child() {
 	fail := func(err error) {
 		if err != nil {
@@ -80,8 +81,8 @@ func observe(s *Store) (*model, error) {
 	return m, nil
 }
 
-// TestKill kills a process with SIGKILL at a random point of its changes, many times in the same directory. The finished changes must
-// be in the store, and the unfinished change must have taken effect as a whole or not at all.
+// TestKill kills a process with SIGKILL at a random point of its changes, many times in the same directory. The finished
+// changes must be in the store, and the unfinished change must have taken effect as a whole or not at all.
 func TestKill(t *testing.T) {
 	rounds := 25
 	if testing.Short() {
@@ -146,8 +147,8 @@ type killing struct {
 	changes, happened int
 }
 
-// run runs a child until it ends, and checks the store that it left. It calls progress with the number of finished changes, so that
-// the caller can kill the child.
+// run runs a child until it ends, and checks the store that it left. It calls progress with the number of finished changes, so
+// that the caller can kill the child.
 func (k *killing) run(cmd *exec.Cmd, progress func(done int)) {
 	k.t.Helper()
 	k.seed++

@@ -110,8 +110,8 @@ func (i *interrupted) GetLog(index uint64, e *raft.Log) error {
 	return i.LogStore.GetLog(index, e)
 }
 
-// TestMigrateInterrupted checks that Migrate continues where an earlier call was interrupted, and that Open refuses the store until the
-// migration is complete.
+// TestMigrateInterrupted checks that Migrate continues where an earlier call was interrupted, and that Open refuses the store
+// until the migration is complete.
 func TestMigrateInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	from := source(t, [2]uint64{1, 300})
@@ -173,8 +173,8 @@ func TestMigrateSourceMoved(t *testing.T) {
 	}
 }
 
-// TestMigrateGap checks that Migrate accepts the gap that a restored snapshot leaves in a store that is not monotonic, provided that the
-// snapshot covers the gap.
+// TestMigrateGap checks that Migrate accepts the gap that a restored snapshot leaves in a store that is not monotonic,
+// provided that the snapshot covers the gap.
 func TestMigrateGap(t *testing.T) {
 	from := source(t, [2]uint64{1, 30}, [2]uint64{101, 150})
 	for _, snapshot := range []uint64{0, 29, 30, 99} {

@@ -21,8 +21,8 @@ func saveSnapshot(t *testing.T, snapshots raft.SnapshotStore, index, term uint64
 	return sink.ID()
 }
 
-// TestSnapshotAboveTheLog is about a follower that was killed between saving its leader's snapshot and emptying its log. Its leader
-// sends the entries after the snapshot, so Open must empty the log.
+// TestSnapshotAboveTheLog is about a follower that was killed between saving its leader's snapshot and emptying its log. Its
+// leader sends the entries after the snapshot, so Open must empty the log.
 func TestSnapshotAboveTheLog(t *testing.T) {
 	dir, snapshotDir := t.TempDir(), t.TempDir()
 	snapshots, err := raft.NewFileSnapshotStore(snapshotDir, 3, nil)

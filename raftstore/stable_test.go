@@ -84,8 +84,8 @@ func stableOfTerms(t *testing.T, dir string) []byte {
 	return b
 }
 
-// TestStableDamage checks that a store with a bad bit or block in its stable file has the latest term, and that Open repairs both copies.
-// If no copy is good, or the file is not a stable file, Open must fail.
+// TestStableDamage checks that a store with a bad bit or block in its stable file has the latest term, and that Open repairs
+// both copies. If no copy is good, or the file is not a stable file, Open must fail.
 func TestStableDamage(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stableFile)
@@ -163,8 +163,8 @@ func openNumber(t *testing.T, b []byte) (number uint64) {
 	return number
 }
 
-// TestStableTorn checks that, wherever the write of a new state stops and in whichever order its blocks reach the disk, Open finds the
-// old or the new state, and the new one if one of its copies is whole.
+// TestStableTorn checks that, wherever the write of a new state stops and in whichever order its blocks reach the disk, Open
+// finds the old or the new state, and the new one if one of its copies is whole.
 func TestStableTorn(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stableFile)
@@ -251,8 +251,8 @@ func TestLostLog(t *testing.T) {
 	}
 }
 
-// TestFailedStore checks that a store with a failed log does not report that an entry does not exist or does not follow, or that a
-// deletion has nothing to do: the log may have more entries than it shows.
+// TestFailedStore checks that a store with a failed log does not report that an entry does not exist or does not follow, or
+// that a deletion has nothing to do: the log may have more entries than it shows.
 func TestFailedStore(t *testing.T) {
 	dir := t.TempDir()
 	s, err := Open(dir, nil)

@@ -141,8 +141,8 @@ func TestDeleteRange(t *testing.T) {
 	}
 }
 
-// TestAfterDeletingAll checks that an empty store continues after a snapshot, which may end right at the old entries, far ahead of them,
-// or, if an operator restored it, below them.
+// TestAfterDeletingAll checks that an empty store continues after a snapshot, which may end right at the old entries, far
+// ahead of them, or, if an operator restored it, below them.
 func TestAfterDeletingAll(t *testing.T) {
 	for _, next := range []uint64{1, 50, 100, 101, 102, 5000} {
 		for _, reopen := range []bool{false, true} {
@@ -378,7 +378,8 @@ func TestForeignLog(t *testing.T) {
 	}
 }
 
-// TestFlippedBits checks that, whichever byte of a segment is damaged, each entry is right or an error; none is missing or wrong.
+// TestFlippedBits checks that, whichever byte of a segment is damaged, each entry is right or an error; none is missing or
+// wrong.
 func TestFlippedBits(t *testing.T) {
 	dir := t.TempDir()
 	s := openStore(t, dir, nil)

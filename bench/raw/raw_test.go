@@ -37,7 +37,8 @@ func TestStoreFindsEveryRecord(t *testing.T) {
 	require.Error(t, err)
 }
 
-// TestWalksFindEveryRecordOfLargeFrames covers a last frame that is not full, and frames whose size is not a multiple of the step.
+// TestWalksFindEveryRecordOfLargeFrames covers a last frame that is not full, and frames whose size is not a multiple of the
+// step.
 func TestWalksFindEveryRecordOfLargeFrames(t *testing.T) {
 	const n = 1130
 	for _, perFrame := range []int64{1, 16, 100} {

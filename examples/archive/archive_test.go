@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestKills kills an archiver and its log at various moments. Every record must then be in the archive or in the log, and retention
-// must go on.
+// TestKills kills an archiver and its log at various moments. Every record must then be in the archive or in the log, and
+// retention must go on.
 func TestKills(t *testing.T) {
 	tmp := t.TempDir()
 	dir, to := filepath.Join(tmp, "log"), filepath.Join(tmp, "archive")
@@ -148,8 +148,8 @@ func runArchiver(t *testing.T, a *archiver, l *seglog.Log) (ended chan error, st
 	return ended, stop
 }
 
-// TestOnlyVerifiedSegmentsAreDeleted checks that retention deletes nothing while copies fail or differ from the log, and deletes segments
-// afterwards.
+// TestOnlyVerifiedSegmentsAreDeleted checks that retention deletes nothing while copies fail or differ from the log, and
+// deletes segments afterwards.
 func TestOnlyVerifiedSegmentsAreDeleted(t *testing.T) {
 	to, err := openStore(t.TempDir())
 	require.NoError(t, err)
@@ -183,8 +183,8 @@ func TestOnlyVerifiedSegmentsAreDeleted(t *testing.T) {
 	require.GreaterOrEqual(t, end, l.Offsets().Start)
 }
 
-// TestCatchesUp checks that segments are archived that were sealed while no archiver ran, and that archived segments are not copied
-// again.
+// TestCatchesUp checks that segments are archived that were sealed while no archiver ran, and that archived segments are not
+// copied again.
 func TestCatchesUp(t *testing.T) {
 	dir, to := t.TempDir(), t.TempDir()
 	require.NoError(t, fillLog(t, dir, &seglog.Options{}).Close())
@@ -218,7 +218,8 @@ func TestCatchesUp(t *testing.T) {
 	}
 }
 
-// TestNothingIsReplaced checks that an archive of another log's records stays unchanged, and that no segment is deleted because of it.
+// TestNothingIsReplaced checks that an archive of another log's records stays unchanged, and that no segment is deleted
+// because of it.
 func TestNothingIsReplaced(t *testing.T) {
 	to := t.TempDir()
 	s, err := openStore(to)
@@ -243,7 +244,8 @@ func TestNothingIsReplaced(t *testing.T) {
 	require.Equal(t, other, string(b))
 }
 
-// TestCutSegments checks that the archiver does not wait for a segment that TruncateTo or DeleteBefore removed before it was archived.
+// TestCutSegments checks that the archiver does not wait for a segment that TruncateTo or DeleteBefore removed before it was
+// archived.
 func TestCutSegments(t *testing.T) {
 	to, err := openStore(t.TempDir())
 	require.NoError(t, err)

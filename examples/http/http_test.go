@@ -87,8 +87,8 @@ func TestClientThatLeftCostsNothing(t *testing.T) {
 	require.Equal(t, 1<<30, w.left, "the server must send nothing to a client that has left")
 }
 
-// TestSlowClients checks that a client that does not read its answer loses the connection, but that a tail with nothing to send keeps
-// it.
+// TestSlowClients checks that a client that does not read its answer loses the connection, but that a tail with nothing to
+// send keeps it.
 func TestSlowClients(t *testing.T) {
 	s, _ := newSite(t, 200_000) // more than the buffers of two sockets hold
 	s.patience = 200 * time.Millisecond

@@ -202,7 +202,8 @@ func TestVerifyBareSegments(t *testing.T) {
 	require.Equal(t, 2, strings.Count(listed(t, 2), "warning"), "a few problems must be listed one by one")
 }
 
-// listed returns the output of verify for n warnings that are alike and ten errors that are alike. The errors must all be listed.
+// listed returns the output of verify for n warnings that are alike and ten errors that are alike. The errors must all be
+// listed.
 func listed(t *testing.T, n int) string {
 	var out bytes.Buffer
 	tl := &tool{out: bufio.NewWriter(&out)}
@@ -286,7 +287,8 @@ func TestShow(t *testing.T) {
 	require.Equal(t, "100", number(100))
 }
 
-// TestFarOffsetsAndTimes has a very high offset after a gap, and times of a producer that confuses microseconds with milliseconds.
+// TestFarOffsetsAndTimes has a very high offset after a gap, and times of a producer that confuses microseconds with
+// milliseconds.
 func TestFarOffsetsAndTimes(t *testing.T) {
 	var stream bytes.Buffer
 	for _, base := range []int64{0, 1 << 60} {

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// TestAttack runs hundreds of hostile clients: they send requests with random contents, damaged requests and noise, stop in the middle,
-// do not read, and leave. Afterwards they must have left no resources behind, and the server must still work.
+// TestAttack runs hundreds of hostile clients: they send requests with random contents, damaged requests and noise, stop in
+// the middle, do not read, and leave. Afterwards they must have left no resources behind, and the server must still work.
 func TestAttack(t *testing.T) {
 	b := &broker{t: t, cfg: Config{Dir: t.TempDir(), Limits: Limits{Conns: 200, Partitions: 20, Groups: 20, Patience: 2 * time.Second}}, addr: "127.0.0.1:0"}
 	b.start() // without a logger, since there would be a line for each attack
@@ -56,8 +56,8 @@ func TestAttack(t *testing.T) {
 	require.NotEmpty(t, resp.Topics[0].Partitions[0].RecordBatches)
 }
 
-// goroutinesOfClients returns the number of goroutines for clients. Goroutines of logs do not count, since topics that clients created
-// stay.
+// goroutinesOfClients returns the number of goroutines for clients. Goroutines of logs do not count, since topics that clients
+// created stay.
 func goroutinesOfClients() int {
 	stacks := make([]byte, 16<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]

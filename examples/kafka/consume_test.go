@@ -112,8 +112,8 @@ func TestFetchWaits(t *testing.T) {
 	}
 }
 
-// TestEveryFetchVersion checks that kmsg decodes the responses that the server encodes by hand, with small sections, which are copied into
-// the response, and large ones, which are sent from the file.
+// TestEveryFetchVersion checks that kmsg decodes the responses that the server encodes by hand, with small sections, which are
+// copied into the response, and large ones, which are sent from the file.
 func TestEveryFetchVersion(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 1, nil)

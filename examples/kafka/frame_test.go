@@ -189,7 +189,8 @@ func (s *slowSource) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestFrameTakesMemoryForArrivedBytesOnly checks that a frame takes memory only for bytes that arrive, and that the memory is released.
+// TestFrameTakesMemoryForArrivedBytesOnly checks that a frame takes memory only for bytes that arrive, and that the memory is
+// released.
 func TestFrameTakesMemoryForArrivedBytesOnly(t *testing.T) {
 	const claimed = 90 << 20
 	inFlight := semaphore.NewWeighted(claimed)
@@ -241,7 +242,8 @@ func TestOnlyProduceIsLarge(t *testing.T) {
 	require.True(t, dial(t, b.addr).endsConnection(frame))
 }
 
-// TestClaimsOfManyConnections checks that hundreds of clients that announce 99 MiB each, but send four bytes, cost little memory.
+// TestClaimsOfManyConnections checks that hundreds of clients that announce 99 MiB each, but send four bytes, cost little
+// memory.
 func TestClaimsOfManyConnections(t *testing.T) {
 	b := startBroker(t, Config{})
 	before := heapInUse()

@@ -39,8 +39,8 @@ func (c *rawConn) send(req kmsg.Request) {
 	require.NoError(c.t, err)
 }
 
-// TestFetchDoesNotSpin checks that a fetch whose minimum size exceeds its limits is answered at once with the bytes that the limits
-// allow.
+// TestFetchDoesNotSpin checks that a fetch whose minimum size exceeds its limits is answered at once with the bytes that the
+// limits allow.
 func TestFetchDoesNotSpin(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 1, map[string]*string{"segment.bytes": ptr("4096")})
@@ -223,7 +223,8 @@ func TestConnectionLimit(t *testing.T) {
 	dial(t, b.addr).request(kmsg.NewPtrApiVersionsRequest())
 }
 
-// TestSilentAndSlowClients checks that the server closes a connection that sends no request or half of one, or does not read its answer.
+// TestSilentAndSlowClients checks that the server closes a connection that sends no request or half of one, or does not read
+// its answer.
 func TestSilentAndSlowClients(t *testing.T) {
 	b := startBroker(t, Config{Limits: Limits{Patience: 300 * time.Millisecond}})
 	require.NoError(t, b.server.topics.create("t", 1, nil, false))
@@ -276,8 +277,9 @@ func bomb(t *testing.T, at time.Time, mib int) []byte {
 	return raw
 }
 
-// TestBombCostsOnce checks that a batch that inflates to far more than a producer makes is refused. A request that names a partition
-// many times must not inflate a batch each time, and one whose searches take too long must be answered with a timeout.
+// TestBombCostsOnce checks that a batch that inflates to far more than a producer makes is refused. A request that names a
+// partition many times must not inflate a batch each time, and one whose searches take too long must be answered with a
+// timeout.
 func TestBombCostsOnce(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 8, nil)

@@ -174,8 +174,8 @@ func TestProducerIDsAreGivenOnce(t *testing.T) {
 	}
 }
 
-// TestStoredOnceDespiteRestarts restarts the server many times while a producer sends. Requests that were stored but not answered are sent again,
-// and must not be stored again.
+// TestStoredOnceDespiteRestarts restarts the server many times while a producer sends. Requests that were stored but not
+// answered are sent again, and must not be stored again.
 func TestStoredOnceDespiteRestarts(t *testing.T) {
 	b := startBroker(t, Config{})
 	b.createTopic("t", 2, nil)

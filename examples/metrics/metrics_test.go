@@ -10,7 +10,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// TestEveryField checks that each number in Stats is published exactly once: every field gets a unique value, which must be published.
+// TestEveryField checks that each number in Stats is published exactly once: every field gets a unique value, which must be
+// published.
 func TestEveryField(t *testing.T) {
 	l, err := seglog.Open(t.TempDir(), nil)
 	if err != nil {

@@ -48,7 +48,8 @@ func batches(t *testing.T, l *seglog.Log, from int64) []byte {
 	return b.Bytes()
 }
 
-// lead answers the requests of each connection with the replies in turn, repeats the last one, and sends the requested offsets to asked.
+// lead answers the requests of each connection with the replies in turn, repeats the last one, and sends the requested offsets
+// to asked.
 func lead(t *testing.T, replies ...[]byte) (addr string, asked chan int64) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -141,7 +142,8 @@ func TestLyingLeaders(t *testing.T) {
 	}
 }
 
-// TestResets checks that, with -reset, records that the leader no longer has are removed from the copy, and that the output says so.
+// TestResets checks that, with -reset, records that the leader no longer has are removed from the copy, and that the output
+// says so.
 func TestResets(t *testing.T) {
 	later := batches(t, newLog(t, 100, "later"), 100)
 	copied := newLog(t, 0, "a", "b", "c")
@@ -201,8 +203,8 @@ func TestContinuesAfterABrokenConnection(t *testing.T) {
 	require.Equal(t, []string{"0a", "1b", "2c"}, values(t, l))
 }
 
-// TestGapBetweenSegments checks that the follower gets over a gap between two segments of its leader: each answer has batches of one
-// segment, so no answer has both sides of the gap.
+// TestGapBetweenSegments checks that the follower gets over a gap between two segments of its leader: each answer has batches
+// of one segment, so no answer has both sides of the gap.
 func TestGapBetweenSegments(t *testing.T) {
 	below, above := newLog(t, 0, "a", "b"), newLog(t, 10, "c", "d")
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -77,8 +77,8 @@ func killSome(t *testing.T, c *cluster, hold time.Duration, ids ...string) {
 	}
 }
 
-// TestCluster lets clients append and read while servers are killed and isolated. After each round, it checks that no acknowledged
-// record is lost, duplicated or moved, that the logs are equal, and that the history is linearizable.
+// TestCluster lets clients append and read while servers are killed and isolated. After each round, it checks that no
+// acknowledged record is lost, duplicated or moved, that the logs are equal, and that the history is linearizable.
 func TestCluster(t *testing.T) {
 	n := *rounds
 	if testing.Short() {
@@ -219,7 +219,8 @@ func TestReplica(t *testing.T) {
 	require.Empty(t, left)
 }
 
-// TestNetwork checks that no bytes pass a path that is cut, that connections on it do not fail, and that they break once it is healed.
+// TestNetwork checks that no bytes pass a path that is cut, that connections on it do not fail, and that they break once it is
+// healed.
 func TestNetwork(t *testing.T) {
 	echo, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -271,7 +272,8 @@ func TestNetwork(t *testing.T) {
 	require.NoError(t, passes(dial()))
 }
 
-// TestKilledBeforeASnapshot checks that servers that were all killed before the first snapshot still know each other when they restart.
+// TestKilledBeforeASnapshot checks that servers that were all killed before the first snapshot still know each other when they
+// restart.
 func TestKilledBeforeASnapshot(t *testing.T) {
 	dir := t.TempDir()
 	ids := []string{"n1", "n2", "n3"}

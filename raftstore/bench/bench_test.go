@@ -25,7 +25,8 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// TestMigrate migrates stores of the peers, with all the data that a server keeps, after they have compacted and overwritten entries.
+// TestMigrate migrates stores of the peers, with all the data that a server keeps, after they have compacted and overwritten
+// entries.
 func TestMigrate(t *testing.T) {
 	for _, p := range peers[1:] {
 		t.Run(p.name, func(t *testing.T) {

@@ -28,8 +28,8 @@ const (
 	namespace = "SEGLOG_DISK_NAMESPACE"
 )
 
-// TestMain runs the tests in a process with a mount namespace of its own. However that process ends, its mounts end too, and with
-// them the loop devices.
+// TestMain runs the tests in a process with a mount namespace of its own. However that process ends, its mounts end too, and
+// with them the loop devices.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(childRole) != "":

@@ -12,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The other tests rely on the simulated disk: in a power cut it must keep flushed writes and lose the others, and it must fail writes on
-// demand. The last part shows that those tests have something to find: a program that rewrites the same bytes after an EIO of fsync
-// loses them on ext4.
+// The other tests rely on the simulated disk: in a power cut it must keep flushed writes and lose the others, and it must fail
+// writes on demand. The last part shows that those tests have something to find: a program that rewrites the same bytes after
+// an EIO of fsync loses them on ext4.
 func TestDisk(t *testing.T) {
 	for _, f := range FileSystems {
 		t.Run(f.Name, func(t *testing.T) {

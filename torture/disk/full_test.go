@@ -16,7 +16,8 @@ import (
 	"github.com/seglog/seglog"
 )
 
-// fullDisks returns the file systems to fill, with 16 MiB where mkfs accepts that. btrfs takes long, and is included only with -all.
+// fullDisks returns the file systems to fill, with 16 MiB where mkfs accepts that. btrfs takes long, and is included only with
+// -all.
 func fullDisks() (small []FileSystem) {
 	for _, f := range FileSystems {
 		if f.Name == "ext4 ordered" {
@@ -29,8 +30,8 @@ func fullDisks() (small []FileSystem) {
 	return small
 }
 
-// On a full disk, each call must succeed, or fail with ENOSPC and change nothing. The log must not fail, must be readable and open
-// again, and the same call must succeed once there is room.
+// On a full disk, each call must succeed, or fail with ENOSPC and change nothing. The log must not fail, must be readable and
+// open again, and the same call must succeed once there is room.
 func TestFullDisk(t *testing.T) {
 	ops := []struct {
 		name string
@@ -141,8 +142,8 @@ func (f *fullDisk) fill() {
 	require.NoError(f.t, file.Sync())
 }
 
-// openFull checks that the log opens on a full disk. On a file system that writes nothing in place, not even the state file can be
-// written; there another file must go first.
+// openFull checks that the log opens on a full disk. On a file system that writes nothing in place, not even the state file
+// can be written; there another file must go first.
 func (f *fullDisk) openFull() {
 	a := f.open(f.c)
 	if a.Err != "" && f.copies() {

@@ -115,9 +115,9 @@ func (s *scenario) promise() {
 	clear(s.stored)
 }
 
-// reopen opens the log in the same boot, and appends and flushes until that succeeds. By then, all records that the log shows must be
-// durable: a reader may have acted on them. A write error that no process was told of yet may be reported now and make the log fail
-// again.
+// reopen opens the log in the same boot, and appends and flushes until that succeeds. By then, all records that the log shows
+// must be durable: a reader may have acted on them. A write error that no process was told of yet may be reported now and make
+// the log fail again.
 func (s *scenario) reopen() {
 	for range 3 {
 		clear(s.stored)
@@ -264,8 +264,8 @@ func (s *scenario) failWriteBack() {
 	require.Greater(s.t, s.m.disk.Failed(), before, "the disk did not fail")
 }
 
-// If a write fails and the log is opened again in the same boot, all records that it then acknowledges as durable must survive a power
-// cut, whatever the file system does with pages whose write has failed.
+// If a write fails and the log is opened again in the same boot, all records that it then acknowledges as durable must survive
+// a power cut, whatever the file system does with pages whose write has failed.
 func TestReopenAfterFailedWrites(t *testing.T) {
 	for _, f := range FileSystems {
 		t.Run(f.Name, func(t *testing.T) {
