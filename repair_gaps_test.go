@@ -65,8 +65,7 @@ func TestRepairKeepsSegmentsBehindItsGaps(t *testing.T) {
 						records++
 					}
 					require.Equal(t, report.Records, records)
-					dir = t.TempDir()
-					require.NoError(t, os.CopyFS(dir, os.DirFS(files)))
+					dir = copyDir(t, files)
 					require.NoError(t, l.Close())
 				}
 			})
