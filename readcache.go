@@ -32,7 +32,8 @@ type cacheSet [8]struct {
 }
 
 const (
-	defaultReadCacheBytes = 16 << 20
+	// defaultReadCacheBytes holds what is kept of 1 GiB of log in batches of 14 KiB or more: 22 MiB.
+	defaultReadCacheBytes = 32 << 20
 	minCachedBatch        = 4 << 10
 	// cachedStep is about how many bytes of records share one position in the cache. Those take 1/256 of what they point to.
 	cachedStep = 1 << 10
@@ -56,7 +57,7 @@ func init() { processReads.limit.Store(defaultReadCacheBytes) }
 // that, reading a record costs about the same whatever the size of its batch. Without it, Read checks and inflates the
 // whole batch for each record.
 //
-// The default is 16 MiB; 0 keeps nothing. Memory is taken as it is needed, and Stats.ReadCacheBytes tells how much.
+// The default is 32 MiB; 0 keeps nothing. Memory is taken as it is needed, and Stats.ReadCacheBytes tells how much.
 // The call drops all that is kept, and any goroutine may make it at any time. Otherwise a batch is dropped when there is no
 // room, and in the course of time when it was checked more than a minute ago.
 func SetReadCacheBytes(n int64) { processReads.setLimit(max(0, n)) }
