@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"github.com/seglog/seglog"
@@ -173,9 +174,6 @@ func isRecord(rec seglog.Record, offset int64, size int) error {
 	return nil
 }
 
-// owned keeps a copy from being optimized away.
-var owned []byte
-
 // stepThrough runs over records for the duration, at most most of them, and begins again at the front at the end of the log.
 // own: each value is copied, which whoever keeps it pays as well.
 func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, size int, own bool) (steps int64, err error) {
@@ -188,7 +186,7 @@ func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, 
 				return steps, err
 			}
 			if own {
-				owned = bytes.Clone(rec.Value)
+				runtime.KeepAlive(bytes.Clone(rec.Value))
 			}
 			from++
 			steps++
