@@ -168,9 +168,13 @@ func cacheKey(handle uint64, pos uint32) uint64 { return handle<<31 | uint64(pos
 
 func (b *cachedBatch) key() uint64 { return cacheKey(b.handle, b.pos) }
 
-// cacheSetOf spreads the keys by Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4).
+// cacheSetOf spreads the keys by the finalizer of SplitMix64 (Steele, Lea and Flood, Fast Splittable Pseudorandom Number
+// Generators, 2014). One multiplication is not enough: batches of one size have keys at even distances, and for some sizes
+// those would share a few of the sets.
 func cacheSetOf(table []cacheSet, key uint64) *cacheSet {
-	hash := key * 0x9e3779b97f4a7c15 >> 32
+	key = (key ^ key>>30) * 0xbf58476d1ce4e5b9
+	key = (key ^ key>>27) * 0x94d049bb133111eb
+	hash := (key ^ key>>31) >> 32
 	return &table[hash*uint64(len(table))>>32]
 }
 

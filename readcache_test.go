@@ -186,6 +186,22 @@ func TestReadCacheOfAnyBound(t *testing.T) {
 	}
 }
 
+// Batches of one size lie at even distances, in each of many segments. Whatever the size, there is a place for nearly all.
+func TestReadCacheOfEvenDistances(t *testing.T) {
+	for size := uint32(103_000); size < 104_000; size += 7 {
+		c := &readCache{}
+		c.limit.Store(defaultReadCacheBytes)
+		n := 0
+		for handle := range uint64(4) {
+			for pos := uint32(0); pos < 64<<20; pos += size {
+				c.put(&cachedBatch{handle: 1 + handle, pos: pos, checked: time.Since(processBegan)})
+				n++
+			}
+		}
+		require.Greater(t, float64(len(c.ring)), 0.99*float64(n), "batches of %d bytes", size)
+	}
+}
+
 // Batches that were checked more than a minute ago must go as others come: nobody uses those of closed files any more.
 func TestReadCacheExpires(t *testing.T) {
 	c := &readCache{}
