@@ -23,9 +23,9 @@ type readCache struct {
 	hand int
 }
 
-// cacheSet has one or two batches on average, of which a look-up touches none but the one it is for. With eight places one
-// batch in some thousands finds none of them free, where it would be one in twenty with four, and half of its set is a line
-// of the processor's cache.
+// cacheSet has one or two batches on average. A look-up compares the keys, and touches no other batch than its own. Of eight
+// places one is free for all but one batch in some thousands; of four, for nineteen in twenty. Half a set is a line of the
+// processor's cache.
 type cacheSet [8]struct {
 	key   atomic.Uint64
 	batch atomic.Pointer[cachedBatch]

@@ -30,7 +30,7 @@ func (s batchShape) String() string {
 	return fmt.Sprintf("%d x %s per batch", s.perBatch, BytesName(int64(s.value)))
 }
 
-// size is the bytes of the value of record i.
+// size returns the number of bytes of the value of record i.
 func (s batchShape) size(i int64) int {
 	if !s.mixed {
 		return s.value
@@ -40,7 +40,7 @@ func (s batchShape) size(i int64) int {
 	return number + int((mixed^mixed>>32)%uint64(2*(s.value-number)+1))
 }
 
-// longest is the bytes of the longest value.
+// longest returns the number of bytes of the longest value.
 func (s batchShape) longest() int {
 	if s.mixed {
 		return 2 * s.value
@@ -48,7 +48,7 @@ func (s batchShape) longest() int {
 	return s.value
 }
 
-// fill puts record i into a value of the longest size.
+// fill puts record i into a buffer of the longest size, and returns the part that is its value.
 func (s batchShape) fill(i int64, value []byte) []byte { return number(i, value[:s.size(i)]) }
 
 // records is how many of them there are: whole batches.

@@ -148,7 +148,7 @@ func (e *Env) neighbourShape(r *Result, s batchShape, name string, n int64, fill
 	return nil
 }
 
-// moreThan is the microseconds per operation that a takes more than b, the median of rounds beside each other.
+// moreThan returns by how many microseconds an operation of a takes longer than one of b: the median over pairs of rounds.
 func moreThan(a, b measure.Series) float64 {
 	as, bs := micros(a), micros(b)
 	more := make([]float64, min(len(as), len(bs)))
@@ -175,7 +175,7 @@ func isRecord(rec seglog.Record, offset int64, size int) error {
 }
 
 // stepThrough runs over records for the duration, at most most of them, and begins again at the front at the end of the log.
-// own: each value is copied, which whoever keeps it pays as well.
+// With own it copies each value, as a caller who keeps it must.
 func stepThrough(log *peers.SeglogLog, from int64, d time.Duration, most int64, size int, own bool) (steps int64, err error) {
 	for deadline := time.Now().Add(d); ; from = 0 {
 		for rec, err := range log.Records(from) {
