@@ -183,6 +183,11 @@ func (l *Log) noteRecoveryPoint() {
 	if err != nil {
 		l.backgroundError("recovery point not noted", err)
 	}
+	l.stateChanged()
+}
+
+// stateChanged lets the keeper flush the state file, stateFlushInterval after the first change.
+func (l *Log) stateChanged() {
 	if !l.stateDirty.Swap(true) {
 		l.keeper.kick()
 	}

@@ -2,62 +2,46 @@ package seglog
 
 import (
 	"sync/atomic"
+	"time"
 )
 
 // hooks calls Options.OnSeal and Options.MayDelete.
 //
-// OnSeal has a goroutine of its own, so that a slow hook holds up nobody. It is called for each sealed segment in order. The
+// OnSeal has a worker of its own, so that a slow hook holds up nobody. It is called for each sealed segment in order. The
 // state file notes how far it was called, so that segments which were sealed by Close, by recovery or by another program
-// are not forgotten: the hook is called for them after the next Open. The goroutine starts with the first call of a method,
+// are not forgotten: the hook is called for them after the next Open. The worker begins with the first call of a method,
 // so that the hook may use the variable to which the result of Open is assigned.
 type hooks struct {
-	work    signal
-	started atomic.Bool
-	asking  mutex // MayDelete is asked by one goroutine at a time
-	l       *Log
+	work     *worker
+	attached bool // there is a hook to call
+	started  atomic.Bool
+	asking   mutex // MayDelete is asked by one goroutine at a time
 }
 
-func (h *hooks) init() { h.work = make(signal, 1) }
+func (h *hooks) init(l *Log) {
+	h.work = newWorker("hooks", func() time.Duration {
+		h.tellAll(l, l.done)
+		return 0
+	})
+}
 
-// attach makes h call OnSeal for the segments of l. Before that, and for a read-only log, start does nothing.
+// attach lets h call OnSeal for the segments of l. Before that, and for a read-only log, kick and start do nothing.
 func (h *hooks) attach(l *Log) {
-	if l.o.OnSeal != nil {
-		h.l = l
-	}
+	h.attached = l.o.OnSeal != nil
+	h.kick() // segments may have been sealed since OnSeal was called last
 }
 
 func (h *hooks) kick() {
-	if h.l != nil {
+	if h.attached {
 		h.work.kick()
 	}
 }
 
-// start starts the goroutine if there is a hook to call.
+// start is called by the first call of a method of the log.
 func (h *hooks) start() {
-	l := h.l
-	if l == nil || h.started.Load() {
-		return
+	if h.attached && !h.started.Load() && !h.started.Swap(true) {
+		h.work.begin()
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h.startLocked()
-}
-
-// startLocked is start for a caller that holds Log.mu, which keeps Close from waiting for the background goroutines while
-// one is added.
-func (h *hooks) startLocked() {
-	l := h.l
-	if l == nil || l.closed.Load() || h.started.Swap(true) {
-		return
-	}
-	l.background.Add(1)
-	go func() {
-		defer l.background.Done()
-		started("hooks")
-		for ok := true; ok; ok = l.await(h.work, nil) {
-			h.tellAll(l, l.done)
-		}
-	}()
 }
 
 // tellAll calls OnSeal for the sealed segments for which it was not called yet, until stop is closed.
@@ -79,7 +63,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 		if err := l.state.note(); err != nil { // after a restart OnSeal is called again
 			l.backgroundError("call of OnSeal not noted", err)
 		}
-		l.stateDirty.Store(true)
+		l.stateChanged()
 		select {
 		case <-stop:
 			return

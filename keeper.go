@@ -6,12 +6,11 @@ import (
 	"time"
 )
 
-// startBackground starts the preparer, which works ahead of the appends, and the keeper, which does the work that can wait.
+// startBackground lets the preparer work ahead of the appends, and the keeper do the work that can wait.
 func (l *Log) startBackground() {
 	l.keeper.kick() // recovery may have left segments to seal
-	l.background.Add(2)
-	go l.runPreparer()
-	go l.runKeeper()
+	l.preparer.begin()
+	l.keeper.begin()
 }
 
 func (l *Log) backgroundError(what string, err error) {
@@ -36,75 +35,52 @@ type dueTimes struct {
 	seal      time.Time // try a failed seal again
 }
 
-// next returns how long the keeper may sleep.
+// next returns the time until the first of them, or 0 if there is no work.
 func (s *dueTimes) next(now time.Time) time.Duration {
-	next := time.Hour
+	var first time.Time
 	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
-		if !due.IsZero() {
-			next = min(next, due.Sub(now))
+		if !due.IsZero() && (first.IsZero() || due.Before(first)) {
+			first = due
 		}
 	}
-	return max(next, time.Millisecond)
+	if first.IsZero() {
+		return 0
+	}
+	return max(first.Sub(now), time.Millisecond)
 }
 
-// await returns true when there is work or the timer fires, and false once the log is closed. If several of these hold, it
-// takes them in a fixed order: a select alone would take any, and no schedule of the tests could be repeated.
-func (l *Log) await(work signal, timer <-chan time.Time) bool {
-	select {
-	case <-l.done:
-		return false
-	default:
+// keep is a round of the keeper. It seals a rolled segment, one in each round so that the other work does not starve,
+// flushes by time and size under FlushAsync, flushes the state file, and applies retention.
+func (l *Log) keep(s *dueTimes) time.Duration {
+	sealed := l.keepSealing(s)
+	l.dropBelowStart()
+	now := time.Now()
+	if l.o.Flush == FlushAsync {
+		l.keepFlushing(s, now)
 	}
-	select {
-	case <-work:
-	default:
-		select {
-		case <-work:
-		case <-timer:
-		case <-l.done:
-			return false
-		}
+	l.keepState(s, now)
+	l.keepRetention(s, now, sealed)
+	if l.opened.count() == 0 {
+		s.cool = time.Time{}
+	} else if s.cool.IsZero() {
+		s.cool = now.Add(warmFor)
+	} else if !now.Before(s.cool) {
+		s.cool = now.Add(warmFor)
+		l.opened.cool()
 	}
-	yield("work")
-	return true
+	return s.next(time.Now())
 }
 
-// runKeeper seals rolled segments, one in each round so that the other work does not starve, flushes by time and size under
-// FlushAsync, flushes the state file, and applies retention.
-func (l *Log) runKeeper() {
-	defer l.background.Done()
-	started("keeper")
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	var s dueTimes
-	retainEvery := min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
-	for l.await(l.keeper, timer.C) {
-		sealed := l.keepSealing(&s)
-		l.dropBelowStart()
-		now := time.Now()
-		if l.o.Flush == FlushAsync {
-			l.keepFlushing(&s, now)
-		}
-		l.keepState(&s, now)
-		if l.o.RetentionBytes > 0 || l.o.RetentionAge > 0 {
-			if sealed || !now.Before(s.retention) {
-				if l.o.RetentionAge > 0 {
-					s.retention = now.Add(retainEvery)
-				}
-				if _, err := l.Retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
-					l.backgroundError("retention", err)
-				}
-			}
-		}
-		if l.opened.count() == 0 {
-			s.cool = time.Time{}
-		} else if s.cool.IsZero() {
-			s.cool = now.Add(warmFor)
-		} else if !now.Before(s.cool) {
-			s.cool = now.Add(warmFor)
-			l.opened.cool()
-		}
-		timer.Reset(s.next(time.Now()))
+// keepRetention applies retention after a segment was sealed, and when records may have expired.
+func (l *Log) keepRetention(s *dueTimes, now time.Time, sealed bool) {
+	if l.o.RetentionBytes <= 0 && l.o.RetentionAge <= 0 || !sealed && now.Before(s.retention) {
+		return
+	}
+	if l.o.RetentionAge > 0 {
+		s.retention = now.Add(min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute))
+	}
+	if _, err := l.Retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
+		l.backgroundError("retention", err)
 	}
 }
 
@@ -297,5 +273,5 @@ func (l *Log) takeSealed(t *tail) {
 	if err := l.state.note(); err != nil {
 		l.backgroundError("recovery point not noted", err)
 	}
-	l.stateDirty.Store(true)
+	l.stateChanged()
 }

@@ -3,7 +3,6 @@ package seglog
 import (
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"github.com/seglog/seglog/internal/commit"
@@ -25,8 +24,9 @@ type Log struct {
 
 	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
 	// gather.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: stateFile.mu, waiters.mu,
-	// transfers.mu, cutLog.mu, wallClock.mu, limiter.mu, readCache.mu, and sizes.mu, which Stats holds while it looks at files. A reader
-	// of a log that is written in this process takes segment.mu and openSegments.mu to open a segment, and no lock of Log.
+	// transfers.mu, cutLog.mu, wallClock.mu, limiter.mu, readCache.mu, worker.mu, and sizes.mu, which Stats holds while it
+	// looks at files. A reader of a log that is written in this process takes segment.mu and openSegments.mu to open a segment,
+	// and no lock of Log.
 
 	// changing is held while segments are taken away: by a cut, a deletion, Close.
 	changing mutex
@@ -51,9 +51,8 @@ type Log struct {
 	undeleted      []int64 // bases of deleted segments whose files could not be removed; guarded by changing
 	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
-	keeper, preparer signal
-	done             chan struct{}
-	background       sync.WaitGroup // keeper, preparer and the hooks' goroutine
+	keeper, preparer *worker
+	done             chan struct{} // closed by Close
 	closing          mutex
 	isClosed         bool // guarded by closing, as is closeErr
 	closeErr         error
@@ -84,16 +83,6 @@ func (v *view) bases() []int64 {
 		bases[i] = s.base
 	}
 	return bases
-}
-
-// signal asks a background goroutine to look for work. Requests that it has not seen yet count as one.
-type signal chan struct{}
-
-func (s signal) kick() {
-	select {
-	case s <- struct{}{}:
-	default:
-	}
 }
 
 // release gives back descriptors, mappings and, last of all, the lock. It also serves a log whose Open failed half-way.
@@ -138,8 +127,10 @@ func (l *Log) Close() error {
 	l.durableWaiters.wake()
 	l.transfers.interrupt()
 	close(l.done)
-	l.background.Wait()
-	yield("background ended")
+	for _, w := range []*worker{l.keeper, l.preparer, l.hooks.work} {
+		w.close()
+		yield("background ended")
+	}
 	var err error
 	if !l.o.ReadOnly {
 		err = l.finish()

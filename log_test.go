@@ -331,3 +331,18 @@ func TestDurableWaitsTakePositions(t *testing.T) {
 		}
 	}
 }
+
+// A log that has done its work must have no goroutine, so that a process can have thousands of logs.
+func TestLogAtRestHasNoGoroutine(t *testing.T) {
+	leftBefore()
+	for _, o := range []*seglog.Options{nil, {Flush: seglog.FlushAsync, FlushInterval: time.Millisecond}, {Flush: seglog.FlushNone, RetentionAge: time.Hour, OnSeal: func(seglog.SegmentInfo) {}, SegmentBytes: 16 << 10}} {
+		l, err := seglog.Open(t.TempDir(), o)
+		require.NoError(t, err)
+		defer l.Close()
+		for range 10 {
+			_, err = l.Append(seglog.Record{Value: make([]byte, 4<<10)})
+			require.NoError(t, err)
+		}
+	}
+	eventually(t, "no goroutine is left", func() bool { return inEngine() <= leftBefore() })
+}

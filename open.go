@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/seglog/seglog/internal/commit"
 )
@@ -43,7 +44,7 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 }
 
 func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
-	l := &Log{done: make(chan struct{}), keeper: make(signal, 1), preparer: make(signal, 1)}
+	l := &Log{done: make(chan struct{})}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
@@ -51,7 +52,10 @@ func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
 	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
 	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
 	l.writer.sealed.L = &l.mu
-	l.hooks.init()
+	var due dueTimes
+	l.keeper = newWorker("keeper", func() time.Duration { return l.keep(&due) })
+	l.preparer = newWorker("preparer", l.prepareAhead)
+	l.hooks.init(l)
 	if err := l.open(); err != nil {
 		if e := l.release(); e != nil {
 			err = errors.Join(err, e)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 )
 
 // checkDirectory latches the log if another directory, or another LOCK file, has taken the place of its own. It is called
@@ -58,7 +59,7 @@ func (l *Log) roll(base int64) error {
 	w.sealing = append(w.sealing, old)
 	l.stats.rolls.Add(1)
 	l.o.Logger.Debug("seglog: rolled", "dir", l.dir, "segment", base, "bytes", old.seg.stored.load().pos())
-	l.hooks.startLocked()
+	l.hooks.start()
 	l.keeper.kick()
 	return nil
 }
@@ -80,26 +81,22 @@ func (l *Log) noteGap(end, base int64) error {
 	return nil
 }
 
-// runPreparer reserves blocks ahead of the appends and makes the next segment ready. If there is no space for that, the
-// append that needs it tries again and reports the error.
-func (l *Log) runPreparer() {
-	defer l.background.Done()
-	started("preparer")
-	for l.await(l.preparer, nil) {
-		backgroundWork.enter()
-		err := l.prepare()
-		backgroundWork.leave()
-		if err == nil || isShortage(err) {
-			continue
-		}
-		var doubt *writeBackError
-		if errors.As(err, &doubt) {
-			// The flusher gets the error too, by its own open file description, but the preparer may be the first to see it.
-			l.fail(err)
-			continue
-		}
+// prepareAhead is a round of the preparer: it reserves blocks ahead of the appends and makes the next segment ready. If there
+// is no space for that, the append that needs it tries again and reports the error.
+func (l *Log) prepareAhead() time.Duration {
+	backgroundWork.enter()
+	err := l.prepare()
+	backgroundWork.leave()
+	var doubt *writeBackError
+	switch {
+	case err == nil || isShortage(err):
+	case errors.As(err, &doubt):
+		// The flusher gets the error too, by its own open file description, but the preparer may be the first to see it.
+		l.fail(err)
+	default:
 		l.backgroundError("blocks not reserved ahead", err)
 	}
+	return 0
 }
 
 func (l *Log) prepare() error {
