@@ -290,7 +290,7 @@ func TestDocConstants(t *testing.T) {
 		{"performance.md", "pooled pipes of " + size(pipeBytes)},
 		{"performance.md", "written from " + size(largePlaced) + " on rather than stored"},
 		{"performance.md", "batches of " + size(largeBatch) + " and more by pwrite"},
-		{"performance.md", "zeros from the first " + size(firstReserve) + " on"},
+		{"performance.md", "zeros from the first " + size(minReserve) + " on"},
 		{"performance.md", "written out by pieces of " + size(syncPiece)},
 		{"performance.md", "no zeros ahead of flushes of " + size(largeFlush) + " and more"},
 		{"performance.md", fmt.Sprintf("and from %d to %s by MSG_MORE", minMore>>10, size(maxMore))},

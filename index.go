@@ -86,6 +86,7 @@ type indexBuilder struct {
 	maxTime  int64  // greatest timestamp so far
 	maxRel   uint32 // relative last offset of the first batch that has it
 	lastTime int64  // timestamp of the last time entry
+	saved    bool   // the index files hold just this
 }
 
 func newIndexBuilder(interval int) *indexBuilder {
@@ -128,6 +129,7 @@ func (x *indexBuilder) resume(offsets, times []byte) {
 // add takes the batch at pos into account. By Kafka's rule it gets an entry if more than an interval of bytes lies between
 // the start of the last batch that has an entry and its own start.
 func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
+	x.saved = false
 	if maxTime > x.maxTime {
 		x.maxTime, x.maxRel = maxTime, lastRel
 	}

@@ -260,7 +260,8 @@ func writeIndexes(e *env, base int64, x *indexBuilder) error {
 	return replaceFile(e, e.path(base, timeSuffix), times)
 }
 
-// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory.
+// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory. A new
+// file without contents, such as the offset index of a small segment, has nothing to flush.
 func replaceFile(e *env, path string, content []byte) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
 	f, err := e.create(tmp)
@@ -268,12 +269,13 @@ func replaceFile(e *env, path string, content []byte) error {
 		return err
 	}
 	if len(content) > 0 {
-		if _, err := f.WriteAt(content, 0); err != nil {
+		_, err := f.WriteAt(content, 0)
+		if err == nil {
+			err = f.flush()
+		}
+		if err != nil {
 			return errors.Join(err, f.Close(), e.fs.remove(tmp))
 		}
-	}
-	if err := f.flush(); err != nil {
-		return errors.Join(err, f.Close(), e.fs.remove(tmp))
 	}
 	if err := f.Close(); err != nil {
 		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))

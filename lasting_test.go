@@ -423,3 +423,42 @@ func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// Close must flush only what changed: a process that stops may have thousands of logs to close.
+func TestCloseFlushesWhatChanged(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
+		s := newSimFS(newSimWorld(), true)
+		var flushed []string
+		closes := func(l *Log) []string {
+			flushed = nil
+			l.preparer.close() // its flushes of zeros don't count
+			s.setFault(func(kind simKind, _ int, path string) *simFault {
+				if kind == simFlush || kind == simSyncDir {
+					flushed = append(flushed, filepath.Base(path))
+				}
+				return nil
+			})
+			defer s.setFault(nil)
+			require.NoError(t, l.Close())
+			return flushed
+		}
+		opened := func() *Log {
+			l, err := openFS(s, simDir, &Options{Flush: policy})
+			require.NoError(t, err)
+			return l
+		}
+		require.NoError(t, opened().Close()) // from now on the file is opened by its last name
+		l := opened()
+		_, err := l.Append(Record{Value: []byte("small")})
+		require.NoError(t, err)
+		require.NoError(t, l.Sync())
+		require.Equal(t, []string{fileName(0, logSuffix), tmpPrefix + fileName(0, timeSuffix), simDir, stateName}, closes(l), "after an append")
+		require.Equal(t, []string{fileName(0, logSuffix), stateName}, closes(opened()), "of a log that was only opened")
+		l = opened()
+		require.NoError(t, l.TruncateTo(0))
+		require.Contains(t, closes(l), simDir, "after a cut")
+		l = opened()
+		require.EqualValues(t, 0, l.Offsets().End)
+		require.NoError(t, l.Close())
+	}
+}

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +56,8 @@ func (c *segmentScan) trust() error {
 	c.x = newIndexBuilder(l.o.IndexBytes)
 	if why == "" {
 		c.x.resume(offsets, times)
+		o, t := c.x.files()
+		c.x.saved = bytes.Equal(o, offsets) && bytes.Equal(t, times)
 	} else {
 		var damage error // reported when it is read
 		if c.x, damage, err = s.buildIndexes(&l.env, h); err != nil {

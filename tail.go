@@ -9,11 +9,10 @@ import (
 
 const (
 	// Blocks are reserved, and pages made ready, in growing steps: a small log takes little disk, a busy one seldom waits.
-	minReserve = 1 << 20
+	// The first step is small also because a flush into reserved blocks must journal their conversion, and nothing has
+	// filled these with zeros yet.
+	minReserve = 32 << 10
 	maxReserve = 32 << 20
-	// A flush into reserved blocks must journal their conversion, so a new durable log reserves only this much without
-	// zero-filling it.
-	firstReserve = 64 << 10
 	// Zeros are flushed after every zeroStep bytes: they share the disk with the flushes that callers wait for.
 	zeroStep = 4 << 20
 	// Zeros are written in pieces, and an append that outruns them waits for one piece. Under FlushSync it is small, since
@@ -82,11 +81,8 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 // possible.
 func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	step := int64(minReserve)
-	switch { // the rest is zeroed by prepare
-	case t.ahead > 0:
+	if t.ahead > 0 { // prepare zeroes the rest
 		step = minSegmentBytes
-	case t.e.o.Flush == FlushSync:
-		step = firstReserve
 	}
 	first := max(size, min(t.e.o.SegmentBytes, size+step))
 	// A file that is full already rolls at the next append. Its last byte is reserved all the same, to see whether the file
@@ -252,6 +248,9 @@ func (t *tail) seal() error {
 	t.seg.enter(phaseRolled)
 	if err := t.trim(); err != nil {
 		return err
+	}
+	if t.x.saved {
+		return nil
 	}
 	if err := writeIndexes(t.e, t.seg.base, t.x); err != nil {
 		return err
