@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -216,9 +217,10 @@ func (f *fullDisk) again(what string, a reply) {
 
 func (f *fullDisk) read() reply { return f.c.do(request{Op: "read"}) }
 
-// appended calls do repeatedly until it succeeds: file systems free blocks when they write their journal, not at once.
+// appended calls do repeatedly until it succeeds: file systems free blocks when they write their journal, and the log deletes
+// a segment that waits for its seal in the background.
 func (f *fullDisk) appended(do func() reply) (a reply) {
-	for range 20 {
+	for began := time.Now(); time.Since(began) < 30*time.Second; {
 		if a = do(); a.Err == "" {
 			return a
 		}
