@@ -243,17 +243,17 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	return nil
 }
 
-// seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already.
+// seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already. The names in the
+// directory are made durable in any case, since the state file is about to count the segment that follows.
 func (t *tail) seal() error {
 	t.seg.enter(phaseRolled)
 	if err := t.trim(); err != nil {
 		return err
 	}
-	if t.x.saved {
-		return nil
-	}
-	if err := writeIndexes(t.e, t.seg.base, t.x); err != nil {
-		return err
+	if !t.x.saved {
+		if err := writeIndexes(t.e, t.seg.base, t.x); err != nil {
+			return err
+		}
 	}
 	return t.e.syncDir()
 }
