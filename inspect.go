@@ -9,9 +9,22 @@ import (
 	"time"
 )
 
-// Segments returns the segments of the log, oldest first. The last is the active one, as far as it may be read. To learn
-// their times, Segments opens segments that were not opened yet.
+// Segments returns the segments of the log as they are at one moment, oldest first. The last is the active one, as far as it
+// may be read; its Bytes and MaxTime may be those of a later moment. To learn their times, Segments opens segments that were
+// not opened yet; if the log is cut or segments are deleted meanwhile, it starts over.
 func (l *Log) Segments() ([]SegmentInfo, error) {
+	for {
+		infos, err := l.segments()
+		if err != errGone {
+			return infos, err
+		}
+		spin("segments", 0)
+	}
+}
+
+// segments makes an attempt at Segments. The error is errGone if the segments have changed meanwhile, so that the caller tries
+// again.
+func (l *Log) segments() ([]SegmentInfo, error) {
 	if l.closed.Load() {
 		return nil, ErrClosed
 	}
@@ -20,26 +33,37 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 		if err := l.refresh(); err != nil {
 			return nil, err
 		}
+	}
+	cuts := l.settledCuts()
+	v := l.view.Load()
+	if l.o.ReadOnly {
 		sealed = l.sealedByWriter()
 	}
+	yield("segments")
 	end := l.highWatermark()
-	segs := l.view.Load().segs
-	infos := make([]SegmentInfo, 0, len(segs))
-	for i, s := range segs {
+	if l.view.Load() != v { // end may belong to a segment that v does not have
+		return nil, errGone
+	}
+	infos := make([]SegmentInfo, 0, len(v.segs))
+	for i, s := range v.segs {
+		last := i+1 == len(v.segs)
 		next := max(end, s.base)
-		if i+1 < len(segs) {
-			next = min(next, segs[i+1].base)
+		if !last {
+			next = v.segs[i+1].base
 		}
 		size, err := l.size(s)
 		if err != nil {
 			return nil, err
 		}
 		info := l.info(s, next, size)
-		info.Sealed = info.Sealed && s.base < sealed
+		info.Sealed = info.Sealed && !last && s.base < sealed
 		ms, err := l.maxTime(s)
 		switch {
 		case err == errGone:
-			continue
+			if failed := l.failed(); failed != nil && l.view.Load() == v {
+				return nil, failed // a cut that failed half-way took the segment, and no other view will come
+			}
+			return nil, errGone
 		case errors.Is(err, ErrCorrupt): // its times are not known; Batches tells where it is damaged
 		case err != nil:
 			return nil, err
@@ -47,6 +71,9 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 			info.MaxTime = timeOf(ms)
 		}
 		infos = append(infos, info)
+	}
+	if l.cuts.Load() != cuts {
+		return nil, errGone
 	}
 	return infos, nil
 }

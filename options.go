@@ -110,7 +110,7 @@ type Options struct {
 type SegmentInfo struct {
 	Path    string    // the .log file; its indexes lie beside it
 	Base    int64     // base offset: that of its first record, or lower if a compaction took that record
-	Next    int64     // base offset of the next segment or, for the active one, the high watermark
+	Next    int64     // base offset of the next segment or, for the active one, the high watermark, or Base if that is higher
 	Bytes   int64     // size of the .log file
 	MaxTime time.Time // greatest record time; zero if no record has one
 	Sealed  bool      // it will not change any more: it is flushed and trimmed, and its indexes are written

@@ -22,7 +22,9 @@ import (
 // The first batch must start at End; an empty log takes it at End or any higher offset. Batches below End are compared
 // with those in the log, and skipped. So if the leader's offsets have a gap right at the follower's End, which causes
 // ErrNotJoined, ask for End-1. If that brings nothing new, because a Section ends with its segment, put the follower's own
-// last batch, a Section of End-1, in front of the leader's batches from End on. Gaps inside the stream are kept. A batch's
+// last batch, a Section of End-1, in front of the leader's batches from End on. There is no such batch in a log that has Start below
+// End and no record, as a DeleteBefore inside the gap at its end leaves it; a Kafka follower would take any batch from End on.
+// Reset to End makes it an empty log, which does. Gaps inside the stream are kept. A batch's
 // leader epoch must not be lower than that of the batch before it, unless it is -1, none. Offsets that a TruncateTo or Reset
 // took away should come again under a greater epoch, as they do from a Kafka leader: otherwise nothing tells the new batches
 // from the old, which a disk may show in the place of those that were not flushed before a power cut. A batch that is refused

@@ -13,6 +13,10 @@ import (
 // kept beside the log in files named seglog.repair-<base offset>-<position>. Open and Kafka ignore these files; they may be
 // deleted when they are not needed any more. A torn tail is treated like damage.
 //
+// Repair goes by seglog.state. A .log file that the state proves not to belong to this log is taken out whole: it is kept like
+// other bytes, and its batches are neither checked nor counted. If seglog.state itself is of another log, Repair can't tell, and
+// the next Open may end the log below RepairReport.End, or refuse it.
+//
 // Without Apply, Repair changes nothing. It locks the directory while it runs, and returns ErrLocked if the log is open. It
 // may be killed at any point and run again.
 func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {

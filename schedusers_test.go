@@ -309,6 +309,22 @@ func (u *schedUser) time(Offsets) {
 	_, err := u.w.l.OffsetForTime(time.UnixMilli(1_700_000_000_000 + u.rng.Int64N(3000)))
 	u.w.fine("offset for time", err)
 	u.w.l.Stats()
+	segs, err := u.w.l.Segments()
+	if u.w.fine("segments", err) {
+		u.w.joined(segs)
+	}
+}
+
+// joined checks that a list of segments is of one moment.
+func (w *schedLog) joined(segs []SegmentInfo) {
+	for i, s := range segs {
+		if last := i+1 == len(segs); last && s.Sealed || !last && s.Next != segs[i+1].Base {
+			w.bad("segments of several moments: %+v", segs)
+		}
+	}
+	if len(segs) == 0 {
+		w.bad("no segments")
+	}
 }
 
 func (u *schedUser) pause(Offsets) {
@@ -353,6 +369,12 @@ func (w *schedLog) follower(rng *rand.Rand, calls int) {
 			continue
 		}
 		o := l.Offsets()
+		if rng.IntN(10) == 0 {
+			segs, err := l.Segments()
+			if w.fine("segments in another process", err, ErrBusy) {
+				w.joined(segs)
+			}
+		}
 		if rng.IntN(2) == 0 {
 			r, err := l.Read(o.Start + rng.Int64N(max(0, o.End-o.Start)+1))
 			if errors.Is(err, ErrBusy) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -443,4 +444,27 @@ func TestSegmentsAndBatches(t *testing.T) {
 	for _, err := range l.Batches(39) {
 		require.ErrorIs(t, err, ErrOutOfRange)
 	}
+}
+
+// The error of a Snapshot of a log whose directory was moved away must name that cause rather than call its segments lost.
+func TestSnapshotOfAMovedDirectory(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open directory can't be moved there")
+	}
+	dir, to := filepath.Join(t.TempDir(), "log"), t.TempDir()
+	l, err := Open(dir, &Options{SegmentBytes: minSegmentBytes, Flush: FlushNone})
+	require.NoError(t, err)
+	defer l.Close()
+	for range 10 {
+		_, err := l.Append(Record{Value: make([]byte, 3000)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, os.Rename(dir, dir+".moved"))
+	err = l.Snapshot(to)
+	require.ErrorContains(t, err, "the directory no longer belongs to this log")
+	require.ErrorContains(t, err, dir)
+	require.NotErrorIs(t, err, ErrCorrupt)
+	left, err := os.ReadDir(to)
+	require.NoError(t, err)
+	require.Empty(t, left)
 }

@@ -16,7 +16,10 @@ import (
 // promises in seglog.state. It writes and locks nothing.
 //
 // Verify may run beside a writer: a batch that is half written, reserved blocks, and a segment that is deleted or cut
-// meanwhile are no problems. It also verifies a directory of Kafka. Everything that it finds is in the report; the error is
+// meanwhile are no problems. Zeros behind the last batch of a sealed segment are an error, although Open and readers of single
+// records pass over them: a Section ends with them, so a follower refuses what it is sent, and so does a broker that loads the
+// file. In a directory without seglog.state they are a warning, since Open takes them off. Verify also verifies a directory of
+// Kafka. Everything that it finds is in the report; the error is
 // for what keeps it from looking, such as a directory that can't be read, or for the Context.
 func Verify(dir string, opts *VerifyOptions) (*Report, error) { return verifyFS(osFS{}, dir, opts) }
 
