@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -409,5 +410,32 @@ func TestReadOnlyPassesReservedBlocksBeforeAGap(t *testing.T) {
 	require.Equal(t, []int64{0, 1, 1 << 33, 1<<33 + 1, 1 << 34, 1<<34 + 1}, read)
 	require.NoError(t, r.Close())
 	close(h.letGo)
+	require.NoError(t, l.Close())
+}
+
+// A segment whose batches lie below the start, while the offsets of the gap behind them do not, stays in the log, so it must
+// get its index files like any other.
+func TestSealBelowAStartInAGap(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	s.setFault(func(kind simKind, n int, path string) *simFault {
+		if kind == simCreate && filepath.Ext(path) == indexSuffix {
+			return &simFault{err: syscall.ENOSPC} // so that the segment is not sealed before the start moves
+		}
+		return nil
+	})
+	l, err := openFS(s, simDir, &Options{Flush: FlushNone})
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 1, 1), spaced(1<<33, 1, 1)...)), -1)
+	require.NoError(t, err)
+	first := l.view.Load().segs[0]
+	require.NoError(t, l.DeleteBefore(1<<20))
+	s.setFault(nil)
+	for deadline := time.Now().Add(20 * time.Second); !first.is(phaseSealed); time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "the keeper seals the segment")
+	}
+	for _, suffix := range []string{indexSuffix, timeSuffix} {
+		_, err := s.stat(l.path(0, suffix))
+		require.NoError(t, err)
+	}
 	require.NoError(t, l.Close())
 }

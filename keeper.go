@@ -168,6 +168,14 @@ func (l *Log) dropBelowStart() {
 	}
 }
 
+// belowStart reports whether a rolled segment is about to be deleted. It lies below the start only if the next one begins there:
+// a start in the gap behind a segment's batches leaves the segment in the log (planDeletion).
+func (l *Log) belowStart(s *segment) bool {
+	segs := l.view.Load().segs
+	i := (&view{segs}).find(s.base) + 1
+	return i < len(segs) && segs[i].base <= l.start.Load()
+}
+
 // seal flushes and seals a rolled segment, unless it is about to be deleted, and takes it off the queue.
 func (l *Log) seal(t *tail) error {
 	if err := l.failed(); err != nil {
@@ -175,7 +183,7 @@ func (l *Log) seal(t *tail) error {
 	}
 	s := t.seg
 	end := s.base + s.stored.load().rel()
-	deleted := end <= l.start.Load()
+	deleted := l.belowStart(s)
 	// The active segment is not flushed too: its pages were made ready, so they are dirty. They would be written back and
 	// write-protected, and appends would wait for them, page by page.
 	if !deleted && !s.is(phaseGone) && s.flushed.load() != s.stored.load() {
