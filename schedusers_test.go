@@ -212,12 +212,12 @@ func (u *schedUser) read(o Offsets) {
 
 func (u *schedUser) walk(o Offsets) {
 	asked := u.w.asked()
-	u.seen(u.between(o.Start, o.HighWatermark), 30, asked, u.w.l.Records)
+	u.seen(u.between(o.Start, o.HighWatermark), u.w.l.start.Load(), 30, asked, u.w.l.Records)
 }
 
-// seen checks the records that an iterator yields.
-func (u *schedUser) seen(from int64, most int, asked int, seq func(int64) iter.Seq2[Record, error]) {
-	next, start := from, u.w.l.start.Load()
+// seen checks the records that an iterator yields from offset from on. Those below start may have been deleted.
+func (u *schedUser) seen(from, start int64, most int, asked int, seq func(int64) iter.Seq2[Record, error]) {
+	next := from
 	for r, err := range seq(from) {
 		if !u.w.fine("walk", err) {
 			return
@@ -240,11 +240,11 @@ func (u *schedUser) follow(o Offsets) {
 	defer cancel()
 	// Follow may still yield records that a cut removes after this event.
 	asked := u.w.asked()
-	u.seen(u.between(o.Start, o.HighWatermark), 10, asked, func(from int64) iter.Seq2[Record, error] { return u.w.l.Follow(ctx, from) })
+	u.seen(u.between(o.Start, o.HighWatermark), u.w.l.start.Load(), 10, asked, func(from int64) iter.Seq2[Record, error] { return u.w.l.Follow(ctx, from) })
 }
 
 func (u *schedUser) section(o Offsets) {
-	asked := u.w.asked()
+	asked, start := u.w.asked(), u.w.l.start.Load() // a Reset may move the start back before the section is read
 	s, err := u.w.l.Section(u.between(o.Start, o.HighWatermark), u.rng.Int64N(9000))
 	if !u.w.fine("section", err) {
 		return
@@ -255,7 +255,7 @@ func (u *schedUser) section(o Offsets) {
 		u.w.bad("section: %d of %d bytes", n, s.Len())
 	}
 	if err == nil {
-		u.seen(s.Base(), math.MaxInt, asked, func(int64) iter.Seq2[Record, error] { return Decode(&b) }) // whole batches
+		u.seen(s.Base(), max(start, u.w.l.start.Load()), math.MaxInt, asked, func(int64) iter.Seq2[Record, error] { return Decode(&b) }) // whole batches
 	}
 	u.w.fine("section", s.Close())
 }
