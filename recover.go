@@ -317,6 +317,9 @@ func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	} else {
 		err = c.scan()
 	}
+	if r.promised && c.next >= 0 && c.next <= st.start {
+		err = c.forgive(err)
+	}
 	if err != nil {
 		return err
 	}

@@ -195,6 +195,22 @@ func (c *segmentScan) readFirstTime() error {
 	return nil
 }
 
+// forgive lets a segment wholly below the start pass, however its scan ended. Nobody reads it any more, and it goes once it
+// is sealed: damage in it is no reason to refuse the log. Neither Verify nor Repair looks at it.
+func (c *segmentScan) forgive(err error) error {
+	switch {
+	case err != nil && !errors.Is(err, ErrCorrupt):
+		return err
+	case err == nil:
+		err = c.why
+	}
+	if err != nil || c.ends == endsBad {
+		c.r.l.o.Logger.Warn("seglog: damage below the start", "dir", c.r.l.dir, "segment", c.base, "pos", c.pos, "start", c.r.st.start, "err", err)
+	}
+	c.offset = c.next
+	return nil
+}
+
 // damage returns the error for a segment that holds less than was promised.
 func (c *segmentScan) damage() error {
 	if c.why != nil && c.ends == endsBad {

@@ -1,0 +1,85 @@
+package seglog
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A segment wholly below the start that was not sealed before a kill waits for its deletion. Damage in it must not keep the
+// log from opening: nobody reads there, and Verify and Repair rightly find nothing wrong.
+func TestDamageBelowTheStart(t *testing.T) {
+	for name, do := range map[string]func(b []byte) []byte{
+		"sound":                   func(b []byte) []byte { return b },
+		"the first batch":         func(b []byte) []byte { b[30] ^= 1; return b },
+		"the first length":        func(b []byte) []byte { b[8] ^= 0x40; return b },
+		"the last batch":          func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
+		"a count before the mark": func(b []byte) []byte { b[57] ^= 0x40; return b },
+		"zeros":                   func(b []byte) []byte { return make([]byte, len(b)) },
+		"the end":                 func(b []byte) []byte { return b[:len(b)/2] },
+		"all":                     func([]byte) []byte { return nil },
+	} {
+		for _, marked := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				dir := t.TempDir()
+				o := &Options{SegmentBytes: 4096}
+				l, err := Open(dir, o)
+				require.NoError(t, err)
+				for range 110 {
+					_, err := l.Append(Record{Value: make([]byte, 100)})
+					require.NoError(t, err)
+				}
+				segs, err := l.Segments()
+				require.NoError(t, err)
+				require.Greater(t, len(segs), 3)
+				require.NoError(t, l.Close())
+
+				// The state as of a process that was killed behind DeleteBefore, before it sealed the first segment.
+				path := filepath.Join(dir, stateName)
+				st, ok, err := readState(osFS{}, path)
+				require.NoError(t, err)
+				require.True(t, ok)
+				f, err := openState(osFS{}, path, st)
+				require.NoError(t, err)
+				require.NoError(t, f.commit(func(s *state) {
+					s.clean, s.start = false, segs[2].Base+1
+					s.scanBase, s.scanPos, s.scanOffset, s.segments, s.baseSum = 0, 0, 0, 1, 0
+					if marked {
+						first, err := os.ReadFile(segs[0].Path)
+						require.NoError(t, err)
+						b := batch(first)
+						s.scanPos, s.scanOffset = b.size(), b.last()+1
+					}
+				}))
+				require.NoError(t, f.close())
+				b, err := os.ReadFile(segs[0].Path)
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(segs[0].Path, do(b), 0o644))
+
+				r, err := Verify(dir, nil)
+				require.NoError(t, err)
+				require.True(t, r.OK(), "%v", r.Problems)
+				report, err := Repair(dir, nil)
+				require.NoError(t, err)
+				require.Empty(t, report.Removed)
+				for range 2 {
+					l, err = Open(dir, o)
+					require.NoError(t, err)
+					require.Equal(t, segs[2].Base+1, l.Offsets().Start)
+					next := l.Offsets().Start
+					for rec, err := range l.Records(Oldest) {
+						require.NoError(t, err)
+						require.Equal(t, next, rec.Offset)
+						next++
+					}
+					require.EqualValues(t, 110, next)
+					require.Eventually(t, func() bool { _, err := os.Stat(segs[0].Path); return os.IsNotExist(err) }, 10*time.Second, time.Millisecond)
+					require.NoError(t, l.Close())
+				}
+			})
+		}
+	}
+}
