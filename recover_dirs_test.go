@@ -277,6 +277,28 @@ func TestOpenCaseD(t *testing.T) {
 	requireLog(t, dir, "D", 0, 300)
 }
 
+// An append may fail halfway, and the next one roll. What the failed one left behind the end of its segment, even if that is a
+// whole batch, must neither come back nor cost the segments behind it.
+func TestOpenCaseDBytesOfAFailedAppend(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		dir := killedLog(t, 100, 200)
+		all := storedBatches(t, dir)
+		path, size, next := all[150].segment, 0, 0
+		for i, b := range all {
+			if b.segment == path {
+				size, next = size+len(b.bytes), i+1
+			}
+		}
+		require.Less(t, next, len(all))
+		left := []byte("half of a batch")
+		if whole {
+			left = plainBatch(int64(next), "an append that failed")
+		}
+		spoil(t, path, func(b []byte) []byte { return append(b[:size:size], left...) })
+		requireLog(t, dir, "D", 0, 300)
+	}
+}
+
 func TestOpenCaseE(t *testing.T) {
 	t.Parallel()
 	dir := killedLog(t, 100, 200)
@@ -359,6 +381,36 @@ func TestOpenCaseF(t *testing.T) {
 			require.Equal(t, [3]any{path, int64(at), int64(150)}, [3]any{c.Path, c.Pos, c.Offset})
 		})
 	}
+	t.Run("a segment ends early", func(t *testing.T) {
+		dir := killedLog(t, 0, 300)
+		promise(t, dir, 200)
+		all := storedBatches(t, dir)
+		path, size, last := all[150].segment, 0, 0
+		for i, b := range all {
+			if b.segment == path {
+				size, last = size+len(b.bytes), i
+			}
+		}
+		size -= len(all[last].bytes)
+		require.Less(t, last, 200)
+		require.NoError(t, os.Truncate(path, int64(size)))
+		c := requireRefused(t, dir)
+		require.Equal(t, [3]any{path, int64(size), int64(last)}, [3]any{c.Path, c.Pos, c.Offset})
+		require.Contains(t, c.Reason, filepath.Base(all[last+1].segment))
+	})
+	t.Run("the noted place is no end of a batch", func(t *testing.T) {
+		for field, add := range map[int]uint64{4: 1, 5: 1} { // scanPos and scanOffset
+			dir := killedLog(t, 3, 0) // in one segment
+			all := storedBatches(t, dir)
+			changeState(t, dir, func(slot []byte) {
+				at := slot[28+8*field:]
+				require.Positive(t, binary.BigEndian.Uint64(at))
+				binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+add)
+			})
+			c := requireRefused(t, dir)
+			require.Equal(t, all[len(all)-1].segment, c.Path)
+		}
+	})
 }
 
 // Segments below the first that the state file names are leftovers of a deletion, which Open removes. If the state file does not
