@@ -1,7 +1,7 @@
 package seglog
 
 import (
-		"path/filepath"
+	"path/filepath"
 	"slices"
 	"testing"
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -83,11 +84,22 @@ func requireCut(t *testing.T, s *simFS, all []found, end int64) {
 	base, err := l.Append(Record{Value: []byte("after the cut")})
 	require.NoError(t, err)
 	require.Equal(t, end, base)
+	require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
 	requireOffsets(t, l, 0, append(want, end)...)
 	require.NoError(t, l.Close())
 	report := verifyWorld(t, s.w, nil)
 	require.Empty(t, report.Problems)
 	require.Equal(t, end+1, report.End)
+}
+
+// lastEpoch returns the leader epoch of the last batch.
+func lastEpoch(t *testing.T, l *Log) (epoch int32) {
+	t.Helper()
+	for b, err := range l.Batches(l.Offsets().End - 1) {
+		require.NoError(t, err)
+		epoch = b.LeaderEpoch
+	}
+	return epoch
 }
 
 // Version 1 of the state file notes only the offset of a cut, so Open looks for the place. The plan that it makes must stay the
@@ -224,4 +236,55 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 	s := newSimFS(w.clone(), true)
 	changeNote(t, s, false, note)
 	requireCut(t, s, all, cut.base)
+}
+
+// After a cut, times are looked up among the records that are left, and SegmentAge counts from the first of them, also when the
+// log was opened again, whether it was closed or killed.
+func TestTimesAfterACut(t *testing.T) {
+	const hour = int64(3_600_000)
+	at := func(offset int64) time.Time { return time.UnixMilli(1_700_000_000_000 + offset*1000) }
+	for _, cut := range []int64{0, 1, 4, 5, 60} {
+		for _, how := range []string{"at once", "closed", "killed"} {
+			t.Run(fmt.Sprint(cut, " ", how), func(t *testing.T) {
+				s := newSimFS(newSimWorld(), true)
+				o := Options{SegmentAge: time.Hour, SegmentBytes: 64 << 10}
+				l, err := openFS(s, simDir, &o)
+				require.NoError(t, err)
+				for offset := int64(0); offset < 100; offset += 2 { // two to a batch, so that a cut may divide one
+					_, err := l.Append(Record{Time: at(offset)}, Record{Time: at(offset + 1)})
+					require.NoError(t, err)
+				}
+				require.NoError(t, l.TruncateTo(cut))
+				if how == "closed" {
+					require.NoError(t, l.Close())
+				}
+				if how != "at once" {
+					w := s.kill()
+					ignore(l.Close())
+					s = newSimFS(w, true)
+					l, err = openFS(s, simDir, &o)
+					require.NoError(t, err)
+				}
+				for offset := range cut {
+					got, err := l.OffsetForTime(at(offset))
+					require.NoError(t, err)
+					require.Equal(t, offset, got)
+				}
+				got, err := l.OffsetForTime(at(cut))
+				require.NoError(t, err)
+				require.Equal(t, cut, got, "the end, as no record is so late")
+				// The age counts from the greatest time of the first batch.
+				first := at(min(cut-1, 1)).UnixMilli()
+				_, err = l.Append(Record{Time: time.UnixMilli(first + hour)})
+				require.NoError(t, err)
+				require.Equal(t, 1, l.Stats().Segments)
+				_, err = l.Append(Record{Time: time.UnixMilli(first + hour + 1)})
+				require.NoError(t, err)
+				if cut > 0 {
+					require.Equal(t, 2, l.Stats().Segments)
+				}
+				require.NoError(t, l.Close())
+			})
+		}
+	}
 }

@@ -427,6 +427,7 @@ func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 		for l.Offsets().End < end+2 {
 			_, err = l.Append(Record{Value: []byte("after the cut")})
 			require.NoError(t, err)
+			require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
 		}
 		s = newSimFS(s.kill(), true)
 		ignore(l.Close())
