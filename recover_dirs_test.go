@@ -331,8 +331,13 @@ func TestOpenCaseE(t *testing.T) {
 			}
 		}
 		spoil(t, filepath.Join(spoilt, filepath.Base(all[bad].segment)), flip(at+65))
+		segments := map[string]bool{} // those that lose batches, each of which is kept in a file of its own
+		for _, b := range all[bad:] {
+			segments[b.segment] = true
+		}
 		_, h := requireLog(t, spoilt, "E", 0, bad)
 		require.Len(t, h.lines, 1)
+		require.Len(t, files(t, spoilt, "seglog.repair-*"), len(segments))
 	}
 }
 
