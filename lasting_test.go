@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -297,6 +298,21 @@ func TestTornTailIsKept(t *testing.T) {
 	kept, err := os.ReadFile(saved[0])
 	require.NoError(t, err)
 	require.True(t, bytes.HasPrefix(kept, torn))
+	// Another one at the same place is kept beside it.
+	copy(b[size:], bytes.ToUpper(torn))
+	require.NoError(t, os.WriteFile(path, b, 0o644))
+	l, err = Open(killed, nil)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	for _, want := range [][]byte{torn, bytes.ToUpper(torn)} {
+		saved, err := filepath.Glob(filepath.Join(killed, repairPrefix+"*"))
+		require.NoError(t, err)
+		require.Len(t, saved, 2)
+		require.True(t, slices.ContainsFunc(saved, func(name string) bool {
+			kept, err := os.ReadFile(name)
+			return err == nil && bytes.HasPrefix(kept, want)
+		}))
+	}
 }
 
 // A record must not count as durable before the name of its segment is.

@@ -188,6 +188,7 @@ func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
 		_, err := l.Append(Record{Value: make([]byte, 500)})
 		require.NoError(t, err)
 	}
+	require.Eventually(t, func() bool { return l.Stats().Seals >= 3 }, 10*time.Second, time.Millisecond) // others are copied, not shared
 	require.NoError(t, l.Snapshot(filepath.Join(dir, "copy")))
 	end := l.Offsets().End
 	fsys.full.Store(true)

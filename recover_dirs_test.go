@@ -103,8 +103,20 @@ func killedLog(t testing.TB, durable, behind int) string {
 	return killed
 }
 
-// promise sets the recovery point in the newest slot of seglog.state, and clears the other slot.
+// promise sets the recovery point in seglog.state.
 func promise(t testing.TB, dir string, recoveryPoint int64) {
+	t.Helper()
+	changeState(t, dir, func(slot []byte) { binary.BigEndian.PutUint64(slot[28+2*8:], uint64(recoveryPoint)) })
+}
+
+// allowGaps sets the flag in seglog.state that offsets may be left out.
+func allowGaps(t testing.TB, dir string) {
+	t.Helper()
+	changeState(t, dir, func(slot []byte) { slot[27] |= 1 << 2 })
+}
+
+// changeState changes the newest slot of seglog.state, and clears the other slot.
+func changeState(t testing.TB, dir string, change func(slot []byte)) {
 	t.Helper()
 	spoil(t, filepath.Join(dir, "seglog.state"), func(b []byte) []byte {
 		be := binary.BigEndian
@@ -118,7 +130,7 @@ func promise(t testing.TB, dir string, recoveryPoint int64) {
 		if be.Uint64(newest[12:]) < be.Uint64(older[12:]) {
 			newest, older = older, newest
 		}
-		be.PutUint64(newest[28+2*8:], uint64(recoveryPoint))
+		change(newest)
 		be.PutUint32(newest[8:], crc32.Checksum(newest[12:], castagnoli))
 		clear(older)
 		return b
@@ -265,6 +277,28 @@ func TestOpenCaseD(t *testing.T) {
 	requireLog(t, dir, "D", 0, 300)
 }
 
+// An append may fail halfway, and the next one roll. What the failed one left behind the end of its segment, even if that is a
+// whole batch, must neither come back nor cost the segments behind it.
+func TestOpenCaseDBytesOfAFailedAppend(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		dir := killedLog(t, 100, 200)
+		all := storedBatches(t, dir)
+		path, size, next := all[150].segment, 0, 0
+		for i, b := range all {
+			if b.segment == path {
+				size, next = size+len(b.bytes), i+1
+			}
+		}
+		require.Less(t, next, len(all))
+		left := []byte("half of a batch")
+		if whole {
+			left = plainBatch(int64(next), "an append that failed")
+		}
+		spoil(t, path, func(b []byte) []byte { return append(b[:size:size], left...) })
+		requireLog(t, dir, "D", 0, 300)
+	}
+}
+
 func TestOpenCaseE(t *testing.T) {
 	t.Parallel()
 	dir := killedLog(t, 100, 200)
@@ -297,8 +331,13 @@ func TestOpenCaseE(t *testing.T) {
 			}
 		}
 		spoil(t, filepath.Join(spoilt, filepath.Base(all[bad].segment)), flip(at+65))
+		segments := map[string]bool{} // those that lose batches, each of which is kept in a file of its own
+		for _, b := range all[bad:] {
+			segments[b.segment] = true
+		}
 		_, h := requireLog(t, spoilt, "E", 0, bad)
 		require.Len(t, h.lines, 1)
+		require.Len(t, files(t, spoilt, "seglog.repair-*"), len(segments))
 	}
 }
 
@@ -325,21 +364,57 @@ func TestOpenCaseF(t *testing.T) {
 			requireRefused(t, dir)
 		})
 	}
-	t.Run("a bad batch below the recovery point", func(t *testing.T) {
-		// The log was killed, with a recovery point of 200; recovery starts to check below that.
+	// Where offsets may be left out, the damage must not be taken for a gap in front of the next segment.
+	for name, gaps := range map[string]bool{"a bad batch below the recovery point": false, "and offsets may be left out": true} {
+		t.Run(name, func(t *testing.T) {
+			// The log was killed, with a recovery point of 200; recovery starts to check below that.
+			dir := killedLog(t, 0, 300)
+			promise(t, dir, 200)
+			if gaps {
+				allowGaps(t, dir)
+			}
+			all := storedBatches(t, dir)
+			at := 0
+			for _, b := range all[:150] {
+				if b.segment == all[150].segment {
+					at += len(b.bytes)
+				}
+			}
+			path := filepath.Join(dir, filepath.Base(all[150].segment))
+			spoil(t, path, flip(at+65))
+			c := requireRefused(t, dir)
+			require.Equal(t, [3]any{path, int64(at), int64(150)}, [3]any{c.Path, c.Pos, c.Offset})
+		})
+	}
+	t.Run("a segment ends early", func(t *testing.T) {
 		dir := killedLog(t, 0, 300)
 		promise(t, dir, 200)
 		all := storedBatches(t, dir)
-		at := 0
-		for _, b := range all[:150] {
-			if b.segment == all[150].segment {
-				at += len(b.bytes)
+		path, size, last := all[150].segment, 0, 0
+		for i, b := range all {
+			if b.segment == path {
+				size, last = size+len(b.bytes), i
 			}
 		}
-		path := filepath.Join(dir, filepath.Base(all[150].segment))
-		spoil(t, path, flip(at+65))
+		size -= len(all[last].bytes)
+		require.Less(t, last, 200)
+		require.NoError(t, os.Truncate(path, int64(size)))
 		c := requireRefused(t, dir)
-		require.Equal(t, [3]any{path, int64(at), int64(150)}, [3]any{c.Path, c.Pos, c.Offset})
+		require.Equal(t, [3]any{path, int64(size), int64(last)}, [3]any{c.Path, c.Pos, c.Offset})
+		require.Contains(t, c.Reason, filepath.Base(all[last+1].segment))
+	})
+	t.Run("the noted place is no end of a batch", func(t *testing.T) {
+		for field, add := range map[int]uint64{4: 1, 5: 1} { // scanPos and scanOffset
+			dir := killedLog(t, 3, 0) // in one segment
+			all := storedBatches(t, dir)
+			changeState(t, dir, func(slot []byte) {
+				at := slot[28+8*field:]
+				require.Positive(t, binary.BigEndian.Uint64(at))
+				binary.BigEndian.PutUint64(at, binary.BigEndian.Uint64(at)+add)
+			})
+			c := requireRefused(t, dir)
+			require.Equal(t, all[len(all)-1].segment, c.Path)
+		}
 	})
 }
 

@@ -105,7 +105,7 @@ func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
 	var cutting atomic.Bool
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		switch {
-		case cutting.Load() && kind == simRemove:
+		case cutting.Load() && kind == simRemove && filepath.Ext(path) == transactionSuffix: // the first removal of the cut
 			s.dead = true
 			return &simFault{err: errDead}
 		case kind == simTruncate:
@@ -379,57 +379,67 @@ func TestSealAfterAFailedNote(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// The power may fail after the intent of a Reset reaches the disk and before the name of the last segment does. That segment is
-// then seglog.next; the Reset did not remove it, and a later Open took it for the end of the log in place of newer records.
-func TestInterruptedResetOfASegmentThatLostItsName(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
-	o := Options{SegmentBytes: 4096}
-	u := newSimUser(s, o, 1)
-	require.NoError(t, u.open())
-	for u.log.Stats().Segments < 3 {
-		require.NoError(t, u.append(2))
-	}
-	last, end := u.log.view.Load().bases()[2], u.log.Offsets().End
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simRemove && filepath.Ext(path) == logSuffix {
-			s.dead = true
-			return &simFault{err: errDead}
+// The power may fail after the intent of a Reset or a TruncateTo reaches the disk and before the name of the last segment does.
+// That segment is then seglog.next; the Reset did not remove it, and a later Open took it for the end of the log in place of newer
+// records.
+func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
+	for _, reset := range []bool{true, false} {
+		s := newSimFS(newSimWorld(), true)
+		o := Options{SegmentBytes: 4096}
+		u := newSimUser(s, o, 1)
+		require.NoError(t, u.open())
+		for u.log.Stats().Segments < 3 {
+			require.NoError(t, u.append(2))
 		}
-		return nil
-	})
-	require.Error(t, u.log.Reset(last-1))
-	w := s.kill()
-	ignore(u.log.Close())
-	lost := false
-	for path, node := range w.names {
-		if filepath.Base(path) == fileName(last, logSuffix) {
-			delete(w.names, path)
-			w.names[filepath.Join(filepath.Dir(path), nextName)] = node
-			lost = true
+		last, end := u.log.view.Load().bases()[2], u.log.Offsets().End
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simRemove && filepath.Ext(path) == logSuffix {
+				s.dead = true
+				return &simFault{err: errDead}
+			}
+			return nil
+		})
+		start := int64(0)
+		if reset {
+			start = last - 1
+			require.Error(t, u.log.Reset(last-1))
+		} else {
+			require.Error(t, u.log.TruncateTo(last-1))
 		}
-	}
-	require.True(t, lost)
-	s = newSimFS(w, true)
-	l, err := openFS(s, simDir, &o)
-	require.NoError(t, err)
-	require.Equal(t, Offsets{Start: last - 1, RecoveryPoint: last - 1, HighWatermark: last - 1, End: last - 1}, l.Offsets())
-	_, _, left, err := l.unnamedBase()
-	require.NoError(t, err)
-	require.False(t, left)
-	for l.Offsets().End < end+2 {
-		_, err = l.Append(Record{Value: []byte("after the Reset")})
+		w := s.kill()
+		ignore(u.log.Close())
+		lost := false
+		for path, node := range w.names {
+			if filepath.Base(path) == fileName(last, logSuffix) {
+				delete(w.names, path)
+				w.names[filepath.Join(filepath.Dir(path), nextName)] = node
+				lost = true
+			}
+		}
+		require.True(t, lost)
+		s = newSimFS(w, true)
+		l, err := openFS(s, simDir, &o)
 		require.NoError(t, err)
-	}
-	s = newSimFS(s.kill(), true)
-	ignore(l.Close())
-	l, err = openFS(s, simDir, &o)
-	require.NoError(t, err)
-	require.Equal(t, end+2, l.Offsets().End)
-	for r, err := range l.Records(last - 1) {
+		require.Equal(t, Offsets{Start: start, RecoveryPoint: last - 1, HighWatermark: last - 1, End: last - 1}, l.Offsets())
+		_, _, left, err := l.unnamedBase()
 		require.NoError(t, err)
-		require.Equal(t, "after the Reset", string(r.Value))
+		require.False(t, left)
+		for l.Offsets().End < end+2 {
+			_, err = l.Append(Record{Value: []byte("after the cut")})
+			require.NoError(t, err)
+			require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
+		}
+		s = newSimFS(s.kill(), true)
+		ignore(l.Close())
+		l, err = openFS(s, simDir, &o)
+		require.NoError(t, err)
+		require.Equal(t, end+2, l.Offsets().End)
+		for r, err := range l.Records(last - 1) {
+			require.NoError(t, err)
+			require.Equal(t, "after the cut", string(r.Value))
+		}
+		require.NoError(t, l.Close())
 	}
-	require.NoError(t, l.Close())
 }
 
 // The next Open recognizes the segments that a deletion could not remove, because they lie below the start. A Reset to a lower

@@ -5,8 +5,10 @@
 //	go run ./torture/mutants flush.go roll.go        the mutants of these files
 //	go run ./torture/mutants -one-of 10 truncate.go  one in ten
 //	go run ./torture/mutants -only 17,230 flush.go   these alone, by their numbers
+//	go run ./torture/mutants -done out flush.go      those that an earlier run, which wrote out, did not come to
 //
-// It goes over the files again and again, so that a run which is broken off is a sample.
+// It goes over the files again and again, so that a run which is broken off is a sample. The numbers are the same in each
+// run over the same files, as long as these don't change.
 package main
 
 import (
@@ -30,6 +32,8 @@ import (
 var (
 	oneOf   = flag.Int("one-of", 1, "only one mutant of so many")
 	only    = flag.String("only", "", "only the mutants of these numbers, with commas between them")
+	done    = flag.String("done", "", "the output of an earlier run over the same files: the mutants in it are left out")
+	which   = flag.String("tests", "", "only the tests whose names match, without the schedules")
 	workers = flag.Int("workers", 2, "how many run at once")
 	most    = flag.Duration("longest", 2*time.Second, "tests that take longer are left out")
 	limit   = flag.Duration("limit", 10*time.Second, "a mutant whose tests take so much longer than six times as long as usual is found: it hangs")
@@ -45,6 +49,9 @@ var schedules = [][]string{
 type suite struct {
 	dir, binary string
 	tests       []test
+
+	mu      sync.Mutex
+	foundBy map[int]string // by mutant: the test that found it
 }
 
 type test struct {
@@ -85,11 +92,31 @@ func run(files []string) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile: %w\n%s", err, out)
 	}
+	tried, err := numbersIn(*done)
+	if err != nil {
+		return err
+	}
 	if err := s.measure(); err != nil {
 		return err
 	}
-	s.try(mutants)
+	s.try(mutants, tried)
 	return nil
+}
+
+// numbersIn returns the numbers of the mutants that an earlier run told of.
+func numbersIn(output string) (map[int]bool, error) {
+	numbers := map[int]bool{}
+	if output == "" {
+		return numbers, nil
+	}
+	b, err := os.ReadFile(output)
+	for line := range strings.Lines(string(b)) {
+		if words := strings.Fields(line); len(words) > 1 && slices.Contains([]string{"LIVES", "UNMET", "found"}, words[0]) {
+			id, _ := strconv.Atoi(words[1])
+			numbers[id] = true
+		}
+	}
+	return numbers, err
 }
 
 // command runs tests with a mutant turned on, or with a file for what they come across.
@@ -111,15 +138,17 @@ func (s *suite) measure() error {
 	if err != nil {
 		return err
 	}
-	left := regexp.MustCompile(*skip)
+	left, wanted := regexp.MustCompile(*skip), regexp.MustCompile(*which)
+	if *which != "" {
+		left, schedules = regexp.MustCompile("^$"), nil
+	}
 	var all [][]string
 	for name := range strings.FieldsSeq(string(out)) {
-		if !left.MatchString(name) {
+		if wanted.MatchString(name) && !left.MatchString(name) {
 			all = append(all, []string{"-test.run", "^" + name + "$", "-test.short"})
 		}
 	}
 	all = append(all, schedules...)
-	var mu sync.Mutex
 	s.each(len(all), func(i int) {
 		seen := filepath.Join(filepath.Dir(s.dir), fmt.Sprint("seen", i))
 		begun := time.Now()
@@ -135,9 +164,9 @@ func (s *suite) measure() error {
 			id, _ := strconv.Atoi(n)
 			t.seen[id] = true
 		}
-		mu.Lock()
+		s.mu.Lock()
 		s.tests = append(s.tests, t)
-		mu.Unlock()
+		s.mu.Unlock()
 	})
 	slices.SortFunc(s.tests, func(a, b test) int { return int(a.took - b.took) })
 	return nil
@@ -164,23 +193,23 @@ func (s *suite) each(n int, f func(i int)) {
 }
 
 // try runs what meets each mutant, and tells which live.
-func (s *suite) try(mutants []mutant) {
+func (s *suite) try(mutants []mutant, tried map[int]bool) {
 	wanted := map[string]bool{}
 	for n := range strings.SplitSeq(*only, ",") {
 		wanted[n] = true
 	}
-	var mu sync.Mutex
+	s.foundBy = map[int]string{}
 	count, begun := map[string]int{}, time.Now()
 	// In an order that goes over all files again and again, so that a run which is broken off is a sample.
 	slices.SortFunc(mutants, func(a, b mutant) int { return cmp.Or(a.id%50-b.id%50, a.id-b.id) })
 	s.each(len(mutants), func(i int) {
 		m := mutants[i]
-		if *only != "" && !wanted[strconv.Itoa(m.id)] || *only == "" && m.id%*oneOf != 0 {
+		if *only != "" && !wanted[strconv.Itoa(m.id)] || *only == "" && (m.id%*oneOf != 0 || tried[m.id]) {
 			return
 		}
 		by := s.find(m.id)
-		mu.Lock()
-		defer mu.Unlock()
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		count["mutants"]++
 		switch by {
 		case "":
@@ -191,6 +220,7 @@ func (s *suite) try(mutants []mutant) {
 			fmt.Printf("UNMET   %4d %v\n", m.id, m)
 		default:
 			count["found"]++
+			s.foundBy[m.id] = by
 			fmt.Printf("found   %4d %v: by %s\n", m.id, m, by)
 		}
 	})
@@ -199,7 +229,43 @@ func (s *suite) try(mutants []mutant) {
 
 const unmet = "unmet"
 
-// find names the tests that fail with a mutant: quick ones first, many in one process.
+// near returns the tests that found the mutants next to this one, which are likely to find it too.
+func (s *suite) near(id int) (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := 1; d < 40 && len(names) < 3; d++ {
+		for _, n := range []int{id - d, id + d} {
+			if by := s.foundBy[n]; by != "" && !slices.Contains(names, by) {
+				names = append(names, by)
+			}
+		}
+	}
+	return names
+}
+
+// failing runs tests and names the one that fails, if it fails again when it runs alone: a busy machine can trip one for once.
+func (s *suite) failing(names []string, limit time.Duration, env string) string {
+	for {
+		args := []string{"-test.short", "-test.run", "^(" + strings.Join(names, "|") + ")$"}
+		out, err := s.command(limit, args, env)
+		at := bytes.Index(out, []byte("--- FAIL: "))
+		switch {
+		case err == nil:
+			return ""
+		case at < 0:
+			return err.Error()
+		}
+		by := strings.Fields(string(out[at+10:]))[0]
+		if _, err := s.command(limit, []string{"-test.short", "-test.run", "^" + by + "$"}, env); err != nil {
+			return by
+		}
+		if names = slices.DeleteFunc(names, func(name string) bool { return name == by }); len(names) == 0 {
+			return ""
+		}
+	}
+}
+
+// find names the tests that fail with a mutant: those that found its neighbours first, then quick ones, many in one process.
 func (s *suite) find(id int) string {
 	env := "SEGLOG_MUTANT=" + strconv.Itoa(id)
 	var names []string
@@ -209,21 +275,22 @@ func (s *suite) find(id int) string {
 		if len(names) == 0 {
 			return ""
 		}
-		args := []string{"-test.short", "-test.run", "^(" + strings.Join(names, "|") + ")$"}
-		out, err := s.command(*limit+6*took, args, env)
+		by := s.failing(names, *limit+6*took, env)
 		names, took = nil, 0
-		if err == nil {
-			return ""
-		}
-		if at := bytes.Index(out, []byte("--- FAIL: ")); at >= 0 {
-			return strings.Fields(string(out[at+10:]))[0]
-		}
-		return err.Error()
+		return by
 	}
 	var late []test
-	for _, t := range s.tests {
-		if !t.seen[id] {
-			continue
+	near := s.near(id)
+	tests := slices.DeleteFunc(slices.Clone(s.tests), func(t test) bool { return !t.seen[id] })
+	first := func(t test) int {
+		return map[bool]int{true: 0, false: 1}[slices.Contains(near, strings.Trim(t.args[1], "^$"))]
+	}
+	slices.SortStableFunc(tests, func(a, b test) int { return first(a) - first(b) })
+	for i, t := range tests {
+		if i > 0 && first(t) != first(tests[i-1]) {
+			if by := flush(); by != "" {
+				return by
+			}
 		}
 		met = true
 		if slices.Contains(t.args, "-schedules") {

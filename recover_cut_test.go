@@ -1,0 +1,290 @@
+package seglog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"maps"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// These tests are for cuts that the state file notes and the next Open has to finish.
+
+// changeNote changes the state file of a log in simDir that is not open. version1 writes it as builds before version 2 did,
+// which noted the offset of a cut alone.
+func changeNote(t *testing.T, fsys fileSystem, version1 bool, change func(*state)) {
+	t.Helper()
+	path := filepath.Join(simDir, stateName)
+	st, ok, err := readState(fsys, path)
+	require.NoError(t, err)
+	require.True(t, ok)
+	st.clean = false
+	change(&st)
+	f, err := fsys.open(path, openWrite)
+	require.NoError(t, err)
+	for range 2 {
+		st.seq++
+		b := make([]byte, stateLen)
+		st.encode(b)
+		if version1 {
+			binary.BigEndian.PutUint64(b, stateMagic1)
+			binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:stateLen1], castagnoli))
+			clear(b[stateLen1:])
+		}
+		_, err := f.WriteAt(b, int64(st.seq%2)*stateSlotGap)
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.flush())
+	require.NoError(t, f.Close())
+}
+
+// toBeCut returns the files of a closed log, and its batches. There are three to a segment of three records each, but for a gap
+// of 10 offsets before the last two batches, which hold one record each.
+func toBeCut(t *testing.T) (*simWorld, []found) {
+	t.Helper()
+	s := newSimFS(newSimWorld(), true)
+	l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	for l.Stats().Segments < 3 {
+		one := Record{Value: make([]byte, 400)}
+		_, err := l.Append(one, one, one)
+		require.NoError(t, err)
+	}
+	end := l.Offsets().End
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(end, 1, 1), spaced(end+11, 2, 1)...)), -1)
+	require.NoError(t, err)
+	var all []found
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
+	}
+	require.NoError(t, l.Close())
+	return s.w, all
+}
+
+// requireCut opens a log of toBeCut and checks that it ends at an offset, has all records below it, and goes on.
+func requireCut(t *testing.T, s *simFS, all []found, end int64) {
+	t.Helper()
+	l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	require.Equal(t, Offsets{RecoveryPoint: end, HighWatermark: end, End: end}, l.Offsets())
+	var want []int64
+	for _, b := range all {
+		for offset := b.base; offset <= b.last && offset < end; offset++ {
+			want = append(want, offset)
+		}
+	}
+	requireOffsets(t, l, 0, want...)
+	base, err := l.Append(Record{Value: []byte("after the cut")})
+	require.NoError(t, err)
+	require.Equal(t, end, base)
+	require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
+	requireOffsets(t, l, 0, append(want, end)...)
+	require.NoError(t, l.Close())
+	report := verifyWorld(t, s.w, nil)
+	require.Empty(t, report.Problems)
+	require.Equal(t, end+1, report.End)
+}
+
+// lastEpoch returns the leader epoch of the last batch.
+func lastEpoch(t *testing.T, l *Log) (epoch int32) {
+	t.Helper()
+	for b, err := range l.Batches(l.Offsets().End - 1) {
+		require.NoError(t, err)
+		epoch = b.LeaderEpoch
+	}
+	return epoch
+}
+
+// Version 1 of the state file notes only the offset of a cut, so Open looks for the place. The plan that it makes must stay the
+// same if it is killed at any point.
+func TestInterruptedCutOfVersion1(t *testing.T) {
+	w, all := toBeCut(t)
+	first := slices.IndexFunc(all[1:], func(b found) bool { return b.pos == 0 }) + 1 // the first batch of the second segment
+	gap := all[len(all)-2].base - 5
+	cuts := map[string]int64{
+		"nothing is kept":               0,
+		"inside the first batch":        1,
+		"between two batches":           all[1].base,
+		"inside a batch":                all[1].last,
+		"where a segment begins":        all[first].base,
+		"in the first batch of another": all[first].base + 1,
+		"where a gap begins":            all[len(all)-3].last + 1,
+		"in a gap":                      gap,
+		"where a gap ends":              all[len(all)-2].base,
+		"before the last batch":         all[len(all)-1].base,
+	}
+	for name, cut := range cuts {
+		t.Run(name, func(t *testing.T) {
+			for step := 1; ; step++ {
+				s := newSimFS(w.clone(), true)
+				changeNote(t, s, true, func(s *state) { s.cut = cut })
+				n := 0
+				s.setFault(func(kind simKind, _ int, path string) *simFault {
+					if kind == simRead {
+						return nil
+					}
+					if n++; n == step {
+						s.dead = true
+						return &simFault{err: errDead}
+					}
+					return nil
+				})
+				l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+				if l != nil {
+					ignore(l.Close())
+				}
+				killed := s.kill()
+				requireCut(t, newSimFS(killed, true), all, cut)
+				if err == nil {
+					require.Greater(t, step, 10)
+					return
+				}
+			}
+		})
+	}
+	// The cut had changed the files already, or the blocks behind the end were made ready.
+	for name, size := range map[string]int64{"zeros behind a gap": all[len(all)-3].end() + 1000, "end behind a gap": all[len(all)-3].end()} {
+		t.Run(name, func(t *testing.T) {
+			s := newSimFS(w.clone(), true)
+			l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+			require.NoError(t, err)
+			require.NoError(t, l.TruncateTo(gap))
+			path := l.path(l.writer.tail.seg.base, logSuffix)
+			require.NoError(t, l.Close())
+			f, err := s.open(path, openWrite)
+			require.NoError(t, err)
+			require.NoError(t, f.truncate(size))
+			require.NoError(t, f.Close())
+			changeNote(t, s, true, func(s *state) { s.cut = gap })
+			requireCut(t, s, all, gap)
+		})
+	}
+}
+
+// An Open that can't finish a cut of version 1 must say why.
+func TestInterruptedCutOfVersion1ThatCannotBePlanned(t *testing.T) {
+	w, all := toBeCut(t)
+	last := all[len(all)-1]
+	refused := func(t *testing.T, s *simFS) *CorruptError {
+		changeNote(t, s, true, func(s *state) { s.cut = last.base })
+		_, err := openFS(s, simDir, nil)
+		var damage *CorruptError
+		require.ErrorAs(t, err, &damage)
+		require.Empty(t, s.left())
+		return damage
+	}
+	t.Run("no segment is left", func(t *testing.T) {
+		s := newSimFS(w.clone(), true)
+		maps.DeleteFunc(s.w.names, func(name string, _ int) bool { return filepath.Ext(name) == logSuffix })
+		require.Contains(t, refused(t, s).Reason, "no segment is left")
+	})
+	t.Run("a bad batch", func(t *testing.T) {
+		s := newSimFS(w.clone(), true)
+		bases := []int64{}
+		for _, b := range all {
+			if b.pos == 0 {
+				bases = append(bases, b.base)
+			}
+		}
+		path := filepath.Join(simDir, fileName(bases[len(bases)-1], logSuffix))
+		f, err := s.open(path, openWrite)
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte("damage"), headerLen)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		damage := refused(t, s)
+		require.Equal(t, [3]any{filepath.Base(path), int64(0), bases[len(bases)-1]}, [3]any{filepath.Base(damage.Path), damage.Pos, damage.Offset})
+	})
+}
+
+// The file that a cut has to shorten may be shorter already, or be gone: what is missing was not part of the cut, so Open must not
+// go on without it.
+func TestInterruptedCutOfALostFile(t *testing.T) {
+	w, all := toBeCut(t)
+	cut := all[1]
+	note := func(s *state) { s.cut, s.cutBase, s.cutPos, s.cutLen = cut.base, 0, cut.pos, 0 }
+	path := filepath.Join(simDir, fileName(0, logSuffix))
+	for _, size := range []int64{0, cut.pos - 1, -1} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			s := newSimFS(w.clone(), true)
+			changeNote(t, s, false, note)
+			if size < 0 {
+				delete(s.w.names, simName(path))
+			} else {
+				f, err := s.open(path, openWrite)
+				require.NoError(t, err)
+				require.NoError(t, f.truncate(size))
+				require.NoError(t, f.Close())
+			}
+			for range 2 {
+				_, err := openFS(s, simDir, nil)
+				var damage *CorruptError
+				require.ErrorAs(t, err, &damage)
+				require.Equal(t, [3]any{filepath.Base(path), max(0, size), int64(0)}, [3]any{filepath.Base(damage.Path), damage.Pos, damage.Offset})
+				require.Contains(t, damage.Reason, fmt.Sprintf("cut at offset %d", cut.base))
+				require.Empty(t, s.left())
+			}
+		})
+	}
+	s := newSimFS(w.clone(), true)
+	changeNote(t, s, false, note)
+	requireCut(t, s, all, cut.base)
+}
+
+// After a cut, times are looked up among the records that are left, and SegmentAge counts from the first of them, also when the
+// log was opened again, whether it was closed or killed.
+func TestTimesAfterACut(t *testing.T) {
+	const hour = int64(3_600_000)
+	at := func(offset int64) time.Time { return time.UnixMilli(1_700_000_000_000 + offset*1000) }
+	for _, cut := range []int64{0, 1, 4, 5, 60} {
+		for _, how := range []string{"at once", "closed", "killed"} {
+			t.Run(fmt.Sprint(cut, " ", how), func(t *testing.T) {
+				s := newSimFS(newSimWorld(), true)
+				o := Options{SegmentAge: time.Hour, SegmentBytes: 64 << 10}
+				l, err := openFS(s, simDir, &o)
+				require.NoError(t, err)
+				for offset := int64(0); offset < 100; offset += 2 { // two to a batch, so that a cut may divide one
+					_, err := l.Append(Record{Time: at(offset)}, Record{Time: at(offset + 1)})
+					require.NoError(t, err)
+				}
+				require.NoError(t, l.TruncateTo(cut))
+				if how == "closed" {
+					require.NoError(t, l.Close())
+				}
+				if how != "at once" {
+					w := s.kill()
+					ignore(l.Close())
+					s = newSimFS(w, true)
+					l, err = openFS(s, simDir, &o)
+					require.NoError(t, err)
+				}
+				for offset := range cut {
+					got, err := l.OffsetForTime(at(offset))
+					require.NoError(t, err)
+					require.Equal(t, offset, got)
+				}
+				got, err := l.OffsetForTime(at(cut))
+				require.NoError(t, err)
+				require.Equal(t, cut, got, "the end, as no record is so late")
+				// The age counts from the greatest time of the first batch.
+				first := at(min(cut-1, 1)).UnixMilli()
+				_, err = l.Append(Record{Time: time.UnixMilli(first + hour)})
+				require.NoError(t, err)
+				require.Equal(t, 1, l.Stats().Segments)
+				_, err = l.Append(Record{Time: time.UnixMilli(first + hour + 1)})
+				require.NoError(t, err)
+				if cut > 0 {
+					require.Equal(t, 2, l.Stats().Segments)
+				}
+				require.NoError(t, l.Close())
+			})
+		}
+	}
+}
