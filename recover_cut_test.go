@@ -238,6 +238,88 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 	requireCut(t, s, all, cut.base)
 }
 
+// A log whose cut was interrupted and that was damaged as well must open after Repair, with what the report says, and with all
+// batches that were neither damaged nor to be cut.
+func TestRepairBesideAnInterruptedCut(t *testing.T) {
+	w, all := toBeCut(t)
+	segmentOf := func(i int) (base int64) {
+		for _, b := range all[:i+1] {
+			if b.pos == 0 {
+				base = b.base
+			}
+		}
+		return base
+	}
+	for at, b := range all { // the cut is behind this batch, or inside it
+		var rest batch
+		whole := b
+		if b.last > b.base && at%2 == 0 {
+			f, err := newSimFS(w.clone(), true).open(filepath.Join(simDir, fileName(segmentOf(at), logSuffix)), openRead)
+			require.NoError(t, err)
+			divided := make(batch, b.size)
+			require.NoError(t, readFull(f, divided, b.pos))
+			rest, err = cutBatch(divided, b.base+1, 1<<20)
+			require.NoError(t, err)
+			whole = found{base: b.base, last: b.base, pos: b.pos}
+		}
+		note := func(s *state) {
+			s.cut, s.cutBase, s.cutPos, s.cutLen = whole.last+1, segmentOf(at), whole.end(), int64(len(rest))
+		}
+		for hit := range all {
+			for _, keep := range []bool{false, true} {
+				for _, how := range []string{"flip", "shorten", "remove"} {
+					t.Run(fmt.Sprintf("cut at %d, batch %d, %s, keep %v", whole.last+1, hit, how, keep), func(t *testing.T) {
+						s := newSimFS(w.clone(), true)
+						changeNote(t, s, false, note)
+						f, err := s.open(filepath.Join(simDir, stateName), openWrite)
+						require.NoError(t, err)
+						_, err = f.WriteAt(rest, restPos)
+						require.NoError(t, err)
+						require.NoError(t, f.Close())
+						path := filepath.Join(simDir, fileName(segmentOf(hit), logSuffix))
+						lost := func(i int) bool { return i == hit }
+						switch how {
+						case "flip":
+							f, err := s.open(path, openWrite)
+							require.NoError(t, err)
+							_, err = f.WriteAt([]byte{'!'}, all[hit].end()-1)
+							require.NoError(t, err)
+							require.NoError(t, f.Close())
+						case "shorten":
+							f, err := s.open(path, openWrite)
+							require.NoError(t, err)
+							require.NoError(t, f.truncate(all[hit].pos+5))
+							require.NoError(t, f.Close())
+							lost = func(i int) bool { return i >= hit && segmentOf(i) == segmentOf(hit) }
+						case "remove":
+							delete(s.w.names, simName(path))
+							lost = func(i int) bool { return segmentOf(i) == segmentOf(hit) }
+						}
+						r, after := repaired(t, s.w, RepairOptions{Apply: true, KeepAfter: keep})
+						s = newSimFS(after, true)
+						l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+						require.NoError(t, err)
+						o := l.Offsets()
+						require.Equal(t, [2]int64{r.Start, r.End}, [2]int64{o.Start, o.End})
+						for i, b := range all[:at+1] {
+							if i < hit && !lost(i) || keep && !lost(i) {
+								_, err := l.Read(b.base)
+								require.NoError(t, err, "batch %d", i)
+							}
+						}
+						_, err = l.Append(Record{Value: []byte("after the repair")})
+						require.NoError(t, err)
+						require.NoError(t, l.Close())
+						for _, p := range verifyWorld(t, s.w, nil).Problems { // of indexes that readers make anew
+							require.Equal(t, SeverityWarning, p.Severity, "%v", p)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
 // After a cut, times are looked up among the records that are left, and SegmentAge counts from the first of them, also when the
 // log was opened again, whether it was closed or killed.
 func TestTimesAfterACut(t *testing.T) {

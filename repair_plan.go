@@ -242,10 +242,42 @@ func (p *repair) planState(kept []*repairSegment) {
 	}
 	n.gaps = n.gaps || p.gap
 	n.gapTo = p.gapTo(kept)
-	if n.cut >= 0 && n.end <= n.cut {
+	if n.cut >= 0 && (n.end <= n.cut || !p.moveCut(kept)) {
 		n.cut = -1
 	}
 	p.describe()
+}
+
+// moveCut adapts the note of an interrupted TruncateTo to a file from which bytes are taken out, so that the next Open can
+// finish the cut. It returns false if the segment that was being cut is gone: the log then keeps what lies behind it, as it
+// would if TruncateTo had not begun.
+func (p *repair) moveCut(kept []*repairSegment) bool {
+	n := &p.next
+	if n.cutPos < 0 {
+		return true // the next Open looks for the place (version 1 of the state file)
+	}
+	for _, s := range kept {
+		if s.base != n.cutBase {
+			continue
+		}
+		pos, end, next := int64(0), int64(0), s.base
+		for _, k := range s.spans {
+			if k.pos < n.cutPos {
+				end, next = min(k.end, n.cutPos), k.next
+				pos += end - k.pos
+			}
+		}
+		if end < n.cutPos { // the batches just below the cut are lost
+			n.gaps = true
+			if n.cutLen == 0 {
+				n.cut = next
+			}
+		}
+		n.cutPos = pos
+		n.end = n.cut
+		return true
+	}
+	return false
 }
 
 // gapTo returns the state.gapTo with which the next Open keeps the segments that lie behind gaps: it takes those above the
@@ -275,7 +307,9 @@ func (p *repair) describe() {
 	say(was.start != n.start, "start from %d to %d", was.start, n.start)
 	say(was.gaps != n.gaps, "offsets may be missing from now on")
 	say(was.gapTo != n.gapTo, "segments behind missing offsets belong to the log")
-	say(was.cut != n.cut, "this completes an interrupted cut at offset %d", was.cut)
+	say(n.cut >= 0 && was.cut != n.cut, "an interrupted cut at offset %d goes down to %d, behind the last batch that is left", was.cut, n.cut)
+	say(n.cut < 0 && was.cut >= 0 && n.end <= was.cut, "this completes an interrupted cut at offset %d", was.cut)
+	say(n.cut < 0 && was.cut >= 0 && n.end > was.cut, "this gives up an interrupted cut at offset %d, whose segment is gone", was.cut)
 	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
 }
