@@ -19,6 +19,8 @@ type scheduler interface {
 	lock(m *mutex) bool
 	// started is the first call of a goroutine with that name.
 	started(name string)
+	// unique returns name with something added that tells its goroutines from those of other logs.
+	unique(name string) string
 	// yield lets others go first. spins means that the caller waits for others without blocking.
 	yield(where string, spins bool)
 }
@@ -38,6 +40,14 @@ func started(name string) {
 	if schedule != nil {
 		schedule.started(name)
 	}
+}
+
+// unique returns the name for goroutines that a timer may start: those of several logs may start at the same time.
+func unique(name string) string {
+	if schedule != nil {
+		return schedule.unique(name)
+	}
+	return name
 }
 
 // yield is called where a goroutine goes on after others have woken it, and between two steps that have no lock and no

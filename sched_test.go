@@ -199,6 +199,17 @@ func (s *sched) started(name string) {
 	t.park(point{kind: simKinds, where: "starts"})
 }
 
+func (s *sched) unique(name string) string {
+	t := current()
+	if t == nil {
+		return name
+	}
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	t.kids["the name "+name]++
+	return fmt.Sprintf("%s %d of %s", name, t.kids["the name "+name], t.name)
+}
+
 func (s *sched) yield(where string, spins bool) {
 	if t := current(); t != nil {
 		t.park(point{kind: simKinds, where: where, spins: spins})

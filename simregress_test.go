@@ -86,7 +86,9 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 		require.NoError(t, u.append(2))
 	}
 	require.NoError(t, u.append(3))
+	s.mu.Lock()
 	from := len(s.ops)
+	s.mu.Unlock()
 	path := u.log.path(u.log.writer.tail.seg.base, logSuffix)
 	active.Store(&path)
 	require.NoError(t, u.truncateTo(u.end()-1))

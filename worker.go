@@ -22,7 +22,7 @@ type worker struct {
 }
 
 func newWorker(name string, round func() time.Duration) *worker {
-	w := &worker{name: name, round: round}
+	w := &worker{name: unique(name), round: round}
 	w.ended.L = &w.mu
 	return w
 }
