@@ -439,3 +439,25 @@ func TestSealBelowAStartInAGap(t *testing.T) {
 	}
 	require.NoError(t, l.Close())
 }
+
+// A log with Start below End and no record takes no batch behind a gap, as the comment of TransferFrom says, until it is reset to
+// its end.
+func TestTransferFromIntoALogWithoutRecords(t *testing.T) {
+	l, err := Open(t.TempDir(), nil)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 1, 1), spaced(100, 1, 1)...)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(50))
+	require.NoError(t, l.DeleteBefore(30))
+	require.Equal(t, Offsets{Start: 30, RecoveryPoint: 50, HighWatermark: 50, End: 50}, l.Offsets())
+	behind := func() error {
+		_, err := l.TransferFrom(bytes.NewReader(spaced(70, 1, 1)), -1)
+		return err
+	}
+	require.ErrorIs(t, behind(), ErrNotJoined)
+	require.NoError(t, l.Reset(50))
+	require.NoError(t, behind())
+	_, err = l.Read(70)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+}

@@ -3,6 +3,7 @@ package seglog
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -476,5 +477,27 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 		l = opened()
 		require.EqualValues(t, 0, l.Offsets().End)
 		require.NoError(t, l.Close())
+	}
+}
+
+// The append whose error makes the log fail must return ErrFailed itself, and not just the appends after it: callers go by it.
+func TestFirstErrorOfAFailedAppendIsErrFailed(t *testing.T) {
+	for kind, mapped := range map[simKind]bool{simReserve: true, simWrite: false} {
+		s := newSimFS(newSimWorld(), mapped)
+		l, err := openFS(s, simDir, &Options{Flush: FlushNone})
+		require.NoError(t, err)
+		s.setFault(func(k simKind, _ int, path string) *simFault {
+			if k == kind && filepath.Base(path) != stateName {
+				return &simFault{err: syscall.EIO}
+			}
+			return nil
+		})
+		for err == nil {
+			_, err = l.Append(Record{Value: make([]byte, 10_000)})
+		}
+		require.ErrorIs(t, err, ErrFailed, "%v", kind)
+		require.ErrorIs(t, err, syscall.EIO)
+		require.ErrorContains(t, err, fmt.Sprintf("append at offset %d", l.Offsets().End))
+		ignore(l.Close())
 	}
 }

@@ -296,6 +296,11 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 							lost = func(i int) bool { return segmentOf(i) == segmentOf(hit) }
 						}
 						r, after := repaired(t, s.w, RepairOptions{Apply: true, KeepAfter: keep})
+						if how == "remove" && segmentOf(hit) < segmentOf(at) {
+							require.False(t, r.Sound())
+							// Behind another segment the one that is gone may be a gap, which this log may have.
+							require.Equal(t, segmentOf(hit) == 0, len(r.Removed) > 0, "%v", r.Removed)
+						}
 						s = newSimFS(after, true)
 						l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
 						require.NoError(t, err)

@@ -3,6 +3,7 @@ package seglog
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"path/filepath"
 )
 
@@ -160,13 +161,13 @@ func (p *repair) plan() {
 		}
 	}
 	kept := p.kept()
-	p.planMissing(kept)
 	p.next = p.st
 	if p.promised {
 		p.planState(kept)
 	} else if len(kept) > 0 {
 		p.next.start, p.next.end = kept[0].base, kept[len(kept)-1].next
 	}
+	p.planMissing(kept)
 	r.Start, r.End, r.Gaps = p.next.start, p.next.end, p.gap || p.promised && p.st.gaps
 }
 
@@ -190,17 +191,21 @@ func (p *repair) planMissing(kept []*repairSegment) {
 	missing := func(offset, next int64, reason string) {
 		p.report.Removed = append(p.report.Removed, Removal{Path: p.e.path(offset, logSuffix), Offset: offset, Next: next, Reason: reason})
 	}
-	if !p.promised || p.st.cut >= 0 {
+	limit := int64(math.MaxInt64) // what is missing behind it, the next Open would remove
+	if p.next.cut >= 0 {
+		limit = p.next.cutBase
+	}
+	if !p.promised || p.next.cut >= 0 && p.next.cutPos < 0 {
 		return
 	}
-	if len(kept) > 0 && kept[0].base > p.st.first {
+	if len(kept) > 0 && kept[0].base > p.st.first && kept[0].base <= limit {
 		missing(p.st.first, kept[0].base, "first segment is missing")
 	}
 	if p.gaps() {
 		return
 	}
 	for i := range kept[:max(0, len(kept)-1)] {
-		if s, next := kept[i], kept[i+1].base; s.next < next && !s.endsLost() {
+		if s, next := kept[i], kept[i+1].base; s.next < next && next <= limit && !s.endsLost() {
 			missing(s.next, next, "nothing is left of these offsets")
 		}
 	}

@@ -25,6 +25,22 @@ func (l *lookingFS) stat(path string) (fileInfo, error) {
 	return l.osFS.stat(path)
 }
 
+var smallest = &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
+
+// aSegmentEach returns the directory of a closed log of ten records, each in a segment of its own.
+func aSegmentEach(t *testing.T) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	l, err := Open(dir, smallest)
+	require.NoError(t, err)
+	for range 10 {
+		_, err := l.Append(Record{Value: make([]byte, 3000)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	return dir
+}
+
 // joined checks that a list of segments is of one moment, and returns its base offsets.
 func joined(t *testing.T, segs []SegmentInfo) (bases []int64) {
 	t.Helper()
@@ -48,16 +64,8 @@ func TestSegmentsBesideACut(t *testing.T) {
 		"DeleteBefore": func(l *Log) error { return l.DeleteBefore(6) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			o := &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
-			l, err := Open(dir, o)
-			require.NoError(t, err)
-			for range 10 {
-				_, err := l.Append(Record{Value: make([]byte, 3000)})
-				require.NoError(t, err)
-			}
-			require.NoError(t, l.Close())
-
+			dir := aSegmentEach(t)
+			var l *Log
 			var during atomic.Bool
 			fsys := &lookingFS{base: 2}
 			fsys.looked = func() {
@@ -65,7 +73,8 @@ func TestSegmentsBesideACut(t *testing.T) {
 					require.NoError(t, change(l))
 				}
 			}
-			l, err = openFS(fsys, dir, o)
+			var err error
+			l, err = openFS(fsys, dir, smallest)
 			require.NoError(t, err)
 			defer l.Close()
 			during.Store(true)
@@ -112,17 +121,9 @@ func TestSegmentsAroundAGap(t *testing.T) {
 
 // Segments of a log that is closed meanwhile returns ErrClosed rather than the segments that it still came to.
 func TestSegmentsBesideClose(t *testing.T) {
-	dir := t.TempDir()
-	o := &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
-	l, err := Open(dir, o)
-	require.NoError(t, err)
-	for range 6 {
-		_, err := l.Append(Record{Value: make([]byte, 3000)})
-		require.NoError(t, err)
-	}
-	require.NoError(t, l.Close())
+	dir := aSegmentEach(t)
 	fsys := &lookingFS{base: 2, looked: func() {}}
-	l, err = openFS(fsys, dir, o)
+	l, err := openFS(fsys, dir, smallest)
 	require.NoError(t, err)
 	fsys.looked = func() { require.NoError(t, l.Close()) }
 	_, err = l.Segments()

@@ -15,12 +15,12 @@ import (
 // flushed. Afterwards the log and its copy are independent of each other, since no log writes into a sealed file. (Other
 // programs may: for a copy that a Kafka broker is to use, copy the bytes.) Snapshot works on a read-only log, too.
 //
-// If Snapshot fails, it removes everything that it made, except the directory. If a removal fails too, the error says so, and
-// what is left, with the files LOCK and seglog.state that keep Open from taking it for a log, is to be removed by hand before
-// the directory can be used again. If Snapshot is killed, it leaves a directory that
-// Open refuses, or one without any file, which Open takes for a new log. Errors: ErrInvalid for a directory that is not
-// empty; a *CorruptError for damage in the bytes to copy; those of the operating system; ErrFailed if a cut has failed
-// half-way; ErrBusy if the writer of a read-only log keeps cutting; ErrClosed.
+// If Snapshot fails, it removes everything that it made, except the directory. If a removal fails too, the error says so. What
+// is left then must be removed by hand before the directory can be used again; among it are LOCK and seglog.state, which keep
+// Open from taking the rest for a log. If Snapshot is killed, it leaves a directory that Open refuses, or one without any file,
+// which Open takes for a new log. Errors: ErrInvalid for a directory that is not empty; a *CorruptError for damage in the bytes
+// to copy; those of the operating system; ErrFailed if a cut has failed half-way; ErrBusy if the writer of a read-only log
+// keeps cutting; ErrClosed.
 func (l *Log) Snapshot(dir string) error {
 	if dir == "" {
 		return invalid("the name of the directory is empty")

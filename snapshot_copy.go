@@ -110,10 +110,11 @@ func (s *snapshot) link(seg *segment) error {
 				err = errors.Join(errGone, s.to.removeSegmentFiles(seg.base))
 			case suffix != logSuffix:
 				err = nil // an index is rebuilt when the copy needs it
-			case s.l.ours() != nil:
-				err = s.l.ours() // the directory was moved or removed, and the segment with it
 			default:
 				err = &CorruptError{Path: from, Offset: seg.base, Reason: "segment is missing", cause: err}
+				if moved := s.l.ours(); moved != nil { // or removed, and the segment with it
+					err = moved
+				}
 			}
 		}
 		if err != nil {

@@ -19,8 +19,8 @@ import (
 // meanwhile are no problems. Zeros behind the last batch of a sealed segment are an error, although Open and readers of single
 // records pass over them: a Section ends with them, so a follower refuses what it is sent, and so does a broker that loads the
 // file. In a directory without seglog.state they are a warning, since Open takes them off. Verify also verifies a directory of
-// Kafka. Everything that it finds is in the report; the error is
-// for what keeps it from looking, such as a directory that can't be read, or for the Context.
+// Kafka. Everything that it finds is in the report; the error is for what keeps it from looking, such as a directory that can't
+// be read, or for the Context.
 func Verify(dir string, opts *VerifyOptions) (*Report, error) { return verifyFS(osFS{}, dir, opts) }
 
 func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error) {

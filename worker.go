@@ -13,7 +13,7 @@ type worker struct {
 	round func() time.Duration
 
 	mu     sync.Mutex
-	ended  sync.Cond // signalled when running becomes false
+	ended  sync.Cond // signalled when runs becomes false
 	timer  *time.Timer
 	begun  bool // kicks have an effect
 	asked  bool // for a round

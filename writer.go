@@ -236,12 +236,21 @@ func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err er
 		l.preparer.kick()
 	}
 	if dst, err = t.begin(size, large); err != nil {
-		err = t.h.named(err)
-		l.failUnlessShortage(err)
-		l.stats.errors.Add(1)
-		return nil, fmt.Errorf("seglog: append at offset %d, position %d: %w", base, at.pos(), err)
+		return nil, l.appendFailed(base, t.h.named(err))
 	}
 	return dst, nil
+}
+
+// appendFailed returns the error of an append at offset to the active segment that failed by err. Unless that is a shortage,
+// the log has failed. l.mu is held.
+func (l *Log) appendFailed(offset int64, err error) error {
+	l.stats.errors.Add(1)
+	err = fmt.Errorf("seglog: append at offset %d, position %d: %w", offset, l.writer.tail.seg.stored.load().pos(), err)
+	l.failUnlessShortage(err)
+	if failed := l.failed(); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // usedUp returns an error if fewer than count offsets are left from base on.
@@ -273,10 +282,7 @@ func (l *Log) commit(dst batch, encodeErr error, count int64, epoch int32) error
 		w.tail.abandon()
 	}
 	if err != nil {
-		err = w.tail.h.named(err)
-		l.failUnlessShortage(err)
-		l.stats.errors.Add(1)
-		return fmt.Errorf("seglog: append at offset %d, position %d: %w", l.end.Load(), w.tail.seg.stored.load().pos(), err)
+		return l.appendFailed(l.end.Load(), w.tail.h.named(err))
 	}
 	w.appended.batches++
 	w.appended.records += count
