@@ -2,6 +2,7 @@ package seglog_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
@@ -25,6 +26,8 @@ func TestReadOnlyBesideCuts(t *testing.T) {
 	if testing.Short() {
 		stop = time.Now().Add(500 * time.Millisecond)
 	}
+	ctx, cancel := context.WithDeadline(t.Context(), stop) // a follower may wait for a record when the writer has made its last
+	defer cancel()
 	going := func() bool { return time.Now().Before(stop) && !t.Failed() }
 	passing := func(err error) bool {
 		return err == nil || errors.Is(err, seglog.ErrOutOfRange) || errors.Is(err, seglog.ErrBusy)
@@ -73,7 +76,7 @@ func TestReadOnlyBesideCuts(t *testing.T) {
 		r := open(t, dir, &seglog.Options{ReadOnly: true})
 		run(func() {
 			last := uint64(0)
-			for rec, err := range r.Follow(t.Context(), seglog.Oldest) {
+			for rec, err := range r.Follow(ctx, seglog.Oldest) {
 				if !passing(err) {
 					t.Errorf("Follow: %v", err)
 				}
