@@ -83,3 +83,103 @@ func TestDamageBelowTheStart(t *testing.T) {
 		}
 	}
 }
+
+// A segment wholly below the start waits for its deletion, and Repair with KeepAfter takes out all of the segment behind it, in
+// which the start lies. The log must open, with a start at the first offset that is left.
+func TestRepairTakesOutTheSegmentOfTheStart(t *testing.T) {
+	for name, do := range map[string]func(b []byte){
+		"sound":           func(b []byte) {},
+		"the first batch": func(b []byte) { b[30] ^= 1 },
+		"the last batch":  func(b []byte) { b[len(b)-1] ^= 1 },
+		"zeros":           func(b []byte) { clear(b) },
+	} {
+		for _, sealed := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				dir := t.TempDir()
+				o := &Options{SegmentBytes: 4096, MayDelete: func(SegmentInfo) bool { return false }}
+				l, err := Open(dir, o)
+				require.NoError(t, err)
+				for range 110 {
+					_, err := l.Append(Record{Value: make([]byte, 100)})
+					require.NoError(t, err)
+				}
+				segs, err := l.Segments()
+				require.NoError(t, err)
+				require.Greater(t, len(segs), 3)
+				require.NoError(t, l.Close())
+				path := filepath.Join(dir, stateName)
+				st, ok, err := readState(osFS{}, path)
+				require.NoError(t, err)
+				require.True(t, ok)
+				f, err := openState(osFS{}, path, st)
+				require.NoError(t, err)
+				require.NoError(t, f.commit(func(s *state) {
+					s.clean, s.start = false, segs[1].Base+1
+					if !sealed {
+						s.scanBase, s.scanPos, s.scanOffset, s.segments, s.baseSum = 0, 0, 0, 1, 0
+					}
+				}))
+				require.NoError(t, f.close())
+				b, err := os.ReadFile(segs[0].Path)
+				require.NoError(t, err)
+				do(b)
+				require.NoError(t, os.WriteFile(segs[0].Path, b, 0o644))
+				junk := make([]byte, segs[1].Bytes)
+				for i := range junk {
+					junk[i] = 0xa5
+				}
+				require.NoError(t, os.WriteFile(segs[1].Path, junk, 0o644))
+
+				report, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+				require.NoError(t, err)
+				require.NotEmpty(t, report.Removed)
+				require.Equal(t, segs[2].Base, report.Start)
+				again, err := Repair(dir, &RepairOptions{KeepAfter: true})
+				require.NoError(t, err)
+				require.True(t, again.Sound(), "%+v", again)
+				r, err := Verify(dir, nil)
+				require.NoError(t, err)
+				require.True(t, r.OK(), "%v", r.Problems)
+				for range 2 {
+					l, err = Open(dir, o)
+					require.NoError(t, err)
+					require.Equal(t, segs[2].Base, l.Offsets().Start)
+					next := l.Offsets().Start
+					for rec, err := range l.Records(Oldest) {
+						require.NoError(t, err)
+						require.Equal(t, next, rec.Offset)
+						next++
+					}
+					require.EqualValues(t, 110, next)
+					require.NoError(t, l.Close())
+				}
+			})
+		}
+	}
+}
+
+// Repair leaves an interrupted Reset to the next Open, and reports the log as that will leave it.
+func TestRepairReportsAnInterruptedReset(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: []byte("v")})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	path := filepath.Join(dir, stateName)
+	st, _, err := readState(osFS{}, path)
+	require.NoError(t, err)
+	f, err := openState(osFS{}, path, st)
+	require.NoError(t, err)
+	require.NoError(t, f.commit(func(s *state) { s.clean, s.cut, s.reset = false, 700, true }))
+	require.NoError(t, f.close())
+	report, err := Repair(dir, &RepairOptions{Apply: true})
+	require.NoError(t, err)
+	require.EqualValues(t, 700, report.Start)
+	require.EqualValues(t, 700, report.End)
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.Equal(t, report.Start, l.Offsets().Start)
+	require.Equal(t, report.End, l.Offsets().End)
+	require.NoError(t, l.Close())
+}

@@ -216,11 +216,18 @@ func TestReadOnlyBesideWriter(t *testing.T) {
 		r := open(t, dir, &seglog.Options{ReadOnly: true})
 		_, err := r.Append(seglog.Record{})
 		require.ErrorIs(t, err, seglog.ErrReadOnly)
+		see := func(offset int64) { // what the writer notes beside a flush of the state file may come a moment later
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			require.NoError(t, r.Wait(ctx, offset))
+		}
 		appendN(t, w, 0, 300)
+		see(299)
 		requireN(t, r, 0, 300)
 		require.NoError(t, w.TruncateTo(200))
 		requireN(t, r, 0, 200)
 		appendN(t, w, 200, 300)
+		see(499)
 		requireN(t, r, 0, 500)
 		require.NoError(t, w.DeleteBefore(333))
 		requireN(t, r, 333, 500)

@@ -96,7 +96,7 @@ func (c *segmentScan) scan() error {
 			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), c.base)}
 		}
 		if err == nil && c.r.promised && st.stale(b.base(), b.epoch()) {
-			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: fmt.Sprintf("batch with offset %d and leader epoch %d is left from before a cut at offset %d", b.base(), b.epoch(), st.fenceOffset)}
+			err = &CorruptError{Path: c.path, Pos: pos, Offset: next, Reason: st.staleReason(b)}
 		}
 		if err == nil {
 			c.gap = c.gap || b.base() > next

@@ -72,10 +72,11 @@ func (p *repair) run() error {
 	}
 	if p.st.reset && p.st.cut >= 0 {
 		p.report.Changes = append(p.report.Changes, fmt.Sprintf("none: a Reset to offset %d was interrupted, and the next Open finishes it", p.st.cut))
+		p.report.Start, p.report.End, p.report.Gaps = p.st.cut, p.st.cut, p.st.gaps
 		return nil
 	}
 	foreign := p.foreign()
-	p.epochs = newEpochs()
+	p.epochs = newEpochs(p.promises())
 	for i, base := range p.dir.bases {
 		following := int64(-1)
 		if i+1 < len(p.dir.bases) {
@@ -144,11 +145,11 @@ func (p *repair) examineFile(f file, path string, base, following int64) (*repai
 		return nil, err
 	}
 	if p.belowStart(following) { // it stays unchanged until it is deleted
-		return &repairSegment{base: base, size: size, zeros: size, next: following, atMark: true,
+		return &repairSegment{base: base, size: size, zeros: size, next: following, atMark: true, below: true,
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
-	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps()}
+	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
 	w.batch = func(b batch, pos int64) (string, error) {
 		if why := p.check.check(b); why != "" {
 			return why, nil

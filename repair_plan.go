@@ -33,6 +33,7 @@ type repairSegment struct {
 	next       int64    // offset after the last batch of spans
 	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
 	drop       bool     // the whole file goes
+	below      bool     // it lies wholly below the start, where the next segment begins
 }
 
 // span is a run of good batches of a file, with no bytes and no offsets missing between them.
@@ -228,6 +229,11 @@ func (p *repair) planState(kept []*repairSegment) {
 		last := kept[len(kept)-1]
 		n.end, n.endPos = last.next, last.newSize()
 		n.first = kept[0].base
+		for i, s := range kept[1:] {
+			if kept[i].below { // so that it still is, if the segment behind it goes
+				n.start = max(n.start, s.base)
+			}
+		}
 		n.start = min(max(n.start, n.first), n.end)
 		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))
 		scan := last

@@ -19,6 +19,8 @@ type salvage struct {
 	end  int64 // and none from end on; -1 if that is not known
 	gaps bool  // offsets may be missing
 
+	epochs *epochs // of the batches before
+
 	// batch is called with each good batch and its position. It may return why the batch is bad all the same.
 	batch func(b batch, pos int64) (why string, err error)
 	// damage is called with what lies between good batches. If it returns false, the walk ends.
@@ -145,6 +147,10 @@ func (v *salvage) walk(s *scanner) error {
 			s.pos, s.r = pos, s.r-int(b.size())
 			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offset %d in a segment with base %d", b.last(), v.base)}
 		}
+		if why := v.epochs.refuses(b, v.next); why != "" {
+			s.pos, s.r = pos, s.r-int(b.size())
+			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: why}
+		}
 		if next := v.next; b.base() > next && !v.gaps {
 			if why, err := v.raised(b.base(), next, s.pos); err != nil || why != "" {
 				if err != nil {
@@ -199,7 +205,13 @@ func (v *salvage) raised(base, next, end int64) (string, error) {
 // epochs finds batches whose leader epoch was changed by a flipped bit; the CRC does not cover it. The epoch then differs in
 // one bit from those of the batches before and after, which are equal. Followers refuse the batches behind a raised epoch.
 // An epoch that goes back in any other way is not damage: a broker that takes over a directory counts epochs of its own.
-type epochs struct{ before, last epochAt }
+//
+// Behind the fence that a cut left (see state.fenceOffset) every epoch is at least that of the fence. There a batch with an
+// older one came back from the disk, or one of its bits was flipped: of the epoch or, in a log with gaps, of the base offset.
+type epochs struct {
+	st           *state // of the log; nil if nothing is promised
+	before, last epochAt
+}
 
 // epochAt is the leader epoch of the batch at position pos of the segment at base.
 type epochAt struct {
@@ -207,13 +219,44 @@ type epochAt struct {
 	epoch             int32 // -1: none
 }
 
-func newEpochs() epochs { return epochs{epochAt{epoch: -1}, epochAt{epoch: -1}} }
+func newEpochs(st *state) epochs { return epochs{st, epochAt{epoch: -1}, epochAt{epoch: -1}} }
 
-// add takes the next batch into account. If that shows that the epoch of the batch before it was changed, add returns that
+// stale reports whether a batch lies behind the fence under an older epoch. While a cut is under way, the fence is that of the
+// cut before, and what lies behind the new one is removed.
+func (e *epochs) stale(at epochAt) bool {
+	return e.st != nil && e.st.cut < 0 && e.st.stale(at.offset, at.epoch)
+}
+
+// flipped returns the epoch that a stale batch had before one of its bits was flipped, or -1 if that can't be told. Above the
+// recovery point the batch may have come back from the disk.
+func (e *epochs) flipped(at epochAt) int32 {
+	fence := int32(e.st.fenceEpoch)
+	for _, right := range [...]int32{e.last.epoch, fence} {
+		if bits := right ^ at.epoch; right >= fence && bits&(bits-1) == 0 && at.offset < e.st.recoveryPoint {
+			return right
+		}
+	}
+	return -1
+}
+
+// refuses returns why batch b, before which the batches end at next, is not one of the log, or "". A batch behind a gap has a
+// flipped offset rather than a flipped epoch.
+func (e *epochs) refuses(b batch, next int64) string {
+	at := epochAt{offset: b.base(), epoch: b.epoch()}
+	if !e.stale(at) || at.offset == next && e.flipped(at) >= 0 {
+		return ""
+	}
+	return e.st.staleReason(b)
+}
+
+// add takes the next batch into account. If its epoch, or that of the batch before it, is found to be changed, add returns that
 // batch, the right epoch, and true.
 func (e *epochs) add(b batch, base, pos int64) (wrong epochAt, right int32, ok bool) {
 	at := epochAt{base, pos, b.base(), b.epoch()}
-	if flipped := e.last.epoch ^ at.epoch; e.before.epoch == at.epoch && at.epoch >= 0 && flipped != 0 && flipped&(flipped-1) == 0 {
+	if e.stale(at) {
+		wrong, right, ok = at, e.flipped(at), true
+		at.epoch = right
+	} else if flipped := e.last.epoch ^ at.epoch; e.before.epoch == at.epoch && at.epoch >= 0 && flipped != 0 && flipped&(flipped-1) == 0 {
 		wrong, right, ok = e.last, at.epoch, true
 		e.last.epoch = right
 	}

@@ -3,6 +3,7 @@ package seglog
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
@@ -141,6 +142,15 @@ func (s *state) scanFrom(base int64, m mark) {
 // stale reports whether a batch at offset with that leader epoch was removed by a cut, and came back from the disk.
 func (s *state) stale(offset int64, epoch int32) bool {
 	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
+}
+
+// trusts reports whether recovery takes the batch at pos of the segment at base for good without a check.
+func (s *state) trusts(base, pos int64) bool {
+	return base < s.scanBase || base == s.scanBase && pos < s.scanPos
+}
+
+func (s *state) staleReason(b batch) string {
+	return fmt.Sprintf("batch with offset %d and leader epoch %d is left from before a cut at offset %d", b.base(), b.epoch(), s.fenceOffset)
 }
 
 // fenceLifted is the offset of a fence that was lifted for batches of a leader, who counts epochs of its own. Batches of the

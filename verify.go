@@ -108,7 +108,7 @@ const maxRestarts = 20
 // segments checks the segments one by one. A problem counts only if no deletion or cut explains it.
 func (v *verifier) segments() error {
 	restarts := 0
-	v.epochs = newEpochs()
+	v.epochs = newEpochs(v.promises())
 	for i := 0; i < len(v.dir.bases); {
 		base := v.dir.bases[i]
 		if v.st.cut >= 0 && (base >= v.st.cut || v.st.reset) && i > 0 {
@@ -126,7 +126,7 @@ func (v *verifier) segments() error {
 		if err != nil {
 			return fmt.Errorf("seglog: verify %s: %w", v.e.dir, err)
 		}
-		if len(c.problems) > 0 && v.promised && (now.cuts != v.st.cuts || now.cut != v.st.cut) {
+		if len(c.problems) > 0 && v.promised && (now.cuts != v.st.cuts || now.cut != v.st.cut || now.fenceOffset != v.st.fenceOffset) {
 			restarts++
 			if restarts <= maxRestarts {
 				v.done = before
@@ -151,7 +151,7 @@ func (v *verifier) segments() error {
 // again looks at the directory anew after a cut, and returns the index of the segment to go on with.
 func (v *verifier) again(base int64) (int, error) {
 	v.report.Changed = true
-	v.epochs = newEpochs()
+	v.epochs = newEpochs(v.promises())
 	if err := v.look(); err != nil {
 		return 0, err
 	}

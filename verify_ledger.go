@@ -33,6 +33,14 @@ func (g *ledger) belowStart(following int64) bool {
 	return g.promised && following >= 0 && following <= g.st.start
 }
 
+// promises returns the state that the log promises, or nil if it promises none.
+func (g *ledger) promises() *state {
+	if !g.promised {
+		return nil
+	}
+	return &g.st
+}
+
 func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }
 
 // read reads the state file and lists the directory, once.

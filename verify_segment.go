@@ -81,7 +81,7 @@ func (c *segmentCheck) read(f file) error {
 	if c.sealed || !v.promised || v.st.clean && size == v.st.endPos {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), batch: c.batch, damage: c.damage}
+	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
 	err = w.run()
 	v.done += size
 	if err != nil {
@@ -125,8 +125,12 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 		return why, nil
 	}
 	if wrong, right, ok := v.epochs.add(b, c.base, pos); ok {
-		c.add(Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityWarning,
-			Reason: fmt.Sprintf("leader epoch %d between batches of %d, from which it differs in one bit: followers may refuse the batches behind it; Repair sets it right", wrong.epoch, right)})
+		p := Problem{Path: v.e.path(wrong.base, logSuffix), Pos: wrong.pos, Offset: wrong.offset, Severity: SeverityWarning,
+			Reason: fmt.Sprintf("leader epoch %d must have been %d, from which it differs in one bit: followers may refuse the batches behind it; Repair sets it right", wrong.epoch, right)}
+		if v.epochs.stale(wrong) && !v.st.trusts(wrong.base, wrong.pos) {
+			p.Severity = SeverityError // Open takes the batch for one that a cut removed
+		}
+		c.add(p)
 	}
 	c.end = pos + b.size()
 	c.r.Batches++
