@@ -6,6 +6,8 @@
 //	go run ./torture/mutants -one-of 10 truncate.go  one in ten
 //	go run ./torture/mutants -only 17,230 flush.go   these alone, by their numbers
 //	go run ./torture/mutants -done out flush.go      those that an earlier run, which wrote out, did not come to
+//	go run ./torture/mutants -prepare dir flush.go   only compiles the program of tests into dir
+//	mutants -prepared dir                            tries what is there, on a machine that may have no Go
 //
 // It goes over the files again and again, so that a run which is broken off is a sample. The numbers are the same in each
 // run over the same files, as long as these don't change.
@@ -32,6 +34,8 @@ import (
 var (
 	oneOf   = flag.Int("one-of", 1, "only one mutant of so many")
 	only    = flag.String("only", "", "only the mutants of these numbers, with commas between them")
+	prepare = flag.String("prepare", "", "only compile the tests, with a copy of the tree, into this directory")
+	ready   = flag.String("prepared", "", "try the mutants in this directory, which an earlier run prepared")
 	done    = flag.String("done", "", "the output of an earlier run over the same files: the mutants in it are left out")
 	which   = flag.String("tests", "", "only the tests whose names match, without the schedules")
 	workers = flag.Int("workers", 2, "how many run at once")
@@ -48,6 +52,7 @@ var schedules = [][]string{
 // suite is the compiled tests, and which of them come across which mutant.
 type suite struct {
 	dir, binary string
+	listed      string // a file that lists the mutants
 	tests       []test
 
 	mu      sync.Mutex
@@ -69,13 +74,46 @@ func main() {
 }
 
 func run(files []string) error {
-	dir, err := os.MkdirTemp("", "mutants")
+	if *prepare != "" {
+		return newSuite(*prepare).prepare(files)
+	}
+	dir := *ready
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "mutants"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		if err := newSuite(dir).prepare(files); err != nil {
+			return err
+		}
+	}
+	s := newSuite(dir)
+	mutants, err := s.list()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	s := &suite{dir: filepath.Join(dir, "tree"), binary: filepath.Join(dir, "seglog.test")}
-	if out, err := exec.Command("bash", "-c", "mkdir $0 && git ls-files -z --cached --others --exclude-standard | tar --null -cf - -T - | tar -xf - -C $0", s.dir).CombinedOutput(); err != nil {
+	tried, err := numbersIn(*done)
+	if err != nil {
+		return err
+	}
+	if err := s.measure(); err != nil {
+		return err
+	}
+	s.try(mutants, tried)
+	return nil
+}
+
+func newSuite(dir string) *suite {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs // the tests run in another one
+	}
+	return &suite{dir: filepath.Join(dir, "tree"), binary: filepath.Join(dir, "seglog.test"), listed: filepath.Join(dir, "mutants")}
+}
+
+// prepare copies the tree, changes the files in the copy, compiles the tests, and lists the mutants.
+func (s *suite) prepare(files []string) error {
+	if out, err := exec.Command("bash", "-c", "mkdir -p $0 && git ls-files -z --cached --others --exclude-standard | tar --null -cf - -T - | tar -xf - -C $0", s.dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy: %w: %s", err, out)
 	}
 	var mutants []mutant
@@ -87,20 +125,29 @@ func run(files []string) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "mutated.go"), fmt.Appendf(nil, support, len(mutants)+1), 0o666); err != nil {
 		return err
 	}
-	build := exec.Command("go", "test", "-vet=off", "-c", "-o", s.binary, ".")
+	build := exec.Command("go", "test", "-vet=off", "-ldflags=-s -w", "-c", "-o", s.binary, ".")
 	build.Dir = s.dir
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile: %w\n%s", err, out)
 	}
-	tried, err := numbersIn(*done)
-	if err != nil {
-		return err
+	var list []byte
+	for _, m := range mutants {
+		list = fmt.Appendf(list, "%d %s %d %q\n", m.id, m.file, m.line, m.what)
 	}
-	if err := s.measure(); err != nil {
-		return err
+	return os.WriteFile(s.listed, list, 0o666)
+}
+
+// list returns the mutants that prepare listed.
+func (s *suite) list() (mutants []mutant, err error) {
+	b, err := os.ReadFile(s.listed)
+	for line := range strings.Lines(string(b)) {
+		var m mutant
+		if _, err := fmt.Sscanf(line, "%d %s %d %q", &m.id, &m.file, &m.line, &m.what); err != nil {
+			return nil, fmt.Errorf("%s: %q: %w", s.listed, line, err)
+		}
+		mutants = append(mutants, m)
 	}
-	s.try(mutants, tried)
-	return nil
+	return mutants, err
 }
 
 // numbersIn returns the numbers of the mutants that an earlier run told of.
