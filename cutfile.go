@@ -272,11 +272,10 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 	m := scan.flushed.load()
 	err := l.state.commit(func(s *state) {
 		s.cut, s.reset = -1, false
-		s.start, s.first = l.start.Load(), segs[0].base
+		s.start = l.start.Load()
 		s.recoveryPoint = offset
 		s.end, s.endPos = offset, t.seg.stored.load().pos()
-		s.scanFrom(scan.base, m)
-		s.count(l.view.Load().bases())
+		s.hold(l.view.Load().bases(), scan.base, m)
 		s.epoch = int64(w.epoch)
 		s.told = min(s.told, t.seg.base)
 		s.raiseFence(offset, w.epoch)

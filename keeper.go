@@ -262,10 +262,8 @@ func (l *Log) takeSealed(t *tail) {
 		segs := l.view.Load().segs
 		next := segs[(&view{segs}).find(t.seg.base)+1]
 		l.state.stage(func(s *state) {
-			s.scanFrom(next.base, next.flushed.load())
+			s.sealed(next.base, next.flushed.load())
 			s.recoveryPoint = max(s.recoveryPoint, s.scanOffset) // the flush of it may not be noted yet
-			s.segments++
-			s.baseSum += next.base
 		})
 	}
 	l.mu.Unlock()

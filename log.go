@@ -159,8 +159,7 @@ func (l *Log) finish() error {
 		s.end, s.endPos = l.end.Load(), m.pos()
 		s.epoch = int64(w.epoch)
 		s.recoveryPoint = s.end
-		s.scanFrom(w.tail.seg.base, m)
-		s.count(l.view.Load().bases())
+		s.hold(l.view.Load().bases(), w.tail.seg.base, m)
 	})
 	if err != nil {
 		err = fmt.Errorf("seglog: close: %w", err)

@@ -74,11 +74,6 @@ const cutUnderWay = "a cut is under way, or was interrupted and is finished by t
 // longer, and Offsets and Stats are at most that old. A reader that comes to the end always looks for new records.
 const followEvery = 20 * time.Millisecond
 
-// cutSince reports whether a cut began since the view was made, or ended that ran then.
-func (ro *readOnly) cutSince(st state) bool {
-	return st.cuts != ro.seen.cuts || ro.seen.cut >= 0 && st.cut < 0
-}
-
 // openReadOnly opens the directory as it is. It locks, writes and removes nothing.
 func (l *Log) openReadOnly() error {
 	info, err := l.fs.stat(l.dir)
@@ -121,7 +116,7 @@ func (l *Log) refreshFor(offset int64) error {
 		return err
 	}
 	ro := &l.follow
-	if known() && st.start == ro.seen.start && st.first == ro.seen.first && !ro.cutSince(st) && st.recoveryPoint == ro.seen.recoveryPoint {
+	if known() && st.start == ro.seen.start && st.first == ro.seen.first && !ro.seen.cutSince(&st) && st.recoveryPoint == ro.seen.recoveryPoint {
 		l.setFresh()
 		return nil
 	}
@@ -202,7 +197,7 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 		return false
 	}
 	// Another reader may have brought the view up to date before.
-	changed := l.view.Load() != a.view || st.first != l.follow.seen.first || l.follow.cutSince(st)
+	changed := l.view.Load() != a.view || st.first != l.follow.seen.first || l.follow.seen.cutSince(&st)
 	switch {
 	case st.cut < 0 && (!changed || a.tries > maxOvertaken):
 		return false
@@ -267,7 +262,7 @@ func (l *Log) readWriterState() (state, error) {
 	if ro.promised = ok; !ok {
 		return l.unpromised()
 	}
-	if st.baseSum < 0 { // no log has such a sum: see snapshot.prepare
+	if st.isUnfinished() {
 		return state{}, &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: -1, Reason: "the snapshot that made this directory was not finished"}
 	}
 	if st.gaps {
@@ -289,7 +284,7 @@ func (l *Log) unpromised() (state, error) {
 			ro.first = dir.bases[0]
 		}
 	}
-	return state{cut: -1, start: ro.first, first: ro.first}, nil
+	return state{cut: -1, start: ro.first, manifest: manifest{first: ro.first}}, nil
 }
 
 // pollFor is waitFor for a read-only log, whose writer is in another process and can't wake anybody here.

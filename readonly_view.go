@@ -20,7 +20,7 @@ func (l *Log) refreshLocked(st state) error {
 		if stateErr != nil {
 			return stateErr
 		}
-		if st.cuts == after.cuts && st.cut == after.cut && st.first == after.first && (err == nil || try > 100) {
+		if st.sameSegments(&after) && (err == nil || try > 100) {
 			if l.view.Load() == nil {
 				return err // of an Open that failed
 			}
@@ -41,7 +41,7 @@ func (l *Log) refreshLocked(st state) error {
 func (l *Log) bringUpTo(st state) error {
 	ro := &l.follow
 	v := l.view.Load()
-	cut := v != nil && ro.cutSince(st)
+	cut := v != nil && ro.seen.cutSince(&st)
 	if v != nil && !cut && v.segs[len(v.segs)-1].base >= st.first {
 		return l.extendView(st)
 	}
@@ -86,10 +86,10 @@ func (l *Log) rebuildView(st state) error {
 		dir.bases = []int64{st.cut} // all others are about to be removed
 	}
 	old := l.view.Load()
-	if old == nil && ro.promised && st.cut < 0 && len(dir.bases) > 0 && st.misses(dir.bases) {
-		n, _ := tally(dir.bases, st.scanBase)
-		return &CorruptError{Path: l.path(dir.bases[0], logSuffix), Offset: dir.bases[0],
-			Reason: fmt.Sprintf("%d segments from here up to base offset %d where %d others must be", n, st.scanBase, st.segments)}
+	if old == nil && ro.promised && st.cut < 0 && len(dir.bases) > 0 {
+		if why := st.differs(dir.bases); why != "" {
+			return &CorruptError{Path: l.path(dir.bases[0], logSuffix), Offset: dir.bases[0], Reason: "from here on: " + why}
+		}
 	}
 	if len(dir.bases) == 0 {
 		if ro.promised && st.segments > 0 && st.cut < 0 {

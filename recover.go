@@ -221,18 +221,16 @@ func (r *recovery) closeScans() error {
 
 // checkNames compares the segments that there are with those that the state file counts.
 func (r *recovery) checkNames() error {
-	if !r.st.misses(r.dir.bases) {
-		return nil
+	if wanted := r.st.differs(r.dir.bases); wanted != "" {
+		return r.nameMissing(wanted)
 	}
-	n, _ := tally(r.dir.bases, r.st.scanBase)
-	return r.nameMissing(n)
+	return nil
 }
 
 // nameMissing returns an error that names the place where a segment is missing, or where one does not belong. It opens the
 // segments to find it.
-func (r *recovery) nameMissing(n int64) error {
+func (r *recovery) nameMissing(wanted string) error {
 	l := r.l
-	wanted := fmt.Sprintf("%d segments up to base offset %d, want %d", n, r.st.scanBase, r.st.segments)
 	path := filepath.Join(l.dir, fileName(r.st.first, logSuffix))
 	if i, ok := slices.BinarySearch(r.dir.bases, r.st.first); !ok {
 		next := "none"
@@ -246,7 +244,7 @@ func (r *recovery) nameMissing(n int64) error {
 	look.o.ReadOnly = true // a log that is refused is left as it was found
 	look.gaps.Store(l.gaps.Load())
 	for i, base := range r.dir.bases {
-		if base >= r.st.scanBase || i+1 == len(r.dir.bases) {
+		if !r.st.isSealed(base) || i+1 == len(r.dir.bases) {
 			break
 		}
 		next := r.dir.bases[i+1]
@@ -276,7 +274,7 @@ func (r *recovery) examine() error {
 	sealed := make([]segment, len(r.dir.bases))
 	for i, base := range r.dir.bases {
 		last := i+1 == len(r.dir.bases)
-		if !last && r.promised && base < r.st.scanBase {
+		if !last && r.promised && r.st.isSealed(base) {
 			sealed[i].initSealed(base, r.dir.bases[i+1])
 			r.segs = append(r.segs, &sealed[i])
 			continue

@@ -311,11 +311,10 @@ func (r *recovery) takeOver() error {
 	l.end.Store(end)
 	bases := l.view.Load().bases()
 	err := l.state.commit(func(s *state) {
-		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, first: first, recoveryPoint: durable,
+		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, recoveryPoint: durable,
 			end: end, endPos: w.tail.seg.stored.load().pos(), cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
 			fenceOffset: r.st.fenceOffset, fenceEpoch: r.st.fenceEpoch, told: max(first, min(r.st.told, end)), gapTo: r.st.gapTo}
-		s.scanFrom(scan.base, from)
-		s.count(bases)
+		s.hold(bases, scan.base, from)
 	})
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)

@@ -84,10 +84,8 @@ func (r *recovery) finishReset() error {
 		return err
 	}
 	st.raiseFence(st.cut, int32(st.epoch))
-	st.start, st.first, st.told = st.cut, st.cut, min(st.told, st.cut)
-	st.recoveryPoint = st.cut
-	st.scanFrom(st.cut, 0)
-	st.segments, st.baseSum = 0, 0
+	st.start, st.recoveryPoint, st.told = st.cut, st.cut, min(st.told, st.cut)
+	st.empty(st.cut)
 	return l.syncDir()
 }
 
@@ -217,8 +215,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 		return err
 	}
 	if st.scanBase >= p.base { // else an older segment was not sealed yet, and recovery starts there
-		st.scanFrom(p.base, 0)
-		st.count(r.dir.bases)
+		st.hold(r.dir.bases, p.base, 0)
 	}
 	return nil
 }

@@ -107,18 +107,14 @@ func (p *repair) run() error {
 
 // foreign takes a segment off the list that the count and sum in the state file prove not to be of this log.
 func (p *repair) foreign() *repairSegment {
-	var n, sum int64
-	for _, base := range p.dir.bases {
-		if base <= p.st.scanBase {
-			n++
-			sum += base
-		}
+	i := -1
+	if p.promised {
+		i = p.st.foreign(p.dir.bases)
 	}
-	base := sum - p.st.baseSum
-	i, ok := slices.BinarySearch(p.dir.bases, base)
-	if !p.promised || n != p.st.segments+1 || !ok || base == p.st.first || base > p.st.scanBase {
+	if i < 0 {
 		return nil
 	}
+	base := p.dir.bases[i]
 	info, err := p.e.fs.stat(p.e.path(base, logSuffix))
 	if err != nil {
 		return nil

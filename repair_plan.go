@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 )
 
 // repair is one run of Repair.
@@ -174,7 +175,7 @@ func (p *repair) plan() {
 
 // trims reports whether zeros behind the batches of s have to go, since it is sealed.
 func (p *repair) trims(s *repairSegment) bool {
-	return p.promised && !s.drop && s.base < p.st.scanBase && s != p.segs[len(p.segs)-1] && !s.rewrite()
+	return p.promised && !s.drop && p.st.isSealed(s.base) && s != p.segs[len(p.segs)-1] && !s.rewrite()
 }
 
 // kept returns the segments of which something is kept.
@@ -223,33 +224,31 @@ func (p *repair) planState(kept []*repairSegment) {
 	n := &p.next
 	if len(kept) == 0 {
 		at := max(n.start, n.recoveryPoint)
-		n.start, n.first, n.scanBase, n.scanOffset, n.scanPos, n.end = at, at, at, at, 0, at
-		n.recoveryPoint, n.segments, n.baseSum = at, 0, 0
+		n.start, n.end, n.recoveryPoint = at, at, at
+		n.empty(at)
 	} else {
 		last := kept[len(kept)-1]
 		n.end, n.endPos = last.next, last.newSize()
-		n.first = kept[0].base
 		for i, s := range kept[1:] {
 			if kept[i].below { // so that it still is, if the segment behind it goes
 				n.start = max(n.start, s.base)
 			}
 		}
-		n.start = min(max(n.start, n.first), n.end)
+		n.start = min(max(n.start, kept[0].base), n.end)
 		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))
 		scan := last
-		n.segments, n.baseSum = 0, 0
-		for _, s := range kept {
-			n.segments++
-			n.baseSum += s.base
-			if s.base >= p.st.scanBase {
+		bases := make([]int64, len(kept))
+		for i, s := range slices.Backward(kept) {
+			bases[i] = s.base
+			if !p.st.isSealed(s.base) {
 				scan = s
-				break
 			}
 		}
-		n.scanBase = scan.base
-		if scan.base != p.st.scanBase || scan.rewrite() || !scan.atMark {
-			n.scanPos, n.scanOffset = 0, scan.base
+		flushed := mark(0)
+		if scan.base == p.st.scanBase && !scan.rewrite() && scan.atMark {
+			flushed = markAt(p.st.scanOffset-scan.base, p.st.scanPos)
 		}
+		n.hold(bases, scan.base, flushed)
 	}
 	n.gaps = n.gaps || p.gap
 	n.gapTo = p.gapTo(kept)

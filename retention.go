@@ -66,11 +66,8 @@ func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	}
 	first := l.view.Load().segs[len(dropped)].base
 	err = l.state.commit(func(s *state) {
-		s.start, s.first = offset, first
-		for _, d := range dropped {
-			s.segments--
-			s.baseSum -= d.base
-		}
+		s.start = offset
+		s.deleted((&view{dropped}).bases(), first)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("seglog: delete before offset %d: %w", offset, err)

@@ -112,7 +112,7 @@ func (s *snapshot) prepare() error {
 	if s.lock, err = fsys.lock(filepath.Join(s.to.dir, lockName)); err != nil {
 		return err
 	}
-	unfinished := state{cut: -1, segments: 1, baseSum: -1} // no log has such a sum
+	unfinished := state{cut: -1, manifest: noManifest}
 	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), unfinished); err == nil {
 		err = s.file.commit(func(*state) {})
 	}
@@ -217,14 +217,14 @@ func (s *snapshot) plan() error {
 // copy copies the segments from the newest to the oldest: if retention deletes some meanwhile, the copy only starts later.
 func (s *snapshot) copy() error {
 	l := s.l
-	var segments, sum, first, size int64
+	var size int64
+	var bases []int64 // newest first
 	if len(s.segs) == 0 {
-		segments, sum, first = 1, s.end, s.end
+		bases = []int64{s.end}
 		if err := s.store(nil, newIndexBuilder(l.o.IndexBytes), s.end, 0); err != nil {
 			return err
 		}
 	}
-	lastBase := s.end
 	for i := len(s.segs) - 1; i >= 0; i-- {
 		if l.closed.Load() {
 			return ErrClosed
@@ -248,11 +248,9 @@ func (s *snapshot) copy() error {
 			return err
 		}
 		if last {
-			lastBase, size = seg.base, n
+			size = n
 		}
-		segments++
-		sum += seg.base
-		first = seg.base
+		bases = append(bases, seg.base)
 	}
 	if cut, err := s.cut(); err != nil {
 		return err
@@ -262,13 +260,13 @@ func (s *snapshot) copy() error {
 	if err := s.to.fs.syncDir(s.to.dir); err != nil {
 		return err
 	}
+	slices.Reverse(bases)
 	return s.file.commit(func(st *state) {
 		seq := st.seq
 		*st = s.st
 		st.seq, st.clean, st.gaps, st.cut, st.reset = seq, true, l.gaps.Load(), -1, false
-		st.start, st.first = max(s.start, first), first
-		st.recoveryPoint, st.end, st.scanOffset = s.end, s.end, s.end
-		st.scanBase, st.scanPos, st.endPos = lastBase, size, size
-		st.segments, st.baseSum = segments, sum
+		st.start = max(s.start, bases[0])
+		st.recoveryPoint, st.end, st.endPos = s.end, s.end, size
+		st.hold(bases, bases[len(bases)-1], markAt(s.end-bases[len(bases)-1], size))
 	})
 }

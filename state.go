@@ -33,18 +33,10 @@ type state struct {
 	// clean: the log was closed. It holds [start, end), its last segment has endPos bytes, and all indexes are written.
 	clean bool
 	// gaps: offsets may be left out (see env.gaps).
-	gaps bool
-	// start is the first offset that is kept, first the base offset of the first segment that is kept. Files of segments
-	// below are left from a deletion that was interrupted.
-	start, first  int64
+	gaps          bool
+	start         int64 // the first offset that is kept
 	recoveryPoint int64
-	// Recovery starts to check at position scanPos of the segment at scanBase, where the batch with scanOffset begins.
-	// Everything before is flushed, and the segments before scanBase are trimmed and have their indexes.
-	scanBase, scanPos, scanOffset int64
-	// The number of segments from first to scanBase, both included, and the sum of their base offsets. They show a missing,
-	// doubled or foreign file without opening any.
-	segments int64
-	baseSum  int64
+	manifest
 	// The end of the log, and the position where its last batch ended, when it was last closed, opened or cut.
 	end    int64
 	endPos int64
@@ -114,39 +106,17 @@ func (s *state) words() [stateWords]int64 {
 		s.cutBase, s.cutPos, s.cutLen, s.fenceOffset, s.fenceEpoch, s.told, s.gapTo}
 }
 
-// tally counts the segments with these base offsets up to scanBase, which is included, and adds up the base offsets.
-func tally(bases []int64, scanBase int64) (n, sum int64) {
-	for _, base := range bases {
-		if base <= scanBase {
-			n++
-			sum += base
-		}
-	}
-	return n, sum
+// sameSegments reports whether no segment was deleted, and nothing cut, between the two states.
+func (s *state) sameSegments(other *state) bool {
+	return s.cuts == other.cuts && s.cut == other.cut && s.first == other.first
 }
 
-// count makes the state promise these segments, as far as scanBase reaches.
-func (s *state) count(bases []int64) { s.segments, s.baseSum = tally(bases, s.scanBase) }
-
-// misses reports whether the segments with these base offsets are not those that the state promises.
-func (s *state) misses(bases []int64) bool {
-	n, sum := tally(bases, s.scanBase)
-	return n != s.segments || sum != s.baseSum
-}
-
-// scanFrom moves the point where recovery starts to check to the mark m in the segment at base.
-func (s *state) scanFrom(base int64, m mark) {
-	s.scanBase, s.scanPos, s.scanOffset = base, m.pos(), base+m.rel()
-}
+// cutSince reports whether a cut began since s was read, or one that was under way then has ended, in the state now.
+func (s *state) cutSince(now *state) bool { return s.cuts != now.cuts || s.cut >= 0 && now.cut < 0 }
 
 // stale reports whether a batch at offset with that leader epoch was removed by a cut, and came back from the disk.
 func (s *state) stale(offset int64, epoch int32) bool {
 	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
-}
-
-// trusts reports whether recovery takes the batch at pos of the segment at base for good without a check.
-func (s *state) trusts(base, pos int64) bool {
-	return base < s.scanBase || base == s.scanBase && pos < s.scanPos
 }
 
 func (s *state) staleReason(b batch) string {
@@ -208,8 +178,8 @@ func (s *state) decode(b []byte) bool {
 	*s = state{
 		seq: be.Uint64(b[12:]), policy: FlushPolicy(flags >> statePolicyShift),
 		clean: flags&stateClean != 0, gaps: flags&stateGaps != 0, reset: flags&stateReset != 0, failed: flags&stateFailed != 0,
-		start: w[0], first: w[1], recoveryPoint: w[2], scanBase: w[3], scanPos: w[4], scanOffset: w[5],
-		segments: w[6], baseSum: w[7], end: w[8], endPos: w[9], cut: w[10], cuts: w[11], lastCut: w[12], epoch: w[13],
+		start: w[0], recoveryPoint: w[2],
+		manifest: manifest{first: w[1], scanBase: w[3], scanPos: w[4], scanOffset: w[5], segments: w[6], baseSum: w[7]}, end: w[8], endPos: w[9], cut: w[10], cuts: w[11], lastCut: w[12], epoch: w[13],
 		cutBase: w[14], cutPos: w[15], cutLen: w[16], fenceOffset: w[17], fenceEpoch: w[18], told: w[19], gapTo: w[20],
 	}
 	if words == stateWords1 {

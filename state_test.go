@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,8 +13,8 @@ import (
 func randomState(rng *rand.Rand) state {
 	n := func() int64 { return int64(rng.Uint64()) >> rng.IntN(60) }
 	s := state{policy: FlushPolicy(rng.IntN(3)), clean: rng.IntN(2) == 0, gaps: rng.IntN(2) == 0, reset: rng.IntN(2) == 0,
-		start: n(), first: n(), recoveryPoint: n(), scanBase: n(), scanPos: n(), scanOffset: n(),
-		segments: n(), baseSum: n(), end: n(), endPos: n(), cut: n(), cuts: n(), lastCut: n()}
+		start: n(), recoveryPoint: n(),
+		manifest: manifest{first: n(), scanBase: n(), scanPos: n(), scanOffset: n(), segments: n(), baseSum: n()}, end: n(), endPos: n(), cut: n(), cuts: n(), lastCut: n()}
 	return s
 }
 
@@ -172,4 +173,46 @@ func TestMissedNoteIsWritten(t *testing.T) {
 	}))
 	require.EqualValues(t, 3, read().recoveryPoint)
 	require.NoError(t, f.close())
+}
+
+// Whatever segments are sealed, deleted or kept, the manifest must be that of a log made of these segments at once, and tell any
+// other list of segments from it.
+func TestManifest(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 200 {
+		bases := []int64{rng.Int64N(1000)}
+		var m manifest
+		m.hold(bases, bases[0], markAt(3, 77))
+		require.Equal(t, manifest{first: bases[0], scanBase: bases[0], scanPos: 77, scanOffset: bases[0] + 3, segments: 1, baseSum: bases[0]}, m)
+		for range rng.IntN(20) {
+			if len(bases) > 1 && rng.IntN(3) == 0 {
+				n := 1 + rng.IntN(len(bases)-1)
+				m.deleted(bases[:n], bases[n])
+				bases = bases[n:]
+			} else {
+				bases = append(bases, bases[len(bases)-1]+1+rng.Int64N(1000))
+				m.sealed(bases[len(bases)-1], markAt(1, 61))
+			}
+			var anew manifest
+			anew.hold(bases, bases[len(bases)-1], markAt(m.scanOffset-m.scanBase, m.scanPos))
+			require.Equal(t, anew, m)
+		}
+		require.Empty(t, m.differs(bases))
+		require.Empty(t, m.differs(append(slices.Clone(bases), m.scanBase+5)), "segments behind the scan point do not count")
+		require.Equal(t, -1, m.foreign(bases))
+		for i, base := range bases {
+			require.Equal(t, base != m.scanBase, m.isSealed(base))
+			require.NotEmpty(t, m.differs(slices.Delete(slices.Clone(bases), i, i+1)))
+			if other := base + 1; !slices.Contains(bases, other) && other < m.scanBase {
+				with := slices.Insert(slices.Clone(bases), i+1, other)
+				require.NotEmpty(t, m.differs(with))
+				require.Equal(t, i+1, m.foreign(with))
+			}
+		}
+		require.True(t, m.trusts(m.scanBase, m.scanPos-1))
+		require.False(t, m.trusts(m.scanBase, m.scanPos))
+		require.False(t, m.isUnfinished())
+	}
+	require.True(t, noManifest.isUnfinished())
+	require.NotEmpty(t, noManifest.differs([]int64{0}))
 }

@@ -171,23 +171,19 @@ func (v *verifier) names() error {
 		return nil
 	}
 	for range 2 {
-		var n, sum int64
-		for _, base := range v.dir.bases {
-			if base <= v.st.scanBase {
-				n++
-				sum += base
-			}
+		why := ""
+		if v.promised {
+			why = v.st.differs(v.dir.bases)
 		}
-		if !v.promised || n == v.st.segments && sum == v.st.baseSum {
+		if why == "" {
 			return nil
 		}
 		seen := v.ledger
 		if err := v.look(); err != nil { // the directory may have changed since the last look
 			return err
 		}
-		if sameShape(&seen.st, &v.st) && seen.st.scanBase == v.st.scanBase {
-			v.problem(Problem{Path: v.e.dir, Offset: v.st.first, Severity: SeverityError, Reason: fmt.Sprintf(
-				"%d segments up to base offset %d, want %d: one is missing, or does not belong to this log", n, v.st.scanBase, v.st.segments)})
+		if seen.st.sameSegments(&v.st) && seen.st.scanBase == v.st.scanBase {
+			v.problem(Problem{Path: v.e.dir, Offset: v.st.first, Severity: SeverityError, Reason: why + ": one is missing, or does not belong to this log"})
 			return nil
 		}
 	}

@@ -24,7 +24,7 @@ func (g *ledger) sealed(i int) bool {
 	if !g.promised {
 		return !last
 	}
-	return g.dir.bases[i] < g.st.scanBase && !last
+	return g.st.isSealed(g.dir.bases[i]) && !last
 }
 
 // belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
@@ -86,11 +86,6 @@ func tornSlots(f file) (torn int, err error) {
 	return torn, nil
 }
 
-// sameShape reports whether no segment was deleted or cut between the two states.
-func sameShape(a, b *state) bool {
-	return a.cuts == b.cuts && a.cut == b.cut && a.first == b.first
-}
-
 const (
 	lookTries = 100
 	tornTries = 3                    // a slot that is being written is whole again at once
@@ -107,7 +102,7 @@ func (v *verifier) look() error {
 		if err != nil {
 			return fmt.Errorf("seglog: verify %s: %w", v.e.dir, err)
 		}
-		settled := v.promised == promised && (!promised || sameShape(&v.st, &after))
+		settled := v.promised == promised && (!promised || v.st.sameSegments(&after))
 		if settled && v.st.cut < 0 && (v.torn == 0 || try >= tornTries) || try == lookTries {
 			return nil
 		}
