@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,14 +19,11 @@ import (
 
 // These tests compare statements in docs/ with the code. They run on Linux only, since some of the constants are in its files.
 
-// declarations returns the names that the package and internal/commit declare, each with the files that declare it: functions,
-// types, constants and variables, and methods and fields as Type.name.
+// declarations returns the names that the package and those in internal/ declare, each with the files that declare it:
+// functions, types, constants and variables, and methods and fields as Type.name.
 func declarations(t *testing.T) map[string][]string {
 	files := sources(t)
-	const group = "internal/commit/group.go"
-	text, err := os.ReadFile(group)
-	require.NoError(t, err)
-	files[group] = string(text)
+	maps.Copy(files, internalSources(t))
 	found := make(map[string][]string)
 	for name, f := range parse(t, token.NewFileSet(), files) {
 		for _, id := range declared(f) {

@@ -120,7 +120,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	if s.gather == nil && h.m != nil {
 		// Otherwise write-back write-protects the pages one by one, each with a TLB shootdown on every processor.
 		from := s.flushed.load().pos()
-		h.m.unmapPages(from, m.pos()-from)
+		unmapPages(h.m, from, m.pos()-from)
 	}
 	if s.gather != nil {
 		if m, err = s.gather.write(&s.stored, h.f); err != nil {
@@ -128,7 +128,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		}
 	}
 	start := time.Now()
-	if err = h.f.flush(); err != nil {
+	if err = h.f.Flush(); err != nil {
 		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)

@@ -2,6 +2,8 @@ package seglog
 
 import (
 	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // gather is the buffer in which batches wait for their flush under FlushSync. One write of all of them and one fdatasync
@@ -54,7 +56,7 @@ func (g *gather) drop() {
 
 // write writes the gathered batches to the file of the segment whose mark is stored, and returns the mark up to which it is
 // then written. Only the owner of Log.flushes calls it.
-func (g *gather) write(stored *atomicMark, f file) (mark, error) {
+func (g *gather) write(stored *atomicMark, f vfs.File) (mark, error) {
 	g.mu.Lock()
 	b, at, m := g.buf, g.at, stored.load()
 	g.buf, g.spare, g.at = g.spare[:0], nil, m.pos()

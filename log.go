@@ -6,13 +6,14 @@ import (
 	"sync/atomic"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Log is an append-only log of records in a directory. All methods are safe for any number of goroutines.
 type Log struct {
 	env
 	bounds
-	lock     directoryLock
+	lock     vfs.DirectoryLock
 	state    *stateFile
 	counters counters
 	sized    sizes

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Open opens the log in dir, and creates the directory if necessary. A nil opts means the zero Options: a durable log
@@ -19,7 +20,7 @@ import (
 // records are damaged, it returns a *CorruptError and changes nothing.
 func Open(dir string, opts *Options) (*Log, error) { return openFS(osFS{}, dir, opts) }
 
-func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
+func openFS(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
@@ -43,7 +44,7 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	return l, err
 }
 
-func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
+func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{})}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters

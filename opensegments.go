@@ -1,6 +1,10 @@
 package seglog
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/vfs"
+)
 
 // openBudget bounds the descriptors that the segments of all logs of the process hold, whatever they are open for: the
 // active and the prepared ones, those that wait for their seal, sealed ones that readers opened, those of read-only logs.
@@ -27,7 +31,7 @@ const minOpenSegments = 16
 
 // openBudgetOf returns the budget of a log that is opened on fsys. Half of the present limit of the process is for segments,
 // the rest for the program and for the lock, the state file and the directory of each log.
-func openBudgetOf(fsys fileSystem) *openBudget {
+func openBudgetOf(fsys vfs.FS) *openBudget {
 	b := &processSegments
 	if _, real := fsys.(osFS); !real {
 		b = new(openBudget)

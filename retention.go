@@ -169,7 +169,7 @@ func (e *env) removeSegmentFiles(base int64) error {
 }
 
 func (e *env) removeFile(base int64, suffix string) error {
-	if err := e.fs.remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := e.fs.Remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("seglog: delete segment %d: %w", base, err)
 	}
 	return nil
@@ -265,14 +265,14 @@ func (l *Log) Retain() (deleted int, err error) {
 func (l *Log) expired(info SegmentInfo, now time.Time) (bool, error) {
 	newest := info.MaxTime
 	if newest.IsZero() {
-		st, err := l.fs.stat(info.Path)
+		st, err := l.fs.Stat(info.Path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return true, nil // nothing is left that could be kept
 		}
 		if err != nil {
 			return false, err
 		}
-		newest = st.mtime
+		newest = st.ModTime
 	}
 	if ahead := newest.Sub(now); ahead > futureTolerance && !l.wall.warned.Swap(true) {
 		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all later ones from expiring",

@@ -10,7 +10,7 @@ import (
 // checkDirectory latches the log if another directory, or another LOCK file, has taken the place of its own. It is called
 // before files are created, cut or removed by their names, which may lead to another log's files. l.mu is held.
 func (l *Log) checkDirectory() error {
-	err := l.lock.held()
+	err := l.lock.Held()
 	switch {
 	case err == nil:
 		return nil

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"sync"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Section is a run of whole batches of one segment, pinned and ready to send: its bytes do not change, whatever retention or
@@ -331,7 +333,7 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 func (t *transfer) copy(w io.Writer) error {
 	s := t.s
 	if t.buf == nil {
-		t.buf = make([]byte, copyChunk)
+		t.buf = make([]byte, vfs.CopyChunk)
 	}
 	for s.pos < s.end || len(s.header) > 0 {
 		if s.l.closed.Load() {
