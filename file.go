@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -151,3 +152,7 @@ func sameFile(f *os.File) error {
 	}
 	return nil
 }
+
+// flushCalls limits the flushes of files and directories. A disk works on a few dozen at a time at most; the others would wait
+// in the kernel instead of here.
+var flushCalls = sched.Limiter{Most: 256}

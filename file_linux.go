@@ -151,14 +151,14 @@ func (f osFile) WriteBack(pos, n int64) error {
 var fdatasync, fsync = unix.Fdatasync, unix.Fsync
 
 func (f osFile) Flush() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return pathError("fdatasync", f.Name(), retry(func() error { return fdatasync(int(f.Fd())) }))
 }
 
 func (d openDirectory) Sync() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return pathError("fsync", d.f.Name(), retry(func() error { return fsync(int(d.f.Fd())) }))
 }
 

@@ -30,8 +30,8 @@ func mayCutInPlace(f *os.File) bool { return f == nil }
 
 // Flush uses os.File.Sync, which is fsync, on darwin F_FULLFSYNC, and on Windows FlushFileBuffers.
 func (f osFile) Flush() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return f.Sync()
 }
 
@@ -40,8 +40,8 @@ func (d openDirectory) Sync() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	flushCalls.enter()
-	defer flushCalls.leave()
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return d.f.Sync()
 }
 

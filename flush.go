@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // flusher is the state that flushes work on. It belongs to the owner of Log.flushes.
@@ -24,7 +26,7 @@ func (l *Log) Sync() error {
 
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
 func (l *Log) flushTo(m moment) error {
-	yield("flush")
+	sched.Yield("flush")
 	return l.flushes.To(m.end, func() (bool, error) {
 		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
 			return true, nil
@@ -189,6 +191,6 @@ func (l *Log) noteRecoveryPoint() {
 // stateChanged lets the keeper flush the state file, stateFlushInterval after the first change.
 func (l *Log) stateChanged() {
 	if !l.stateDirty.Swap(true) {
-		l.keeper.kick()
+		l.keeper.Kick()
 	}
 }

@@ -3,6 +3,7 @@ package seglog
 import (
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -11,7 +12,7 @@ import (
 // one by one and under Log.mu (docs/performance.md has the figures). No promise depends on the buffer, since a batch that
 // is not flushed was neither acknowledged nor shown to a reader.
 type gather struct {
-	mu mutex // held from tail.begin to tail.commit, and while the flusher takes the buffer
+	mu sched.Mutex // held from tail.begin to tail.commit, and while the flusher takes the buffer
 	// Guarded by mu:
 	buf   []byte // the stored batches from position at on
 	spare []byte // the buffer that was written last, to be used again

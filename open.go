@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -51,11 +52,11 @@ func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
 	l.reads = readCacheOf(fsys)
 	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
-	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
+	l.flushes.Started, l.flushes.Woken = func() { sched.Started("flusher") }, func() { sched.Yield("flushed") }
 	l.writer.sealed.L = &l.mu
 	var due dueTimes
-	l.keeper = newWorker("keeper", func() time.Duration { return l.keep(&due) })
-	l.preparer = newWorker("preparer", l.prepareAhead)
+	l.keeper = sched.NewWorker("keeper", func() time.Duration { return l.keep(&due) })
+	l.preparer = sched.NewWorker("preparer", l.prepareAhead)
 	l.hooks.init(l)
 	if err := l.open(); err != nil {
 		if e := l.release(); e != nil {

@@ -3,6 +3,7 @@ package seglog
 import (
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -17,7 +18,7 @@ type openBudget struct {
 	open   atomic.Int64 // handles of segments, also of closed and deleted segments while somebody holds them
 	sealed atomic.Int64 // segments in the rings of all logs
 
-	mu   mutex
+	mu   sched.Mutex
 	logs []*openSegments // those with a segment in their ring
 	hand int             // the log whose ring is swept next
 }
@@ -133,7 +134,7 @@ type openSegments struct {
 	slot   int // in budget.logs; guarded by budget.mu
 
 	// mu is held while a segment is closed, so that once closeAll has returned nobody closes one any more.
-	mu   mutex
+	mu   sched.Mutex
 	ring []*segment
 	hand int
 }

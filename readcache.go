@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -20,7 +21,7 @@ type readCache struct {
 	bytes atomic.Int64 // of the batches and the table
 	table atomic.Pointer[[]cacheSet]
 
-	mu   mutex // held to change any of it
+	mu   sched.Mutex // held to change any of it
 	ring []*cachedBatch
 	hand int
 }

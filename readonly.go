@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -67,7 +68,7 @@ func (l *Log) awaitCut(offset int64) error {
 // pauseForCut waits before the next look at a cut of the writer: longer the longer it takes, since one that was interrupted
 // may stay for hours.
 func pauseForCut(began time.Time) {
-	spin("cut of the writer", max(time.Millisecond, time.Since(began)/8))
+	sched.Spin("cut of the writer", max(time.Millisecond, time.Since(began)/8))
 }
 
 const cutUnderWay = "a cut is under way, or was interrupted and is finished by the next Open"
@@ -315,7 +316,7 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) err
 		}
 		select {
 		case <-timer.C:
-			yield("poll")
+			sched.Yield("poll")
 			pause = min(2*pause, maxPoll)
 			timer.Reset(pause)
 		case <-ctx.Done():

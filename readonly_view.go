@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -35,7 +36,7 @@ func (l *Log) refreshLocked(st state) error {
 			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
 		}
 		st = after
-		spin("writer", time.Millisecond)
+		sched.Spin("writer", time.Millisecond)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // DeleteBefore makes offset the start of the log: lower offsets are out of range from then on, also after a restart.
@@ -290,7 +292,7 @@ const (
 
 // wallClock is the wall clock as far as retention believes it.
 type wallClock struct {
-	mu     mutex
+	mu     sched.Mutex
 	since  time.Time // when the wall clock was last believed, with a monotonic reading
 	base   time.Time // what it said then
 	ahead  time.Time // when it was first seen ahead of the time that has passed since; zero if it is not ahead

@@ -11,7 +11,7 @@ import (
 // schedFS is a simFS whose calls are points of the schedule, at which goroutines park.
 type schedFS struct {
 	*simFS
-	s     *sched
+	s     *scheduler
 	plant schedPlant
 	// started, if not nil, is called with the start offset of the log before each write of the state file.
 	started func(offset int64)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -102,7 +103,7 @@ type segment struct {
 	reported        atomic.Bool            // the Logger was told that the times of the segment can't be had
 	lent            atomic.Bool            // sockets may hold pages of the file, which must not change any more
 	held            holders                // counts the bytes of deleted segments that still take space
-	mu              mutex                  // held to open, to seal and to cut it, and to build its indexes
+	mu              sched.Mutex            // held to open, to seal and to cut it, and to build its indexes
 }
 
 // enter moves the segment on to phase p, unless it is further already.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
@@ -102,7 +104,7 @@ func (l *Log) size(s *segment) (int64, error) {
 
 // sizes holds the summed sizes of the first n segments of a view, which are sealed and no longer change size.
 type sizes struct {
-	mu  mutex
+	mu  sched.Mutex
 	of  *view
 	n   int
 	sum int64

@@ -7,13 +7,14 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
 // stateFile keeps seglog.state.
 type stateFile struct {
 	f  vfs.File
-	mu mutex
+	mu sched.Mutex
 	// Guarded by mu:
 	cur   state
 	dirty bool // written since the last flush

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -32,7 +33,7 @@ type tail struct {
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
 	// grow is held to change the size of the file, which segment.phase must allow.
-	grow mutex
+	grow sched.Mutex
 	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
 	populated int64 // pages below this position are mapped; used by the preparer alone

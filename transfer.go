@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -129,7 +130,7 @@ func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 		if err := l.failed(); err != nil && l.view.Load() == v {
 			return err
 		}
-		spin("section", 0) // as in pin
+		sched.Spin("section", 0) // as in pin
 	}
 }
 

@@ -168,36 +168,6 @@ func TestFailedRollLeavesNoName(t *testing.T) {
 	})
 }
 
-// A limiter must not let in more goroutines than it allows.
-func TestLimiter(t *testing.T) {
-	l := limiter{most: 2}
-	l.enter()
-	l.enter()
-	inside := make(chan struct{})
-	go func() {
-		l.enter()
-		close(inside)
-	}()
-	waits := func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.free != nil
-	}
-	for !waits() {
-		select {
-		case <-inside:
-			require.Fail(t, "a third goroutine is inside")
-		default:
-			runtime.Gosched()
-		}
-	}
-	l.leave()
-	<-inside
-	l.leave()
-	l.leave()
-	require.Zero(t, l.n)
-}
-
 // If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be
 // ErrFailed, as the error of a full disk means that the batch was not stored.
 func TestShortageInAFlushLatches(t *testing.T) {
