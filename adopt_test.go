@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Open takes over a directory without a state file as another process left it: not flushed, with zeros behind the batches of each
@@ -30,7 +32,7 @@ func TestTakenOverDirectory(t *testing.T) {
 					}
 				}
 				sizes[base] = len(b)
-				f, err := s.open(filepath.Join(simDir, fileName(base, logSuffix)), openCreate)
+				f, err := s.Open(filepath.Join(simDir, fileName(base, logSuffix)), vfs.OpenCreate)
 				require.NoError(t, err)
 				_, err = f.WriteAt(append(b, make([]byte, 700)...), 0)
 				require.NoError(t, err)

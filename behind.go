@@ -21,7 +21,7 @@ func (l *Log) passed(s *segment, h *handle, from, to int64) {
 	if from/stretch == to/stretch && from > 0 {
 		return
 	}
-	if f := h.f.osFile(); f != nil && l.farBehind(s) {
+	if f := h.f.OSFile(); f != nil && l.farBehind(s) {
 		for at := from - from%stretch - stretchLag; at+stretchLag+stretch <= to; at += stretch {
 			if at >= 0 {
 				uncache(f, at, stretch)
@@ -42,7 +42,7 @@ func (l *Log) dropRest(s *segment) {
 		return
 	}
 	if h := v.segs[i].h.Load(); h != nil && h.ref() {
-		uncache(h.f.osFile(), 0, 0)
+		uncache(h.f.OSFile(), 0, 0)
 		_ = h.unref() // of a file that was only read
 	}
 }

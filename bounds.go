@@ -1,8 +1,12 @@
 package seglog
 
 import (
+	"context"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // bounds holds the offsets that readers go by: where the log starts, up to where it is durable, and where it ends; and how
@@ -58,7 +62,7 @@ func (b *bounds) settledCuts() int64 {
 		if n := b.cuts.Load(); n%2 == 0 {
 			return n
 		}
-		spin("cut", 100*time.Microsecond) // a cut takes as long as a few flushes
+		sched.Spin("cut", 100*time.Microsecond) // a cut takes as long as a few flushes
 	}
 }
 
@@ -81,7 +85,7 @@ func (b *bounds) lowestCut(cuts int64) int64 {
 
 // cutLog remembers the offsets of the last cuts, for iterators that were idle meanwhile.
 type cutLog struct {
-	mu      mutex
+	mu      sched.Mutex
 	dropped int64   // number of cuts that are not remembered any more
 	last    []int64 // the offsets of the others; -1 for a reset
 }
@@ -115,3 +119,54 @@ type atomicMark struct{ v atomic.Uint64 }
 
 func (a *atomicMark) load() mark   { return mark(a.v.Load()) }
 func (a *atomicMark) store(m mark) { a.v.Store(uint64(m)) }
+
+// waiters lets goroutines wait for a bound of the log to move. While none waits, a wake costs one load.
+type waiters struct {
+	n  atomic.Int64
+	mu sync.Mutex
+	ch chan struct{} // closed by wake; guarded by mu
+}
+
+// wait returns once reached returns true or an error, or with the error of ctx if that ends first. reached is called again
+// after each wake; it must read what is stored before wake is called.
+func (w *waiters) wait(ctx context.Context, reached func() (bool, error)) error {
+	if ok, err := reached(); ok || err != nil {
+		return err
+	}
+	w.n.Add(1)
+	defer w.n.Add(-1)
+	for {
+		w.mu.Lock()
+		if w.ch == nil {
+			w.ch = make(chan struct{})
+		}
+		ch := w.ch
+		w.mu.Unlock()
+		if ok, err := reached(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ch:
+			sched.Yield("woken")
+		case <-ctx.Done():
+			sched.Yield("context done")
+			if ok, err := reached(); ok || err != nil {
+				return err // both hold, and this reason is the better one
+			}
+			return ctx.Err()
+		}
+	}
+}
+
+// wake makes all goroutines in wait look again.
+func (w *waiters) wake() {
+	if w.n.Load() == 0 {
+		return
+	}
+	w.mu.Lock()
+	if w.ch != nil {
+		close(w.ch)
+		w.ch = nil
+	}
+	w.mu.Unlock()
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // carryOut carries out a TruncateTo by its plan. The intent is durable, so a failure leaves the rest to the next Open.
@@ -38,7 +40,7 @@ func (l *Log) carryOut(offset int64, p *cutPlan) error {
 // cutFiles removes the files of all segments but the first, newest first, and then cuts the first, the file of which it returns.
 // In this order, which finishCut keeps too, the files join at any moment, also for who has no state file to tell of the cut: a
 // first segment that was shortened before the others went would leave a hole. The removals also make room for a copy.
-func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f file, err error) {
+func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f vfs.File, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
 	if err == nil {
 		var more bool
@@ -70,7 +72,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 		removed = true
 	}
 	for _, suffix := range []string{transactionSuffix, timeSuffix, indexSuffix} {
-		err := l.fs.remove(l.path(base, suffix))
+		err := l.fs.Remove(l.path(base, suffix))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return removed, err
 		}
@@ -80,7 +82,7 @@ func (l *Log) removeAbove(segs []*segment, base int64) (removed bool, err error)
 }
 
 // cutSegment releases the handle that hold took and, with goOn, cuts the file. It returns the file that is the segment's now.
-func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
+func (l *Log) cutSegment(p *cutPlan, goOn bool) (f vfs.File, err error) {
 	held := p.held
 	l.opened.drop(held.s)
 	switch {
@@ -117,8 +119,8 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f file, err error) {
 // cutFile cuts f, the file at path, in place, and flushes it. If somebody else uses the file, such as a reader in another
 // process or a snapshot with a hard link, it copies the part that stays and renames the copy to path. It returns the file that
 // is at path then, and closes any other, also if it fails.
-func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
-	alone, err := f.alone()
+func (e *env) cutFile(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
+	alone, err := f.Alone()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -141,16 +143,16 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 	if err == nil {
 		p.done = true
 		if p.reserved > 0 {
-			if err = f.zero(p.size(), max(0, p.end-p.size())); isShortage(err) {
+			if err = f.Zero(p.size(), max(0, p.end-p.size())); isShortage(err) {
 				p.reserved = 0 // a file system that shares blocks with a copy of the file needs new ones for the zeros
 			}
 		}
 		if p.reserved == 0 {
-			err = f.truncate(p.size())
+			err = f.Truncate(p.size())
 		}
 	}
 	if err == nil {
-		if err = f.flush(); err != nil {
+		if err = f.Flush(); err != nil {
 			err = &writeBackError{err}
 		}
 	}
@@ -162,26 +164,26 @@ func (e *env) cutFile(f file, path string, p *cutPlan) (file, error) {
 
 // copyBelow copies the part of a segment that stays to a new file, and flushes it. placeCopy then renames it to the segment's
 // name.
-func (e *env) copyBelow(src file, p *cutPlan) (f file, err error) {
+func (e *env) copyBelow(src vfs.File, p *cutPlan) (f vfs.File, err error) {
 	tmp := filepath.Join(e.dir, cutName)
 	if f, err = e.create(tmp); err != nil {
 		return nil, err
 	}
-	if err = copyRange(f, 0, src, 0, p.pos); err == nil && len(p.rest) > 0 {
+	if err = vfs.CopyRange(f, 0, src, 0, p.pos); err == nil && len(p.rest) > 0 {
 		_, err = f.WriteAt(p.rest, p.pos)
 	}
 	if err == nil {
-		err = f.flush()
+		err = f.Flush()
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close(), e.fs.remove(tmp))
+		return nil, errors.Join(err, f.Close(), e.fs.Remove(tmp))
 	}
 	return f, nil
 }
 
 // placeCopy renames f, which copyBelow made, to path.
-func (e *env) placeCopy(f file, path string, p *cutPlan) (file, error) {
-	err := e.fs.rename(filepath.Join(e.dir, cutName), path)
+func (e *env) placeCopy(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
+	err := e.fs.Rename(filepath.Join(e.dir, cutName), path)
 	if err == nil {
 		p.done = true
 		err = e.syncDir()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,14 +19,11 @@ import (
 
 // These tests compare statements in docs/ with the code. They run on Linux only, since some of the constants are in its files.
 
-// declarations returns the names that the package and internal/commit declare, each with the files that declare it: functions,
-// types, constants and variables, and methods and fields as Type.name.
+// declarations returns the names that the package and those in internal/ declare, each with the files that declare it:
+// functions, types, constants and variables, and methods and fields as Type.name.
 func declarations(t *testing.T) map[string][]string {
 	files := sources(t)
-	const group = "internal/commit/group.go"
-	text, err := os.ReadFile(group)
-	require.NoError(t, err)
-	files[group] = string(text)
+	maps.Copy(files, internalSources(t))
 	found := make(map[string][]string)
 	for name, f := range parse(t, token.NewFileSet(), files) {
 		for _, id := range declared(f) {
@@ -203,17 +201,19 @@ func TestDocTests(t *testing.T) {
 }
 
 // isLock is the set of types that make a field a lock.
-var isLock = map[string]bool{"mutex": true, "sync.Mutex": true, "sync.RWMutex": true, "commit.Group": true}
+var isLock = map[string]bool{"sched.Mutex": true, "Mutex": true, "sync.Mutex": true, "sync.RWMutex": true, "commit.Group": true}
 
-// The table of locks in docs/design.md must have each lock of the package, and no other.
+// The table of locks in docs/design.md must have each lock of the package and of internal/sched, and no other.
 func TestDocLocks(t *testing.T) {
 	b, err := os.ReadFile("docs/design.md")
 	require.NoError(t, err)
-	require.Empty(t, checkLocks(t, string(b), sources(t)))
+	files := sources(t)
+	maps.Copy(files, readSources(t, "internal/sched/*.go"))
+	require.Empty(t, checkLocks(t, string(b), files))
 
 	// Check the check itself.
 	doc := "## Locks\n\n| lock | guards |\n|---|---|\n| `Log.mu` | the writer |\n"
-	files := map[string]string{"log.go": "package seglog\n\ntype Log struct {\n\tmu mutex\n}\n\ntype mutex struct{ sync.Mutex }\n"}
+	files = map[string]string{"log.go": "package seglog\n\ntype Log struct {\n\tmu Mutex\n}\n\ntype Mutex struct{ sync.Mutex }\n"}
 	require.Empty(t, checkLocks(t, doc, files))
 	files["other.go"] = "package seglog\n\ntype other struct {\n\ta int\n\tsync.RWMutex\n}\n"
 	require.Equal(t, []string{"other.RWMutex is not in the table of locks"}, checkLocks(t, doc, files))
@@ -236,7 +236,7 @@ func checkLocks(t *testing.T, design string, files map[string]string) (wrong []s
 	}
 	for _, f := range parse(t, token.NewFileSet(), files) {
 		ast.Inspect(f, func(n ast.Node) bool {
-			if s, ok := n.(*ast.TypeSpec); ok && s.Name.Name != "mutex" {
+			if s, ok := n.(*ast.TypeSpec); ok && s.Name.Name != "Mutex" {
 				for _, field := range fields(s) {
 					if isLock[field.typ] {
 						there[s.Name.Name+"."+field.name] = true

@@ -3,6 +3,8 @@ package seglog
 import (
 	"errors"
 	"fmt"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Every error of this package wraps one of these, or an *OffsetError, a *CorruptError, the error of the operating
@@ -12,7 +14,7 @@ var (
 	// ErrClosed: the log or the section was closed before or during the call.
 	ErrClosed = errors.New("seglog: log is closed")
 	// ErrLocked: another process, or another Log in this one, has the directory open for writing.
-	ErrLocked = errors.New("seglog: directory is locked by another writer")
+	ErrLocked = vfs.ErrLocked
 	// ErrReadOnly: the call writes and the log was opened with Options.ReadOnly.
 	ErrReadOnly = errors.New("seglog: log is read-only")
 	// ErrTooLarge: a batch is larger than Options.MaxBatchBytes, or a log has used up all offsets.

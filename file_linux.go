@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserve allocates blocks with fallocate(2), on the file systems where that keeps a later store from failing. It does not
+// Reserve allocates blocks with fallocate(2), on the file systems where that keeps a later store from failing. It does not
 // on copy-on-write and network file systems (btrfs after a snapshot, NFS, FUSE), so files there are written by pwrite.
 // https://man7.org/linux/man-pages/man2/fallocate.2.html
-func (f osFile) reserve(pos, n int64) error {
+func (f osFile) Reserve(pos, n int64) error {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
 		return pathError("fstatfs", f.Name(), err)
@@ -36,7 +36,7 @@ func (f osFile) reserve(pos, n int64) error {
 // zeros is written by one call: from 1 MiB on, ext4 and XFS use large folios, of which one page fault maps many pages.
 var zeros [1 << 20]byte
 
-func (f osFile) zero(pos, n int64) error {
+func (f osFile) Zero(pos, n int64) error {
 	for end := pos + n; pos < end; {
 		k, err := f.WriteAt(zeros[:min(int64(len(zeros)), end-pos)], pos)
 		if err != nil {
@@ -47,9 +47,9 @@ func (f osFile) zero(pos, n int64) error {
 	return nil
 }
 
-// alone reports whether nobody but f can see the file change. It takes a write lease for a moment, which the kernel grants
+// Alone reports whether nobody but f can see the file change. It takes a write lease for a moment, which the kernel grants
 // only on a file that nobody else has open. A mapping counts even after its descriptor is closed, a page in a socket does not. https://man7.org/linux/man-pages/man2/F_SETLEASE.2const.html
-func (f osFile) alone() (bool, error) {
+func (f osFile) Alone() (bool, error) {
 	var st unix.Stat_t
 	if err := retry(func() error { return unix.Fstat(int(f.Fd()), &st) }); err != nil {
 		return false, pathError("fstat", f.Name(), err)
@@ -120,7 +120,7 @@ func isNew(f *os.File) {
 	}
 }
 
-// mayCutInPlace is what can be known of file.alone while this process has f open otherwise, too. f is nil if it is no file of
+// mayCutInPlace is what can be known of osFile.Alone while this process has f open otherwise, too. f is nil if it is no file of
 // the system's.
 func mayCutInPlace(f *os.File) bool {
 	if f == nil {
@@ -138,7 +138,7 @@ func identify(f *os.File) (fileID, error) {
 }
 
 // https://man7.org/linux/man-pages/man2/sync_file_range.2.html
-func (f osFile) writeBack(pos, n int64) error {
+func (f osFile) WriteBack(pos, n int64) error {
 	const all = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
 	err := retry(func() error { return unix.SyncFileRange(int(f.Fd()), pos, n, all) })
 	if err == unix.ENOSYS || err == unix.EINVAL || err == unix.ESPIPE || err == unix.EPERM {
@@ -150,15 +150,15 @@ func (f osFile) writeBack(pos, n int64) error {
 // The calls that wait for the disk. A test replaces them by calls that take a known time.
 var fdatasync, fsync = unix.Fdatasync, unix.Fsync
 
-func (f osFile) flush() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+func (f osFile) Flush() error {
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return pathError("fdatasync", f.Name(), retry(func() error { return fdatasync(int(f.Fd())) }))
 }
 
-func (d openDirectory) sync() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+func (d openDirectory) Sync() error {
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return pathError("fsync", d.f.Name(), retry(func() error { return fsync(int(d.f.Fd())) }))
 }
 

@@ -9,39 +9,39 @@ import (
 	"runtime"
 )
 
-// reserve is not supported: no other platform here has a call that both allocates blocks and extends the file. Logs are
+// Reserve is not supported: no other platform here has a call that both allocates blocks and extends the file. Logs are
 // written by pwrite.
-func (f osFile) reserve(pos, n int64) error {
+func (f osFile) Reserve(pos, n int64) error {
 	return pathError("reserve", f.Name(), errors.ErrUnsupported)
 }
 
-func (f osFile) zero(pos, n int64) error { return pathError("zero", f.Name(), errors.ErrUnsupported) }
+func (f osFile) Zero(pos, n int64) error { return pathError("zero", f.Name(), errors.ErrUnsupported) }
 
-func (f osFile) writeBack(int64, int64) error { return nil }
+func (f osFile) WriteBack(int64, int64) error { return nil }
 
-func (f osFile) alone() (bool, error) { return false, nil }
+func (f osFile) Alone() (bool, error) { return false, nil }
 
 // Nothing is lent: bytes are sent by a copy.
 func lend(*os.File)  {}
 func isNew(*os.File) {}
 
-// mayCutInPlace is as file.alone.
+// mayCutInPlace is as osFile.Alone.
 func mayCutInPlace(f *os.File) bool { return f == nil }
 
-// flush uses os.File.Sync, which is fsync, on darwin F_FULLFSYNC, and on Windows FlushFileBuffers.
-func (f osFile) flush() error {
-	flushCalls.enter()
-	defer flushCalls.leave()
+// Flush uses os.File.Sync, which is fsync, on darwin F_FULLFSYNC, and on Windows FlushFileBuffers.
+func (f osFile) Flush() error {
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return f.Sync()
 }
 
-// sync does nothing on Windows, which makes directory entries durable by itself and can't flush a directory.
-func (d openDirectory) sync() error {
+// Sync does nothing on Windows, which makes directory entries durable by itself and can't flush a directory.
+func (d openDirectory) Sync() error {
 	if runtime.GOOS == "windows" {
 		return nil
 	}
-	flushCalls.enter()
-	defer flushCalls.leave()
+	flushCalls.Enter()
+	defer flushCalls.Leave()
 	return d.f.Sync()
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // flusher is the state that flushes work on. It belongs to the owner of Log.flushes.
@@ -24,7 +26,7 @@ func (l *Log) Sync() error {
 
 // flushTo returns once everything below the end of m is on stable storage, or was cut away, or the log has failed.
 func (l *Log) flushTo(m moment) error {
-	yield("flush")
+	sched.Yield("flush")
 	return l.flushes.To(m.end, func() (bool, error) {
 		if l.durable.Load() >= m.end || l.cuts.Load() != m.cuts {
 			return true, nil
@@ -120,7 +122,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 	if s.gather == nil && h.m != nil {
 		// Otherwise write-back write-protects the pages one by one, each with a TLB shootdown on every processor.
 		from := s.flushed.load().pos()
-		h.m.unmapPages(from, m.pos()-from)
+		unmapPages(h.m, from, m.pos()-from)
 	}
 	if s.gather != nil {
 		if m, err = s.gather.write(&s.stored, h.f); err != nil {
@@ -128,7 +130,7 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		}
 	}
 	start := time.Now()
-	if err = h.f.flush(); err != nil {
+	if err = h.f.Flush(); err != nil {
 		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)
@@ -189,6 +191,6 @@ func (l *Log) noteRecoveryPoint() {
 // stateChanged lets the keeper flush the state file, stateFlushInterval after the first change.
 func (l *Log) stateChanged() {
 	if !l.stateDirty.Swap(true) {
-		l.keeper.kick()
+		l.keeper.Kick()
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // These constants bound the cost of hostile input. Memory is the number of bytes allocated, including garbage; work is the
@@ -33,17 +35,17 @@ const (
 
 // costFS counts the bytes read through it. It does not map files, so that all reads go through it.
 type costFS struct {
-	fileSystem
+	vfs.FS
 	read atomic.Int64
 }
 
 type costFile struct {
-	file
+	vfs.File
 	fs *costFS
 }
 
-func (c *costFS) open(path string, mode openMode) (file, error) {
-	f, err := c.fileSystem.open(path, mode)
+func (c *costFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := c.FS.Open(path, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -51,12 +53,12 @@ func (c *costFS) open(path string, mode openMode) (file, error) {
 }
 
 func (f costFile) ReadAt(p []byte, pos int64) (int, error) {
-	n, err := f.file.ReadAt(p, pos)
+	n, err := f.File.ReadAt(p, pos)
 	f.fs.read.Add(int64(n) + 1) // a call that reads nothing costs, too
 	return n, err
 }
 
-func newCostFS(w *simWorld) *costFS { return &costFS{fileSystem: newSimFS(w, false)} }
+func newCostFS(w *simWorld) *costFS { return &costFS{FS: newSimFS(w, false)} }
 
 // bounded runs f and checks its cost for n bytes of input.
 func bounded(t *testing.T, what string, n int, c *costFS, f func()) {

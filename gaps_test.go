@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // countingFS is the file system of the operating system, without mappings of .log files, and counts the bytes read from them.
@@ -22,14 +24,14 @@ type countingFS struct {
 }
 
 type countingFile struct {
-	file
+	vfs.File
 	read *atomic.Int64
 }
 
 func newCountingFS() countingFS { return countingFS{read: new(atomic.Int64)} }
 
-func (c countingFS) open(path string, mode openMode) (file, error) {
-	f, err := c.osFS.open(path, mode)
+func (c countingFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := c.osFS.Open(path, mode)
 	if err != nil || filepath.Ext(path) != logSuffix {
 		return f, err
 	}
@@ -37,12 +39,12 @@ func (c countingFS) open(path string, mode openMode) (file, error) {
 }
 
 func (f countingFile) ReadAt(p []byte, pos int64) (int, error) {
-	n, err := f.file.ReadAt(p, pos)
+	n, err := f.File.ReadAt(p, pos)
 	f.read.Add(int64(n))
 	return n, err
 }
 
-func (f countingFile) mmap(int64, bool) (*mapping, error) { return nil, errors.ErrUnsupported }
+func (f countingFile) Mmap(int64, bool) (*vfs.Mapping, error) { return nil, errors.ErrUnsupported }
 
 // took returns the number of bytes that f reads.
 func (c countingFS) took(f func()) int64 {
@@ -369,21 +371,21 @@ type heldSeals struct {
 }
 
 type heldSealFile struct {
-	file
+	vfs.File
 	fs *heldSeals
 }
 
-func (h *heldSeals) open(path string, mode openMode) (file, error) {
-	f, err := h.osFS.open(path, mode)
+func (h *heldSeals) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := h.osFS.Open(path, mode)
 	if err != nil || filepath.Ext(path) != logSuffix && filepath.Base(path) != nextName && filepath.Base(path) != rollName {
 		return f, err
 	}
 	return heldSealFile{f, h}, nil
 }
 
-func (f heldSealFile) truncate(size int64) error {
+func (f heldSealFile) Truncate(size int64) error {
 	<-f.fs.letGo
-	return f.file.truncate(size)
+	return f.File.Truncate(size)
 }
 
 // A read-only log must not take for damage the blocks reserved after the data of a segment that is not sealed yet and is
@@ -434,7 +436,7 @@ func TestSealBelowAStartInAGap(t *testing.T) {
 		require.True(t, time.Now().Before(deadline), "the keeper seals the segment")
 	}
 	for _, suffix := range []string{indexSuffix, timeSuffix} {
-		_, err := s.stat(l.path(0, suffix))
+		_, err := s.Stat(l.path(0, suffix))
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.Close())

@@ -2,6 +2,9 @@ package seglog
 
 import (
 	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // gather is the buffer in which batches wait for their flush under FlushSync. One write of all of them and one fdatasync
@@ -9,7 +12,7 @@ import (
 // one by one and under Log.mu (docs/performance.md has the figures). No promise depends on the buffer, since a batch that
 // is not flushed was neither acknowledged nor shown to a reader.
 type gather struct {
-	mu mutex // held from tail.begin to tail.commit, and while the flusher takes the buffer
+	mu sched.Mutex // held from tail.begin to tail.commit, and while the flusher takes the buffer
 	// Guarded by mu:
 	buf   []byte // the stored batches from position at on
 	spare []byte // the buffer that was written last, to be used again
@@ -54,7 +57,7 @@ func (g *gather) drop() {
 
 // write writes the gathered batches to the file of the segment whose mark is stored, and returns the mark up to which it is
 // then written. Only the owner of Log.flushes calls it.
-func (g *gather) write(stored *atomicMark, f file) (mark, error) {
+func (g *gather) write(stored *atomicMark, f vfs.File) (mark, error) {
 	g.mu.Lock()
 	b, at, m := g.buf, g.at, stored.load()
 	g.buf, g.spare, g.at = g.spare[:0], nil, m.pos()

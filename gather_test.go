@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // zeroFS counts the zeros that are written ahead of the appends.
@@ -16,17 +18,17 @@ type zeroFS struct {
 }
 
 type zeroFile struct {
-	file
+	vfs.File
 	fs *zeroFS
 }
 
-func (f zeroFile) zero(pos, n int64) error {
+func (f zeroFile) Zero(pos, n int64) error {
 	f.fs.laid.Add(n)
-	return f.file.zero(pos, n)
+	return f.File.Zero(pos, n)
 }
 
-func (f *zeroFS) open(path string, mode openMode) (file, error) {
-	g, err := f.osFS.open(path, mode)
+func (f *zeroFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	g, err := f.osFS.Open(path, mode)
 	if err != nil {
 		return nil, err
 	}

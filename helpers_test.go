@@ -180,7 +180,7 @@ func inEngine() (n int) {
 		buf = make([]byte, 2*len(buf))
 	}
 	for _, g := range strings.Split(string(buf), "\n\n") {
-		if strings.Contains(g, "seglog.(*Log)") || strings.Contains(g, "seglog.(*worker)") {
+		if strings.Contains(g, "seglog.(*Log)") || strings.Contains(g, "sched.(*Worker)") {
 			n++
 		}
 	}

@@ -3,6 +3,8 @@ package seglog
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // hooks calls Options.OnSeal and Options.MayDelete.
@@ -12,14 +14,14 @@ import (
 // are not forgotten: the hook is called for them after the next Open. The worker begins with the first call of a method,
 // so that the hook may use the variable to which the result of Open is assigned.
 type hooks struct {
-	work     *worker
+	work     *sched.Worker
 	attached bool // there is a hook to call
 	started  atomic.Bool
-	asking   mutex // MayDelete is asked by one goroutine at a time
+	asking   sched.Mutex // MayDelete is asked by one goroutine at a time
 }
 
 func (h *hooks) init(l *Log) {
-	h.work = newWorker("hooks", func() time.Duration {
+	h.work = sched.NewWorker("hooks", func() time.Duration {
 		h.tellAll(l, l.done)
 		return 0
 	})
@@ -33,14 +35,14 @@ func (h *hooks) attach(l *Log) {
 
 func (h *hooks) kick() {
 	if h.attached {
-		h.work.kick()
+		h.work.Kick()
 	}
 }
 
 // start is called by the first call of a method of the log.
 func (h *hooks) start() {
 	if h.attached && !h.started.Load() && !h.started.Swap(true) {
-		h.work.begin()
+		h.work.Begin()
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sort"
 	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // The two sparse indexes of a segment, as Kafka writes them. An offset index entry is int32 relative last offset of a
@@ -65,14 +67,14 @@ func (t *table) grow(size int64) []byte {
 // indexes are both indexes of a segment, in memory or mapped.
 type indexes struct {
 	offsets, times *table
-	mapped         []*mapping
+	mapped         []*vfs.Mapping
 }
 
 func (x *indexes) close() error {
 	var err error
 	if x != nil {
 		for _, m := range x.mapped {
-			err = errors.Join(err, m.unmap())
+			err = errors.Join(err, m.Unmap())
 		}
 	}
 	return err

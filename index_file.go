@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"runtime/debug"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // readIndexes calls look with the indexes of h, and turns a fault of their mapping into errIndex.
@@ -53,7 +55,7 @@ const missingFile = " file is missing"
 // large, or can't be read. err is an error that has nothing to do with the contents of the file.
 func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why string, err error) {
 	path := e.path(base, suffix)
-	f, err := e.acquire(path, openRead)
+	f, err := e.acquire(path, vfs.OpenRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, suffix + missingFile, nil
 	}
@@ -64,7 +66,7 @@ func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why str
 		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
 	}
 	defer f.Close()
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		return nil, "", fmt.Errorf("seglog: open index of segment %d: %w", base, err)
 	}
@@ -72,10 +74,10 @@ func loadIndex(e *env, base int64, suffix string, x *indexes) (b []byte, why str
 		return nil, fmt.Sprintf("%s file has %d bytes", suffix, size), nil
 	}
 	if x != nil && size >= mapIndexFrom {
-		if m, err := f.mmap(size, false); err == nil {
-			m.load(0, size)
+		if m, err := f.Mmap(size, false); err == nil {
+			loadPages(m, 0, size)
 			x.mapped = append(x.mapped, m)
-			return m.b, "", nil
+			return m.Bytes, "", nil
 		}
 	}
 	b = make([]byte, size)
@@ -271,17 +273,17 @@ func replaceFile(e *env, path string, content []byte) error {
 	if len(content) > 0 {
 		_, err := f.WriteAt(content, 0)
 		if err == nil {
-			err = f.flush()
+			err = f.Flush()
 		}
 		if err != nil {
-			return errors.Join(err, f.Close(), e.fs.remove(tmp))
+			return errors.Join(err, f.Close(), e.fs.Remove(tmp))
 		}
 	}
 	if err := f.Close(); err != nil {
-		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.remove(tmp))
+		return errors.Join(fmt.Errorf("seglog: write %s: %w", path, err), e.fs.Remove(tmp))
 	}
-	if err := e.fs.rename(tmp, path); err != nil {
-		return errors.Join(err, e.fs.remove(tmp))
+	if err := e.fs.Rename(tmp, path); err != nil {
+		return errors.Join(err, e.fs.Remove(tmp))
 	}
 	return nil
 }

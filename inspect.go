@@ -7,6 +7,8 @@ import (
 	"iter"
 	"math"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // Segments returns the segments of the log as they are at one moment, oldest first. The last is the active one, as far as it
@@ -18,7 +20,7 @@ func (l *Log) Segments() ([]SegmentInfo, error) {
 		if err != errGone {
 			return infos, err
 		}
-		spin("segments", 0)
+		sched.Spin("segments", 0)
 	}
 }
 
@@ -39,7 +41,7 @@ func (l *Log) segments() ([]SegmentInfo, error) {
 	if l.o.ReadOnly {
 		sealed = l.sealedByWriter()
 	}
-	yield("segments")
+	sched.Yield("segments")
 	end := l.highWatermark()
 	if l.view.Load() != v { // end may belong to a segment that v does not have
 		return nil, errGone

@@ -3,14 +3,20 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
+
+// backgroundWork limits the work of preparers and keepers, which also use the processor.
+var backgroundWork = sched.Limiter{Most: max(8, 2*runtime.NumCPU())}
 
 // startBackground lets the preparer work ahead of the appends, and the keeper do the work that can wait.
 func (l *Log) startBackground() {
-	l.keeper.kick() // recovery may have left segments to seal
-	l.preparer.begin()
-	l.keeper.begin()
+	l.keeper.Kick() // recovery may have left segments to seal
+	l.preparer.Begin()
+	l.keeper.Begin()
 }
 
 func (l *Log) backgroundError(what string, err error) {
@@ -133,9 +139,9 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	if t == nil || l.closed.Load() {
 		return false
 	}
-	backgroundWork.enter()
+	backgroundWork.Enter()
 	err := l.seal(t)
-	backgroundWork.leave()
+	backgroundWork.Leave()
 	l.mu.Lock()
 	l.writer.sealErr = err
 	l.writer.sealsEnded = l.writer.sealsBegun
@@ -149,7 +155,7 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 		return false
 	}
 	if waiting > 1 {
-		l.keeper.kick()
+		l.keeper.Kick()
 	}
 	return true
 }

@@ -22,9 +22,9 @@ type syncsFS struct {
 	dirs []string
 }
 
-func (s *syncsFS) syncDir(dir string) error {
+func (s *syncsFS) SyncDir(dir string) error {
 	s.dirs = append(s.dirs, dir)
-	return s.simFS.syncDir(dir)
+	return s.simFS.SyncDir(dir)
 }
 
 // Open must flush the parent directory even if the log's directory exists: whoever created it may not have flushed its name.

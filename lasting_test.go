@@ -448,7 +448,7 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 		var flushed []string
 		closes := func(l *Log) []string {
 			flushed = nil
-			l.preparer.close() // its flushes of zeros don't count
+			l.preparer.Close() // its flushes of zeros don't count
 			s.setFault(func(kind simKind, _ int, path string) *simFault {
 				if kind == simFlush || kind == simSyncDir {
 					flushed = append(flushed, filepath.Base(path))

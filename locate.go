@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // window reads parts of a segment: straight from the mapping, or through a small buffer where there is none. What it
@@ -33,7 +35,7 @@ func (w *window) reset(h *handle, end int64) { w.h, w.end, w.lo, w.n, w.back = h
 func (w *window) at(pos, n int64) ([]byte, error) {
 	if w.h.m != nil && !w.unmapped {
 		w.h.warm.touch(w.h.m, pos, n, w.end)
-		return w.h.m.b[pos : pos+n : pos+n], nil
+		return w.h.m.Bytes[pos : pos+n : pos+n], nil
 	}
 	if off := pos - w.lo; off >= 0 && off+n <= int64(w.n) {
 		return w.buf[off : off+n], nil
@@ -59,7 +61,7 @@ func (w *window) at(pos, n int64) ([]byte, error) {
 func (w *window) prefetch(pos int64) {
 	if w.h.m != nil && !w.unmapped && pos < w.end {
 		w.h.warm.touch(w.h.m, pos, 1, w.end)
-		w.fetched += w.h.m.b[pos]
+		w.fetched += w.h.m.Bytes[pos]
 	}
 }
 
@@ -80,11 +82,11 @@ func newWarmth(size int64) warmth {
 	return warmth{parts: make([]atomic.Uint32, size/warmPart/32+1)}
 }
 
-func (w *warmth) touch(m *mapping, pos, n, end int64) {
+func (w *warmth) touch(m *vfs.Mapping, pos, n, end int64) {
 	for part := pos / warmPart; part*warmPart < pos+n; part++ {
 		word, bit := &w.parts[part/32], uint32(1)<<(part%32)
 		if word.Load()&bit == 0 {
-			m.load(part*warmPart, min(warmPart, end-part*warmPart))
+			loadPages(m, part*warmPart, min(warmPart, end-part*warmPart))
 			word.Or(bit)
 		}
 	}

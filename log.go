@@ -6,13 +6,15 @@ import (
 	"sync/atomic"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Log is an append-only log of records in a directory. All methods are safe for any number of goroutines.
 type Log struct {
 	env
 	bounds
-	lock     directoryLock
+	lock     vfs.DirectoryLock
 	state    *stateFile
 	counters counters
 	sized    sizes
@@ -24,21 +26,21 @@ type Log struct {
 
 	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
 	// gather.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: stateFile.mu, waiters.mu,
-	// transfers.mu, cutLog.mu, wallClock.mu, limiter.mu, readCache.mu, worker.mu, and sizes.mu, which Stats holds while it
+	// transfers.mu, cutLog.mu, wallClock.mu, Limiter.mu, readCache.mu, Worker.mu, and sizes.mu, which Stats holds while it
 	// looks at files. A reader of a log that is written in this process takes segment.mu and openSegments.mu to open a segment,
 	// and no lock of Log.
 
 	// changing is held while segments are taken away: by a cut, a deletion, Close.
-	changing mutex
+	changing sched.Mutex
 	// mu is held to append, to roll, and to change the list of segments.
-	mu     mutex
+	mu     sched.Mutex
 	writer writer   // guarded by mu
 	follow readOnly // of a log opened with ReadOnly; guarded by mu
 	// flushes is group commit. A cut locks it, which keeps all flushes away.
 	flushes *commit.Group
 	flusher flusher // guarded by the ownership of flushes
 	// preparing is held by the preparer while it works on the active segment, and by a cut, which waits for that.
-	preparing mutex
+	preparing sched.Mutex
 
 	names      atomic.Int64 // counts segments that got their names
 	dirty      atomic.Bool  // FlushAsync: something was appended since the last flush started
@@ -51,9 +53,9 @@ type Log struct {
 	undeleted      []int64 // bases of deleted segments whose files could not be removed; guarded by changing
 	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
-	keeper, preparer *worker
+	keeper, preparer *sched.Worker
 	done             chan struct{} // closed by Close
-	closing          mutex
+	closing          sched.Mutex
 	isClosed         bool // guarded by closing, as is closeErr
 	closeErr         error
 }
@@ -127,9 +129,9 @@ func (l *Log) Close() error {
 	l.durableWaiters.wake()
 	l.transfers.interrupt()
 	close(l.done)
-	for _, w := range []*worker{l.keeper, l.preparer, l.hooks.work} {
-		w.close()
-		yield("background ended")
+	for _, w := range []*sched.Worker{l.keeper, l.preparer, l.hooks.work} {
+		w.Close()
+		sched.Yield("background ended")
 	}
 	var err error
 	if !l.o.ReadOnly {

@@ -2,8 +2,12 @@
 
 package seglog
 
-import "errors"
+import (
+	"errors"
 
-func (f osFile) mmap(n int64, writable bool) (*mapping, error) {
+	"github.com/seglog/seglog/internal/vfs"
+)
+
+func (f osFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	return nil, pathError("mmap", f.Name(), errors.ErrUnsupported)
 }

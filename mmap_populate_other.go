@@ -2,11 +2,13 @@
 
 package seglog
 
+import "github.com/seglog/seglog/internal/vfs"
+
 // mapLimit returns the default of Linux, which does no harm where there is no limit.
 func mapLimit() int64 { return 65530 }
 
-func (m *mapping) populate(pos, n int64) {}
+func populate(m *vfs.Mapping, pos, n int64) {}
 
-func (m *mapping) unmapPages(pos, n int64) {}
+func unmapPages(m *vfs.Mapping, pos, n int64) {}
 
-func (m *mapping) load(pos, n int64) {}
+func loadPages(m *vfs.Mapping, pos, n int64) {}

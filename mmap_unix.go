@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // mapBudget bounds the mappings of all logs of the process: of segments, indexes and active segments. A process that has
@@ -31,7 +33,7 @@ func (b *mapBudget) take() bool {
 
 func (b *mapBudget) giveBack() { b.n.Add(-1) }
 
-func (f osFile) mmap(n int64, writable bool) (*mapping, error) {
+func (f osFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	if strconv.IntSize == 32 || n <= 0 {
 		// Segments would use up a 32-bit address space.
 		return nil, pathError("mmap", f.Name(), errors.ErrUnsupported)
@@ -48,7 +50,7 @@ func (f osFile) mmap(n int64, writable bool) (*mapping, error) {
 		mappings.giveBack()
 		return nil, pathError("mmap", f.Name(), err)
 	}
-	return &mapping{b: b, real: true, unmap: func() error {
+	return &vfs.Mapping{Bytes: b, Real: true, Unmap: func() error {
 		err := unix.Munmap(b)
 		mappings.giveBack()
 		return pathError("munmap", f.Name(), err)

@@ -9,12 +9,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // isDir reports whether name is a directory inside the log's directory.
 func (e *env) isDir(name string) bool {
-	info, err := e.fs.stat(filepath.Join(e.dir, name))
-	return err == nil && info.isDir
+	info, err := e.fs.Stat(filepath.Join(e.dir, name))
+	return err == nil && info.IsDir
 }
 
 // unnamedBase returns the base offset of the segment in seglog.next, and the leader epoch of its first batch; ok is false if
@@ -24,7 +26,7 @@ func (e *env) isDir(name string) bool {
 // seglog.next although it was the last segment of the log, and the base offset of its first batch told which. A directory
 // that such a build left after a kill still opens.
 func (e *env) unnamedBase() (base int64, epoch int32, ok bool, err error) {
-	f, err := e.fs.open(filepath.Join(e.dir, nextName), openRead)
+	f, err := e.fs.Open(filepath.Join(e.dir, nextName), vfs.OpenRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, 0, false, nil
 	}
@@ -39,8 +41,8 @@ func (e *env) unnamedBase() (base int64, epoch int32, ok bool, err error) {
 }
 
 // firstBatch returns the base offset and the leader epoch of the batch that f begins with.
-func firstBatch(f file) (base int64, epoch int32, ok bool, err error) {
-	size, err := f.size()
+func firstBatch(f vfs.File) (base int64, epoch int32, ok bool, err error) {
+	size, err := f.Size()
 	if err != nil {
 		return 0, 0, false, err
 	}
@@ -59,7 +61,7 @@ func firstBatch(f file) (base int64, epoch int32, ok bool, err error) {
 
 // openLog opens the .log file of a segment, under its final name or, if it does not have that yet, as seglog.next. It may be
 // renamed between the two attempts, and seglog.next then be another file, so the final name is tried again.
-func (e *env) openLog(base int64, mode openMode) (f file, path string, err error) {
+func (e *env) openLog(base int64, mode vfs.OpenMode) (f vfs.File, path string, err error) {
 	path = e.path(base, logSuffix)
 	f, err = e.acquire(path, mode)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +131,7 @@ type directory struct {
 func (e *env) list() (directory, error) {
 	var names []string
 	err := e.withDescriptor(func() (err error) {
-		names, err = e.fs.list(e.dir)
+		names, err = e.fs.List(e.dir)
 		return err
 	})
 	if err != nil {

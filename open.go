@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Open opens the log in dir, and creates the directory if necessary. A nil opts means the zero Options: a durable log
@@ -19,7 +21,7 @@ import (
 // records are damaged, it returns a *CorruptError and changes nothing.
 func Open(dir string, opts *Options) (*Log, error) { return openFS(osFS{}, dir, opts) }
 
-func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
+func openFS(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 	o, err := opts.withDefaults()
 	if err != nil {
 		return nil, err
@@ -43,18 +45,18 @@ func openFS(fsys fileSystem, dir string, opts *Options) (*Log, error) {
 	return l, err
 }
 
-func openDir(fsys fileSystem, dir string, o Options) (*Log, error) {
+func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{})}
 	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
 	l.reads = readCacheOf(fsys)
 	l.flushes = commit.New(l.flushRound, l.noteRecoveryPoint, l.end.Load)
-	l.flushes.Started, l.flushes.Woken = func() { started("flusher") }, func() { yield("flushed") }
+	l.flushes.Started, l.flushes.Woken = func() { sched.Started("flusher") }, func() { sched.Yield("flushed") }
 	l.writer.sealed.L = &l.mu
 	var due dueTimes
-	l.keeper = newWorker("keeper", func() time.Duration { return l.keep(&due) })
-	l.preparer = newWorker("preparer", l.prepareAhead)
+	l.keeper = sched.NewWorker("keeper", func() time.Duration { return l.keep(&due) })
+	l.preparer = sched.NewWorker("preparer", l.prepareAhead)
 	l.hooks.init(l)
 	if err := l.open(); err != nil {
 		if e := l.release(); e != nil {

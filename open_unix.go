@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // retry repeats a system call that was interrupted by a signal: the Go runtime preempts goroutines by signals.
@@ -21,11 +23,11 @@ func retry(call func() error) error {
 	}
 }
 
-func (osFS) rename(from, to string) error { return os.Rename(from, to) }
+func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 
-// lock takes a flock(2) lock on the file at path. The kernel releases it when the process ends, so a dead holder never
+// Lock takes a flock(2) lock on the file at path. The kernel releases it when the process ends, so a dead holder never
 // blocks. The pid of the holder is written into the file only for the error message of the next process.
-func (osFS) lock(path string) (directoryLock, error) {
+func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -57,12 +59,12 @@ func (l fileLock) Close() error {
 	return errors.Join(pathError("flock", l.f.Name(), unix.Flock(int(l.f.Fd()), unix.LOCK_UN)), l.f.Close())
 }
 
-func (osFS) open(path string, mode openMode) (file, error) {
+func (osFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	flag := os.O_RDONLY
 	switch mode {
-	case openWrite:
+	case vfs.OpenWrite:
 		flag = os.O_RDWR
-	case openCreate:
+	case vfs.OpenCreate:
 		flag = os.O_RDWR | os.O_CREATE | os.O_TRUNC
 	}
 	f, err := os.OpenFile(path, flag|unix.O_NONBLOCK, 0o644) // opening a pipe by that name must not wait for its other end
@@ -72,10 +74,10 @@ func (osFS) open(path string, mode openMode) (file, error) {
 	return regularFile(f)
 }
 
-func (l fileLock) held() error { return sameFile(l.f) }
+func (l fileLock) Held() error { return sameFile(l.f) }
 
-// lock takes a flock(2) lock, which ends with the open file description.
-func (f osFile) lock() error {
+// Lock takes a flock(2) lock, which ends with the open file description.
+func (f osFile) Lock() error {
 	err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return fmt.Errorf("%w: %s", ErrLocked, f.Name())
@@ -83,7 +85,7 @@ func (f osFile) lock() error {
 	return pathError("flock", f.Name(), err)
 }
 
-func (f osFile) unlock() error {
+func (f osFile) Unlock() error {
 	return pathError("flock", f.Name(), unix.Flock(int(f.Fd()), unix.LOCK_UN))
 }
 

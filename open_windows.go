@@ -11,10 +11,12 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/windows"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
-// lock takes a LockFileEx lock on the file at path. The system releases it when the process ends.
-func (osFS) lock(path string) (directoryLock, error) {
+// Lock takes a LockFileEx lock on the file at path. The system releases it when the process ends.
+func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
@@ -34,13 +36,13 @@ func (osFS) lock(path string) (directoryLock, error) {
 type fileLock struct{ f *os.File }
 
 func (l fileLock) Close() error { return l.f.Close() }
-func (l fileLock) held() error  { return sameFile(l.f) }
+func (l fileLock) Held() error  { return sameFile(l.f) }
 
-// lock does nothing: LockFileEx would keep readers in other processes out, and nobody can remove the file LOCK while it is
+// Lock does nothing: LockFileEx would keep readers in other processes out, and nobody can remove the file LOCK while it is
 // open here.
-func (f osFile) lock() error { return nil }
+func (f osFile) Lock() error { return nil }
 
-func (f osFile) unlock() error { return nil }
+func (f osFile) Unlock() error { return nil }
 
 // isShortage reports whether err is a shortage of the system that may pass: of disk space, handles or memory. The call that
 // failed has done nothing, and may be made again.
@@ -54,18 +56,18 @@ func isShortage(err error) bool {
 	return false
 }
 
-// open opens a file so that it can be renamed and deleted meanwhile, which the engine does on every system, and which
+// Open opens a file so that it can be renamed and deleted meanwhile, which the engine does on every system, and which
 // os.OpenFile does not allow. https://learn.microsoft.com/windows/win32/api/fileapi/nf-fileapi-createfilew
-func (osFS) open(path string, mode openMode) (file, error) {
+func (osFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	name, err := windows.UTF16PtrFromString(path)
 	if err != nil {
 		return nil, pathError("open", path, err)
 	}
 	access, disposition := uint32(windows.GENERIC_READ), uint32(windows.OPEN_EXISTING)
 	switch mode {
-	case openWrite:
+	case vfs.OpenWrite:
 		access |= windows.GENERIC_WRITE
-	case openCreate:
+	case vfs.OpenCreate:
 		access, disposition = access|windows.GENERIC_WRITE, windows.CREATE_ALWAYS
 	}
 	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
@@ -76,10 +78,10 @@ func (osFS) open(path string, mode openMode) (file, error) {
 	return regularFile(os.NewFile(uintptr(h), path))
 }
 
-// rename also replaces a file that is open, which os.Rename does not: whoever has it open keeps the old file. It needs
+// Rename also replaces a file that is open, which os.Rename does not: whoever has it open keeps the old file. It needs
 // NTFS on Windows 10 (version 1607) or later.
 // https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/ns-ntifs-_file_rename_information
-func (osFS) rename(from, to string) error {
+func (osFS) Rename(from, to string) error {
 	err := os.Rename(from, to)
 	if !errors.Is(err, windows.ERROR_ACCESS_DENIED) && !errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
 		return err

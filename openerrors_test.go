@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Whichever system call fails in Open, the error must begin with the package's name and contain the directory.
@@ -54,7 +56,7 @@ func TestOpenErrorsNameTheLog(t *testing.T) {
 
 // bytesFile is a read-only file in memory.
 type bytesFile struct {
-	file
+	vfs.File
 	b []byte
 }
 

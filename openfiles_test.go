@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // fewFiles is a file system that allows at most limit open files.
@@ -17,21 +19,21 @@ type fewFiles struct {
 }
 
 type fewFilesFile struct {
-	file
+	vfs.File
 	fs *fewFiles
 }
 
 func (f fewFilesFile) Close() error {
 	f.fs.count.Add(-1)
-	return f.file.Close()
+	return f.File.Close()
 }
 
-func (f *fewFiles) open(path string, mode openMode) (file, error) {
+func (f *fewFiles) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	if f.count.Add(1) > f.limit.Load() {
 		f.count.Add(-1)
 		return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EMFILE}
 	}
-	g, err := f.osFS.open(path, mode)
+	g, err := f.osFS.Open(path, mode)
 	if err != nil {
 		f.count.Add(-1)
 		return nil, err

@@ -1,6 +1,11 @@
 package seglog
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
+)
 
 // openBudget bounds the descriptors that the segments of all logs of the process hold, whatever they are open for: the
 // active and the prepared ones, those that wait for their seal, sealed ones that readers opened, those of read-only logs.
@@ -13,7 +18,7 @@ type openBudget struct {
 	open   atomic.Int64 // handles of segments, also of closed and deleted segments while somebody holds them
 	sealed atomic.Int64 // segments in the rings of all logs
 
-	mu   mutex
+	mu   sched.Mutex
 	logs []*openSegments // those with a segment in their ring
 	hand int             // the log whose ring is swept next
 }
@@ -27,7 +32,7 @@ const minOpenSegments = 16
 
 // openBudgetOf returns the budget of a log that is opened on fsys. Half of the present limit of the process is for segments,
 // the rest for the program and for the lock, the state file and the directory of each log.
-func openBudgetOf(fsys fileSystem) *openBudget {
+func openBudgetOf(fsys vfs.FS) *openBudget {
 	b := &processSegments
 	if _, real := fsys.(osFS); !real {
 		b = new(openBudget)
@@ -129,7 +134,7 @@ type openSegments struct {
 	slot   int // in budget.logs; guarded by budget.mu
 
 	// mu is held while a segment is closed, so that once closeAll has returned nobody closes one any more.
-	mu   mutex
+	mu   sched.Mutex
 	ring []*segment
 	hand int
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"runtime/debug"
 	"sync"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // reader is what one walk through the log needs; pooled, since it holds the buffers.
@@ -44,7 +46,7 @@ func (r *reader) release() {
 	}
 	r.w.h, r.w.unmapped, r.src.f = nil, false, nil
 	r.durable, r.yielded, r.batched = false, false, false
-	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled && schedule == nil { // a schedule that is repeated finds the same buffers
+	if max(len(r.s.buf), len(r.w.buf)) <= maxPooled && sched.Simulation == nil { // a schedule that is repeated finds the same buffers
 		readers.Put(r)
 	}
 }
@@ -105,8 +107,8 @@ func (l *Log) pin(r *reader, offset int64) error {
 				return err // a cut that failed half-way took the segment, and no other view will come
 			}
 		}
-		l.settledCuts() // a cut took the segment, and tells when it is done
-		spin("pin", 0)  // or a deletion did, just before it publishes the next view
+		l.settledCuts()      // a cut took the segment, and tells when it is done
+		sched.Spin("pin", 0) // or a deletion did, just before it publishes the next view
 	}
 }
 

@@ -5,6 +5,9 @@ import (
 	"sort"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // readCache is what Read remembers of batches that it has checked: where every k-th of their records begins, and the
@@ -18,7 +21,7 @@ type readCache struct {
 	bytes atomic.Int64 // of the batches and the table
 	table atomic.Pointer[[]cacheSet]
 
-	mu   mutex // held to change any of it
+	mu   sched.Mutex // held to change any of it
 	ring []*cachedBatch
 	hand int
 }
@@ -64,7 +67,7 @@ func SetReadCacheBytes(n int64) { processReads.setLimit(max(0, n)) }
 
 // readCacheOf returns the cache of a log that is opened on fsys. A log on another file system than the system's own, which
 // only tests have, has a cache to itself, so that what it does never depends on others, and keeps batches of any size.
-func readCacheOf(fsys fileSystem) *readCache {
+func readCacheOf(fsys vfs.FS) *readCache {
 	if _, real := fsys.(osFS); real {
 		return &processReads
 	}

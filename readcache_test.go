@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // bigBatch returns a batch of n records as another program would write it. Their offsets are step apart, as after a
@@ -69,7 +71,7 @@ func withReadCache(t *testing.T, n int64) {
 }
 
 // mixedLog returns a log of batches of all kinds, and its records by their offsets.
-func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[int64]Record) {
+func mixedLog(t *testing.T, fsys vfs.FS, dir string, o *Options) (*Log, map[int64]Record) {
 	l, err := openFS(fsys, dir, o)
 	require.NoError(t, err)
 	rnd := rand.New(rand.NewPCG(14, 14))
@@ -103,7 +105,7 @@ func mixedLog(t *testing.T, fsys fileSystem, dir string, o *Options) (*Log, map[
 // cache that is too small or whose size changes; and the cache must stay within its bound.
 func TestReadFromLargeBatches(t *testing.T) {
 	for _, limit := range []int64{defaultReadCacheBytes, 64 << 10, 4 << 10, 1, 0} {
-		for what, fsys := range map[string]fileSystem{"mapped": osFS{}, "read": newCountingFS()} {
+		for what, fsys := range map[string]vfs.FS{"mapped": osFS{}, "read": newCountingFS()} {
 			t.Run(fmt.Sprintf("%d %s", limit, what), func(t *testing.T) {
 				withReadCache(t, limit)
 				l, want := mixedLog(t, fsys, t.TempDir(), &Options{Flush: FlushNone, SegmentBytes: 256 << 10})

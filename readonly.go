@@ -10,16 +10,19 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // readOnly is what a log opened with ReadOnly knows of the writer in another process. Log.mu guards it, except for fresh and
 // cutting.
 type readOnly struct {
-	state    file  // seglog.state; nil if the directory has none
-	promised bool  // it has a good slot
-	seen     state // the state of the view
+	state    vfs.File // seglog.state; nil if the directory has none
+	promised bool     // it has a good slot
+	seen     state    // the state of the view
 	// The file and the indexes of the last segment, as far as its batches were checked.
-	f file
+	f vfs.File
 	x *indexBuilder
 
 	began  time.Time     // when the log was opened
@@ -65,7 +68,7 @@ func (l *Log) awaitCut(offset int64) error {
 // pauseForCut waits before the next look at a cut of the writer: longer the longer it takes, since one that was interrupted
 // may stay for hours.
 func pauseForCut(began time.Time) {
-	spin("cut of the writer", max(time.Millisecond, time.Since(began)/8))
+	sched.Spin("cut of the writer", max(time.Millisecond, time.Since(began)/8))
 }
 
 const cutUnderWay = "a cut is under way, or was interrupted and is finished by the next Open"
@@ -76,16 +79,16 @@ const followEvery = 20 * time.Millisecond
 
 // openReadOnly opens the directory as it is. It locks, writes and removes nothing.
 func (l *Log) openReadOnly() error {
-	info, err := l.fs.stat(l.dir)
+	info, err := l.fs.Stat(l.dir)
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	if !info.isDir {
+	if !info.IsDir {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, &fs.PathError{Op: "open", Path: l.dir, Err: errors.New("not a directory")})
 	}
 	ro := &l.follow
 	ro.seen.cut, ro.began = -1, time.Now()
-	if l.dirH, err = l.fs.openDir(l.dir); err != nil {
+	if l.dirH, err = l.fs.OpenDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	if err := l.refresh(); err != nil || ro.promised {
@@ -232,7 +235,7 @@ func (l *Log) readWriterState() (state, error) {
 	ro := &l.follow
 	ro.looked = time.Since(ro.began)
 	if time.Since(ro.opened) >= followEvery {
-		f, err := l.acquire(filepath.Join(l.dir, stateName), openRead)
+		f, err := l.acquire(filepath.Join(l.dir, stateName), vfs.OpenRead)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return state{}, fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
@@ -308,7 +311,7 @@ func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) err
 		}
 		select {
 		case <-timer.C:
-			yield("poll")
+			sched.Yield("poll")
 			pause = min(2*pause, maxPoll)
 			timer.Reset(pause)
 		case <-ctx.Done():

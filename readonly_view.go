@@ -7,6 +7,9 @@ import (
 	"math"
 	"os"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // refreshLocked brings the view up to date with the directory, and starts over while the writer changes it. While a cut is
@@ -33,7 +36,7 @@ func (l *Log) refreshLocked(st state) error {
 			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
 		}
 		st = after
-		spin("writer", time.Millisecond)
+		sched.Spin("writer", time.Millisecond)
 	}
 }
 
@@ -139,7 +142,7 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 	ro := &l.follow
 	s := &segment{base: base}
 	s.maxTime.Store(noTimestamp)
-	f, path, err := l.openLog(base, openRead)
+	f, path, err := l.openLog(base, vfs.OpenRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		f, err = noFile{}, nil
 	}
@@ -213,13 +216,13 @@ func (l *Log) extendView(st state) error {
 
 // exists reports whether there is a segment with that base offset.
 func (l *Log) exists(base int64) bool {
-	if _, err := l.fs.stat(l.path(base, logSuffix)); err == nil {
+	if _, err := l.fs.Stat(l.path(base, logSuffix)); err == nil {
 		return true
 	}
 	if at, _, ok, err := l.unnamedBase(); err == nil && ok && at == base {
 		return true
 	}
-	_, err := l.fs.stat(l.path(base, logSuffix)) // it may have got its name in between
+	_, err := l.fs.Stat(l.path(base, logSuffix)) // it may have got its name in between
 	return err == nil
 }
 
@@ -240,7 +243,7 @@ func (l *Log) extendLast(st state) error {
 	segs := l.view.Load().segs
 	s := segs[len(segs)-1]
 	m := s.stored.load()
-	size, err := ro.f.size()
+	size, err := ro.f.Size()
 	if err != nil {
 		return fmt.Errorf("seglog: read segment %d: %w", s.base, err)
 	}
@@ -331,7 +334,7 @@ func (l *Log) lookBehindView() error {
 	segs := l.view.Load().segs
 	s, f := segs[len(segs)-1], l.follow.f
 	pos, next := s.stored.load().pos(), l.end.Load()
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		return fmt.Errorf("seglog: read segment %d: %w", s.base, err)
 	}
@@ -394,8 +397,8 @@ func (l *Log) dropDeleted(st state) {
 }
 
 // noFile is the file of a segment that does not exist. It is empty, and nothing is read from it.
-type noFile struct{ file }
+type noFile struct{ vfs.File }
 
-func (noFile) size() (int64, error) { return 0, nil }
+func (noFile) Size() (int64, error) { return 0, nil }
 func (noFile) Close() error         { return nil }
-func (noFile) osFile() *os.File     { return nil }
+func (noFile) OSFile() *os.File     { return nil }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // uncut is a file system on which segments can't be truncated or zeroed while it is stubborn.
@@ -20,30 +22,30 @@ type uncut struct {
 }
 
 type uncutFile struct {
-	file
+	vfs.File
 	fs *uncut
 }
 
-func (u *uncut) open(path string, mode openMode) (file, error) {
-	f, err := u.osFS.open(path, mode)
+func (u *uncut) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := u.osFS.Open(path, mode)
 	if err != nil || filepath.Ext(path) != logSuffix {
 		return f, err
 	}
 	return uncutFile{f, u}, nil
 }
 
-func (f uncutFile) truncate(size int64) error {
+func (f uncutFile) Truncate(size int64) error {
 	if f.fs.stubborn.Load() {
 		return &fs.PathError{Op: "truncate", Path: "segment", Err: syscall.EIO}
 	}
-	return f.file.truncate(size)
+	return f.File.Truncate(size)
 }
 
-func (f uncutFile) zero(pos, n int64) error {
+func (f uncutFile) Zero(pos, n int64) error {
 	if f.fs.stubborn.Load() {
 		return &fs.PathError{Op: "write", Path: "segment", Err: syscall.EIO}
 	}
-	return f.file.zero(pos, n)
+	return f.File.Zero(pos, n)
 }
 
 // A cut that failed halfway, or takes long, hides the records of the batch that it divides. Read of a read-only log must then
@@ -107,12 +109,12 @@ type slowState struct {
 }
 
 type slowFile struct {
-	file
+	vfs.File
 	fs *slowState
 }
 
-func (s *slowState) open(path string, mode openMode) (file, error) {
-	f, err := s.osFS.open(path, mode)
+func (s *slowState) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := s.osFS.Open(path, mode)
 	if err != nil || filepath.Base(path) != stateName {
 		return f, err
 	}
@@ -120,7 +122,7 @@ func (s *slowState) open(path string, mode openMode) (file, error) {
 }
 
 func (f slowFile) ReadAt(p []byte, pos int64) (int, error) {
-	n, err := f.file.ReadAt(p, pos)
+	n, err := f.File.ReadAt(p, pos)
 	time.Sleep(time.Duration(f.fs.pause.Load()))
 	return n, err
 }
@@ -157,12 +159,12 @@ type noCopy struct {
 }
 
 type noCopyFile struct {
-	file
+	vfs.File
 	fs *noCopy
 }
 
-func (n *noCopy) open(path string, mode openMode) (file, error) {
-	f, err := n.osFS.open(path, mode)
+func (n *noCopy) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := n.osFS.Open(path, mode)
 	if err != nil || filepath.Base(path) != cutName {
 		return f, err
 	}
@@ -173,7 +175,7 @@ func (f noCopyFile) WriteAt(p []byte, pos int64) (int, error) {
 	if f.fs.full.Load() {
 		return 0, &fs.PathError{Op: "write", Path: cutName, Err: syscall.ENOSPC}
 	}
-	return f.file.WriteAt(p, pos)
+	return f.File.WriteAt(p, pos)
 }
 
 // A cut must copy a segment that a snapshot shares before it notes its intent, so that a full disk fails the cut and does not

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // ending tells how the batches of a segment end.
@@ -76,11 +78,11 @@ func (l *Log) open() error {
 	if l.o.ReadOnly {
 		return l.openReadOnly()
 	}
-	if err := l.fs.mkdirAll(l.dir); err != nil {
+	if err := l.fs.MkdirAll(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	err := l.withDescriptor(func() (err error) {
-		l.lock, err = l.fs.lock(filepath.Join(l.dir, "LOCK"))
+		l.lock, err = l.fs.Lock(filepath.Join(l.dir, "LOCK"))
 		return err
 	})
 	if err != nil {
@@ -90,7 +92,7 @@ func (l *Log) open() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	err = l.withDescriptor(func() (err error) {
-		l.dirH, err = l.fs.openDir(l.dir)
+		l.dirH, err = l.fs.OpenDir(l.dir)
 		return err
 	})
 	if err != nil {
@@ -191,7 +193,7 @@ func (r *recovery) run() error {
 	}
 	for _, name := range r.dir.leftover {
 		// finishChanges may have removed it already.
-		if err := l.fs.remove(filepath.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := l.fs.Remove(filepath.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return errors.Join(fmt.Errorf("seglog: remove leftover: %w", err), r.closeScans())
 		}
 	}
@@ -284,7 +286,7 @@ func (r *recovery) examine() error {
 			c.next = r.dir.bases[i+1]
 		}
 		var err error
-		if c.f, c.path, err = l.openLog(base, openWrite); err != nil {
+		if c.f, c.path, err = l.openLog(base, vfs.OpenWrite); err != nil {
 			return fmt.Errorf("seglog: open segment %d: %w", base, err)
 		}
 		r.scans = append(r.scans, c)
@@ -306,7 +308,7 @@ func (r *recovery) examine() error {
 
 func (r *recovery) examineSegment(c *segmentScan) (err error) {
 	st := &r.st
-	if c.size, err = c.f.size(); err != nil {
+	if c.size, err = c.f.Size(); err != nil {
 		return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
 	}
 	clean := r.promised && st.clean && c.last && c.base == st.scanBase && c.size == st.endPos && c.size <= maxSegmentBytes

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // act carries out what was decided about a segment, and makes the segment part of the log.
@@ -20,7 +22,7 @@ func (r *recovery) act(c *segmentScan) error {
 		return r.adopt(c)
 	}
 	if path := l.path(c.base, logSuffix); c.path != path {
-		if err := l.fs.rename(c.path, path); err != nil { // takeOver makes it durable
+		if err := l.fs.Rename(c.path, path); err != nil { // takeOver makes it durable
 			return fmt.Errorf("seglog: name segment %d: %w", c.base, err)
 		}
 		c.path = path
@@ -33,9 +35,9 @@ func (r *recovery) act(c *segmentScan) error {
 	if c.pos < c.size {
 		// Zeros, or the torn tail. The blocks of the active segment are reserved anew, so that it holds no byte that was not
 		// checked.
-		err := c.f.truncate(c.pos)
+		err := c.f.Truncate(c.pos)
 		if err == nil && !(c.last && c.zeroes) {
-			if err = c.f.flush(); err != nil {
+			if err = c.f.Flush(); err != nil {
 				err = &writeBackError{err}
 			}
 		}
@@ -70,21 +72,21 @@ func (r *recovery) act(c *segmentScan) error {
 // gets its indexes if one is missing.
 func (r *recovery) adopt(c *segmentScan) error {
 	l := r.l
-	f, err := l.acquire(c.path, openWrite)
+	f, err := l.acquire(c.path, vfs.OpenWrite)
 	if err != nil {
 		return fmt.Errorf("seglog: open segment %d: %w", c.base, err)
 	}
 	if c.pos < c.size {
-		err = f.truncate(c.pos)
+		err = f.Truncate(c.pos)
 	}
 	if err == nil {
-		err = f.flush()
+		err = f.Flush()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
 	}
 	for _, suffix := range []string{indexSuffix, timeSuffix} {
-		if _, err := l.fs.stat(l.path(c.base, suffix)); err != nil {
+		if _, err := l.fs.Stat(l.path(c.base, suffix)); err != nil {
 			if err := writeIndexes(&l.env, c.base, c.x); err != nil {
 				return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
 			}
@@ -140,11 +142,11 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 	var saved []string
 	dropped, behind := int64(0), r.dir.bases[c.number+1:]
 	for k := len(behind) - 1; k >= 0; k-- {
-		f, path, err := l.openLog(behind[k], openRead)
+		f, path, err := l.openLog(behind[k], vfs.OpenRead)
 		if err != nil {
 			return fmt.Errorf("seglog: open segment %d: %w", behind[k], err)
 		}
-		size, err := f.size()
+		size, err := f.Size()
 		if err == nil {
 			dropped += size
 			saved, err = r.saveTorn(saved, f, behind[k], 0, size)
@@ -156,7 +158,7 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 			return err
 		}
 		if filepath.Base(path) == nextName {
-			if err := l.fs.remove(path); err != nil {
+			if err := l.fs.Remove(path); err != nil {
 				return fmt.Errorf("seglog: delete segment %d: %w", behind[k], err)
 			}
 		}
@@ -178,14 +180,14 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 
 // saveTorn copies [pos, end) of a segment's file to a file of its own, unless it holds only zeros, and adds the name of that
 // file to saved. On a full disk it reports that it did not: a log must open, so that something can be deleted from it.
-func (r *recovery) saveTorn(saved []string, f file, base, pos, end int64) ([]string, error) {
+func (r *recovery) saveTorn(saved []string, f vfs.File, base, pos, end int64) ([]string, error) {
 	l := r.l
 	if zeros, err := onlyZeros(f, pos, end); zeros || err != nil {
 		return saved, err
 	}
 	name := fmt.Sprintf("%s%020d-%d", repairPrefix, base, pos)
 	for i := 2; ; i++ {
-		if _, err := l.fs.stat(filepath.Join(l.dir, name)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := l.fs.Stat(filepath.Join(l.dir, name)); errors.Is(err, fs.ErrNotExist) {
 			break
 		} else if err != nil {
 			return saved, err
@@ -203,21 +205,21 @@ func (r *recovery) saveTorn(saved []string, f file, base, pos, end int64) ([]str
 	return append(saved, name), nil
 }
 
-func (r *recovery) copyTorn(path string, f file, pos, n int64) error {
+func (r *recovery) copyTorn(path string, f vfs.File, pos, n int64) error {
 	l := r.l
 	tmp := filepath.Join(l.dir, repairTemp)
 	out, err := l.create(tmp)
 	if err != nil {
 		return err
 	}
-	if err = copyRange(out, 0, f, pos, n); err == nil {
-		err = out.flush()
+	if err = vfs.CopyRange(out, 0, f, pos, n); err == nil {
+		err = out.Flush()
 	}
 	if err = errors.Join(err, out.Close()); err == nil {
-		err = l.fs.rename(tmp, path)
+		err = l.fs.Rename(tmp, path)
 	}
 	if err != nil {
-		err = errors.Join(err, l.fs.remove(tmp))
+		err = errors.Join(err, l.fs.Remove(tmp))
 	}
 	return err
 }
@@ -281,7 +283,7 @@ func (r *recovery) takeOver() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	if !r.promised {
-		err := l.withDescriptor(func() error { return l.fs.syncDir(filepath.Dir(l.dir)) })
+		err := l.withDescriptor(func() error { return l.fs.SyncDir(filepath.Dir(l.dir)) })
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}

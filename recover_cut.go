@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // setDeletedAside takes the segments that a deletion was to remove out of the directory. Their files stay until the rest of
@@ -64,7 +66,7 @@ func (r *recovery) finishChanges() error {
 // last one came to the disk, which is still seglog.next then: left there, the next Open would take it for a part of the log.
 func (r *recovery) removeSegment(base int64) error {
 	if base == r.dir.unnamed {
-		if err := r.l.fs.remove(filepath.Join(r.l.dir, nextName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := r.l.fs.Remove(filepath.Join(r.l.dir, nextName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("seglog: delete segment %d: %w", base, err)
 		}
 		r.dir.unnamed = -1
@@ -125,12 +127,12 @@ func (r *recovery) planByScan() (*cutPlan, error) {
 	}
 	p := &cutPlan{base: r.dir.bases[keep-1]}
 	path := l.path(p.base, logSuffix)
-	f, err := l.acquire(path, openRead)
+	f, err := l.acquire(path, vfs.OpenRead)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
@@ -186,14 +188,14 @@ func (r *recovery) finishCut(p *cutPlan) error {
 		}
 	}
 	path := l.path(p.base, logSuffix)
-	f, err := l.acquire(path, openWrite)
+	f, err := l.acquire(path, vfs.OpenWrite)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &CorruptError{Path: path, Offset: p.base, Reason: fmt.Sprintf("segment is missing, and a cut at offset %d was under way", st.cut), cause: err}
 	}
 	if err != nil {
 		return err
 	}
-	size, err := f.size()
+	size, err := f.Size()
 	if err == nil && size < p.pos {
 		err = &CorruptError{Path: path, Pos: size, Offset: p.base, Reason: fmt.Sprintf("file has %d bytes, a cut at offset %d was to leave %d", size, st.cut, p.pos)}
 	}

@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // These tests are for cuts that the state file notes and the next Open has to finish.
 
 // changeNote changes the state file of a log in simDir that is not open. version1 writes it as builds before version 2 did,
 // which noted the offset of a cut alone.
-func changeNote(t *testing.T, fsys fileSystem, version1 bool, change func(*state)) {
+func changeNote(t *testing.T, fsys vfs.FS, version1 bool, change func(*state)) {
 	t.Helper()
 	path := filepath.Join(simDir, stateName)
 	st, ok, err := readState(fsys, path)
@@ -26,7 +28,7 @@ func changeNote(t *testing.T, fsys fileSystem, version1 bool, change func(*state
 	require.True(t, ok)
 	st.clean = false
 	change(&st)
-	f, err := fsys.open(path, openWrite)
+	f, err := fsys.Open(path, vfs.OpenWrite)
 	require.NoError(t, err)
 	for range 2 {
 		st.seq++
@@ -40,7 +42,7 @@ func changeNote(t *testing.T, fsys fileSystem, version1 bool, change func(*state
 		_, err := f.WriteAt(b, int64(st.seq%2)*stateSlotGap)
 		require.NoError(t, err)
 	}
-	require.NoError(t, f.flush())
+	require.NoError(t, f.Flush())
 	require.NoError(t, f.Close())
 }
 
@@ -158,9 +160,9 @@ func TestInterruptedCutOfVersion1(t *testing.T) {
 			require.NoError(t, l.TruncateTo(gap))
 			path := l.path(l.writer.tail.seg.base, logSuffix)
 			require.NoError(t, l.Close())
-			f, err := s.open(path, openWrite)
+			f, err := s.Open(path, vfs.OpenWrite)
 			require.NoError(t, err)
-			require.NoError(t, f.truncate(size))
+			require.NoError(t, f.Truncate(size))
 			require.NoError(t, f.Close())
 			changeNote(t, s, true, func(s *state) { s.cut = gap })
 			requireCut(t, s, all, gap)
@@ -194,7 +196,7 @@ func TestInterruptedCutOfVersion1ThatCannotBePlanned(t *testing.T) {
 			}
 		}
 		path := filepath.Join(simDir, fileName(bases[len(bases)-1], logSuffix))
-		f, err := s.open(path, openWrite)
+		f, err := s.Open(path, vfs.OpenWrite)
 		require.NoError(t, err)
 		_, err = f.WriteAt([]byte("damage"), headerLen)
 		require.NoError(t, err)
@@ -218,9 +220,9 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 			if size < 0 {
 				delete(s.w.names, simName(path))
 			} else {
-				f, err := s.open(path, openWrite)
+				f, err := s.Open(path, vfs.OpenWrite)
 				require.NoError(t, err)
-				require.NoError(t, f.truncate(size))
+				require.NoError(t, f.Truncate(size))
 				require.NoError(t, f.Close())
 			}
 			for range 2 {
@@ -254,10 +256,10 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 		var rest batch
 		whole := b
 		if b.last > b.base && at%2 == 0 {
-			f, err := newSimFS(w.clone(), true).open(filepath.Join(simDir, fileName(segmentOf(at), logSuffix)), openRead)
+			f, err := newSimFS(w.clone(), true).Open(filepath.Join(simDir, fileName(segmentOf(at), logSuffix)), vfs.OpenRead)
 			require.NoError(t, err)
 			divided := make(batch, b.size)
-			require.NoError(t, readFull(f, divided, b.pos))
+			require.NoError(t, vfs.ReadFull(f, divided, b.pos))
 			rest, err = cutBatch(divided, b.base+1, 1<<20)
 			require.NoError(t, err)
 			whole = found{base: b.base, last: b.base, pos: b.pos}
@@ -271,7 +273,7 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 					t.Run(fmt.Sprintf("cut at %d, batch %d, %s, keep %v", whole.last+1, hit, how, keep), func(t *testing.T) {
 						s := newSimFS(w.clone(), true)
 						changeNote(t, s, false, note)
-						f, err := s.open(filepath.Join(simDir, stateName), openWrite)
+						f, err := s.Open(filepath.Join(simDir, stateName), vfs.OpenWrite)
 						require.NoError(t, err)
 						_, err = f.WriteAt(rest, restPos)
 						require.NoError(t, err)
@@ -280,15 +282,15 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 						lost := func(i int) bool { return i == hit }
 						switch how {
 						case "flip":
-							f, err := s.open(path, openWrite)
+							f, err := s.Open(path, vfs.OpenWrite)
 							require.NoError(t, err)
 							_, err = f.WriteAt([]byte{'!'}, all[hit].end()-1)
 							require.NoError(t, err)
 							require.NoError(t, f.Close())
 						case "shorten":
-							f, err := s.open(path, openWrite)
+							f, err := s.Open(path, vfs.OpenWrite)
 							require.NoError(t, err)
-							require.NoError(t, f.truncate(all[hit].pos+5))
+							require.NoError(t, f.Truncate(all[hit].pos+5))
 							require.NoError(t, f.Close())
 							lost = func(i int) bool { return i >= hit && segmentOf(i) == segmentOf(hit) }
 						case "remove":

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // segmentScan is what recovery finds out about one segment.
 type segmentScan struct {
 	r        *recovery
-	f        file
+	f        vfs.File
 	path     string
 	number   int // in the directory
 	base     int64
@@ -224,7 +226,7 @@ func (c *segmentScan) damage() error {
 }
 
 // onlyZeros reports whether [pos, end) of f holds only zeros, as do blocks that are reserved behind the last batch.
-func onlyZeros(f file, pos, end int64) (bool, error) {
+func onlyZeros(f vfs.File, pos, end int64) (bool, error) {
 	buf := make([]byte, min(end-pos, scanChunk))
 	for pos < end {
 		p := buf[:min(int64(len(buf)), end-pos)]

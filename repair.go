@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Repair is the way back from damage for which Open or a read returns a *CorruptError. It reads every byte, as Verify does,
@@ -23,7 +25,7 @@ func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
 	return repairFS(osFS{}, dir, opts)
 }
 
-func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairReport, err error) {
+func repairFS(fsys vfs.FS, dir string, opts *RepairOptions) (report *RepairReport, err error) {
 	if dir == "" {
 		return nil, invalid("the name of the directory is empty")
 	}
@@ -40,7 +42,7 @@ func repairFS(fsys fileSystem, dir string, opts *RepairOptions) (report *RepairR
 		return nil, invalid("RepairOptions.MaxInflatedBytes is %d", p.o.MaxInflatedBytes)
 	}
 	p.check.d.limit = p.o.MaxInflatedBytes
-	lock, err := fsys.lock(filepath.Join(abs, lockName))
+	lock, err := fsys.Lock(filepath.Join(abs, lockName))
 	if errors.Is(err, ErrLocked) {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func (p *repair) run() error {
 	if err := p.ledger.read(&p.e); err != nil {
 		return err
 	}
-	names, err := p.e.fs.list(p.e.dir)
+	names, err := p.e.fs.List(p.e.dir)
 	if err != nil {
 		return err
 	}
@@ -81,7 +83,7 @@ func (p *repair) run() error {
 		following := int64(-1)
 		if i+1 < len(p.dir.bases) {
 			following = p.dir.bases[i+1]
-		} else if info, err := p.e.fs.stat(p.e.path(base, logSuffix)); err == nil && p.st.clean && info.size <= p.st.endPos {
+		} else if info, err := p.e.fs.Stat(p.e.path(base, logSuffix)); err == nil && p.st.clean && info.Size <= p.st.endPos {
 			following = p.st.end
 		}
 		s, err := p.examine(base, following)
@@ -115,19 +117,19 @@ func (p *repair) foreign() *repairSegment {
 		return nil
 	}
 	base := p.dir.bases[i]
-	info, err := p.e.fs.stat(p.e.path(base, logSuffix))
+	info, err := p.e.fs.Stat(p.e.path(base, logSuffix))
 	if err != nil {
 		return nil
 	}
 	p.dir.bases = slices.Delete(slices.Clone(p.dir.bases), i, i+1)
-	s := &repairSegment{base: base, size: info.size, zeros: info.size, drop: true}
-	s.lost = []damage{{end: info.size, offset: -1, next: -1, cause: &CorruptError{Reason: "file does not belong to this log"}}}
+	s := &repairSegment{base: base, size: info.Size, zeros: info.Size, drop: true}
+	s.lost = []damage{{end: info.Size, offset: -1, next: -1, cause: &CorruptError{Reason: "file does not belong to this log"}}}
 	return s
 }
 
 // examine finds the good batches of a file.
 func (p *repair) examine(base, following int64) (*repairSegment, error) {
-	f, path, err := p.e.openLog(base, openRead)
+	f, path, err := p.e.openLog(base, vfs.OpenRead)
 	if err != nil {
 		return nil, err
 	}
@@ -135,8 +137,8 @@ func (p *repair) examine(base, following int64) (*repairSegment, error) {
 	return s, errors.Join(err, f.Close())
 }
 
-func (p *repair) examineFile(f file, path string, base, following int64) (*repairSegment, error) {
-	size, err := f.size()
+func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*repairSegment, error) {
+	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}

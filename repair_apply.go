@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // apply carries the plan out. A crash after any step leaves a log that is refused as before or that is as planned, and a
@@ -17,7 +19,7 @@ import (
 //  4. Last, seglog.state promises what there is now. Until then it promises more, and Open refuses the log.
 func (p *repair) apply() error {
 	if base := p.dir.unnamed; base >= 0 {
-		if err := p.e.fs.rename(filepath.Join(p.e.dir, nextName), p.e.path(base, logSuffix)); err != nil {
+		if err := p.e.fs.Rename(filepath.Join(p.e.dir, nextName), p.e.path(base, logSuffix)); err != nil {
 			return err
 		}
 	}
@@ -68,13 +70,13 @@ func (p *repair) apply() error {
 
 // setEpoch writes the leader epoch of a batch in place: no CRC covers it, and nothing else depends on it.
 func (p *repair) setEpoch(at epochAt) error {
-	f, err := p.e.fs.open(p.e.path(at.base, logSuffix), openWrite)
+	f, err := p.e.fs.Open(p.e.path(at.base, logSuffix), vfs.OpenWrite)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteAt(binary.BigEndian.AppendUint32(nil, uint32(at.epoch)), at.pos+atLeaderEpoch)
 	if err == nil {
-		err = f.flush()
+		err = f.Flush()
 	}
 	return errors.Join(err, f.Close())
 }
@@ -91,7 +93,7 @@ func (p *repair) save(s *repairSegment) error {
 		if err := p.build(s, []span{{pos: d.pos, end: d.end}}); err != nil {
 			return err
 		}
-		if err := p.e.fs.rename(p.temp(), d.saved); err != nil {
+		if err := p.e.fs.Rename(p.temp(), d.saved); err != nil {
 			return err
 		}
 	}
@@ -102,28 +104,28 @@ func (p *repair) temp() string { return filepath.Join(p.e.dir, repairTemp) }
 
 // build copies parts of a segment into the temporary file, and flushes it.
 func (p *repair) build(s *repairSegment, parts []span) (err error) {
-	src, err := p.e.fs.open(p.e.path(s.base, logSuffix), openRead)
+	src, err := p.e.fs.Open(p.e.path(s.base, logSuffix), vfs.OpenRead)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	out, err := p.e.fs.open(p.temp(), openCreate)
+	out, err := p.e.fs.Open(p.temp(), vfs.OpenCreate)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err = errors.Join(err, out.Close()); err != nil {
-			err = errors.Join(err, p.e.fs.remove(p.temp()))
+			err = errors.Join(err, p.e.fs.Remove(p.temp()))
 		}
 	}()
 	at := int64(0)
 	for _, k := range parts {
-		if err := copyRange(out, at, src, k.pos, k.end-k.pos); err != nil {
+		if err := vfs.CopyRange(out, at, src, k.pos, k.end-k.pos); err != nil {
 			return err
 		}
 		at += k.end - k.pos
 	}
-	return out.flush()
+	return out.Flush()
 }
 
 // change does to one file what is planned. Its indexes are removed first; they are rebuilt when the segment is next read.
@@ -147,11 +149,11 @@ func (p *repair) change(s *repairSegment) error {
 	}
 	switch {
 	case !s.drop:
-		return p.e.fs.rename(p.temp(), path)
+		return p.e.fs.Rename(p.temp(), path)
 	case len(s.lost) == 1 && s.lost[0].saved != "":
-		return p.e.fs.rename(path, s.lost[0].saved)
+		return p.e.fs.Rename(path, s.lost[0].saved)
 	default: // there are only zeros in it
-		if err := p.e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := p.e.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
@@ -160,9 +162,9 @@ func (p *repair) change(s *repairSegment) error {
 
 // trim takes zeros off the end of a segment.
 func (p *repair) trim(s *repairSegment) error {
-	f, err := p.e.fs.open(p.e.path(s.base, logSuffix), openWrite)
+	f, err := p.e.fs.Open(p.e.path(s.base, logSuffix), vfs.OpenWrite)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.truncate(s.zeros), f.flush(), f.Close())
+	return errors.Join(f.Truncate(s.zeros), f.Flush(), f.Close())
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // repair is one run of Repair.
@@ -342,23 +344,23 @@ func (p *repair) saveName(s *repairSegment, d damage) string {
 
 // holds reports whether the file at path has the bytes of d, saved by a run that was interrupted.
 func (p *repair) holds(path string, s *repairSegment, d damage) bool {
-	saved, err := p.e.fs.open(path, openRead)
+	saved, err := p.e.fs.Open(path, vfs.OpenRead)
 	if err != nil {
 		return false
 	}
 	defer saved.Close()
-	src, err := p.e.fs.open(p.e.path(s.base, logSuffix), openRead)
+	src, err := p.e.fs.Open(p.e.path(s.base, logSuffix), vfs.OpenRead)
 	if err != nil {
 		return false
 	}
 	defer src.Close()
-	if size, err := saved.size(); err != nil || size != d.end-d.pos {
+	if size, err := saved.Size(); err != nil || size != d.end-d.pos {
 		return false
 	}
 	a, b := make([]byte, scanChunk), make([]byte, scanChunk)
 	for at := d.pos; at < d.end; {
 		n := min(scanChunk, d.end-at)
-		if readFull(saved, a[:n], at-d.pos) != nil || readFull(src, b[:n], at) != nil || !bytes.Equal(a[:n], b[:n]) {
+		if vfs.ReadFull(saved, a[:n], at-d.pos) != nil || vfs.ReadFull(src, b[:n], at) != nil || !bytes.Equal(a[:n], b[:n]) {
 			return false
 		}
 		at += n

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"sync/atomic"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // DeleteBefore makes offset the start of the log: lower offsets are out of range from then on, also after a restart.
@@ -166,7 +168,7 @@ func (e *env) removeSegmentFiles(base int64) error {
 }
 
 func (e *env) removeFile(base int64, suffix string) error {
-	if err := e.fs.remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := e.fs.Remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("seglog: delete segment %d: %w", base, err)
 	}
 	return nil
@@ -262,14 +264,14 @@ func (l *Log) Retain() (deleted int, err error) {
 func (l *Log) expired(info SegmentInfo, now time.Time) (bool, error) {
 	newest := info.MaxTime
 	if newest.IsZero() {
-		st, err := l.fs.stat(info.Path)
+		st, err := l.fs.Stat(info.Path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return true, nil // nothing is left that could be kept
 		}
 		if err != nil {
 			return false, err
 		}
-		newest = st.mtime
+		newest = st.ModTime
 	}
 	if ahead := newest.Sub(now); ahead > futureTolerance && !l.wall.warned.Swap(true) {
 		l.o.Logger.Warn("seglog: a record's time lies in the future, which keeps its segment and all later ones from expiring",
@@ -287,7 +289,7 @@ const (
 
 // wallClock is the wall clock as far as retention believes it.
 type wallClock struct {
-	mu     mutex
+	mu     sched.Mutex
 	since  time.Time // when the wall clock was last believed, with a monotonic reading
 	base   time.Time // what it said then
 	ahead  time.Time // when it was first seen ahead of the time that has passed since; zero if it is not ahead

@@ -10,7 +10,7 @@ import (
 // checkDirectory latches the log if another directory, or another LOCK file, has taken the place of its own. It is called
 // before files are created, cut or removed by their names, which may lead to another log's files. l.mu is held.
 func (l *Log) checkDirectory() error {
-	err := l.lock.held()
+	err := l.lock.Held()
 	switch {
 	case err == nil:
 		return nil
@@ -60,7 +60,7 @@ func (l *Log) roll(base int64) error {
 	l.stats.rolls.Add(1)
 	l.o.Logger.Debug("seglog: rolled", "dir", l.dir, "segment", base, "bytes", old.seg.stored.load().pos())
 	l.hooks.start()
-	l.keeper.kick()
+	l.keeper.Kick()
 	return nil
 }
 
@@ -84,9 +84,9 @@ func (l *Log) noteGap(end, base int64) error {
 // prepareAhead is a round of the preparer: it reserves blocks ahead of the appends and makes the next segment ready. If there
 // is no space for that, the append that needs it tries again and reports the error.
 func (l *Log) prepareAhead() time.Duration {
-	backgroundWork.enter()
+	backgroundWork.Enter()
 	err := l.prepare()
-	backgroundWork.leave()
+	backgroundWork.Leave()
 	var doubt *writeBackError
 	switch {
 	case err == nil || isShortage(err):

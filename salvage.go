@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // salvage walks the batches of one .log file, and goes on behind damage: Verify reports what it finds, Repair keeps the good
 // batches. A scanner stops at the first bad byte; with salvage one flipped bit costs one batch.
 type salvage struct {
-	f    file
+	f    vfs.File
 	path string
 	base int64 // base offset, by the file's name
 	size int64 // of the file

@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unsafe"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // This is the scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock advances only when
@@ -24,7 +26,7 @@ import (
 // child goroutines inherit; no other way to attach a value to a goroutine is as cheap.
 type task struct {
 	labels []string // must come first: a profile reads the labels of the goroutine here
-	s      *sched
+	s      *scheduler
 	name   string
 	kids   map[string]int
 	actor  bool // a user of the log, not one of its goroutines
@@ -38,10 +40,10 @@ type task struct {
 
 // point is a place where a task parks.
 type point struct {
-	kind  simKind // the kind of file system call, or simKinds if the point is none
-	where string  // the path, or the engine's name for the point
-	lock  *mutex  // if not nil, must be free before the task continues
-	spins bool    // the task polls until another task has done something
+	kind  simKind      // the kind of file system call, or simKinds if the point is none
+	where string       // the path, or the engine's name for the point
+	lock  *sched.Mutex // if not nil, must be free before the task continues
+	spins bool         // the task polls until another task has done something
 }
 
 type step struct {
@@ -82,7 +84,7 @@ const (
 	pickKinds
 )
 
-type sched struct {
+type scheduler struct {
 	rng      *rand.Rand
 	seed     uint64
 	strategy schedStrategy
@@ -105,8 +107,8 @@ type sched struct {
 	moved  time.Time    // the time of the last step of an actor
 }
 
-func newSched(seed uint64) *sched {
-	s := &sched{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
+func newSched(seed uint64) *scheduler {
+	s := &scheduler{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
 	s.timers = s.newTask("timers")
 	s.strategy = schedStrategy(s.rng.IntN(int(pickKinds)))
 	s.change = 20 + s.rng.IntN(200)
@@ -114,7 +116,7 @@ func newSched(seed uint64) *sched {
 	return s
 }
 
-func (s *sched) newTask(name string) *task {
+func (s *scheduler) newTask(name string) *task {
 	return &task{s: s, name: name, kids: map[string]int{}, prio: 1<<62 + rand.New(rand.NewPCG(s.seed, fnv(name))).Uint64N(1<<62), goes: make(chan struct{}, 1)}
 }
 
@@ -127,7 +129,7 @@ func fnv(s string) uint64 {
 }
 
 // spawn starts an actor.
-func (s *sched) spawn(name string, f func()) {
+func (s *scheduler) spawn(name string, f func()) {
 	t := s.newTask(name)
 	t.actor = true
 	s.mu.Lock()
@@ -146,7 +148,7 @@ func (s *sched) spawn(name string, f func()) {
 	}()
 }
 
-func (s *sched) signal() {
+func (s *scheduler) signal() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -168,7 +170,7 @@ func (t *task) park(p point) {
 
 // The engine calls the following methods, those of its interface scheduler, at its points.
 
-func (s *sched) lock(m *mutex) bool {
+func (s *scheduler) Lock(m *sched.Mutex) bool {
 	t := current()
 	if t == nil {
 		return false
@@ -185,7 +187,7 @@ func (s *sched) lock(m *mutex) bool {
 	}
 }
 
-func (s *sched) started(name string) {
+func (s *scheduler) Started(name string) {
 	parent := current()
 	if parent == nil { // a timer started the goroutine
 		parent = s.timers
@@ -199,7 +201,7 @@ func (s *sched) started(name string) {
 	t.park(point{kind: simKinds, where: "starts"})
 }
 
-func (s *sched) unique(name string) string {
+func (s *scheduler) Unique(name string) string {
 	t := current()
 	if t == nil {
 		return name
@@ -210,7 +212,7 @@ func (s *sched) unique(name string) string {
 	return fmt.Sprintf("%s %d of %s", name, t.kids["the name "+name], t.name)
 }
 
-func (s *sched) yield(where string, spins bool) {
+func (s *scheduler) Yield(where string, spins bool) {
 	if t := current(); t != nil {
 		t.park(point{kind: simKinds, where: where, spins: spins})
 	}
@@ -225,7 +227,7 @@ func caller() string {
 }
 
 // call parks the task before a file system call.
-func (s *sched) call(kind simKind, path string) {
+func (s *scheduler) call(kind simKind, path string) {
 	if t := current(); t != nil {
 		t.park(point{kind: kind, where: path})
 	}
@@ -241,7 +243,7 @@ func (e *stuckError) Error() string { return e.why + "\n" + e.stacks }
 const schedPatience = 10 * time.Minute
 
 // run picks tasks until all actors have returned.
-func (s *sched) run() error {
+func (s *scheduler) run() error {
 	s.moved = time.Now()
 	for {
 		synctest.Wait()
@@ -286,7 +288,7 @@ func (s *sched) run() error {
 }
 
 // free reports whether m is unlocked. No task runs meanwhile.
-func free(m *mutex) bool {
+func free(m *sched.Mutex) bool {
 	if !m.TryLock() {
 		return false
 	}
@@ -295,7 +297,7 @@ func free(m *mutex) bool {
 }
 
 // idle lets the clock advance until a task parks.
-func (s *sched) idle() {
+func (s *scheduler) idle() {
 	select {
 	case <-s.wake:
 		return
@@ -309,7 +311,7 @@ func (s *sched) idle() {
 	}
 }
 
-func (s *sched) pick(ready []*task) *task {
+func (s *scheduler) pick(ready []*task) *task {
 	t := ready[s.rng.IntN(len(ready))]
 	switch s.strategy {
 	case pickSticky:
@@ -337,7 +339,7 @@ func (s *sched) pick(ready []*task) *task {
 	return t
 }
 
-func (s *sched) release(t *task) {
+func (s *scheduler) release(t *task) {
 	s.mu.Lock()
 	s.parked = slices.DeleteFunc(s.parked, func(p *task) bool { return p == t })
 	t.parked = false
@@ -351,7 +353,7 @@ func (s *sched) release(t *task) {
 	t.goes <- struct{}{}
 }
 
-func (s *sched) waiting() string {
+func (s *scheduler) waiting() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var b strings.Builder
@@ -362,7 +364,7 @@ func (s *sched) waiting() string {
 }
 
 // tail returns the last n steps as text.
-func (s *sched) tail(n int) string {
+func (s *scheduler) tail(n int) string {
 	var b strings.Builder
 	from := max(0, len(s.steps)-n)
 	for i, st := range s.steps[from:] {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // schedConfig is the workload of a schedule. All of it follows from the seed.
@@ -181,7 +183,7 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 		switch l := w.l; rng.IntN(4) {
 		case 0:
 			time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
-			yield("hook")
+			sched.Yield("hook")
 		case 1:
 			if l != nil {
 				l.Stats()

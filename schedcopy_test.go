@@ -33,7 +33,7 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 	w.note(fmt.Sprintf("end %s: snapshot to %s, %v", by, c.name, err), func(h *history) { c.err = err; h.finish(c) })
 	w.fine("snapshot", err, ErrBusy)
 	if err != nil && len(w.sim.faults) == 0 {
-		if names, _ := w.sim.list(c.name); len(names) > 0 {
+		if names, _ := w.sim.List(c.name); len(names) > 0 {
 			w.bad("a failed snapshot left %v: %w", names, err)
 		}
 	}
@@ -56,7 +56,7 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 	whole := v.ended(c) && c.err == nil
 	s := newSimFS(state.clone(), mapped)
 	s.forgetErrors()
-	names, _ := s.list(c.name)
+	names, _ := s.List(c.name)
 	if !whole && !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, logSuffix) }) {
 		return nil // no segment of the copy exists yet
 	}

@@ -4,12 +4,14 @@ package seglog
 
 import (
 	"os"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // schedFS is a simFS whose calls are points of the schedule, at which goroutines park.
 type schedFS struct {
 	*simFS
-	s     *sched
+	s     *scheduler
 	plant schedPlant
 	// started, if not nil, is called with the start offset of the log before each write of the state file.
 	started func(offset int64)
@@ -29,68 +31,68 @@ const (
 	plants
 )
 
-func (f *schedFS) open(path string, mode openMode) (file, error) {
+func (f *schedFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	kind := simOpen
-	if mode == openCreate {
+	if mode == vfs.OpenCreate {
 		kind = simCreate
 	}
 	f.s.call(kind, path)
-	g, err := f.simFS.open(path, mode)
+	g, err := f.simFS.Open(path, mode)
 	if err != nil {
 		return nil, err
 	}
 	return &schedFile{g.(*simFile), f}, nil
 }
 
-func (f *schedFS) stat(path string) (fileInfo, error) {
+func (f *schedFS) Stat(path string) (vfs.FileInfo, error) {
 	f.s.call(simStat, path)
-	return f.simFS.stat(path)
+	return f.simFS.Stat(path)
 }
 
-func (f *schedFS) list(dir string) ([]string, error) {
+func (f *schedFS) List(dir string) ([]string, error) {
 	f.s.call(simList, dir)
-	return f.simFS.list(dir)
+	return f.simFS.List(dir)
 }
 
-func (f *schedFS) mkdirAll(dir string) error {
+func (f *schedFS) MkdirAll(dir string) error {
 	f.s.call(simMkdir, dir)
-	return f.simFS.mkdirAll(dir)
+	return f.simFS.MkdirAll(dir)
 }
 
-func (f *schedFS) remove(path string) error {
+func (f *schedFS) Remove(path string) error {
 	f.s.call(simRemove, path)
-	return f.simFS.remove(path)
+	return f.simFS.Remove(path)
 }
 
-func (f *schedFS) rename(from, to string) error {
+func (f *schedFS) Rename(from, to string) error {
 	f.s.call(simRename, from)
-	return f.simFS.rename(from, to)
+	return f.simFS.Rename(from, to)
 }
 
-func (f *schedFS) link(from, to string) error {
+func (f *schedFS) Link(from, to string) error {
 	f.s.call(simLink, from)
-	return f.simFS.link(from, to)
+	return f.simFS.Link(from, to)
 }
 
-func (f *schedFS) syncDir(dir string) error {
+func (f *schedFS) SyncDir(dir string) error {
 	f.s.call(simSyncDir, dir)
 	if f.plant == plantNoSyncDir {
 		return nil
 	}
-	return f.simFS.syncDir(dir)
+	return f.simFS.SyncDir(dir)
 }
 
-func (f *schedFS) openDir(dir string) (directoryHandle, error) {
+func (f *schedFS) OpenDir(dir string) (vfs.Directory, error) {
 	f.s.call(simOpen, dir)
-	if _, err := f.simFS.openDir(dir); err != nil {
+	if _, err := f.simFS.OpenDir(dir); err != nil {
 		return nil, err
 	}
 	return simDirectory{f, dir}, nil
 }
 
-func (f *schedFS) lock(path string) (directoryLock, error) {
+func (f *schedFS) Lock(path string) (vfs.DirectoryLock, error) {
 	f.s.call(simLock, path)
-	return f.simFS.lock(path)
+	return f.simFS.Lock(path)
 }
 
 type schedFile struct {
@@ -119,56 +121,56 @@ func (f *schedFile) WriteAt(p []byte, pos int64) (int, error) {
 	return f.simFile.WriteAt(p, pos)
 }
 
-func (f *schedFile) size() (int64, error) {
+func (f *schedFile) Size() (int64, error) {
 	f.at(simStat)
-	return f.simFile.size()
+	return f.simFile.Size()
 }
 
-func (f *schedFile) truncate(size int64) error {
+func (f *schedFile) Truncate(size int64) error {
 	f.at(simTruncate)
 	if size > 0 {
 		switch f.fs.plant {
 		case plantNoTruncate:
 			return nil
 		case plantLateReserve:
-			if err := f.simFile.truncate(size); err != nil {
+			if err := f.simFile.Truncate(size); err != nil {
 				return err
 			}
-			return f.simFile.zero(size, 100)
+			return f.simFile.Zero(size, 100)
 		}
 	}
-	return f.simFile.truncate(size)
+	return f.simFile.Truncate(size)
 }
 
-func (f *schedFile) reserve(pos, n int64) error {
+func (f *schedFile) Reserve(pos, n int64) error {
 	f.at(simReserve)
-	return f.simFile.reserve(pos, n)
+	return f.simFile.Reserve(pos, n)
 }
 
-func (f *schedFile) zero(pos, n int64) error {
+func (f *schedFile) Zero(pos, n int64) error {
 	f.at(simZero)
-	return f.simFile.zero(pos, n)
+	return f.simFile.Zero(pos, n)
 }
 
-func (f *schedFile) writeBack(pos, n int64) error {
+func (f *schedFile) WriteBack(pos, n int64) error {
 	f.at(simWrite)
-	return f.simFile.writeBack(pos, n)
+	return f.simFile.WriteBack(pos, n)
 }
 
-func (f *schedFile) flush() error {
+func (f *schedFile) Flush() error {
 	f.at(simFlush)
 	if f.fs.plant == plantNoFlush {
 		return nil
 	}
-	return f.simFile.flush()
+	return f.simFile.Flush()
 }
 
-func (f *schedFile) mmap(n int64, writable bool) (*mapping, error) {
+func (f *schedFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	f.at(simMap)
-	m, err := f.simFile.mmap(n, writable)
-	if err == nil && m.stored != nil {
-		path, stored := f.path, m.stored
-		m.stored = func(pos, n int64) error {
+	m, err := f.simFile.Mmap(n, writable)
+	if err == nil && m.Stored != nil {
+		path, stored := f.path, m.Stored
+		m.Stored = func(pos, n int64) error {
 			f.fs.s.call(simStore, path)
 			return stored(pos, n)
 		}
@@ -177,10 +179,10 @@ func (f *schedFile) mmap(n int64, writable bool) (*mapping, error) {
 }
 
 func (f *schedFile) Close() error {
-	if f.fs.plant == plantLeak && f.mode == openRead {
+	if f.fs.plant == plantLeak && f.mode == vfs.OpenRead {
 		return nil
 	}
 	return f.simFile.Close()
 }
 
-func (f *schedFile) osFile() *os.File { return nil }
+func (f *schedFile) OSFile() *os.File { return nil }

@@ -12,11 +12,13 @@ import (
 	"sync"
 	"testing/synctest"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // schedLog is a log in a schedule, with everything that its users have observed.
 type schedLog struct {
-	s    *sched
+	s    *scheduler
 	sim  *simFS
 	fs   *schedFS
 	h    *history
@@ -32,7 +34,7 @@ type schedLog struct {
 	gone          bool    // the log has just been closed and has no more users
 }
 
-func newSchedLog(s *sched, c *schedConfig) *schedLog {
+func newSchedLog(s *scheduler, c *schedConfig) *schedLog {
 	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
 	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
 	// A crash during a deletion may leave the old or the new start; only the next Open shows which.
@@ -278,7 +280,7 @@ func (u *schedUser) batch() []Record {
 // schedRun is one schedule from beginning to end.
 type schedRun struct {
 	c      *schedConfig
-	s      *sched
+	s      *scheduler
 	logs   []*schedLog
 	err    error
 	bubble string // name of the bubble
@@ -295,11 +297,11 @@ func (r *schedRun) wrong() error {
 
 // run runs the schedule. The caller is the first goroutine of a bubble.
 func (r *schedRun) run() {
-	schedule = r.s
+	sched.Simulation = r.s
 	r.bubble = bubble()
 	readers = sync.Pool{New: readers.New}
-	backgroundWork.n, flushCalls.n = 0, 0 // an earlier schedule may have got stuck
-	r.s.wake = make(chan struct{}, 1)     // made here because the clock advances only while all wait on channels of the bubble
+	backgroundWork, flushCalls = sched.Limiter{Most: backgroundWork.Most}, sched.Limiter{Most: flushCalls.Most} // an earlier schedule may have got stuck
+	r.s.wake = make(chan struct{}, 1)                                                                           // made here because the clock advances only while all wait on channels of the bubble
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)

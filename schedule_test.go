@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 var (
@@ -43,7 +45,7 @@ func watchdog(r *schedRun) (stop func()) {
 			if n := r.s.count.Load(); n != last {
 				last, since = n, time.Now()
 			} else if time.Since(since) > time.Minute && !stopped.Load() {
-				fmt.Fprintf(os.Stderr, "%v\nno step for a minute: the engine spins, or waits for a lock that is not a seglog.mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
+				fmt.Fprintf(os.Stderr, "%v\nno step for a minute: the engine spins, or waits for a lock that is not a sched.Mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
 				os.Exit(2)
 			}
 		}
@@ -60,7 +62,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 	c.plant = plant
 	r = &schedRun{c: c, s: newSched(seed)}
 	r.s.verbose = *schedSeed != 0
-	defer func() { schedule = nil }()
+	defer func() { sched.Simulation = nil }()
 	defer watchdog(r)()
 	func() {
 		defer func() {
@@ -70,7 +72,7 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 		}()
 		synctest.Test(t, func(*testing.T) { r.run() })
 	}()
-	schedule = nil
+	sched.Simulation = nil
 	if r.err != nil {
 		return r, fmt.Errorf("%w\n%s", r.err, r.trace())
 	}

@@ -12,6 +12,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 // phase opens the log, runs its users, and closes it. It reports whether the log can be opened again.
@@ -60,7 +62,7 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 		})
 	}
 	wg.Wait()
-	yield("users gone")
+	sched.Yield("users gone")
 	w.close()
 	w.gone = true
 	return w.wrong == nil
@@ -329,7 +331,7 @@ func (w *schedLog) joined(segs []SegmentInfo) {
 
 func (u *schedUser) pause(Offsets) {
 	time.Sleep(time.Duration(u.rng.IntN(1500)) * time.Millisecond)
-	yield("slept")
+	sched.Yield("slept")
 }
 
 func (u *schedUser) truncate(o Offsets) {

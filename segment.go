@@ -8,7 +8,9 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
-	"unsafe"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // sizeUnknown is the position in the marks of a sealed segment that was not opened yet.
@@ -41,9 +43,9 @@ const (
 
 // env is what the segments of one log share.
 type env struct {
-	fs     fileSystem
+	fs     vfs.FS
 	dir    string
-	dirH   directoryHandle // nil: syncDir opens the directory
+	dirH   vfs.Directory // nil: syncDir opens the directory
 	o      Options
 	stats  *counters
 	opened openSegments
@@ -57,9 +59,9 @@ type env struct {
 // syncDir makes the names in the log's directory durable.
 func (e *env) syncDir() error {
 	if e.dirH == nil {
-		return e.withDescriptor(func() error { return e.fs.syncDir(e.dir) })
+		return e.withDescriptor(func() error { return e.fs.SyncDir(e.dir) })
 	}
-	return e.dirH.sync()
+	return e.dirH.Sync()
 }
 
 // errNotOurs: the name of the log's directory leads to no directory, or to another one, whose files must not be touched.
@@ -71,7 +73,7 @@ func (e *env) ours() error {
 	if e.dirH == nil {
 		return nil
 	}
-	err := e.dirH.held()
+	err := e.dirH.Held()
 	switch {
 	case errors.Is(err, errReplaced):
 		return fmt.Errorf("%w: %w", errNotOurs, err)
@@ -101,7 +103,7 @@ type segment struct {
 	reported        atomic.Bool            // the Logger was told that the times of the segment can't be had
 	lent            atomic.Bool            // sockets may hold pages of the file, which must not change any more
 	held            holders                // counts the bytes of deleted segments that still take space
-	mu              mutex                  // held to open, to seal and to cut it, and to build its indexes
+	mu              sched.Mutex            // held to open, to seal and to cut it, and to build its indexes
 }
 
 // enter moves the segment on to phase p, unless it is further already.
@@ -143,10 +145,10 @@ var errGone = errors.New("seglog: segment is gone")
 type handle struct {
 	refs atomic.Int64
 	id   uint64 // of no other handle of the process
-	f    file
+	f    vfs.File
 	path string
-	m    *mapping // nil: read through f
-	warm warmth   // of m
+	m    *vfs.Mapping // nil: read through f
+	warm warmth       // of m
 	x    atomic.Pointer[indexes]
 	// trusted: a read-only log has made sure, after the file was opened, that it is the file of the segment in the view.
 	trusted atomic.Bool
@@ -194,10 +196,10 @@ func (s *segment) release() {
 // lastHandle is the id that was given out last.
 var lastHandle atomic.Uint64
 
-func newHandle(f file, path string, m *mapping) *handle {
+func newHandle(f vfs.File, path string, m *vfs.Mapping) *handle {
 	h := &handle{id: lastHandle.Add(1), f: f, path: path, m: m}
 	if m != nil {
-		h.warm = newWarmth(int64(len(m.b)))
+		h.warm = newWarmth(int64(len(m.Bytes)))
 	}
 	h.refs.Store(1)
 	return h
@@ -245,7 +247,7 @@ func (h *handle) release() error {
 	}
 	var err error
 	if h.m != nil {
-		err = h.m.unmap()
+		err = h.m.Unmap()
 	}
 	err = errors.Join(err, h.x.Load().close(), h.f.Close())
 	h.budget.closed()
@@ -268,28 +270,19 @@ func (h *handle) catch(old bool, err *error) {
 	if !ok {
 		panic(r)
 	}
-	if pos, ok := h.m.position(fault.Addr()); ok {
+	if pos, ok := h.m.Position(fault.Addr()); ok {
 		*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", pos, fault)}
 		return
 	}
 	if x := h.x.Load(); x != nil {
 		for _, m := range x.mapped {
-			if _, ok := m.position(fault.Addr()); ok {
+			if _, ok := m.Position(fault.Addr()); ok {
 				*err = errIndex
 				return
 			}
 		}
 	}
 	panic(r)
-}
-
-// position returns the position in m of an address, and whether it lies in m.
-func (m *mapping) position(addr uintptr) (pos int64, ok bool) {
-	if m == nil {
-		return 0, false
-	}
-	start := uintptr(unsafe.Pointer(unsafe.SliceData(m.b)))
-	return int64(addr - start), addr >= start && addr < start+uintptr(len(m.b))
 }
 
 // pin returns the handle with a reference, which the caller gives back by unref. It opens the segment if necessary.
@@ -304,9 +297,9 @@ func (s *segment) pin(e *env) (*handle, error) {
 }
 
 // acquire opens a file.
-func (e *env) acquire(path string, mode openMode) (f file, err error) {
+func (e *env) acquire(path string, mode vfs.OpenMode) (f vfs.File, err error) {
 	err = e.withDescriptor(func() error {
-		f, err = e.fs.open(path, mode)
+		f, err = e.fs.Open(path, mode)
 		return err
 	})
 	return f, err
@@ -325,16 +318,16 @@ func (e *env) withDescriptor(call func() error) error {
 
 // create makes a new file. It removes a file of the same name that a killed process left, rather than reuse it: the kernel
 // may hold an error of its write-back, and would report it to a flush of the new contents.
-func (e *env) create(path string) (file, error) {
+func (e *env) create(path string) (vfs.File, error) {
 	if err := e.ours(); err != nil {
 		return nil, err
 	}
-	if err := e.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := e.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	f, err := e.acquire(path, openCreate)
+	f, err := e.acquire(path, vfs.OpenCreate)
 	if err == nil {
-		isNew(f.osFile())
+		isNew(f.OSFile())
 	}
 	return f, err
 }
@@ -349,7 +342,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 		return nil, errGone
 	}
 	path := e.path(s.base, logSuffix)
-	f, err := e.acquire(path, openRead)
+	f, err := e.acquire(path, vfs.OpenRead)
 	if err != nil {
 		if s.is(phaseGone) {
 			return nil, errGone
@@ -365,7 +358,7 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 	if err := s.learnSize(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	m, err := f.mmap(s.stored.load().pos(), false)
+	m, err := f.Mmap(s.stored.load().pos(), false)
 	if err != nil {
 		m = nil // not on this platform, or out of mappings: read through the descriptor
 	}
@@ -382,9 +375,9 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 
 // learnSize sets the position in the marks of a segment that is opened for the first time, and otherwise makes sure that the
 // file is not shorter than it was.
-func (s *segment) learnSize(f file, path string) error {
+func (s *segment) learnSize(f vfs.File, path string) error {
 	known := s.stored.load()
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		return fmt.Errorf("seglog: open segment %d: %w", s.base, err)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+
+	"github.com/seglog/seglog/internal/sched"
 )
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
@@ -87,22 +89,22 @@ func (l *Log) size(s *segment) (int64, error) {
 	if pos := s.stored.load().pos(); pos != sizeUnknown {
 		return pos, nil
 	}
-	st, err := l.fs.stat(l.path(s.base, logSuffix))
+	st, err := l.fs.Stat(l.path(s.base, logSuffix))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // deleted meanwhile
 	}
-	if err == nil && st.size <= maxSegmentBytes {
+	if err == nil && st.Size <= maxSegmentBytes {
 		m := s.stored.load()
-		known := markAt(m.rel(), st.size)
+		known := markAt(m.rel(), st.Size)
 		s.stored.v.CompareAndSwap(uint64(m), uint64(known))
 		s.flushed.v.CompareAndSwap(uint64(m), uint64(known))
 	}
-	return st.size, err
+	return st.Size, err
 }
 
 // sizes holds the summed sizes of the first n segments of a view, which are sealed and no longer change size.
 type sizes struct {
-	mu  mutex
+	mu  sched.Mutex
 	of  *view
 	n   int
 	sum int64

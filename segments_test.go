@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // lookingFS is the file system of the operating system. It calls looked before it tells the size of the .log file with the
@@ -18,11 +20,11 @@ type lookingFS struct {
 	looked func()
 }
 
-func (l *lookingFS) stat(path string) (fileInfo, error) {
+func (l *lookingFS) Stat(path string) (vfs.FileInfo, error) {
 	if filepath.Base(path) == fileName(l.base, logSuffix) {
 		l.looked()
 	}
-	return l.osFS.stat(path)
+	return l.osFS.Stat(path)
 }
 
 var smallest = &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}

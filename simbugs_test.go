@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // liar is a simulated file system with a bug planted between it and the engine: each function that is not nil replaces a method.
@@ -27,52 +29,52 @@ type liarFile struct {
 	l *liar
 }
 
-func (l *liar) open(path string, mode openMode) (file, error) {
-	f, err := l.simFS.open(path, mode)
+func (l *liar) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := l.simFS.Open(path, mode)
 	if err != nil {
 		return nil, err
 	}
 	return &liarFile{f.(*simFile), l}, nil
 }
 
-func (l *liar) syncDir(dir string) error {
+func (l *liar) SyncDir(dir string) error {
 	if l.syncNames != nil {
 		return l.syncNames()
 	}
-	return l.simFS.syncDir(dir)
+	return l.simFS.SyncDir(dir)
 }
 
-func (l *liar) openDir(dir string) (directoryHandle, error) {
-	if _, err := l.simFS.openDir(dir); err != nil {
+func (l *liar) OpenDir(dir string) (vfs.Directory, error) {
+	if _, err := l.simFS.OpenDir(dir); err != nil {
 		return nil, err
 	}
 	return simDirectory{l, dir}, nil
 }
 
-func (l *liar) rename(from, to string) error {
+func (l *liar) Rename(from, to string) error {
 	if l.moveFile != nil {
 		return l.moveFile(from, to)
 	}
-	return l.simFS.rename(from, to)
+	return l.simFS.Rename(from, to)
 }
 
-func (f *liarFile) alone() (bool, error) {
-	alone, err := f.simFile.alone()
+func (f *liarFile) Alone() (bool, error) {
+	alone, err := f.simFile.Alone()
 	return alone && !f.l.crowded, err
 }
 
-func (f *liarFile) flush() error {
+func (f *liarFile) Flush() error {
 	if f.l.flushFile != nil {
 		return f.l.flushFile(f.simFile)
 	}
-	return f.simFile.flush()
+	return f.simFile.Flush()
 }
 
-func (f *liarFile) truncate(size int64) error {
+func (f *liarFile) Truncate(size int64) error {
 	if f.l.truncateFile != nil {
 		return f.l.truncateFile(f.simFile, size)
 	}
-	return f.simFile.truncate(size)
+	return f.simFile.Truncate(size)
 }
 
 func (f *liarFile) WriteAt(p []byte, pos int64) (int, error) {
@@ -94,14 +96,14 @@ func isLog(name string) bool {
 }
 
 // lazyFlush acknowledges each flush, but carries it out only at the next flush.
-func lazyFlush(s *simFS) fileSystem {
+func lazyFlush(s *simFS) vfs.FS {
 	var mu sync.Mutex
 	var due *simFile
 	return &liar{simFS: s, flushFile: func(f *simFile) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if due != nil && !due.closed {
-			if err := due.flush(); err != nil {
+			if err := due.Flush(); err != nil {
 				return err
 			}
 		}
@@ -111,7 +113,7 @@ func lazyFlush(s *simFS) fileSystem {
 }
 
 // unlessCut skips the first flush of a file after each truncation, which then may not reach the disk.
-func unlessCut(s *simFS) fileSystem {
+func unlessCut(s *simFS) vfs.FS {
 	var mu sync.Mutex
 	cut := map[int]bool{}
 	return &liar{simFS: s,
@@ -119,7 +121,7 @@ func unlessCut(s *simFS) fileSystem {
 			mu.Lock()
 			defer mu.Unlock()
 			cut[f.node] = true
-			return f.truncate(size)
+			return f.Truncate(size)
 		},
 		flushFile: func(f *simFile) error {
 			mu.Lock()
@@ -128,14 +130,14 @@ func unlessCut(s *simFS) fileSystem {
 				delete(cut, f.node)
 				return nil
 			}
-			return f.flush()
+			return f.Flush()
 		}}
 }
 
 // tamper changes batches as they are read, and corrects their CRCs. To the engine this looks as damage would if it did not check
 // CRCs.
-func tamper(change func(b batch)) func(s *simFS) fileSystem {
-	return func(s *simFS) fileSystem {
+func tamper(change func(b batch)) func(s *simFS) vfs.FS {
+	return func(s *simFS) vfs.FS {
 		l := &liar{simFS: s}
 		l.readFile = func(f *simFile, p []byte, pos int64) (int, error) {
 			n, err := f.ReadAt(p, pos)
@@ -166,51 +168,51 @@ func tamper(change func(b batch)) func(s *simFS) fileSystem {
 // the engine.
 var plantedBugs = []struct {
 	name  string
-	plant func(s *simFS) fileSystem
+	plant func(s *simFS) vfs.FS
 	tune  func(c *simConfig)
 	want  string // if not empty, a part of the error
 }{
-	{name: "no flush", plant: func(s *simFS) fileSystem {
+	{name: "no flush", plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, flushFile: func(*simFile) error { return nil }}
 	}},
 	{name: "acknowledged before the flush", plant: lazyFlush},
-	{name: "no flush of the segments, only of the state", plant: func(s *simFS) fileSystem {
+	{name: "no flush of the segments, only of the state", plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, flushFile: func(f *simFile) error {
 			if isLog(f.name) {
 				return nil
 			}
-			return f.flush()
+			return f.Flush()
 		}}
 	}},
-	{name: "no flush of the state", plant: func(s *simFS) fileSystem {
+	{name: "no flush of the state", plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, flushFile: func(f *simFile) error {
 			if f.name == stateName {
 				return nil
 			}
-			return f.flush()
+			return f.Flush()
 		}}
 	}},
-	{name: "no directory sync", plant: func(s *simFS) fileSystem {
+	{name: "no directory sync", plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, syncNames: func() error { return nil }}
 	}},
 	{name: "a failed flush is tried again", tune: func(c *simConfig) { c.failFlush = 3 + int(c.seed%20) },
-		plant: func(s *simFS) fileSystem {
+		plant: func(s *simFS) vfs.FS {
 			return &liar{simFS: s, flushFile: func(f *simFile) error {
-				if f.flush() != nil {
-					return f.flush()
+				if f.Flush() != nil {
+					return f.Flush()
 				}
 				return nil
 			}}
 		}},
 	{name: "a cut without a flush", plant: unlessCut},
-	{name: "a rename in two steps", plant: func(s *simFS) fileSystem {
+	{name: "a rename in two steps", plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, crowded: true, moveFile: func(from, to string) error {
-			ignore(s.remove(to))
-			ignore(s.syncDir(""))
-			return s.rename(from, to)
+			ignore(s.Remove(to))
+			ignore(s.SyncDir(""))
+			return s.Rename(from, to)
 		}}
 	}},
-	{name: "a lost write", tune: func(c *simConfig) { c.mapped = false }, plant: func(s *simFS) fileSystem {
+	{name: "a lost write", tune: func(c *simConfig) { c.mapped = false }, plant: func(s *simFS) vfs.FS {
 		return &liar{simFS: s, writeFile: func(f *simFile, p []byte, pos int64) (int, error) {
 			if isLog(f.name) && pos > 3000 {
 				return len(p), nil
@@ -221,7 +223,7 @@ var plantedBugs = []struct {
 	{name: "no CRC", tune: func(c *simConfig) { c.mapped = false }, want: "wrong bytes",
 		plant: tamper(func(b batch) { b[len(b)-2] ^= 1 })},
 	{name: "a CRC that is not bound to its place", tune: func(c *simConfig) { c.mapped = false }, want: "wrong bytes",
-		plant: func() func(s *simFS) fileSystem {
+		plant: func() func(s *simFS) vfs.FS {
 			twin := []Record{{Time: time.UnixMilli(1), Value: []byte("the same batch everywhere")}}
 			return tamper(func(b batch) {
 				if same := encoded(twin, b.base()); b.lastDelta() == 0 && len(b) == len(same) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // crasher builds the states in which a crash at any point of a trace could leave the disk, opens the log in each, and checks it
@@ -14,7 +16,7 @@ import (
 type crasher struct {
 	opts    Options
 	mapped  bool
-	wrap    func(*simFS) fileSystem // nil: the simulated file system itself
+	wrap    func(*simFS) vfs.FS // nil: the simulated file system itself
 	seed    uint64
 	rng     *rand.Rand // decides how a recovered log is used
 	singles int        // number of singleCuts to try at each point; -1: all
@@ -167,7 +169,7 @@ func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, v
 	return nil
 }
 
-func (c *crasher) fsys(s *simFS) fileSystem {
+func (c *crasher) fsys(s *simFS) vfs.FS {
 	if c.wrap == nil {
 		return s
 	}
@@ -186,7 +188,7 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 	}
 	open := openFS
 	if s.w.unseen() {
-		open = func(fsys fileSystem, _ string, opts *Options) (*Log, error) { return openToldOf(fsys, s, opts) }
+		open = func(fsys vfs.FS, _ string, opts *Options) (*Log, error) { return openToldOf(fsys, s, opts) }
 	}
 	l, err := open(u.fsys, simDir, &c.opts)
 	if err != nil {

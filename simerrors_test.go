@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"syscall"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // This file models the way in which Linux reports a failed write-back: once to each descriptor that was open at the time or, if
@@ -58,7 +60,7 @@ func (w *simWorld) excused() *simWorld {
 
 // openToldOf opens a log whose files have unreported errors. The first flush of such a file returns the error and fails the log,
 // which notes the failure; the next Open then rewrites the records that it keeps.
-func openToldOf(fsys fileSystem, s *simFS, opts *Options) (*Log, error) {
+func openToldOf(fsys vfs.FS, s *simFS, opts *Options) (*Log, error) {
 	l, err := openFS(fsys, simDir, opts)
 	if err == nil {
 		if err = l.Sync(); err == nil {

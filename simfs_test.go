@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // simDir is the directory of the log in a simulation.
@@ -47,7 +49,7 @@ func inFolder(folder, name string) (string, bool) {
 	return base, of == folder
 }
 
-// simFS is a fileSystem in memory that records, in order, the operations that change it, and fails operations on demand. Besides
+// simFS is a vfs.FS in memory that records, in order, the operations that change it, and fails operations on demand. Besides
 // the directory of the log it may hold directories for copies of the log.
 type simFS struct {
 	mapped bool // reserve and mmap work, as on ext4; otherwise the log is written by pwrite
@@ -62,7 +64,7 @@ type simFS struct {
 	locked   map[string]bool                                    // the locked directories
 	files    map[*simFile]bool
 	mappings map[*simMapping]bool
-	misuse   []string         // calls that break the contract of fileSystem or file
+	misuse   []string         // calls that break the contract of vfs.FS or vfs.File
 	bad      map[string]int64 // the unreadable page of a file, by the file's name
 	badTries int              // the number of reads of that page that fail; 0: all
 	clock    int64
@@ -150,13 +152,13 @@ func (s *simFS) left() (left []string) {
 	return left
 }
 
-func (s *simFS) open(path string, mode openMode) (file, error) {
+func (s *simFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := simName(path)
 	n, ok := s.w.names[name]
 	kind := simOpen
-	if mode == openCreate && !ok {
+	if mode == vfs.OpenCreate && !ok {
 		kind = simCreate
 	}
 	if _, err := s.enter(kind, path); err != nil {
@@ -168,7 +170,7 @@ func (s *simFS) open(path string, mode openMode) (file, error) {
 		s.do(&simOp{kind: simCreate, node: n, name: name})
 	case !ok:
 		return nil, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
-	case mode == openCreate:
+	case mode == vfs.OpenCreate:
 		s.do(&simOp{kind: simTruncate, node: n, name: name})
 		s.truncateMappings(n, 0)
 	}
@@ -180,22 +182,22 @@ func (s *simFS) open(path string, mode openMode) (file, error) {
 	return f, nil
 }
 
-func (s *simFS) stat(path string) (fileInfo, error) {
+func (s *simFS) Stat(path string) (vfs.FileInfo, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simStat, path); err != nil {
-		return fileInfo{}, err
+		return vfs.FileInfo{}, err
 	}
 	if filepath.Base(path) == simDir || simFolder(path) != "" {
-		return fileInfo{isDir: true, mtime: time.UnixMilli(s.clock)}, nil
+		return vfs.FileInfo{IsDir: true, ModTime: time.UnixMilli(s.clock)}, nil
 	}
 	if n, ok := s.w.names[simName(path)]; ok {
-		return fileInfo{size: int64(len(s.w.nodes[n].cache)), mtime: time.UnixMilli(s.clock)}, nil
+		return vfs.FileInfo{Size: int64(len(s.w.nodes[n].cache)), ModTime: time.UnixMilli(s.clock)}, nil
 	}
-	return fileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
+	return vfs.FileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: fs.ErrNotExist}
 }
 
-func (s *simFS) list(dir string) ([]string, error) {
+func (s *simFS) List(dir string) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simList, dir); err != nil {
@@ -215,20 +217,20 @@ func (s *simFS) list(dir string) ([]string, error) {
 	return names, nil
 }
 
-func (s *simFS) mkdirAll(dir string) error {
+func (s *simFS) MkdirAll(dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := s.enter(simMkdir, dir)
 	return err
 }
 
-func (s *simFS) remove(path string) error {
+func (s *simFS) Remove(path string) error {
 	return s.rename1(simRemove, path, "")
 }
 
-func (s *simFS) rename(from, to string) error { return s.rename1(simRename, from, to) }
+func (s *simFS) Rename(from, to string) error { return s.rename1(simRename, from, to) }
 
-func (s *simFS) link(from, to string) error { return s.rename1(simLink, from, to) }
+func (s *simFS) Link(from, to string) error { return s.rename1(simLink, from, to) }
 
 func (s *simFS) rename1(kind simKind, from, to string) error {
 	s.mu.Lock()
@@ -252,7 +254,7 @@ func (s *simFS) rename1(kind simKind, from, to string) error {
 	return nil
 }
 
-func (s *simFS) syncDir(dir string) error {
+func (s *simFS) SyncDir(dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simSyncDir, dir); err != nil {
@@ -264,15 +266,15 @@ func (s *simFS) syncDir(dir string) error {
 
 // simDirectory is an open directory of a simFS, or of a file system that wraps one.
 type simDirectory struct {
-	fsys fileSystem
+	fsys vfs.FS
 	dir  string
 }
 
-func (d simDirectory) sync() error { return d.fsys.syncDir(d.dir) }
+func (d simDirectory) Sync() error { return d.fsys.SyncDir(d.dir) }
 func (simDirectory) Close() error  { return nil }
-func (simDirectory) held() error   { return nil }
+func (simDirectory) Held() error   { return nil }
 
-func (s *simFS) openDir(dir string) (directoryHandle, error) {
+func (s *simFS) OpenDir(dir string) (vfs.Directory, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simOpen, dir); err != nil {
@@ -281,7 +283,7 @@ func (s *simFS) openDir(dir string) (directoryHandle, error) {
 	return simDirectory{s, dir}, nil
 }
 
-func (s *simFS) lock(path string) (directoryLock, error) {
+func (s *simFS) Lock(path string) (vfs.DirectoryLock, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.enter(simLock, path); err != nil {
@@ -301,7 +303,7 @@ type simLockFile struct {
 	folder string
 }
 
-func (l simLockFile) held() error { return nil }
+func (l simLockFile) Held() error { return nil }
 
 func (l simLockFile) Close() error {
 	l.s.mu.Lock()
@@ -318,7 +320,7 @@ type simFile struct {
 	s          *simFS
 	node       int
 	path, name string
-	mode       openMode
+	mode       vfs.OpenMode
 	closed     bool
 	told       int // the number of write-back errors that this descriptor has been told of
 }
@@ -328,7 +330,7 @@ func (f *simFile) enter(kind simKind, writes bool) (*simFault, error) {
 	if f.closed {
 		return nil, &fs.PathError{Op: kind.String(), Path: f.path, Err: fs.ErrClosed}
 	}
-	if writes && f.mode == openRead {
+	if writes && f.mode == vfs.OpenRead {
 		f.s.wrong("%v on %s, opened for reading", kind, f.path)
 	}
 	fault, err := f.s.enter(kind, f.path)
@@ -405,7 +407,7 @@ func (f *simFile) Close() error {
 	return nil
 }
 
-func (f *simFile) size() (int64, error) {
+func (f *simFile) Size() (int64, error) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simStat, false); err != nil {
@@ -414,7 +416,7 @@ func (f *simFile) size() (int64, error) {
 	return int64(len(f.content())), nil
 }
 
-func (f *simFile) truncate(size int64) error {
+func (f *simFile) Truncate(size int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simTruncate, true); err != nil {
@@ -425,7 +427,7 @@ func (f *simFile) truncate(size int64) error {
 	return nil
 }
 
-func (f *simFile) reserve(pos, n int64) error {
+func (f *simFile) Reserve(pos, n int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simReserve, true); err != nil {
@@ -438,8 +440,8 @@ func (f *simFile) reserve(pos, n int64) error {
 	return nil
 }
 
-// writeBack makes nothing durable, but it returns the error that the next flush would return.
-func (f *simFile) writeBack(int64, int64) error {
+// WriteBack makes nothing durable, but it returns the error that the next flush would return.
+func (f *simFile) WriteBack(int64, int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if f.closed || !f.tell() {
@@ -448,7 +450,7 @@ func (f *simFile) writeBack(int64, int64) error {
 	return &fs.PathError{Op: "write back", Path: f.path, Err: syscall.EIO}
 }
 
-func (f *simFile) alone() (bool, error) {
+func (f *simFile) Alone() (bool, error) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simStat, false); err != nil {
@@ -473,11 +475,11 @@ func (f *simFile) alone() (bool, error) {
 	return holds <= 1, nil
 }
 
-func (f *simFile) unlock() error { return nil }
+func (f *simFile) Unlock() error { return nil }
 
-func (f *simFile) lock() error { return nil } // the directory's lock is enough for one process
+func (f *simFile) Lock() error { return nil } // the directory's lock is enough for one process
 
-func (f *simFile) zero(pos, n int64) error {
+func (f *simFile) Zero(pos, n int64) error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simZero, true); err != nil {
@@ -488,7 +490,7 @@ func (f *simFile) zero(pos, n int64) error {
 	return nil
 }
 
-func (f *simFile) flush() error {
+func (f *simFile) Flush() error {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	fault, err := f.enter(simFlush, true)
@@ -518,7 +520,7 @@ func (f *simFile) tell() bool {
 	return true
 }
 
-func (f *simFile) osFile() *os.File { return nil }
+func (f *simFile) OSFile() *os.File { return nil }
 
 // setFault replaces the function that decides which operations fail.
 func (s *simFS) setFault(f func(kind simKind, nth int, path string) *simFault) {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // simMapping has memory of its own. A store reaches the file only when the engine announces it, so a store that the engine
@@ -15,7 +17,7 @@ type simMapping struct {
 	gone bool
 }
 
-func (f *simFile) mmap(n int64, writable bool) (*mapping, error) {
+func (f *simFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
 	if _, err := f.enter(simMap, false); err != nil {
@@ -24,16 +26,16 @@ func (f *simFile) mmap(n int64, writable bool) (*mapping, error) {
 	if !f.s.mapped || n <= 0 {
 		return nil, &fs.PathError{Op: "mmap", Path: f.path, Err: errors.ErrUnsupported}
 	}
-	if writable && f.mode == openRead {
+	if writable && f.mode == vfs.OpenRead {
 		f.s.wrong("%s is opened for reading and mapped for writing", f.path)
 	}
 	m := &simMapping{node: f.node, b: make([]byte, n)}
 	copy(m.b, f.content())
 	f.s.mappings[m] = true
-	out := &mapping{b: m.b, unmap: func() error { return f.s.unmap(m) }}
+	out := &vfs.Mapping{Bytes: m.b, Unmap: func() error { return f.s.unmap(m) }}
 	if writable {
 		path, name := f.path, f.name // the mapping outlives the descriptor
-		out.stored = func(pos, n int64) error { return f.s.stored(m, path, name, pos, n) }
+		out.Stored = func(pos, n int64) error { return f.s.stored(m, path, name, pos, n) }
 	}
 	return out, nil
 }

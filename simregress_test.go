@@ -250,8 +250,8 @@ type lateFS struct {
 	late func()
 }
 
-func (l *lateFS) list(dir string) ([]string, error) {
-	names, err := l.simFS.list(dir)
+func (l *lateFS) List(dir string) ([]string, error) {
+	names, err := l.simFS.List(dir)
 	if late := l.late; late != nil {
 		l.late = nil
 		late()
@@ -268,7 +268,7 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 	late := &lateFS{s, func() {
 		require.NoError(t, u.deleteBefore(u.end()))
 		require.NoError(t, u.append(1))
-		require.Eventually(t, func() bool { _, err := s.stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { _, err := s.Stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
 	}}
 	l, err := openFS(late, simDir, &Options{ReadOnly: true})
 	require.NoError(t, err)
@@ -298,7 +298,7 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 		}
 		require.NoError(t, u.deleteBefore(u.end()))
 		require.NoError(t, u.append(1))
-		require.Eventually(t, func() bool { _, err := s.stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { _, err := s.Stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
 		s.kill()
 		ignore(u.log.Close())
 		x := newCrasher(u.opts, true, 1)
@@ -503,7 +503,7 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 			return &simFault{err: syscall.EIO}
 		})
 		require.ErrorIs(t, u.log.TruncateTo(1), ErrFailed)
-		names, err := s.list(simDir)
+		names, err := s.List(simDir)
 		require.NoError(t, err)
 		left := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) }) // there may be other files, such as seglog.next
 		slices.Sort(left)
@@ -511,7 +511,7 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 		require.Len(t, left, len(bases)-nth+1)
 		ignore(u.log.Close())
 
-		require.NoError(t, s.remove(filepath.Join(simDir, stateName)))
+		require.NoError(t, s.Remove(filepath.Join(simDir, stateName)))
 		l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
 		require.NoError(t, err)
 		next := l.Offsets().Start

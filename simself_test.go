@@ -8,17 +8,19 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // These are tests of the simulation itself: of the contents that a disk may have after a power cut.
 
-func simFileOf(t *testing.T, s *simFS, name string) file {
-	f, err := s.open(filepath.Join(simDir, name), openCreate)
+func simFileOf(t *testing.T, s *simFS, name string) vfs.File {
+	f, err := s.Open(filepath.Join(simDir, name), vfs.OpenCreate)
 	require.NoError(t, err)
 	return f
 }
 
-func put(t *testing.T, f file, pos int64, b byte, n int) {
+func put(t *testing.T, f vfs.File, pos int64, b byte, n int) {
 	_, err := f.WriteAt(bytes.Repeat([]byte{b}, n), pos)
 	require.NoError(t, err)
 }
@@ -37,11 +39,11 @@ func TestSimNamesNeedTheDirectorySync(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, 10)
-	require.NoError(t, f.flush())
+	require.NoError(t, f.Flush())
 	require.Empty(t, cutNamed(t, s.w, "nothing").names)
 	require.Len(t, cutNamed(t, s.w, "names only").get("a"), 10)
-	require.NoError(t, s.syncDir(simDir))
-	require.NoError(t, s.rename(filepath.Join(simDir, "a"), filepath.Join(simDir, "b")))
+	require.NoError(t, s.SyncDir(simDir))
+	require.NoError(t, s.Rename(filepath.Join(simDir, "a"), filepath.Join(simDir, "b")))
 	require.Len(t, cutNamed(t, s.w, "nothing").get("a"), 10)
 	require.Len(t, cutNamed(t, s.w, "everything").get("b"), 10)
 }
@@ -50,8 +52,8 @@ func TestSimPagesComeThroughInAnyOrder(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, 3*simPageBytes)
-	require.NoError(t, f.flush())
-	require.NoError(t, s.syncDir(simDir))
+	require.NoError(t, f.Flush())
+	require.NoError(t, s.SyncDir(simDir))
 	put(t, f, 0, 2, 3*simPageBytes+100)
 	firsts := func(w *simWorld) (got []byte) {
 		b := w.get("a")
@@ -70,7 +72,7 @@ func TestSimPagesComeThroughInAnyOrder(t *testing.T) {
 	for i := range torn {
 		require.Equal(t, torn[i-i%simSectorBytes], torn[i], "torn inside a sector")
 	}
-	require.NoError(t, f.flush())
+	require.NoError(t, f.Flush())
 	require.Equal(t, []byte{2, 2, 2, 2}, firsts(cutNamed(t, s.w, "nothing")))
 }
 
@@ -78,9 +80,9 @@ func TestSimTruncationInPart(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, 3*simPageBytes)
-	require.NoError(t, f.flush())
-	require.NoError(t, s.syncDir(simDir))
-	require.NoError(t, f.truncate(simPageBytes+10))
+	require.NoError(t, f.Flush())
+	require.NoError(t, s.SyncDir(simDir))
+	require.NoError(t, f.Truncate(simPageBytes+10))
 	gap := cutNamed(t, s.w, "truncation to 4106 in part").get("a")
 	require.Len(t, gap, 3*simPageBytes)
 	require.Equal(t, byte(1), gap[simPageBytes+9])
@@ -90,7 +92,7 @@ func TestSimTruncationInPart(t *testing.T) {
 
 	// Bytes that a truncation removed do not come back when the file grows again.
 	put(t, f, 2*simPageBytes, 2, 10)
-	require.NoError(t, f.flush())
+	require.NoError(t, f.Flush())
 	b := cutNamed(t, s.w, "nothing").get("a")
 	require.Len(t, b, 2*simPageBytes+10)
 	require.Equal(t, make([]byte, simPageBytes-10), b[simPageBytes+10:2*simPageBytes])
@@ -100,20 +102,20 @@ func TestSimFailedFlushLeavesCleanPages(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
 	put(t, f, 0, 1, 2*simPageBytes)
-	require.NoError(t, f.flush())
-	require.NoError(t, s.syncDir(simDir))
+	require.NoError(t, f.Flush())
+	require.NoError(t, s.SyncDir(simDir))
 	put(t, f, 0, 2, 2*simPageBytes)
 	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO} }
-	require.ErrorIs(t, f.flush(), syscall.EIO)
+	require.ErrorIs(t, f.Flush(), syscall.EIO)
 	s.fault = nil
-	require.NoError(t, f.flush(), "a second flush finds nothing to do")
+	require.NoError(t, f.Flush(), "a second flush finds nothing to do")
 	b := make([]byte, 1)
 	_, err := f.ReadAt(b, 0)
 	require.NoError(t, err)
 	require.Equal(t, byte(2), b[0], "the cache has the write")
 	require.Equal(t, byte(1), cutNamed(t, s.w, "everything").get("a")[0], "the disk does not")
 	put(t, f, 0, 2, 1)
-	require.NoError(t, f.flush())
+	require.NoError(t, f.Flush())
 	disk := cutNamed(t, s.w, "nothing").get("a")
 	require.Equal(t, byte(2), disk[simPageBytes-1], "a page that is written again reaches the disk whole")
 	require.Equal(t, byte(1), disk[simPageBytes], "a page that is not written again does not")
@@ -122,25 +124,25 @@ func TestSimFailedFlushLeavesCleanPages(t *testing.T) {
 func TestSimMappingsAndReadsSeeOneCache(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	f := simFileOf(t, s, "a")
-	require.NoError(t, f.reserve(0, 100))
-	one, err := f.mmap(100, true)
+	require.NoError(t, f.Reserve(0, 100))
+	one, err := f.Mmap(100, true)
 	require.NoError(t, err)
-	two, err := f.mmap(100, false)
+	two, err := f.Mmap(100, false)
 	require.NoError(t, err)
-	copy(one.b[10:], "stored")
+	copy(one.Bytes[10:], "stored")
 	b := make([]byte, 6)
 	_, err = f.ReadAt(b, 10)
 	require.NoError(t, err)
 	require.Equal(t, make([]byte, 6), b, "the store is not announced yet")
-	require.NoError(t, one.stored(10, 6))
+	require.NoError(t, one.Stored(10, 6))
 	_, err = f.ReadAt(b, 10)
 	require.NoError(t, err)
 	require.Equal(t, "stored", string(b))
-	require.Equal(t, "stored", string(two.b[10:16]))
+	require.Equal(t, "stored", string(two.Bytes[10:16]))
 	_, err = f.WriteAt([]byte("pwrite"), 20)
 	require.NoError(t, err)
-	require.Equal(t, "pwrite", string(one.b[20:26]))
-	require.Error(t, one.stored(98, 4), "past the end of the file")
+	require.Equal(t, "pwrite", string(one.Bytes[20:26]))
+	require.Error(t, one.Stored(98, 4), "past the end of the file")
 	require.NotEmpty(t, s.misuse)
 }
 
@@ -156,15 +158,15 @@ func TestSimErrorsOfWritingBack(t *testing.T) {
 	require.True(t, s.w.unseen())
 	lost := s.w.clone()
 	require.NoError(t, f.Close())
-	next, err := s.open(filepath.Join(simDir, "a"), openWrite)
+	next, err := s.Open(filepath.Join(simDir, "a"), vfs.OpenWrite)
 	require.NoError(t, err)
-	require.ErrorIs(t, next.flush(), syscall.EIO)
-	require.NoError(t, next.flush(), "the error is reported once")
+	require.ErrorIs(t, next.Flush(), syscall.EIO)
+	require.NoError(t, next.Flush(), "the error is reported once")
 	require.False(t, s.w.unseen())
 	require.NoError(t, next.Close())
-	next, err = s.open(filepath.Join(simDir, "a"), openWrite)
+	next, err = s.Open(filepath.Join(simDir, "a"), vfs.OpenWrite)
 	require.NoError(t, err)
-	require.NoError(t, next.flush(), "no other descriptor gets the error")
+	require.NoError(t, next.Flush(), "no other descriptor gets the error")
 	lost.apply(&simOp{kind: simFlush, node: 0})
 	require.Equal(t, byte(1), lost.get("a")[0])
 	require.NotContains(t, lost.evicted().get("a")[:simPageBytes], byte(1))
@@ -184,7 +186,7 @@ func TestSimWindow(t *testing.T) {
 	}
 	put(t, f, 0, 1, 10)
 	s.fault = func(simKind, int, string) *simFault { return &simFault{err: syscall.EIO} }
-	require.ErrorIs(t, f.flush(), syscall.EIO)
+	require.ErrorIs(t, f.Flush(), syscall.EIO)
 	s.fault = nil
 	writeState(state{seq: 1})
 	writeState(state{seq: 2, failed: true})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 var (
@@ -54,7 +56,7 @@ func (c simConfig) String() string {
 }
 
 // record runs the workload, closes the log, and returns its user with the trace.
-func (c simConfig) record(wrap func(*simFS) fileSystem) (*simUser, error) {
+func (c simConfig) record(wrap func(*simFS) vfs.FS) (*simUser, error) {
 	s := newSimFS(newSimWorld(), c.mapped)
 	u := newSimUser(s, c.opts, c.seed)
 	if wrap != nil {
@@ -118,7 +120,7 @@ func (u *simUser) recover() error {
 }
 
 // crash records the workload and crashes it with a crasher that tune has adjusted.
-func (c simConfig) crash(wrap func(*simFS) fileSystem, tune func(*crasher)) (*crasher, error) {
+func (c simConfig) crash(wrap func(*simFS) vfs.FS, tune func(*crasher)) (*crasher, error) {
 	x := newCrasher(c.opts, c.mapped, c.seed)
 	x.wrap = wrap
 	tune(x)

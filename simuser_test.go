@@ -9,12 +9,14 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // simUser calls a log, and reports its calls and their results to an oracle and to the trace of the simulation, if there is one.
 // Its methods return the error of the log's call. If the log breaks its contract, they set wrong.
 type simUser struct {
-	fsys  fileSystem
+	fsys  vfs.FS
 	sim   *simFS // nil if the file system is not simulated
 	dir   string
 	opts  Options

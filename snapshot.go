@@ -97,10 +97,10 @@ func (s *snapshot) try(last bool) error {
 // prepare takes the directory over, with a state file that says that the copy is not finished.
 func (s *snapshot) prepare() error {
 	fsys := s.to.fs
-	if err := fsys.mkdirAll(s.to.dir); err != nil {
+	if err := fsys.MkdirAll(s.to.dir); err != nil {
 		return err
 	}
-	names, err := fsys.list(s.to.dir)
+	names, err := fsys.List(s.to.dir)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (s *snapshot) prepare() error {
 	if len(names) > 0 {
 		return invalid("directory is not empty: it holds %s", names[0])
 	}
-	if s.lock, err = fsys.lock(filepath.Join(s.to.dir, lockName)); err != nil {
+	if s.lock, err = fsys.Lock(filepath.Join(s.to.dir, lockName)); err != nil {
 		return err
 	}
 	unfinished := state{cut: -1, manifest: noManifest}
@@ -117,7 +117,7 @@ func (s *snapshot) prepare() error {
 		err = s.file.commit(func(*state) {})
 	}
 	if err == nil {
-		err = fsys.syncDir(s.to.dir)
+		err = fsys.SyncDir(s.to.dir)
 	}
 	if err != nil {
 		err = errors.Join(err, s.release(true))
@@ -139,12 +139,12 @@ func (s *snapshot) release(failed bool) error {
 	// a log.
 	err := s.clear()
 	if err == nil && s.cleared {
-		err = s.to.fs.syncDir(s.to.dir)
+		err = s.to.fs.SyncDir(s.to.dir)
 	}
 	cleared := err == nil
 	errs = append(errs, err)
 	remove := func(name string) {
-		if err := s.to.fs.remove(filepath.Join(s.to.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.to.fs.Remove(filepath.Join(s.to.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
@@ -170,7 +170,7 @@ func (s *snapshot) clear() error {
 	s.made = slices.DeleteFunc(s.made, func(path string) bool {
 		gone := true
 		for _, path := range []string{path, filepath.Join(s.to.dir, tmpPrefix+filepath.Base(path))} {
-			if err := s.to.fs.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := s.to.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs, gone = append(errs, err), false
 			}
 		}
@@ -257,7 +257,7 @@ func (s *snapshot) copy() error {
 	} else if cut {
 		return errGone
 	}
-	if err := s.to.fs.syncDir(s.to.dir); err != nil {
+	if err := s.to.fs.SyncDir(s.to.dir); err != nil {
 		return err
 	}
 	slices.Reverse(bases)

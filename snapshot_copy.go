@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // snapshot is one call of Snapshot.
@@ -76,15 +78,15 @@ func (s *snapshot) copyBatches(seg *segment) (size int64, err error) {
 }
 
 // store makes a segment with its indexes from the first size bytes of src.
-func (s *snapshot) store(src file, x *indexBuilder, base, size int64) error {
+func (s *snapshot) store(src vfs.File, x *indexBuilder, base, size int64) error {
 	path := s.to.path(base, logSuffix)
 	s.made = append(s.made, path, s.to.path(base, indexSuffix), s.to.path(base, timeSuffix)) // an open that fails may have made it
-	out, err := s.to.fs.open(path, openCreate)
+	out, err := s.to.fs.Open(path, vfs.OpenCreate)
 	if err != nil {
 		return err
 	}
-	if err = copyRange(out, 0, src, 0, size); err == nil {
-		err = out.flush()
+	if err = vfs.CopyRange(out, 0, src, 0, size); err == nil {
+		err = out.Flush()
 	}
 	if err = errors.Join(err, out.Close()); err != nil {
 		return err
@@ -97,7 +99,7 @@ func (s *snapshot) link(seg *segment) error {
 	for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
 		from, to := s.l.path(seg.base, suffix), s.to.path(seg.base, suffix)
 		s.made = append(s.made, to)
-		err := s.to.fs.link(from, to)
+		err := s.to.fs.Link(from, to)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			err = s.copyFile(from, to)
 		}
@@ -141,21 +143,21 @@ func (s *snapshot) gone(seg *segment) (bool, error) {
 
 // copyFile copies a file that does not change.
 func (s *snapshot) copyFile(from, to string) (err error) {
-	src, err := s.to.fs.open(from, openRead)
+	src, err := s.to.fs.Open(from, vfs.OpenRead)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	size, err := src.size()
+	size, err := src.Size()
 	if err != nil {
 		return err
 	}
-	out, err := s.to.fs.open(to, openCreate)
+	out, err := s.to.fs.Open(to, vfs.OpenCreate)
 	if err != nil {
 		return err
 	}
-	if err = copyRange(out, 0, src, 0, size); err == nil {
-		err = out.flush()
+	if err = vfs.CopyRange(out, 0, src, 0, size); err == nil {
+		err = out.Flush()
 	}
 	return errors.Join(err, out.Close())
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // snapValue returns a value that contains its offset, so that a record in the wrong place shows.
@@ -208,7 +210,7 @@ func TestSnapshotConcurrent(t *testing.T) {
 
 // countedFS passes operations on to another file system, but fails one of them, or all from one on, and may refuse links.
 type countedFS struct {
-	fileSystem
+	vfs.FS
 	mu      sync.Mutex
 	dir     string // only operations on this directory and its files count
 	n       int
@@ -239,11 +241,11 @@ func (c *countedFS) step(path string) error {
 	return nil
 }
 
-func (c *countedFS) open(path string, mode openMode) (file, error) {
+func (c *countedFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 	if err := c.step(path); err != nil {
 		return nil, err
 	}
-	f, err := c.fileSystem.open(path, mode)
+	f, err := c.FS.Open(path, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -252,88 +254,88 @@ func (c *countedFS) open(path string, mode openMode) (file, error) {
 	}
 	return &countedFile{f, c, path}, nil
 }
-func (c *countedFS) list(dir string) ([]string, error) {
+func (c *countedFS) List(dir string) ([]string, error) {
 	if err := c.step(dir); err != nil {
 		return nil, err
 	}
-	return c.fileSystem.list(dir)
+	return c.FS.List(dir)
 }
-func (c *countedFS) mkdirAll(dir string) error {
+func (c *countedFS) MkdirAll(dir string) error {
 	if err := c.step(dir); err != nil {
 		return err
 	}
-	return c.fileSystem.mkdirAll(dir)
+	return c.FS.MkdirAll(dir)
 }
-func (c *countedFS) remove(path string) error {
+func (c *countedFS) Remove(path string) error {
 	if err := c.step(path); err != nil {
 		return err
 	}
-	return c.fileSystem.remove(path)
+	return c.FS.Remove(path)
 }
-func (c *countedFS) rename(from, to string) error {
+func (c *countedFS) Rename(from, to string) error {
 	if err := c.step(to); err != nil {
 		return err
 	}
-	return c.fileSystem.rename(from, to)
+	return c.FS.Rename(from, to)
 }
-func (c *countedFS) link(from, to string) error {
+func (c *countedFS) Link(from, to string) error {
 	if err := c.step(to); err != nil {
 		return err
 	}
 	if c.linkErr != nil {
 		return c.linkErr
 	}
-	return c.fileSystem.link(from, to)
+	return c.FS.Link(from, to)
 }
-func (c *countedFS) syncDir(dir string) error {
+func (c *countedFS) SyncDir(dir string) error {
 	if err := c.step(dir); err != nil {
 		return err
 	}
-	return c.fileSystem.syncDir(dir)
+	return c.FS.SyncDir(dir)
 }
-func (c *countedFS) openDir(dir string) (directoryHandle, error) {
+func (c *countedFS) OpenDir(dir string) (vfs.Directory, error) {
 	if err := c.step(dir); err != nil {
 		return nil, err
 	}
 	return simDirectory{c, dir}, nil
 }
-func (c *countedFS) lock(path string) (directoryLock, error) {
+func (c *countedFS) Lock(path string) (vfs.DirectoryLock, error) {
 	if err := c.step(path); err != nil {
 		return nil, err
 	}
-	l, err := c.fileSystem.lock(path)
+	l, err := c.FS.Lock(path)
 	return countedLock{l, c, path}, err
 }
 
 type countedLock struct {
-	directoryLock
+	vfs.DirectoryLock
 	c    *countedFS
 	path string
 }
 
-func (l countedLock) Close() error { return errors.Join(l.directoryLock.Close(), l.c.step(l.path)) }
+func (l countedLock) Close() error { return errors.Join(l.DirectoryLock.Close(), l.c.step(l.path)) }
 
 type countedFile struct {
-	file
+	vfs.File
 	c    *countedFS
 	path string
 }
 
 func (f *countedFile) WriteAt(p []byte, pos int64) (int, error) {
 	if err := f.c.step(f.path); err != nil {
-		n, _ := f.file.WriteAt(p[:len(p)/2], pos)
+		n, _ := f.File.WriteAt(p[:len(p)/2], pos)
 		return n, err
 	}
-	return f.file.WriteAt(p, pos)
+	return f.File.WriteAt(p, pos)
 }
 
-func (f *countedFile) Close() error { return errors.Join(f.file.Close(), f.c.step(f.path)) }
+func (f *countedFile) Close() error { return errors.Join(f.File.Close(), f.c.step(f.path)) }
 
-func (f *countedFile) flush() error {
+func (f *countedFile) Flush() error {
 	if err := f.c.step(f.path); err != nil {
 		return err
 	}
-	return f.file.flush()
+	return f.File.Flush()
 }
 
 // A failed snapshot must leave nothing, and a killed snapshot must leave nothing that opens.
@@ -342,7 +344,7 @@ func TestSnapshotInterrupted(t *testing.T) {
 	for _, links := range []bool{true, false} {
 		for _, dead := range []bool{false, true} {
 			dir := t.TempDir()
-			fsys := &countedFS{fileSystem: osFS{}, dead: dead}
+			fsys := &countedFS{FS: osFS{}, dead: dead}
 			if !links {
 				fsys.linkErr = &os.LinkError{Op: "link", Err: syscall.EXDEV}
 			}
@@ -406,7 +408,7 @@ func TestSnapshotAfterAFailedCut(t *testing.T) {
 	require.ErrorIs(t, u.log.TruncateTo(3), syscall.EIO)
 	s.setFault(nil)
 	require.ErrorIs(t, u.log.Snapshot(simCopies+"1"), ErrFailed)
-	names, err := s.list(simCopies + "1")
+	names, err := s.List(simCopies + "1")
 	require.NoError(t, err)
 	require.Empty(t, names)
 	ignore(u.log.Close())

@@ -8,6 +8,8 @@ import (
 	"io"
 	"io/fs"
 	"math"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // The file seglog.state holds what the batches can't tell. It has two slots, which are written in turn, so that one survives
@@ -189,8 +191,8 @@ func (s *state) decode(b []byte) bool {
 }
 
 // readState returns the newer good slot. It returns false if there is none: nothing is promised then.
-func readState(fsys fileSystem, path string) (state, bool, error) {
-	f, err := fsys.open(path, openRead)
+func readState(fsys vfs.FS, path string) (state, bool, error) {
+	f, err := fsys.Open(path, vfs.OpenRead)
 	if errors.Is(err, fs.ErrNotExist) {
 		return state{}, false, nil
 	}
@@ -202,7 +204,7 @@ func readState(fsys fileSystem, path string) (state, bool, error) {
 }
 
 // readSlots reads both slots and returns the newer good one. A slot that can't be read is an error only if no slot is good.
-func readSlots(f file) (best state, ok bool, err error) {
+func readSlots(f vfs.File) (best state, ok bool, err error) {
 	best, ok, err = readEachSlot(f)
 	if ok {
 		err = nil
@@ -211,7 +213,7 @@ func readSlots(f file) (best state, ok bool, err error) {
 }
 
 // readEachSlot returns the newest state, and also the errors of slots that could not be read.
-func readEachSlot(f file) (best state, ok bool, err error) {
+func readEachSlot(f vfs.File) (best state, ok bool, err error) {
 	var failures []error
 	for i := range int64(2) {
 		var b [stateLen]byte

@@ -6,12 +6,15 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // stateFile keeps seglog.state.
 type stateFile struct {
-	f  file
-	mu mutex
+	f  vfs.File
+	mu sched.Mutex
 	// Guarded by mu:
 	cur   state
 	dirty bool // written since the last flush
@@ -54,13 +57,13 @@ func (s state) flushed(n flushedNote) state {
 
 // openState opens the state file for writing and locks it: should somebody remove the file LOCK, a second writer is still
 // kept out.
-func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
-	f, err := fsys.open(path, openWrite)
+func openState(fsys vfs.FS, path string, cur state) (*stateFile, error) {
+	f, err := fsys.Open(path, vfs.OpenWrite)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = fsys.open(path, openCreate)
+		f, err = fsys.Open(path, vfs.OpenCreate)
 	}
 	if err == nil {
-		if err = f.lock(); err != nil {
+		if err = f.Lock(); err != nil {
 			err = errors.Join(err, f.Close())
 		}
 	}
@@ -70,7 +73,7 @@ func openState(fsys fileSystem, path string, cur state) (*stateFile, error) {
 	return &stateFile{f: f, cur: cur}, nil
 }
 
-func (s *stateFile) close() error { return errors.Join(s.f.unlock(), s.f.Close()) }
+func (s *stateFile) close() error { return errors.Join(s.f.Unlock(), s.f.Close()) }
 
 // renew replaces the file, whose pages a failed flush may have spoilt, by a new one with the same contents.
 func (s *stateFile) renew(e *env) error {
@@ -82,12 +85,12 @@ func (s *stateFile) renew(e *env) error {
 		return err
 	}
 	old, cur := s.f, s.cur
-	size, err := old.size()
+	size, err := old.Size()
 	if err == nil && size > restPos {
-		err = copyRange(f, restPos, old, restPos, size-restPos)
+		err = vfs.CopyRange(f, restPos, old, restPos, size-restPos)
 	}
 	if err == nil {
-		err = f.lock()
+		err = f.Lock()
 	}
 	s.f = f
 	for range 2 {
@@ -96,17 +99,17 @@ func (s *stateFile) renew(e *env) error {
 		}
 	}
 	if err == nil {
-		err = f.flush()
+		err = f.Flush()
 	}
 	if err == nil {
-		err = e.fs.rename(tmp, filepath.Join(e.dir, stateName))
+		err = e.fs.Rename(tmp, filepath.Join(e.dir, stateName))
 	}
 	if err != nil {
 		s.f, s.cur = old, cur
-		return errors.Join(err, f.Close(), e.fs.remove(tmp))
+		return errors.Join(err, f.Close(), e.fs.Remove(tmp))
 	}
 	s.dirty = false
-	return errors.Join(old.unlock(), old.Close(), e.syncDir())
+	return errors.Join(old.Unlock(), old.Close(), e.syncDir())
 }
 
 // stage makes a change that only the next write takes to the file. It is for changes that may be lost, such as a higher
@@ -164,7 +167,7 @@ func (s *stateFile) commit(change func(*state)) error {
 		err = s.put(s.cur)
 	}
 	if err == nil {
-		if err = s.f.flush(); err != nil {
+		if err = s.f.Flush(); err != nil {
 			err = &writeBackError{err}
 		}
 	}
@@ -176,7 +179,7 @@ func (s *stateFile) commit(change func(*state)) error {
 		s.cur = old
 		undo := errors.Join(s.put(old), s.put(s.cur))
 		if undo == nil && begun {
-			undo = s.f.flush()
+			undo = s.f.Flush()
 		}
 		if undo != nil && begun {
 			err = &writeBackError{err} // a power cut may bring the change back
@@ -201,7 +204,7 @@ func (s *stateFile) putRest(rest []byte) error {
 
 // rest reads n bytes that putRest wrote, or fewer if they are not there.
 func (s *stateFile) rest(n int64) (batch, error) {
-	size, err := s.f.size()
+	size, err := s.f.Size()
 	if err != nil {
 		return nil, err
 	}
@@ -215,8 +218,8 @@ func (s *stateFile) rest(n int64) (batch, error) {
 
 // dropRest frees the space of the rest. It does not matter if it fails, or if a crash undoes it, since nobody looks there.
 func (s *stateFile) dropRest() {
-	if size, err := s.f.size(); err == nil && size > restPos {
-		_ = s.f.truncate(restPos)
+	if size, err := s.f.Size(); err == nil && size > restPos {
+		_ = s.f.Truncate(restPos)
 	}
 }
 
@@ -229,7 +232,7 @@ func (s *stateFile) flush() error {
 	if !dirty {
 		return nil
 	}
-	err := s.f.flush()
+	err := s.f.Flush()
 	if err != nil {
 		s.mu.Lock()
 		s.dirty = true

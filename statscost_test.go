@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Stats keeps the sum of the sizes of sealed segments while the list of segments stays the same. The sum must be right after
@@ -53,34 +55,34 @@ type fullDisk struct {
 }
 
 type fullDiskFile struct {
-	file
+	vfs.File
 	fs *fullDisk
 }
 
-func (f *fullDisk) open(path string, mode openMode) (file, error) {
-	g, err := f.osFS.open(path, mode)
+func (f *fullDisk) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	g, err := f.osFS.Open(path, mode)
 	return fullDiskFile{g, f}, err
 }
 
-func (f fullDiskFile) reserve(pos, n int64) error {
+func (f fullDiskFile) Reserve(pos, n int64) error {
 	if f.fs.full.Load() {
 		return &fs.PathError{Op: "fallocate", Path: "log", Err: syscall.ENOSPC}
 	}
-	return f.file.reserve(pos, n)
+	return f.File.Reserve(pos, n)
 }
 
 func (f fullDiskFile) WriteAt(p []byte, pos int64) (int, error) { // for platforms that do not map segments
 	if f.fs.full.Load() {
 		return 0, &fs.PathError{Op: "write", Path: "log", Err: syscall.ENOSPC}
 	}
-	return f.file.WriteAt(p, pos)
+	return f.File.WriteAt(p, pos)
 }
 
-func (f fullDiskFile) flush() error {
+func (f fullDiskFile) Flush() error {
 	if f.fs.full.Load() {
 		return &fs.PathError{Op: "fdatasync", Path: "log", Err: syscall.EIO}
 	}
-	return f.file.flush()
+	return f.File.Flush()
 }
 
 // Stats.Errors must count each append that fails because of the disk: appends that find it full, and those that a failed log

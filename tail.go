@@ -5,6 +5,9 @@ import (
 	"io/fs"
 	"runtime/debug"
 	"sync/atomic"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 const (
@@ -30,7 +33,7 @@ type tail struct {
 	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
 	// grow is held to change the size of the file, which segment.phase must allow.
-	grow mutex
+	grow sched.Mutex
 	// With a mapping, blocks below reserved are allocated, so that a store can't fail for want of them.
 	reserved  atomic.Int64
 	populated int64 // pages below this position are mapped; used by the preparer alone
@@ -52,7 +55,7 @@ const (
 )
 
 // openTail returns the writer's side of an active segment of which the first size bytes of the file are good.
-func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int64) (*tail, error) {
+func openTail(e *env, f vfs.File, path string, base int64, x *indexBuilder, size int64) (*tail, error) {
 	t := &tail{e: e}
 	if err := t.open(f, path, base, x, size); err != nil {
 		return nil, err
@@ -61,7 +64,7 @@ func openTail(e *env, f file, path string, base int64, x *indexBuilder, size int
 	return t, nil
 }
 
-func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64) error {
+func (t *tail) open(f vfs.File, path string, base int64, x *indexBuilder, size int64) error {
 	t.seg, t.x, t.firstTime = &segment{base: base}, x, noTimestamp
 	t.seg.maxTime.Store(x.maxTime)
 	m, err := t.reserveAndMap(f, size)
@@ -79,7 +82,7 @@ func (t *tail) open(f file, path string, base int64, x *indexBuilder, size int64
 
 // reserveAndMap reserves the first blocks behind size and maps the file. It returns nil where mapping is not safe or not
 // possible.
-func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
+func (t *tail) reserveAndMap(f vfs.File, size int64) (*vfs.Mapping, error) {
 	step := int64(minReserve)
 	if t.ahead > 0 { // prepare zeroes the rest
 		step = minSegmentBytes
@@ -87,7 +90,7 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	first := max(size, min(t.e.o.SegmentBytes, size+step))
 	// A file that is full already rolls at the next append. Its last byte is reserved all the same, to see whether the file
 	// system can do it.
-	err := f.reserve(max(0, min(size, first-1)), max(1, first-size))
+	err := f.Reserve(max(0, min(size, first-1)), max(1, first-size))
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
 	}
@@ -98,7 +101,7 @@ func (t *tail) reserveAndMap(f file, size int64) (*mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := f.mmap(max(t.e.o.SegmentBytes, size), t.e.o.Flush != FlushSync)
+	m, err := f.Mmap(max(t.e.o.SegmentBytes, size), t.e.o.Flush != FlushSync)
 	if err != nil {
 		// The platform has none, or there are too many mappings: pwrite will do. The blocks stay reserved until the seal.
 		return nil, nil
@@ -138,7 +141,7 @@ func (t *tail) begin(n, large int64) ([]byte, error) {
 			t.bulk.Store(t.write)
 		}
 		if !t.write {
-			return t.h.m.b[pos : pos+n : pos+n], nil
+			return t.h.m.Bytes[pos : pos+n : pos+n], nil
 		}
 	}
 	if int64(cap(t.buf)) < n {
@@ -154,7 +157,7 @@ func (t *tail) cutTorn(pos int64) error {
 	if t.h.m != nil {
 		t.reserved.Store(pos)
 	}
-	if err := t.h.f.truncate(pos); err != nil {
+	if err := t.h.f.Truncate(pos); err != nil {
 		return err
 	}
 	t.torn = false
@@ -171,10 +174,10 @@ func (t *tail) reserve(end int64) error {
 		return nil
 	}
 	want := min(max(end, from+min(max(from, minReserve), maxReserve)), t.e.o.SegmentBytes)
-	err := t.h.f.reserve(from, want-from)
+	err := t.h.f.Reserve(from, want-from)
 	if isShortage(err) && end < want {
 		want = end
-		err = t.h.f.reserve(from, want-from)
+		err = t.h.f.Reserve(from, want-from)
 	}
 	if err == nil {
 		t.reserved.Store(want)
@@ -212,8 +215,8 @@ func (t *tail) commit(dst []byte) (err error) {
 			t.torn = true
 			return err
 		}
-	case t.h.m.stored != nil:
-		if err := t.h.m.stored(old.pos(), int64(len(dst))); err != nil {
+	case t.h.m.Stored != nil:
+		if err := t.h.m.Stored(old.pos(), int64(len(dst))); err != nil {
 			return &fs.PathError{Op: "access mapping", Path: t.h.path, Err: err}
 		}
 	}
@@ -262,10 +265,10 @@ func (t *tail) seal() error {
 func (t *tail) trim() error {
 	t.grow.Lock()
 	defer t.grow.Unlock()
-	if err := t.h.f.truncate(t.seg.stored.load().pos()); err != nil {
+	if err := t.h.f.Truncate(t.seg.stored.load().pos()); err != nil {
 		return t.h.named(err)
 	}
-	if err := t.h.f.flush(); err != nil {
+	if err := t.h.f.Flush(); err != nil {
 		return &writeBackError{t.h.named(err)}
 	}
 	return nil

@@ -7,6 +7,9 @@ import (
 	"net"
 	"os"
 	"sync"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Section is a run of whole batches of one segment, pinned and ready to send: its bytes do not change, whatever retention or
@@ -127,7 +130,7 @@ func (l *Log) emptySection(s *Section, r *reader, offset int64) error {
 		if err := l.failed(); err != nil && l.view.Load() == v {
 			return err
 		}
-		spin("section", 0) // as in pin
+		sched.Spin("section", 0) // as in pin
 	}
 }
 
@@ -331,7 +334,7 @@ func (t *transfer) run(s *Section, w io.Writer) (sent int64, err error) {
 func (t *transfer) copy(w io.Writer) error {
 	s := t.s
 	if t.buf == nil {
-		t.buf = make([]byte, copyChunk)
+		t.buf = make([]byte, vfs.CopyChunk)
 	}
 	for s.pos < s.end || len(s.header) > 0 {
 		if s.l.closed.Load() {

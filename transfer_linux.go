@@ -29,7 +29,7 @@ func (t *transfer) direct(w io.Writer) (done bool, err error) {
 	default:
 		return false, nil
 	}
-	src := t.s.h.f.osFile()
+	src := t.s.h.f.OSFile()
 	if src == nil {
 		return false, nil
 	}
@@ -131,7 +131,7 @@ func (t *transfer) sendTogether(fd int) bool {
 	s := t.s
 	defer func() { t.parts = [2][]byte{} }()
 	for s.pos < s.end || len(s.header) > 0 {
-		t.parts = [2][]byte{s.header, s.h.m.b[s.pos:s.end]}
+		t.parts = [2][]byte{s.header, s.h.m.Bytes[s.pos:s.end]}
 		n, err := unix.Writev(fd, t.parts[:])
 		if n > 0 {
 			h := min(n, len(s.header))

@@ -7,6 +7,8 @@ import (
 	"math"
 	"path/filepath"
 	"runtime/debug"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // TruncateTo makes offset the end of the log. It removes the records at offset and above, and later appends get their offsets
@@ -72,7 +74,7 @@ func (l *Log) Reset(offset int64) error {
 // by rest. The plan is made before anything changes, and the state file notes pos and rest, so that Open can finish an
 // interrupted cut by the same steps.
 type cutPlan struct {
-	f     file         // the segment's file, opened for writing; nil in recovery
+	f     vfs.File     // the segment's file, opened for writing; nil in recovery
 	base  int64        // base offset of the segment
 	held  *heldSegment // nil in recovery
 	pos   int64
@@ -207,16 +209,16 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 		return p, err
 	}
 	// Opened now, before the intent is noted, because there may be no descriptor left.
-	p.f, err = l.acquire(l.path(p.base, logSuffix), openWrite)
+	p.f, err = l.acquire(l.path(p.base, logSuffix), vfs.OpenWrite)
 	return p, err
 }
 
 // heldSegment is a segment that is about to be cut. Its lock is held, so nobody can open it meanwhile.
 type heldSegment struct {
 	s     *segment
-	h     *handle // nil if the segment is not open
-	alone bool    // nobody else in this process has a reference to h or can get one
-	copy  file    // a copy of the part below the cut, if others use the file; nil if the file is cut in place
+	h     *handle  // nil if the segment is not open
+	alone bool     // nobody else in this process has a reference to h or can get one
+	copy  vfs.File // a copy of the part below the cut, if others use the file; nil if the file is cut in place
 }
 
 // hold takes the segment that will be cut away from readers and the preparer. It makes the copy that will replace the file
@@ -233,7 +235,7 @@ func (l *Log) hold(p *cutPlan) error {
 	held := &heldSegment{s: s, h: s.h.Swap(nil)}
 	held.alone = held.h == nil || held.h.seize()
 	p.held = held
-	if held.alone && !s.lent.Load() && mayCutInPlace(p.f.osFile()) {
+	if held.alone && !s.lent.Load() && mayCutInPlace(p.f.OSFile()) {
 		t, end := l.writer.tail, s.stored.load().pos()
 		if t.seg == s && held.h != nil && held.h.m != nil && end-p.size() <= maxZeroedCut {
 			p.end, p.reserved = end, t.reserved.Load()
@@ -264,7 +266,7 @@ func (l *Log) giveUp(p *cutPlan) (err error) {
 			held.s.h.Store(held.h)
 		}
 		if held.copy != nil {
-			err = errors.Join(held.copy.Close(), l.fs.remove(filepath.Join(l.dir, cutName)))
+			err = errors.Join(held.copy.Close(), l.fs.Remove(filepath.Join(l.dir, cutName)))
 		}
 		l.letGo(p)
 	}
@@ -295,7 +297,7 @@ func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) 
 }
 
 // firstTime returns the value of tail.firstTime for a segment that consists of the first size bytes of f, followed by rest.
-func firstTime(f file, size int64, rest batch) (int64, error) {
+func firstTime(f vfs.File, size int64, rest batch) (int64, error) {
 	switch {
 	case size > 0:
 		var b [headerLen]byte

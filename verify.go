@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Verify reads every byte of the log in dir and checks it against all that is known about it: CRCs, records (compressed ones
@@ -23,7 +25,7 @@ import (
 // be read, or for the Context.
 func Verify(dir string, opts *VerifyOptions) (*Report, error) { return verifyFS(osFS{}, dir, opts) }
 
-func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error) {
+func verifyFS(fsys vfs.FS, dir string, opts *VerifyOptions) (*Report, error) {
 	began := time.Now()
 	v := &verifier{ctx: context.Background(), report: &Report{Segments: []SegmentReport{}, Problems: []Problem{}}}
 	if opts != nil {
@@ -55,8 +57,8 @@ func verifyFS(fsys fileSystem, dir string, opts *VerifyOptions) (*Report, error)
 }
 
 func (v *verifier) run() error {
-	info, err := v.e.fs.stat(v.e.dir)
-	if err == nil && !info.isDir {
+	info, err := v.e.fs.Stat(v.e.dir)
+	if err == nil && !info.IsDir {
 		err = &fs.PathError{Op: "verify", Path: v.e.dir, Err: errors.New("not a directory")}
 	}
 	if err != nil {
@@ -96,8 +98,8 @@ func (v *verifier) measure() {
 		if base == v.dir.unnamed {
 			path = filepath.Join(v.e.dir, nextName)
 		}
-		if info, err := v.e.fs.stat(path); err == nil {
-			v.total += info.size
+		if info, err := v.e.fs.Stat(path); err == nil {
+			v.total += info.Size
 		}
 	}
 }
@@ -206,7 +208,7 @@ func (v *verifier) leftovers(names []string) error {
 		if name == nextName || !slices.Contains(names, name) {
 			continue
 		}
-		if info, err := v.e.fs.stat(path); err == nil && time.Since(info.mtime) > leftoverAge {
+		if info, err := v.e.fs.Stat(path); err == nil && time.Since(info.ModTime) > leftoverAge {
 			v.problem(Problem{Path: path, Offset: -1, Severity: SeverityNote,
 				Reason: "left behind by a change that was interrupted; the next Open removes it"})
 		}

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // ledger is the contents of the state file and the listing of the directory.
@@ -46,7 +48,7 @@ func (g *ledger) gaps() bool { return !g.promised || g.st.gaps }
 // read reads the state file and lists the directory, once.
 func (g *ledger) read(e *env) error {
 	*g = ledger{}
-	f, err := e.fs.open(filepath.Join(e.dir, stateName), openRead)
+	f, err := e.fs.Open(filepath.Join(e.dir, stateName), vfs.OpenRead)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -71,7 +73,7 @@ func (g *ledger) read(e *env) error {
 }
 
 // tornSlots counts the slots that hold neither a state nor zeros.
-func tornSlots(f file) (torn int, err error) {
+func tornSlots(f vfs.File) (torn int, err error) {
 	for i := range int64(2) {
 		var b [stateLen]byte
 		n, err := f.ReadAt(b[:], i*stateSlotGap)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // segmentCheck is Verify on one segment.
@@ -32,7 +34,7 @@ func (c *segmentCheck) run() error {
 	c.sealed = v.ledger.sealed(c.i)
 	c.r = SegmentReport{Base: c.base, Next: c.base, Sealed: c.sealed, Codecs: map[string]int64{}}
 	c.minTime, c.maxTime = math.MaxInt64, noTimestamp
-	f, path, err := v.e.openLog(c.base, openRead)
+	f, path, err := v.e.openLog(c.base, vfs.OpenRead)
 	c.r.Path = path
 	if err != nil {
 		c.missing = errors.Is(err, fs.ErrNotExist)
@@ -67,9 +69,9 @@ func (c *segmentCheck) fail(pos, n, offset int64, reason string) {
 	c.add(Problem{Path: c.r.Path, Pos: pos, Bytes: n, Offset: offset, Severity: SeverityError, Reason: reason})
 }
 
-func (c *segmentCheck) read(f file) error {
+func (c *segmentCheck) read(f vfs.File) error {
 	v := c.v
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil {
 		c.fail(0, 0, c.base, err.Error())
 		return nil
@@ -81,7 +83,7 @@ func (c *segmentCheck) read(f file) error {
 	if c.sealed || !v.promised || v.st.clean && size == v.st.endPos {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{file: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
 	err = w.run()
 	v.done += size
 	if err != nil {
@@ -322,7 +324,7 @@ func (k *indexCheck) finish(interval int) {
 
 // watchedFile is a file that ends a scan when the Context does, and reports the progress.
 type watchedFile struct {
-	file
+	vfs.File
 	v *verifier
 }
 
@@ -330,7 +332,7 @@ func (f *watchedFile) ReadAt(p []byte, pos int64) (int, error) {
 	if err := f.v.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := f.file.ReadAt(p, pos)
+	n, err := f.File.ReadAt(p, pos)
 	if len(p) > headerLen {
 		f.v.tell(f.v.done + pos + int64(n))
 	}

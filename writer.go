@@ -203,7 +203,7 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 			l.stats.errors.Add(1)
 			return fmt.Errorf("seglog: %d rolled segments wait for their seal, which fails: %w", len(w.sealing), w.sealErr)
 		}
-		l.keeper.kick()
+		l.keeper.Kick()
 		w.sealed.Wait()
 	}
 	return nil
@@ -233,7 +233,7 @@ func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err er
 	}
 	if at.pos()+size > w.prepareAt {
 		w.prepareAt = math.MaxInt64
-		l.preparer.kick()
+		l.preparer.Kick()
 	}
 	if dst, err = t.begin(size, large); err != nil {
 		return nil, l.appendFailed(base, t.h.named(err))
@@ -302,13 +302,13 @@ func (l *Log) acknowledge(m moment) error {
 	l.durableWaiters.wake()
 	if l.o.Flush == FlushAsync {
 		if !l.dirty.Load() && !l.dirty.Swap(true) {
-			l.keeper.kick() // starts the interval
+			l.keeper.Kick() // starts the interval
 		}
 		switch unflushed := l.unflushed(); {
 		case unflushed-l.o.FlushBytes >= l.o.FlushBytes:
 			return l.flushStored(m)
 		case unflushed >= l.o.FlushBytes:
-			l.keeper.kick()
+			l.keeper.Kick()
 		}
 	}
 	return nil

@@ -49,9 +49,9 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 		old.reserved.Store(pos) // the segment was trimmed before it was full
 		ignore(old.zeroAhead(pos + 1000))
 		ignore(old.reserve(pos + 1000))
-		st, err := s.stat(old.h.path)
+		st, err := s.Stat(old.h.path)
 		require.NoError(t, err)
-		require.Equal(t, pos, st.size)
+		require.Equal(t, pos, st.Size)
 		require.NoError(t, old.h.unref())
 		require.NoError(t, l.Close())
 	}
@@ -78,7 +78,7 @@ func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	err = tail.zeroAhead(tail.reserved.Load() + 1)
 	require.ErrorIs(t, err, syscall.EIO)
 	require.NotNil(t, inDoubt(err))
-	require.ErrorIs(t, tail.h.f.flush(), syscall.EIO)
+	require.ErrorIs(t, tail.h.f.Flush(), syscall.EIO)
 	s.setFault(nil)
 	l.preparing.Unlock()
 	require.NoError(t, l.Close())
@@ -166,36 +166,6 @@ func TestFailedRollLeavesNoName(t *testing.T) {
 		u.sim.setFault(nil)
 		return errors.Join(u.append(1), u.append(1))
 	})
-}
-
-// A limiter must not let in more goroutines than it allows.
-func TestLimiter(t *testing.T) {
-	l := limiter{most: 2}
-	l.enter()
-	l.enter()
-	inside := make(chan struct{})
-	go func() {
-		l.enter()
-		close(inside)
-	}()
-	waits := func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.free != nil
-	}
-	for !waits() {
-		select {
-		case <-inside:
-			require.Fail(t, "a third goroutine is inside")
-		default:
-			runtime.Gosched()
-		}
-	}
-	l.leave()
-	<-inside
-	l.leave()
-	l.leave()
-	require.Zero(t, l.n)
 }
 
 // If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be
@@ -345,7 +315,7 @@ func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
 func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 2)
 	require.NoError(t, l.Close())
-	require.NoError(t, s.remove(filepath.Join(simDir, stateName)))
+	require.NoError(t, s.Remove(filepath.Join(simDir, stateName)))
 	synced, counted, early := false, false, false
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		switch name := filepath.Base(path); {

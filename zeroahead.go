@@ -3,6 +3,8 @@ package seglog
 import (
 	"errors"
 	"path/filepath"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // newTail makes an empty segment under a temporary name. It gets its final name when it becomes active (tail.activate), so
@@ -24,7 +26,7 @@ func newTail(e *env, name string, before *tail) (*tail, error) {
 		x.reserve(e.o.SegmentBytes)
 	}
 	if err = t.open(f, path, 0, x, 0); err != nil {
-		return nil, errors.Join(err, f.Close(), e.fs.remove(path))
+		return nil, errors.Join(err, f.Close(), e.fs.Remove(path))
 	}
 	if before != nil {
 		if err = t.prepare(); err != nil {
@@ -38,7 +40,7 @@ func newTail(e *env, name string, before *tail) (*tail, error) {
 // changed.
 func (t *tail) activate(base int64) error {
 	path := t.e.path(base, logSuffix)
-	if err := t.e.fs.rename(t.h.path, path); err != nil {
+	if err := t.e.fs.Rename(t.h.path, path); err != nil {
 		return err
 	}
 	t.seg.base, t.h.path = base, path
@@ -51,7 +53,7 @@ func (t *tail) discard() error {
 	if err := t.e.ours(); err != nil {
 		return errors.Join(err, t.seg.retire())
 	}
-	return errors.Join(t.e.fs.remove(t.h.path), t.seg.retire())
+	return errors.Join(t.e.fs.Remove(t.h.path), t.seg.retire())
 }
 
 // prepare works ahead of the appends, in the background: it reserves blocks and fills them with zeros, by writes large
@@ -70,7 +72,7 @@ func (t *tail) prepare() error {
 		return err
 	}
 	if from := max(t.populated, pos); t.seg.gather == nil && from < want && !t.bulk.Load() {
-		t.h.m.populate(from, want-from)
+		populate(t.h.m, from, want-from)
 		t.populated = want
 	}
 	return nil
@@ -107,7 +109,7 @@ func (t *tail) zeroAhead(want int64) (err error) {
 		unflushed += n
 		if unflushed >= zeroStep || !more && unflushed > 0 {
 			unflushed = 0
-			if err := f.flush(); err != nil {
+			if err := f.Flush(); err != nil {
 				return &writeBackError{err}
 			}
 		}
@@ -118,24 +120,24 @@ func (t *tail) zeroAhead(want int64) (err error) {
 // zeroFile returns the file through which zeros are written and flushed, or nil once the segment was rolled. The kernel
 // reports a failed write-back once for each open file description, so the preparer has its own: by the flusher's it would
 // take the error away from the flush that acknowledges records.
-func (t *tail) zeroFile() (file, error) {
+func (t *tail) zeroFile() (vfs.File, error) {
 	t.grow.Lock() // a cut can't put another file under the name meanwhile
 	defer t.grow.Unlock()
 	switch phase(t.seg.phase.Load()) {
 	case phasePrepared:
 		return t.h.f, nil
 	case phaseActive:
-		return t.e.acquire(t.h.path, openWrite)
+		return t.e.acquire(t.h.path, vfs.OpenWrite)
 	}
 	return nil, nil
 }
 
 // zeroOne reserves one piece of at most size bytes behind the reserved blocks, fills it with zeros and, under FlushSync,
 // writes it back. It returns the size of the piece, and whether there is more to do up to want.
-func (t *tail) zeroOne(f file, want, size int64) (n int64, more bool, err error) {
+func (t *tail) zeroOne(f vfs.File, want, size int64) (n int64, more bool, err error) {
 	from, n, err := t.zeroLocked(f, want, size)
 	if n > 0 && t.seg.gather != nil {
-		if err := f.writeBack(from, n); err != nil {
+		if err := f.WriteBack(from, n); err != nil {
 			return n, false, &writeBackError{err}
 		}
 	}
@@ -143,7 +145,7 @@ func (t *tail) zeroOne(f file, want, size int64) (n int64, more bool, err error)
 }
 
 // zeroLocked is zeroOne up to the write-back. It returns the piece, [from, from+n).
-func (t *tail) zeroLocked(f file, want, size int64) (from, n int64, err error) {
+func (t *tail) zeroLocked(f vfs.File, want, size int64) (from, n int64, err error) {
 	t.grow.Lock()
 	defer t.grow.Unlock()
 	from = t.reserved.Load()
@@ -151,10 +153,10 @@ func (t *tail) zeroLocked(f file, want, size int64) (from, n int64, err error) {
 	if n <= 0 || t.bulk.Load() || t.seg.phase.Load() > int32(phaseActive) {
 		return from, 0, nil
 	}
-	if err := f.reserve(from, n); err != nil {
+	if err := f.Reserve(from, n); err != nil {
 		return from, 0, err
 	}
-	if err := f.zero(from, n); err != nil {
+	if err := f.Zero(from, n); err != nil {
 		return from, 0, err
 	}
 	t.reserved.Store(from + n)

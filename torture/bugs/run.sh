@@ -35,19 +35,24 @@ cd "$tree" || exit 1
 # tests PATCH: the arguments of go test of its header, a line each.
 tests() { sed -n 's/^Tests: *//p' "$here/$1"; }
 
-# compile: both packages, so that a fault that does not compile is no fault that was found. Without optimizations and symbols,
+# compile: the packages with such tests, so that a fault that does not compile is no fault that was found. Without optimizations and symbols,
 # which the tests don't need, in two thirds of the time.
 flags=(-vet=off -gcflags=-N\ -l -ldflags=-s\ -w)
-compile() { go test "${flags[@]}" -c -o "$work/seglog.test" . && go test "${flags[@]}" -c -o "$work/commit.test" ./internal/commit; }
+packages=(. ./internal/commit ./internal/sched)
+compile() {
+  local p
+  for p in "${packages[@]}"; do go test "${flags[@]}" -c -o "$(binary "$p")" "$p" || return; done
+}
+binary() { [[ $1 == . ]] && echo "$work/seglog.test" || echo "$work/$(basename "$1").test"; }
 
 # try ARGUMENTS...: runs tests that were compiled. The status of a test that fails is not 0.
 try() {
-  local binary=$work/seglog.test dir=. args=() a
-  if [[ $1 == ./internal/commit ]]; then binary=$work/commit.test dir=$1; shift; fi
+  local dir=. args=() a
+  if [[ $1 == ./internal/* ]]; then dir=$1; shift; fi
   for a in "$@"; do
     case $a in -run) args+=("-test.run") ;; *) args+=("$a") ;; esac
   done
-  (cd "$dir" && timeout -k 5 150 "$binary" -test.timeout 120s -test.failfast "${args[@]}") >"$work/out" 2>&1
+  (cd "$dir" && timeout -k 5 150 "$(binary "$dir")" -test.timeout 120s -test.failfast "${args[@]}") >"$work/out" 2>&1
 }
 
 # reason: the line of the output that says most.

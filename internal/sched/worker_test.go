@@ -1,6 +1,6 @@
 //go:build go1.25
 
-package seglog
+package sched
 
 import (
 	"runtime"
@@ -15,7 +15,7 @@ import (
 // Each request must be followed by a whole round, also one that is made during a round, and rounds must not overlap.
 func TestWorkerServesEachKick(t *testing.T) {
 	var asked, served, inside atomic.Int64
-	w := newWorker("test", func() time.Duration {
+	w := NewWorker("test", func() time.Duration {
 		if inside.Add(1) != 1 {
 			t.Error("two rounds at once")
 		}
@@ -25,13 +25,13 @@ func TestWorkerServesEachKick(t *testing.T) {
 		inside.Add(-1)
 		return 0
 	})
-	w.kick()
+	w.Kick()
 	runtime.Gosched()
-	require.Zero(t, served.Load(), "a round before begin")
-	w.begin()
+	require.Zero(t, served.Load(), "a round before Begin")
+	w.Begin()
 	for range 20_000 {
 		n := asked.Add(1)
-		w.kick()
+		w.Kick()
 		if n%100 == 0 {
 			for served.Load() != n { // or the test times out
 				runtime.Gosched()
@@ -39,37 +39,37 @@ func TestWorkerServesEachKick(t *testing.T) {
 		}
 	}
 	asked.Add(1)
-	w.kick()
-	w.close()
-	require.Zero(t, inside.Load(), "close did not wait")
+	w.Kick()
+	w.Close()
+	require.Zero(t, inside.Load(), "Close did not wait")
 	n := served.Load()
-	w.kick()
+	w.Kick()
 	runtime.Gosched()
-	require.Equal(t, n, served.Load(), "a round after close")
+	require.Equal(t, n, served.Load(), "a round after Close")
 }
 
-// A round that says when the next is due must be followed by it then, once, and by none after close.
+// A round that says when the next is due must be followed by it then, once, and by none after Close.
 func TestWorkerRunsWhenDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var rounds []time.Duration
-		w := newWorker("test", func() time.Duration {
+		w := NewWorker("test", func() time.Duration {
 			rounds = append(rounds, time.Since(began))
 			return []time.Duration{time.Second, time.Minute, 0, time.Hour, time.Hour}[len(rounds)-1]
 		})
-		w.begin()
+		w.Begin()
 		synctest.Wait()
 		require.Empty(t, rounds)
-		w.kick()
+		w.Kick()
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		require.Equal(t, []time.Duration{0, time.Second, 61 * time.Second}, rounds)
-		w.kick()
+		w.Kick()
 		time.Sleep(time.Minute)
-		w.kick() // before the time that the last round named
+		w.Kick() // before the time that the last round named
 		synctest.Wait()
 		require.Len(t, rounds, 5)
-		w.close()
+		w.Close()
 		time.Sleep(24 * time.Hour)
 		require.Len(t, rounds, 5)
 	})

@@ -1,0 +1,158 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/vfs"
+)
+
+// osFS is the vfs.FS of the operating system.
+type osFS struct{}
+
+// osFile is the vfs.File of osFS. The methods that differ by platform are in file_*.go, open_*.go and mmap_*.go.
+type osFile struct{ *os.File }
+
+func (f osFile) OSFile() *os.File { return f.File }
+
+func (f osFile) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// errNotRegular: there is a directory, a pipe or a device where a file must be.
+var errNotRegular = errors.New("not a regular file")
+
+// regularFile returns f as a file, or errNotRegular if it is none, in which case it closes f.
+func regularFile(f *os.File) (vfs.File, error) {
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: f.Name(), Err: errNotRegular}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return osFile{f}, nil
+}
+
+func (osFS) Stat(path string) (vfs.FileInfo, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return vfs.FileInfo{}, err
+	}
+	return vfs.FileInfo{Size: st.Size(), ModTime: st.ModTime(), IsDir: st.IsDir()}, nil
+}
+
+func (osFS) List(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.Readdirnames(-1)
+}
+
+// MkdirAll also makes the names of the new directories durable, so that a log in a new directory survives a power cut.
+func (osFS) MkdirAll(dir string) error {
+	var created []string
+	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {
+		st, err := os.Stat(d)
+		if err == nil {
+			if !st.IsDir() {
+				return &fs.PathError{Op: "mkdir", Path: d, Err: errors.New("not a directory")}
+			}
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || d == filepath.Dir(d) {
+			return err
+		}
+		created = append(created, d)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, d := range created {
+		if err := (osFS{}).SyncDir(filepath.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (osFS) Remove(path string) error { return os.Remove(path) }
+
+// Link makes a hard link. If from is a symbolic link it links the file that this leads to: a link to a relative symbolic link
+// would lead nowhere from another directory.
+func (osFS) Link(from, to string) error {
+	if st, err := os.Lstat(from); err == nil && st.Mode()&fs.ModeSymlink != 0 {
+		file, err := filepath.EvalSymlinks(from)
+		if err != nil {
+			return err
+		}
+		from = file
+	}
+	return os.Link(from, to)
+}
+
+// pathError gives the error of a raw system call the form of those of package os.
+func pathError(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}
+
+// openDirectory is the vfs.Directory of osFS.
+type openDirectory struct{ f *os.File }
+
+func (d openDirectory) Close() error { return d.f.Close() }
+func (d openDirectory) Held() error  { return sameFile(d.f) }
+
+func (osFS) OpenDir(dir string) (vfs.Directory, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return openDirectory{f}, nil
+}
+
+func (o osFS) SyncDir(dir string) error {
+	d, err := o.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// errReplaced: the name of an open file leads to another file, or to none.
+var errReplaced = errors.New("it was moved, replaced or removed")
+
+// sameFile returns errReplaced if the name of an open file no longer leads to it, and another error if that can't be known.
+func sameFile(f *os.File) error {
+	is, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	named, err := os.Stat(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", errReplaced, err)
+	}
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(is, named) {
+		return &fs.PathError{Op: "check", Path: f.Name(), Err: errReplaced}
+	}
+	return nil
+}
+
+// flushCalls limits the flushes of files and directories. A disk works on a few dozen at a time at most; the others would wait
+// in the kernel instead of here.
+var flushCalls = sched.Limiter{Most: 256}
