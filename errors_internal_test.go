@@ -20,7 +20,7 @@ var bare = map[string]string{
 	"(batch).checkRecords": "as above",
 	"(Log).openReadOnly":   "inside an fs.PathError",
 	"(verifier).run":       "inside an fs.PathError",
-	"(osFS).mkdirAll":      "inside an fs.PathError",
+	"(osFS).MkdirAll":      "inside an fs.PathError",
 }
 
 // Every error must wrap a sentinel of errors.go or its cause, so that callers can match it. Only the functions in bare may

@@ -31,15 +31,15 @@ func (l *Log) segments() ([]SegmentInfo, error) {
 		return nil, ErrClosed
 	}
 	sealed := int64(math.MaxInt64) // segments below this base offset are sealed
-	if l.o.ReadOnly {
-		if err := l.refresh(); err != nil {
+	if l.follow != nil {
+		if err := l.follow.refresh(); err != nil {
 			return nil, err
 		}
 	}
 	cuts := l.settledCuts()
 	v := l.view.Load()
-	if l.o.ReadOnly {
-		sealed = l.sealedByWriter()
+	if l.follow != nil {
+		sealed = l.follow.sealedByWriter()
 	}
 	sched.Yield("segments")
 	end := l.highWatermark()

@@ -34,8 +34,8 @@ type Log struct {
 	changing sched.Mutex
 	// mu is held to append, to roll, and to change the list of segments.
 	mu     sched.Mutex
-	writer writer   // guarded by mu
-	follow readOnly // of a log opened with ReadOnly; guarded by mu
+	writer writer    // guarded by mu
+	follow *follower // of a log opened with ReadOnly; otherwise nil
 	// flushes is group commit. A cut locks it, which keeps all flushes away.
 	flushes *commit.Group
 	flusher flusher // guarded by the ownership of flushes
@@ -99,7 +99,7 @@ func (l *Log) release() error {
 	if l.state != nil {
 		errs = append(errs, l.state.close())
 	}
-	if l.follow.state != nil {
+	if l.follow != nil && l.follow.state != nil {
 		errs = append(errs, l.follow.state.Close())
 	}
 	if l.dirH != nil {
@@ -134,7 +134,7 @@ func (l *Log) Close() error {
 		sched.Yield("background ended")
 	}
 	var err error
-	if !l.o.ReadOnly {
+	if l.follow == nil {
 		err = l.finish()
 		l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
 	}
@@ -225,7 +225,7 @@ func (l *Log) offsets() Offsets {
 		o.End = l.end.Load()
 		// Except in a cut the bounds only grow, so those that have not moved by now all held when the end was read.
 		if cuts%2 == 0 && l.start.Load() == o.Start && l.durable.Load() == o.RecoveryPoint && l.cuts.Load() == cuts {
-			if l.o.Flush != FlushSync || l.o.ReadOnly {
+			if l.o.Flush != FlushSync {
 				o.HighWatermark = o.End
 			}
 			o.RecoveryPoint = max(o.RecoveryPoint, o.Start)
@@ -238,7 +238,7 @@ func (l *Log) offsets() Offsets {
 }
 
 func (l *Log) highWatermark() int64 {
-	if l.o.Flush == FlushSync && !l.o.ReadOnly {
+	if l.o.Flush == FlushSync {
 		return l.durable.Load()
 	}
 	return l.end.Load()
@@ -278,7 +278,7 @@ func (l *Log) writable() error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	if l.o.ReadOnly {
+	if l.follow != nil {
 		return ErrReadOnly
 	}
 	return l.failed()

@@ -15,9 +15,11 @@ import (
 	"github.com/seglog/seglog/internal/vfs"
 )
 
-// readOnly is what a log opened with ReadOnly knows of the writer in another process. Log.mu guards it, except for fresh and
-// cutting.
-type readOnly struct {
+// follower keeps the view of a log that was opened with ReadOnly up to date with the writer, which may be in another process.
+// A log that is written here has none. Log.mu guards it, except for fresh and cutting.
+type follower struct {
+	l *Log
+
 	state    vfs.File // seglog.state; nil if the directory has none
 	promised bool     // it has a good slot
 	seen     state    // the state of the view
@@ -42,23 +44,29 @@ func (l *Log) catchUp() error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	if l.o.ReadOnly {
-		return l.refresh()
+	if l.follow != nil {
+		return l.follow.refresh()
 	}
 	return nil
 }
 
 // claimed returns the offset up to which there are records, including those that a cut hides for a moment.
-func (l *Log) claimed() int64 { return max(l.end.Load(), l.follow.cutting.Load()) }
+func (l *Log) claimed() int64 {
+	end := l.end.Load()
+	if l.follow != nil {
+		end = max(end, l.follow.cutting.Load())
+	}
+	return end
+}
 
 // awaitCut waits until no cut of the writer hides the record at offset. It returns ErrBusy if that takes too long.
-func (l *Log) awaitCut(offset int64) error {
-	for began := time.Now(); offset >= l.end.Load() && offset < l.follow.cutting.Load(); {
+func (ro *follower) awaitCut(offset int64) error {
+	for began := time.Now(); offset >= ro.l.end.Load() && offset < ro.cutting.Load(); {
 		if time.Since(began) > maxCutWait {
 			return fmt.Errorf("%w: offset %d: %s", ErrBusy, offset, cutUnderWay)
 		}
 		pauseForCut(began)
-		if err := l.refresh(); err != nil {
+		if err := ro.refresh(); err != nil {
 			return err
 		}
 	}
@@ -86,24 +94,27 @@ func (l *Log) openReadOnly() error {
 	if !info.IsDir {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, &fs.PathError{Op: "open", Path: l.dir, Err: errors.New("not a directory")})
 	}
-	ro := &l.follow
-	ro.seen.cut, ro.began = -1, time.Now()
+	ro := &follower{l: l, began: time.Now()}
+	ro.seen.cut = -1
+	l.follow = ro
+	l.o.Flush = FlushNone // what the writer may show, refresh decides
 	if l.dirH, err = l.fs.OpenDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	if err := l.refresh(); err != nil || ro.promised {
+	if err := ro.refresh(); err != nil || ro.promised {
 		return err
 	}
-	return l.lookBehindView()
+	return ro.lookBehindView()
 }
 
 // refreshFor brings the view up to date, if the record at offset is not in it or the last look is too long ago.
-func (l *Log) refreshFor(offset int64) error {
+func (ro *follower) refreshFor(offset int64) error {
+	l := ro.l
 	if l.closed.Load() {
 		return ErrClosed
 	}
 	known := func() bool { return offset >= l.start.Load() && offset < l.end.Load() }
-	if known() && l.isFresh() {
+	if known() && ro.isFresh() {
 		return nil
 	}
 	l.mu.Lock()
@@ -111,56 +122,56 @@ func (l *Log) refreshFor(offset int64) error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	if known() && l.isFresh() {
+	if known() && ro.isFresh() {
 		return nil
 	}
-	st, err := l.readWriterState()
+	st, err := ro.readWriterState()
 	if err != nil {
 		return err
 	}
-	ro := &l.follow
 	if known() && st.start == ro.seen.start && st.first == ro.seen.first && !ro.seen.cutSince(&st) && st.recoveryPoint == ro.seen.recoveryPoint {
-		l.setFresh()
+		ro.setFresh()
 		return nil
 	}
-	return l.refreshLocked(st)
+	return ro.refreshLocked(st)
 }
 
-func (l *Log) isFresh() bool { return int64(time.Since(l.follow.began)) < l.follow.fresh.Load() }
+func (ro *follower) isFresh() bool { return int64(time.Since(ro.began)) < ro.fresh.Load() }
 
 // setFresh counts from the look at the state, since it may take a busy system long to come from there to here.
-func (l *Log) setFresh() { l.follow.fresh.Store(int64(l.follow.looked + followEvery)) }
+func (ro *follower) setFresh() { ro.fresh.Store(int64(ro.looked + followEvery)) }
 
 // refreshIfStale brings the bounds up to date for Offsets and Stats.
 func (l *Log) refreshIfStale() {
-	if l.o.ReadOnly && !l.closed.Load() && !l.isFresh() {
-		_ = l.refresh() // readers get the error
+	if ro := l.follow; ro != nil && !l.closed.Load() && !ro.isFresh() {
+		_ = ro.refresh() // readers get the error
 	}
 }
 
-func (l *Log) refresh() error {
+func (ro *follower) refresh() error {
+	l := ro.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	st, err := l.readWriterState()
+	st, err := ro.readWriterState()
 	if err != nil {
 		return err
 	}
-	return l.refreshLocked(st)
+	return ro.refreshLocked(st)
 }
 
 // sealedByWriter returns the base offset below which the writer has sealed the segments. It fills, trims and flushes a
 // segment for a while after it rolled to the next one. In a directory without a state file, such as one of Kafka's, all
 // segments but the last count as sealed.
-func (l *Log) sealedByWriter() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.follow.promised {
+func (ro *follower) sealedByWriter() int64 {
+	ro.l.mu.Lock()
+	defer ro.l.mu.Unlock()
+	if !ro.promised {
 		return math.MaxInt64
 	}
-	return l.follow.seen.scanBase
+	return ro.seen.scanBase
 }
 
 // attempt counts the attempts of a reader of a read-only log, whose files may change while it reads.
@@ -172,35 +183,36 @@ type attempt struct {
 
 // try begins the next attempt.
 func (l *Log) try(a *attempt) {
-	if l.o.ReadOnly {
+	if l.follow != nil {
 		a.view = l.view.Load()
 	}
 }
 
 // overtaken reports whether err may come from files that the writer has changed since the view was made. If so, the view is
 // up to date by now, and the caller tries again. Otherwise the caller returns err, which is ErrBusy if a cut of the writer
-// takes too long.
-func (l *Log) overtaken(a *attempt, err *error) bool {
+// takes too long. It may be called without a follower.
+func (ro *follower) overtaken(a *attempt, err *error) bool {
 	var fault *fs.PathError // also a fault in a mapping of a file that was cut
-	if !l.o.ReadOnly || !errors.Is(*err, ErrCorrupt) && !errors.Is(*err, io.ErrUnexpectedEOF) && !errors.As(*err, &fault) {
+	if ro == nil || !errors.Is(*err, ErrCorrupt) && !errors.Is(*err, io.ErrUnexpectedEOF) && !errors.As(*err, &fault) {
 		return false
 	}
 	if a.tries++; a.tries == 1 {
 		a.began = time.Now()
 	}
+	l := ro.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return false
 	}
-	l.follow.opened, l.follow.listed = time.Time{}, time.Time{}
-	st, e := l.readWriterState()
+	ro.opened, ro.listed = time.Time{}, time.Time{}
+	st, e := ro.readWriterState()
 	if e != nil {
 		*err = notLookedAt(e, *err)
 		return false
 	}
 	// Another reader may have brought the view up to date before.
-	changed := l.view.Load() != a.view || st.first != l.follow.seen.first || l.follow.seen.cutSince(&st)
+	changed := l.view.Load() != a.view || st.first != ro.seen.first || ro.seen.cutSince(&st)
 	switch {
 	case st.cut < 0 && (!changed || a.tries > maxOvertaken):
 		return false
@@ -210,7 +222,7 @@ func (l *Log) overtaken(a *attempt, err *error) bool {
 	case st.cut >= 0:
 		pauseForCut(a.began)
 	}
-	if e := l.refreshLocked(st); e != nil {
+	if e := ro.refreshLocked(st); e != nil {
 		*err = notLookedAt(e, *err)
 		return false
 	}
@@ -231,8 +243,8 @@ const (
 )
 
 // readWriterState reads seglog.state, which may appear, vanish and be replaced while the log is open. l.mu is held.
-func (l *Log) readWriterState() (state, error) {
-	ro := &l.follow
+func (ro *follower) readWriterState() (state, error) {
+	l := ro.l
 	ro.looked = time.Since(ro.began)
 	if time.Since(ro.opened) >= followEvery {
 		f, err := l.acquire(filepath.Join(l.dir, stateName), vfs.OpenRead)
@@ -263,7 +275,7 @@ func (l *Log) readWriterState() (state, error) {
 		}
 	}
 	if ro.promised = ok; !ok {
-		return l.unpromised()
+		return ro.unpromised()
 	}
 	if st.isUnfinished() {
 		return state{}, &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: -1, Reason: "the snapshot that made this directory was not finished"}
@@ -275,10 +287,9 @@ func (l *Log) readWriterState() (state, error) {
 }
 
 // unpromised returns a state for a directory that has none: the log starts with its first segment.
-func (l *Log) unpromised() (state, error) {
-	ro := &l.follow
+func (ro *follower) unpromised() (state, error) {
 	if time.Since(ro.listed) >= followEvery {
-		dir, err := l.list()
+		dir, err := ro.l.list()
 		if err != nil {
 			return state{}, err
 		}
@@ -291,12 +302,13 @@ func (l *Log) unpromised() (state, error) {
 }
 
 // pollFor is waitFor for a read-only log, whose writer is in another process and can't wake anybody here.
-func (l *Log) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
+func (ro *follower) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
+	l := ro.l
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
-		if err := l.refreshFor(offset); err != nil {
+		if err := ro.refreshFor(offset); err != nil {
 			return err
 		}
 		start := l.start.Load()

@@ -15,25 +15,24 @@ import (
 // refreshLocked brings the view up to date with the directory, and starts over while the writer changes it. While a cut is
 // under way, or was interrupted, the view ends before the batch that holds the cut's offset, since all before it will stay.
 // l.mu is held.
-func (l *Log) refreshLocked(st state) error {
-	ro := &l.follow
+func (ro *follower) refreshLocked(st state) error {
 	for try := 0; ; try++ {
-		err := l.bringUpTo(st)
-		after, stateErr := l.readWriterState()
+		err := ro.bringUpTo(st)
+		after, stateErr := ro.readWriterState()
 		if stateErr != nil {
 			return stateErr
 		}
 		if st.sameSegments(&after) && (err == nil || try > 100) {
-			if l.view.Load() == nil {
+			if ro.l.view.Load() == nil {
 				return err // of an Open that failed
 			}
-			l.dropDeleted(after)
+			ro.dropDeleted(after)
 			ro.seen = after
-			l.setFresh()
+			ro.setFresh()
 			return err
 		}
 		if try > 1000 {
-			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, l.dir))
+			return errors.Join(err, fmt.Errorf("%w: the writer changes %s faster than it can be read", ErrBusy, ro.l.dir))
 		}
 		st = after
 		sched.Spin("writer", time.Millisecond)
@@ -41,12 +40,12 @@ func (l *Log) refreshLocked(st state) error {
 }
 
 // bringUpTo makes a view of one state. If it has to make the view from scratch, readers wait as they do for a cut.
-func (l *Log) bringUpTo(st state) error {
-	ro := &l.follow
+func (ro *follower) bringUpTo(st state) error {
+	l := ro.l
 	v := l.view.Load()
 	cut := v != nil && ro.seen.cutSince(&st)
 	if v != nil && !cut && v.segs[len(v.segs)-1].base >= st.first {
-		return l.extendView(st)
+		return ro.extendView(st)
 	}
 	if v != nil {
 		lowest := int64(math.MaxInt64) // records were deleted and not cut
@@ -59,17 +58,17 @@ func (l *Log) bringUpTo(st state) error {
 		l.beginCut()
 		defer func() { l.endCut(lowest, lowest < 0) }()
 	}
-	err := l.rebuildView(st)
+	err := ro.rebuildView(st)
 	if err == nil {
-		err = l.extendView(st)
+		err = ro.extendView(st)
 	}
 	return err
 }
 
 // rebuildView makes the view from a listing of the directory: at first, after a cut, and when all segments of the view were
 // deleted.
-func (l *Log) rebuildView(st state) error {
-	ro := &l.follow
+func (ro *follower) rebuildView(st state) error {
+	l := ro.l
 	dir, err := l.list()
 	if err != nil {
 		return err
@@ -112,7 +111,7 @@ func (l *Log) rebuildView(st state) error {
 	for i, base := range dir.bases[:n-1] {
 		segs[i] = newSealed(base, dir.bases[i+1])
 	}
-	last, err := l.followSegment(dir.bases[n-1])
+	last, err := ro.followSegment(dir.bases[n-1])
 	if err != nil {
 		return err
 	}
@@ -138,8 +137,8 @@ func (l *Log) rebuildView(st state) error {
 }
 
 // followSegment opens the segment that the writer appends to. If it does not exist (yet), it counts as empty.
-func (l *Log) followSegment(base int64) (*segment, error) {
-	ro := &l.follow
+func (ro *follower) followSegment(base int64) (*segment, error) {
+	l := ro.l
 	s := &segment{base: base}
 	s.maxTime.Store(noTimestamp)
 	f, path, err := l.openLog(base, vfs.OpenRead)
@@ -157,27 +156,28 @@ func (l *Log) followSegment(base int64) (*segment, error) {
 }
 
 // extendView adds to the view what was appended to the last segment, and the segments that follow it.
-func (l *Log) extendView(st state) error {
+func (ro *follower) extendView(st state) error {
+	l := ro.l
 	behind := int64(-1) // base offset of a segment that was there before the last one was looked at again
 	for {
-		if err := l.extendLast(st); err != nil {
+		if err := ro.extendLast(st); err != nil {
 			return err
 		}
 		segs := l.view.Load().segs
 		last, end := segs[len(segs)-1], l.end.Load()
-		if l.follow.promised && st.truncating() && last.base >= st.cutBase {
+		if ro.promised && st.truncating() && last.base >= st.cutBase {
 			return nil
 		}
 		next := end
-		if last.base == end || !l.exists(next) {
-			if _, none := l.follow.f.(noFile); none && l.exists(last.base) {
-				s, err := l.followSegment(last.base)
+		if last.base == end || !ro.exists(next) {
+			if _, none := ro.f.(noFile); none && ro.exists(last.base) {
+				s, err := ro.followSegment(last.base)
 				if err != nil {
 					return err
 				}
 				l.view.Store(&view{append(segs[:len(segs)-1:len(segs)-1], s)})
 				_ = l.retire(last)
-				if _, none := l.follow.f.(noFile); none {
+				if _, none := ro.f.(noFile); none {
 					return nil // it came and went
 				}
 				continue
@@ -190,7 +190,7 @@ func (l *Log) extendView(st state) error {
 			if err != nil {
 				return err
 			}
-			if next = dir.after(last.base); next < 0 || l.follow.promised && st.policy == FlushSync && st.recoveryPoint < next {
+			if next = dir.after(last.base); next < 0 || ro.promised && st.policy == FlushSync && st.recoveryPoint < next {
 				return nil
 			}
 			if behind != next {
@@ -201,7 +201,7 @@ func (l *Log) extendView(st state) error {
 		behind = -1
 		last.stored.store(markAt(next-last.base, last.stored.load().pos()))
 		last.flushed.store(last.stored.load())
-		s, err := l.followSegment(next)
+		s, err := ro.followSegment(next)
 		if err != nil {
 			return err
 		}
@@ -215,7 +215,8 @@ func (l *Log) extendView(st state) error {
 }
 
 // exists reports whether there is a segment with that base offset.
-func (l *Log) exists(base int64) bool {
+func (ro *follower) exists(base int64) bool {
+	l := ro.l
 	if _, err := l.fs.Stat(l.path(base, logSuffix)); err == nil {
 		return true
 	}
@@ -238,8 +239,8 @@ func (d directory) after(base int64) int64 {
 
 // extendLast moves the mark of the last segment over the batches that are whole by now and that the writer's own readers may
 // see. If the writer's policy is FlushSync, these are the batches below the recovery point.
-func (l *Log) extendLast(st state) error {
-	ro := &l.follow
+func (ro *follower) extendLast(st state) error {
+	l := ro.l
 	segs := l.view.Load().segs
 	s := segs[len(segs)-1]
 	m := s.stored.load()
@@ -274,16 +275,16 @@ func (l *Log) extendLast(st state) error {
 			}
 		}
 		if err != nil {
-			if !ro.promised || st.cut >= 0 || next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || next > s.base && l.exists(next) {
+			if !ro.promised || st.cut >= 0 || next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || next > s.base && ro.exists(next) {
 				break // the batch is not written yet, or not whole
 			}
-			if ended, e := l.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
+			if ended, e := ro.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {
 				return e
 			} else if ended {
 				break
 			}
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
-			found, base, e := l.passDamage(st, s.base, next, pos, min(size, maxSegmentBytes))
+			found, base, e := ro.passDamage(st, s.base, next, pos, min(size, maxSegmentBytes))
 			if e != nil || found < 0 {
 				return errors.Join(err, e)
 			}
@@ -311,9 +312,9 @@ func (l *Log) extendLast(st state) error {
 // passDamage returns the position and base offset of the next good batch behind damage at pos of the last segment, of which
 // size bytes may hold batches; found is -1 if there is none. The state tells where the flushed batches of the segment end,
 // if it is not older than the segment: without a bound, batches in the value of a record count as soon as two of them join.
-func (l *Log) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
-	r := resync{f: l.follow.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
-	r.zeros, _ = lastByte(l.follow.f, pos, size)
+func (ro *follower) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
+	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	r.zeros, _ = lastByte(ro.f, pos, size)
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
 	if flushed {
 		r.bound, r.end = st.scanPos, st.scanOffset
@@ -330,9 +331,10 @@ func (l *Log) passDamage(st state, segment, next, pos, size int64) (found, base 
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
 // may have been acknowledged, so the log is refused, as it is by an Open that writes (lookBehind).
-func (l *Log) lookBehindView() error {
+func (ro *follower) lookBehindView() error {
+	l := ro.l
 	segs := l.view.Load().segs
-	s, f := segs[len(segs)-1], l.follow.f
+	s, f := segs[len(segs)-1], ro.f
 	pos, next := s.stored.load().pos(), l.end.Load()
 	size, err := f.Size()
 	if err != nil {
@@ -347,7 +349,7 @@ func (l *Log) lookBehindView() error {
 	found := int64(-1)
 	var base int64
 	if err == nil {
-		found, base, err = l.passDamage(state{}, s.base, next, pos, size)
+		found, base, err = ro.passDamage(state{}, s.base, next, pos, size)
 	}
 	if err != nil {
 		return fmt.Errorf("seglog: read %s: %w", path, err)
@@ -367,19 +369,20 @@ func (l *Log) lookBehindView() error {
 }
 
 // endsInGap reports whether the segment holds only the zeros of its reserved blocks from pos on, and another one follows.
-func (l *Log) endsInGap(s *segment, pos, size int64) (bool, error) {
-	if !l.gaps.Load() {
+func (ro *follower) endsInGap(s *segment, pos, size int64) (bool, error) {
+	if !ro.l.gaps.Load() {
 		return false, nil
 	}
-	if last, err := lastByte(l.follow.f, pos, size); err != nil || last > pos {
+	if last, err := lastByte(ro.f, pos, size); err != nil || last > pos {
 		return false, err
 	}
-	dir, err := l.list()
+	dir, err := ro.l.list()
 	return err == nil && dir.after(s.base) >= 0, err
 }
 
 // dropDeleted takes over the writer's start, and drops the segments that it has deleted.
-func (l *Log) dropDeleted(st state) {
+func (ro *follower) dropDeleted(st state) {
+	l := ro.l
 	l.start.Store(max(l.start.Load(), min(st.start, l.end.Load())))
 	segs := l.view.Load().segs
 	k := 0

@@ -33,12 +33,12 @@ func (s *snapshot) cut() (bool, error) {
 	if l.cuts.Load() != s.cuts {
 		return true, nil
 	}
-	if !l.o.ReadOnly || !l.follow.promised {
+	if l.follow == nil || !l.follow.promised {
 		return false, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st, err := l.readWriterState()
+	st, err := l.follow.readWriterState()
 	return st.cuts != s.st.cuts || st.cut >= 0, err
 }
 
@@ -132,8 +132,8 @@ func (s *snapshot) gone(seg *segment) (bool, error) {
 	if seg.is(phaseGone) {
 		return true, nil
 	}
-	if l.o.ReadOnly {
-		if err := l.refresh(); err != nil {
+	if l.follow != nil {
+		if err := l.follow.refresh(); err != nil {
 			return false, err
 		}
 	}
