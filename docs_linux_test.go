@@ -334,3 +334,21 @@ func TestDocNames(t *testing.T) {
 	}
 	require.Greater(t, seen, 12)
 }
+
+// The table of who touches which file name must have every name and suffix of the package.
+func TestDocFileNames(t *testing.T) {
+	page, err := os.ReadFile("docs/design.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(page), "### Who touches which file name")
+	require.True(t, ok)
+	table, _, _ = strings.Cut(table, "\n#")
+	for _, name := range []string{lockName, stateName, logSuffix, indexSuffix, timeSuffix, transactionSuffix, producerSuffix, swapSuffix, cleanedSuffix,
+		nextName, rollName, cutName, stateTemp, repairTemp, tmpPrefix, repairPrefix} {
+		require.Contains(t, table, "`"+name+"`")
+	}
+	src, err := os.ReadFile("names.go")
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile(`(?m)^\t\w+ += "([^"]+)"`).FindAllStringSubmatch(string(src), -1) {
+		require.Contains(t, table, "`"+m[1]+"`", "a name of names.go")
+	}
+}
