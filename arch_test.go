@@ -36,7 +36,7 @@ var layers = [][]string{
 	},
 	{ // 4: the log
 		"log.go", "open.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go",
-		"hooks.go", "recover.go", "recover_cut.go",
+		"hooks.go", "recover.go", "recover_table.go", "recover_cut.go",
 		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "receive.go", "name.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "snapshot_copy.go", "inspect.go", "log_stats.go", "durable.go", "read_batches.go", "segmentinfo.go",
 	},
@@ -63,8 +63,6 @@ var cycles = []cycle{
 		"opening a segment opens its indexes, which are checked and rebuilt by walks over the segment that may start at a batch in the read cache; and the set of open segments closes segments"},
 	{[]string{"log.go", "read.go", "flush.go", "retention.go", "writer.go", "roll.go", "keeper.go", "hooks.go", "readonly.go", "readonly_view.go", "segmentinfo.go"},
 		"Log holds its parts, whose methods are Log's"},
-	{[]string{"truncate.go", "cutfile.go"}, "one cut in two files: the plan, which both read, and its steps"},
-	{[]string{"recover.go", "recover_cut.go", "recover_scan.go", "recover_act.go"}, "one recovery: its steps are methods of one type"},
 	{[]string{"transfer.go", "transfer_linux.go", "transfer_other.go"}, "the zero-copy path of a platform is a method of the transfer"},
 }
 

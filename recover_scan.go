@@ -9,31 +9,6 @@ import (
 	"github.com/seglog/seglog/internal/vfs"
 )
 
-// segmentScan is what recovery finds out about one segment.
-type segmentScan struct {
-	r        *recovery
-	f        vfs.File
-	path     string
-	number   int // in the directory
-	base     int64
-	size     int64
-	next     int64 // base offset of the next segment; -1: there is none
-	last     bool
-	decision recoveryCase
-
-	// The good batches end at position pos and at offset. Those below from were flushed by the previous process.
-	x         *indexBuilder
-	pos       int64
-	offset    int64
-	from      mark
-	firstTime int64
-	ends      ending
-	behind    bool  // good batches follow behind the bad bytes
-	zeroes    bool  // from pos on there are only zeros
-	gap       bool  // offsets are left out somewhere
-	why       error // why no good batch begins at pos; nil at the end of the file
-}
-
 // trust takes the last segment of a log that was closed without a scan. It checks the indexes, and rebuilds them if
 // necessary.
 func (c *segmentScan) trust() error {

@@ -70,33 +70,6 @@ func (l *Log) Reset(offset int64) error {
 	return l.cut(offset, true)
 }
 
-// cutPlan describes the segment that holds the offset of a TruncateTo, as it will be afterwards: the file up to pos, followed
-// by rest. The plan is made before anything changes, and the state file notes pos and rest, so that Open can finish an
-// interrupted cut by the same steps.
-type cutPlan struct {
-	f     vfs.File     // the segment's file, opened for writing; nil in recovery
-	base  int64        // base offset of the segment
-	held  *heldSegment // nil in recovery
-	pos   int64
-	rest  batch         // the remaining part of the batch that holds the offset; nil if the cut lies between two batches
-	whole found         // the batch that rest is a part of, until the file changes; then, and without rest, empty
-	done  bool          // the file begins with the planned contents
-	x     *indexBuilder // the indexes of the planned contents
-	first int64         // timestamp of the first batch, as tail.firstTime
-	// For an active segment that loses at most maxZeroedCut bytes: its present end, and the position up to which it has blocks.
-	// The bytes that are cut off are then overwritten by zeros, and the blocks stay for later appends. Otherwise both are 0, and the file
-	// is truncated.
-	end, reserved int64
-}
-
-// maxZeroedCut is the number of bytes up to which a cut overwrites them with zeros instead of truncating the file. A truncation
-// also frees the blocks that the preparer has reserved ahead, up to 32 MiB: that takes ext4 2 to 20 ms, and later appends have
-// to wait for new blocks.
-const maxZeroedCut = 1 << 20
-
-// size is the planned size of the file.
-func (p *cutPlan) size() int64 { return p.pos + int64(len(p.rest)) }
-
 // cut carries out TruncateTo or, with reset, Reset. l.changing and l.mu are held.
 //
 // It first makes everything ready that could fail for a shortage, then makes the intent durable, and only then changes files:
@@ -213,14 +186,6 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	return p, err
 }
 
-// heldSegment is a segment that is about to be cut. Its lock is held, so nobody can open it meanwhile.
-type heldSegment struct {
-	s     *segment
-	h     *handle  // nil if the segment is not open
-	alone bool     // nobody else in this process has a reference to h or can get one
-	copy  vfs.File // a copy of the part below the cut, if others use the file; nil if the file is cut in place
-}
-
 // hold takes the segment that will be cut away from readers and the preparer. It makes the copy that will replace the file
 // if a reader, a socket or a snapshot still uses the file, or if the system can't tell, because no shortage may stop the cut
 // once the intent is noted.
@@ -245,15 +210,6 @@ func (l *Log) hold(p *cutPlan) error {
 	var err error
 	held.copy, err = l.copyBelow(p.f, p)
 	return err
-}
-
-// letGo releases the locks that hold took. After a cut nobody opens the segment even so, since its phase is phaseGone.
-func (l *Log) letGo(p *cutPlan) {
-	if p.held != nil {
-		p.held.s.mu.Unlock()
-		l.preparing.Unlock()
-		p.held = nil
-	}
 }
 
 // giveUp undoes hold and closes the files of the plan.
