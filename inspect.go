@@ -31,15 +31,15 @@ func (l *Log) segments() ([]SegmentInfo, error) {
 		return nil, ErrClosed
 	}
 	sealed := int64(math.MaxInt64) // segments below this base offset are sealed
-	if l.follow != nil {
-		if err := l.follow.refresh(); err != nil {
+	if l.readOnly != nil {
+		if err := l.readOnly.refresh(); err != nil {
 			return nil, err
 		}
 	}
 	cuts := l.settledCuts()
 	v := l.view.Load()
-	if l.follow != nil {
-		sealed = l.follow.sealedByWriter()
+	if l.readOnly != nil {
+		sealed = l.readOnly.sealedByWriter()
 	}
 	sched.Yield("segments")
 	end := l.highWatermark()

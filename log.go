@@ -33,9 +33,9 @@ type Log struct {
 	// changing is held while segments are taken away: by a cut, a deletion, Close.
 	changing sched.Mutex
 	// mu is held to append, to roll, and to change the list of segments.
-	mu     sched.Mutex
-	writer writer    // guarded by mu
-	follow *follower // of a log opened with ReadOnly; otherwise nil
+	mu       sched.Mutex
+	writer   writer    // guarded by mu
+	readOnly *readOnly // of a log opened with ReadOnly; otherwise nil
 	// flushes is group commit. A cut locks it, which keeps all flushes away.
 	flushes *commit.Group
 	flusher flusher // guarded by the ownership of flushes
@@ -99,8 +99,8 @@ func (l *Log) release() error {
 	if l.state != nil {
 		errs = append(errs, l.state.close())
 	}
-	if l.follow != nil && l.follow.state != nil {
-		errs = append(errs, l.follow.state.Close())
+	if l.readOnly != nil && l.readOnly.state != nil {
+		errs = append(errs, l.readOnly.state.Close())
 	}
 	if l.dirH != nil {
 		errs = append(errs, l.dirH.Close())
@@ -134,7 +134,7 @@ func (l *Log) Close() error {
 		sched.Yield("background ended")
 	}
 	var err error
-	if l.follow == nil {
+	if l.readOnly == nil {
 		err = l.finish()
 		l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
 	}
@@ -278,7 +278,7 @@ func (l *Log) writable() error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	if l.follow != nil {
+	if l.readOnly != nil {
 		return ErrReadOnly
 	}
 	return l.failed()

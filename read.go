@@ -64,7 +64,7 @@ func (l *Log) pin(r *reader, offset int64) error {
 		if l.closed.Load() {
 			return ErrClosed
 		}
-		if ro := l.follow; ro != nil {
+		if ro := l.readOnly; ro != nil {
 			if err := ro.refreshFor(offset); err != nil {
 				return err
 			}
@@ -83,9 +83,9 @@ func (l *Log) pin(r *reader, offset int64) error {
 		v := l.view.Load()
 		if i := v.find(offset); i >= 0 {
 			h, err := v.segs[i].pin(&l.env)
-			if err == nil && l.follow != nil && !h.trusted.Load() {
+			if err == nil && l.readOnly != nil && !h.trusted.Load() {
 				// Its file may be one that the writer made since, under the same name, or have been cut before it was opened.
-				if err = l.follow.refresh(); err != nil || l.view.Load() != v && l.cuts.Load() != cuts {
+				if err = l.readOnly.refresh(); err != nil || l.view.Load() != v && l.cuts.Load() != cuts {
 					_ = h.unref() // of a file that was only read
 					if err != nil {
 						return err
@@ -153,7 +153,7 @@ func (l *Log) readAgain(offset int64, durable bool) (Record, error) {
 	for a := (attempt{}); ; {
 		l.try(&a)
 		rec, err := l.read(offset, durable)
-		if err == nil || !l.follow.overtaken(&a, &err) {
+		if err == nil || !l.readOnly.overtaken(&a, &err) {
 			return rec, err
 		}
 	}
@@ -279,7 +279,7 @@ func (l *Log) record(r *reader, f found, known *cachedBatch, offset int64) (rec 
 // known copies the record at offset out of a batch that was checked a moment ago, of which it reads a few records. ok is
 // false if they do not fit what was known of them, or none of them has the offset.
 func (l *Log) known(r *reader, b *cachedBatch, f found, offset int64) (rec Record, ok bool, err error) {
-	if l.follow != nil {
+	if l.readOnly != nil {
 		// A cut by the writer, in another process, changes bytes of a file that is open here only if the system can't tell it so.
 		if p, err := r.w.at(f.pos, headerLen); err != nil || !bytes.Equal(p, b.head[:]) {
 			return Record{}, false, err

@@ -15,9 +15,9 @@ import (
 	"github.com/seglog/seglog/internal/vfs"
 )
 
-// follower keeps the view of a log that was opened with ReadOnly up to date with the writer, which may be in another process.
+// readOnly keeps the view of a log that was opened with ReadOnly up to date with the writer, which may be in another process.
 // A log that is written here has none. Log.mu guards it, except for fresh and cutting.
-type follower struct {
+type readOnly struct {
 	l *Log
 
 	state    vfs.File // seglog.state; nil if the directory has none
@@ -44,8 +44,8 @@ func (l *Log) catchUp() error {
 	if l.closed.Load() {
 		return ErrClosed
 	}
-	if l.follow != nil {
-		return l.follow.refresh()
+	if l.readOnly != nil {
+		return l.readOnly.refresh()
 	}
 	return nil
 }
@@ -53,14 +53,14 @@ func (l *Log) catchUp() error {
 // claimed returns the offset up to which there are records, including those that a cut hides for a moment.
 func (l *Log) claimed() int64 {
 	end := l.end.Load()
-	if l.follow != nil {
-		end = max(end, l.follow.cutting.Load())
+	if l.readOnly != nil {
+		end = max(end, l.readOnly.cutting.Load())
 	}
 	return end
 }
 
 // awaitCut waits until no cut of the writer hides the record at offset. It returns ErrBusy if that takes too long.
-func (ro *follower) awaitCut(offset int64) error {
+func (ro *readOnly) awaitCut(offset int64) error {
 	for began := time.Now(); offset >= ro.l.end.Load() && offset < ro.cutting.Load(); {
 		if time.Since(began) > maxCutWait {
 			return fmt.Errorf("%w: offset %d: %s", ErrBusy, offset, cutUnderWay)
@@ -94,9 +94,9 @@ func (l *Log) openReadOnly() error {
 	if !info.IsDir {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, &fs.PathError{Op: "open", Path: l.dir, Err: errors.New("not a directory")})
 	}
-	ro := &follower{l: l, began: time.Now()}
+	ro := &readOnly{l: l, began: time.Now()}
 	ro.seen.cut = -1
-	l.follow = ro
+	l.readOnly = ro
 	l.o.Flush = FlushNone // what the writer may show, refresh decides
 	if l.dirH, err = l.fs.OpenDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
@@ -108,7 +108,7 @@ func (l *Log) openReadOnly() error {
 }
 
 // refreshFor brings the view up to date, if the record at offset is not in it or the last look is too long ago.
-func (ro *follower) refreshFor(offset int64) error {
+func (ro *readOnly) refreshFor(offset int64) error {
 	l := ro.l
 	if l.closed.Load() {
 		return ErrClosed
@@ -136,19 +136,19 @@ func (ro *follower) refreshFor(offset int64) error {
 	return ro.refreshLocked(st)
 }
 
-func (ro *follower) isFresh() bool { return int64(time.Since(ro.began)) < ro.fresh.Load() }
+func (ro *readOnly) isFresh() bool { return int64(time.Since(ro.began)) < ro.fresh.Load() }
 
 // setFresh counts from the look at the state, since it may take a busy system long to come from there to here.
-func (ro *follower) setFresh() { ro.fresh.Store(int64(ro.looked + followEvery)) }
+func (ro *readOnly) setFresh() { ro.fresh.Store(int64(ro.looked + followEvery)) }
 
 // refreshIfStale brings the bounds up to date for Offsets and Stats.
 func (l *Log) refreshIfStale() {
-	if ro := l.follow; ro != nil && !l.closed.Load() && !ro.isFresh() {
+	if ro := l.readOnly; ro != nil && !l.closed.Load() && !ro.isFresh() {
 		_ = ro.refresh() // readers get the error
 	}
 }
 
-func (ro *follower) refresh() error {
+func (ro *readOnly) refresh() error {
 	l := ro.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -165,7 +165,7 @@ func (ro *follower) refresh() error {
 // sealedByWriter returns the base offset below which the writer has sealed the segments. It fills, trims and flushes a
 // segment for a while after it rolled to the next one. In a directory without a state file, such as one of Kafka's, all
 // segments but the last count as sealed.
-func (ro *follower) sealedByWriter() int64 {
+func (ro *readOnly) sealedByWriter() int64 {
 	ro.l.mu.Lock()
 	defer ro.l.mu.Unlock()
 	if !ro.promised {
@@ -183,15 +183,15 @@ type attempt struct {
 
 // try begins the next attempt.
 func (l *Log) try(a *attempt) {
-	if l.follow != nil {
+	if l.readOnly != nil {
 		a.view = l.view.Load()
 	}
 }
 
 // overtaken reports whether err may come from files that the writer has changed since the view was made. If so, the view is
 // up to date by now, and the caller tries again. Otherwise the caller returns err, which is ErrBusy if a cut of the writer
-// takes too long. It may be called without a follower.
-func (ro *follower) overtaken(a *attempt, err *error) bool {
+// takes too long. ro may be nil.
+func (ro *readOnly) overtaken(a *attempt, err *error) bool {
 	var fault *fs.PathError // also a fault in a mapping of a file that was cut
 	if ro == nil || !errors.Is(*err, ErrCorrupt) && !errors.Is(*err, io.ErrUnexpectedEOF) && !errors.As(*err, &fault) {
 		return false
@@ -243,7 +243,7 @@ const (
 )
 
 // readWriterState reads seglog.state, which may appear, vanish and be replaced while the log is open. l.mu is held.
-func (ro *follower) readWriterState() (state, error) {
+func (ro *readOnly) readWriterState() (state, error) {
 	l := ro.l
 	ro.looked = time.Since(ro.began)
 	if time.Since(ro.opened) >= followEvery {
@@ -287,7 +287,7 @@ func (ro *follower) readWriterState() (state, error) {
 }
 
 // unpromised returns a state for a directory that has none: the log starts with its first segment.
-func (ro *follower) unpromised() (state, error) {
+func (ro *readOnly) unpromised() (state, error) {
 	if time.Since(ro.listed) >= followEvery {
 		dir, err := ro.l.list()
 		if err != nil {
@@ -302,7 +302,7 @@ func (ro *follower) unpromised() (state, error) {
 }
 
 // pollFor is waitFor for a read-only log, whose writer is in another process and can't wake anybody here.
-func (ro *follower) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
+func (ro *readOnly) pollFor(ctx context.Context, offset, cuts int64, durable bool) error {
 	l := ro.l
 	pause := time.Millisecond
 	timer := time.NewTimer(pause)

@@ -15,7 +15,7 @@ import (
 // refreshLocked brings the view up to date with the directory, and starts over while the writer changes it. While a cut is
 // under way, or was interrupted, the view ends before the batch that holds the cut's offset, since all before it will stay.
 // l.mu is held.
-func (ro *follower) refreshLocked(st state) error {
+func (ro *readOnly) refreshLocked(st state) error {
 	for try := 0; ; try++ {
 		err := ro.bringUpTo(st)
 		after, stateErr := ro.readWriterState()
@@ -40,7 +40,7 @@ func (ro *follower) refreshLocked(st state) error {
 }
 
 // bringUpTo makes a view of one state. If it has to make the view from scratch, readers wait as they do for a cut.
-func (ro *follower) bringUpTo(st state) error {
+func (ro *readOnly) bringUpTo(st state) error {
 	l := ro.l
 	v := l.view.Load()
 	cut := v != nil && ro.seen.cutSince(&st)
@@ -67,7 +67,7 @@ func (ro *follower) bringUpTo(st state) error {
 
 // rebuildView makes the view from a listing of the directory: at first, after a cut, and when all segments of the view were
 // deleted.
-func (ro *follower) rebuildView(st state) error {
+func (ro *readOnly) rebuildView(st state) error {
 	l := ro.l
 	dir, err := l.list()
 	if err != nil {
@@ -137,7 +137,7 @@ func (ro *follower) rebuildView(st state) error {
 }
 
 // followSegment opens the segment that the writer appends to. If it does not exist (yet), it counts as empty.
-func (ro *follower) followSegment(base int64) (*segment, error) {
+func (ro *readOnly) followSegment(base int64) (*segment, error) {
 	l := ro.l
 	s := &segment{base: base}
 	s.maxTime.Store(noTimestamp)
@@ -156,7 +156,7 @@ func (ro *follower) followSegment(base int64) (*segment, error) {
 }
 
 // extendView adds to the view what was appended to the last segment, and the segments that follow it.
-func (ro *follower) extendView(st state) error {
+func (ro *readOnly) extendView(st state) error {
 	l := ro.l
 	behind := int64(-1) // base offset of a segment that was there before the last one was looked at again
 	for {
@@ -215,7 +215,7 @@ func (ro *follower) extendView(st state) error {
 }
 
 // exists reports whether there is a segment with that base offset.
-func (ro *follower) exists(base int64) bool {
+func (ro *readOnly) exists(base int64) bool {
 	l := ro.l
 	if _, err := l.fs.Stat(l.path(base, logSuffix)); err == nil {
 		return true
@@ -239,7 +239,7 @@ func (d directory) after(base int64) int64 {
 
 // extendLast moves the mark of the last segment over the batches that are whole by now and that the writer's own readers may
 // see. If the writer's policy is FlushSync, these are the batches below the recovery point.
-func (ro *follower) extendLast(st state) error {
+func (ro *readOnly) extendLast(st state) error {
 	l := ro.l
 	segs := l.view.Load().segs
 	s := segs[len(segs)-1]
@@ -312,7 +312,7 @@ func (ro *follower) extendLast(st state) error {
 // passDamage returns the position and base offset of the next good batch behind damage at pos of the last segment, of which
 // size bytes may hold batches; found is -1 if there is none. The state tells where the flushed batches of the segment end,
 // if it is not older than the segment: without a bound, batches in the value of a record count as soon as two of them join.
-func (ro *follower) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
+func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
 	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
@@ -331,7 +331,7 @@ func (ro *follower) passDamage(st state, segment, next, pos, size int64) (found,
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
 // may have been acknowledged, so the log is refused, as it is by an Open that writes (lookBehind).
-func (ro *follower) lookBehindView() error {
+func (ro *readOnly) lookBehindView() error {
 	l := ro.l
 	segs := l.view.Load().segs
 	s, f := segs[len(segs)-1], ro.f
@@ -369,7 +369,7 @@ func (ro *follower) lookBehindView() error {
 }
 
 // endsInGap reports whether the segment holds only the zeros of its reserved blocks from pos on, and another one follows.
-func (ro *follower) endsInGap(s *segment, pos, size int64) (bool, error) {
+func (ro *readOnly) endsInGap(s *segment, pos, size int64) (bool, error) {
 	if !ro.l.gaps.Load() {
 		return false, nil
 	}
@@ -381,7 +381,7 @@ func (ro *follower) endsInGap(s *segment, pos, size int64) (bool, error) {
 }
 
 // dropDeleted takes over the writer's start, and drops the segments that it has deleted.
-func (ro *follower) dropDeleted(st state) {
+func (ro *readOnly) dropDeleted(st state) {
 	l := ro.l
 	l.start.Store(max(l.start.Load(), min(st.start, l.end.Load())))
 	segs := l.view.Load().segs

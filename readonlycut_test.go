@@ -148,7 +148,7 @@ func TestReadOnlyViewAgesFromTheReadOfTheState(t *testing.T) {
 		_, err = l.Read(offset)
 		require.Equal(t, offset == 10, errors.Is(err, ErrOutOfRange), "%v", err)
 		slow.pause.Store(0)
-		require.False(t, l.follow.isFresh(), "offset %d", offset)
+		require.False(t, l.readOnly.isFresh(), "offset %d", offset)
 	}
 }
 

@@ -122,7 +122,7 @@ func (l *Log) walk(r *reader, next int64, yield func(Record, error) bool) (int64
 		var err error
 		l.try(&a)
 		next, more, err = l.walkOne(r, next, end, yield)
-		if err != nil && l.follow.overtaken(&a, &err) {
+		if err != nil && l.readOnly.overtaken(&a, &err) {
 			err = errCut
 		}
 		if err == errCut {
@@ -294,8 +294,8 @@ func (l *Log) Wait(ctx context.Context, offset int64) error {
 // waitFor is Wait, with durable for the recovery point in place of the high watermark. Unless cuts is -1, it also returns an
 // *OffsetError once the log was cut below offset since cuts was read.
 func (l *Log) waitFor(ctx context.Context, offset, cuts int64, durable bool) error {
-	if l.follow != nil {
-		return l.follow.pollFor(ctx, offset, cuts, durable)
+	if l.readOnly != nil {
+		return l.readOnly.pollFor(ctx, offset, cuts, durable)
 	}
 	moved := &l.readers
 	if durable {

@@ -51,7 +51,7 @@ func (l *Log) snapshot(dir string) (err error) {
 	defer func() { err = errors.Join(err, s.release(err != nil)) }()
 	began := time.Now()
 	for try := 1; ; try++ {
-		last := try >= snapshotTries && (l.follow == nil || time.Since(began) > maxCutWait)
+		last := try >= snapshotTries && (l.readOnly == nil || time.Since(began) > maxCutWait)
 		if err = s.try(last); !errors.Is(err, errGone) {
 			return err
 		}
@@ -70,11 +70,11 @@ func (l *Log) snapshot(dir string) (err error) {
 // try makes an attempt. The last one makes the log's writer wait, so that it succeeds, unless that is in another process.
 func (s *snapshot) try(last bool) error {
 	l := s.l
-	if l.follow != nil {
-		if err := l.follow.refresh(); err != nil {
+	if l.readOnly != nil {
+		if err := l.readOnly.refresh(); err != nil {
 			return err
 		}
-		if err := l.follow.awaitCut(l.claimed() - 1); err != nil { // which hides records that stay
+		if err := l.readOnly.awaitCut(l.claimed() - 1); err != nil { // which hides records that stay
 			return err
 		}
 	}
@@ -83,7 +83,7 @@ func (s *snapshot) try(last bool) error {
 	if err == nil && l.claimed() > l.end.Load() {
 		err = errGone
 	}
-	if err == nil && last && l.follow == nil {
+	if err == nil && last && l.readOnly == nil {
 		defer l.mu.Unlock()
 		return s.copy()
 	}
@@ -188,7 +188,7 @@ func (s *snapshot) plan() error {
 	segs := l.view.Load().segs
 	last := segs[len(segs)-1].base
 	switch {
-	case l.follow == nil:
+	case l.readOnly == nil:
 		s.unsealed = l.writer.unsealed().base
 		l.state.mu.Lock()
 		s.st = l.state.cur
@@ -196,8 +196,8 @@ func (s *snapshot) plan() error {
 		if err := l.failed(); err != nil && s.st.cut >= 0 {
 			return err // a cut failed half-way: until Open finishes it, the files are parts of two histories
 		}
-	case l.follow.promised:
-		s.st, s.unsealed = l.follow.seen, min(l.follow.seen.scanBase, last)
+	case l.readOnly.promised:
+		s.st, s.unsealed = l.readOnly.seen, min(l.readOnly.seen.scanBase, last)
 	default:
 		s.st, s.unsealed = state{cut: -1, lastCut: -1}, last
 	}

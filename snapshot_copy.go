@@ -33,12 +33,15 @@ func (s *snapshot) cut() (bool, error) {
 	if l.cuts.Load() != s.cuts {
 		return true, nil
 	}
-	if l.follow == nil || !l.follow.promised {
+	if l.readOnly == nil {
 		return false, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st, err := l.follow.readWriterState()
+	if !l.readOnly.promised {
+		return false, nil
+	}
+	st, err := l.readOnly.readWriterState()
 	return st.cuts != s.st.cuts || st.cut >= 0, err
 }
 
@@ -132,8 +135,8 @@ func (s *snapshot) gone(seg *segment) (bool, error) {
 	if seg.is(phaseGone) {
 		return true, nil
 	}
-	if l.follow != nil {
-		if err := l.follow.refresh(); err != nil {
+	if l.readOnly != nil {
+		if err := l.readOnly.refresh(); err != nil {
 			return false, err
 		}
 	}

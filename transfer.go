@@ -52,7 +52,7 @@ func (l *Log) section(s *Section, offset, n int64, durable bool) error {
 			at = l.start.Load()
 		}
 		err := l.sectionOnce(s, at, n, durable)
-		if err == nil || !l.follow.overtaken(&a, &err) && !(offset == Oldest && at < l.start.Load() && errors.Is(err, ErrOutOfRange)) {
+		if err == nil || !l.readOnly.overtaken(&a, &err) && !(offset == Oldest && at < l.start.Load() && errors.Is(err, ErrOutOfRange)) {
 			return err
 		}
 	}
