@@ -101,11 +101,11 @@ func (r *recovery) planCut() (*cutPlan, error) {
 	if st.cutLen == 0 {
 		return p, nil
 	}
-	rest, err := l.state.rest(st.cutLen)
+	rest, err := readRest(l.state.f, st.cutLen)
 	if err != nil {
 		return nil, err
 	}
-	if len(rest) < headerLen || parseHeader(rest) != "" || rest.size() != st.cutLen || rest.checkCRC() != "" || rest.last() != st.cut-1 {
+	if !st.isRest(rest) {
 		// The intent reached the disk without the batch that belongs to it, so its flush had not returned, and no file
 		// was changed.
 		st.cut, st.cuts = -1, st.cuts+1

@@ -297,28 +297,55 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 							delete(s.w.names, simName(path))
 							lost = func(i int) bool { return segmentOf(i) == segmentOf(hit) }
 						}
-						r, after := repaired(t, s.w, RepairOptions{Apply: true, KeepAfter: keep})
+						o := RepairOptions{Apply: true, KeepAfter: keep}
+						check := func(r *RepairReport, after *simWorld) {
+							s := newSimFS(after, true)
+							l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+							require.NoError(t, err)
+							o := l.Offsets()
+							require.Equal(t, [2]int64{r.Start, r.End}, [2]int64{o.Start, o.End})
+							require.LessOrEqual(t, o.End, whole.last+1, "what was cut must not come back")
+							for i, b := range all[:at+1] {
+								if i < hit && !lost(i) || keep && !lost(i) {
+									_, err := l.Read(b.base)
+									require.NoError(t, err, "batch %d", i)
+								}
+							}
+							_, err = l.Append(Record{Value: []byte("after the repair")})
+							require.NoError(t, err)
+							require.NoError(t, l.Close())
+							for _, p := range verifyWorld(t, s.w, nil).Problems { // of indexes that readers make anew
+								require.Equal(t, SeverityWarning, p.Severity, "%v", p)
+							}
+						}
+						r, after := repaired(t, s.w, o)
 						if how == "remove" && segmentOf(hit) < segmentOf(at) {
 							require.False(t, r.Sound())
 							// Behind another segment the one that is gone may be a gap, which this log may have.
 							require.Equal(t, segmentOf(hit) == 0, len(r.Removed) > 0, "%v", r.Removed)
 						}
-						s = newSimFS(after, true)
-						l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
-						require.NoError(t, err)
-						o := l.Offsets()
-						require.Equal(t, [2]int64{r.Start, r.End}, [2]int64{o.Start, o.End})
-						for i, b := range all[:at+1] {
-							if i < hit && !lost(i) || keep && !lost(i) {
-								_, err := l.Read(b.base)
-								require.NoError(t, err, "batch %d", i)
+						check(r, after)
+						for k := 1 + (at+hit)%3; ; k += 3 { // killed at an operation, and run again
+							s := newSimFS(s.w.clone(), true)
+							n := 0
+							s.setFault(func(simKind, int, string) *simFault {
+								if n++; n == k {
+									s.dead = true
+									return &simFault{err: errDead}
+								}
+								return nil
+							})
+							if _, err := repairFS(s, simDir, &o); err == nil {
+								break
 							}
-						}
-						_, err = l.Append(Record{Value: []byte("after the repair")})
-						require.NoError(t, err)
-						require.NoError(t, l.Close())
-						for _, p := range verifyWorld(t, s.w, nil).Problems { // of indexes that readers make anew
-							require.Equal(t, SeverityWarning, p.Severity, "%v", p)
+							killed := s.kill()
+							if l, err := openFS(newSimFS(killed.clone(), true), simDir, &Options{SegmentBytes: minSegmentBytes}); err != nil {
+								require.ErrorIs(t, err, ErrCorrupt)
+							} else {
+								require.LessOrEqual(t, l.Offsets().End, whole.last+1, "killed at operation %d", k)
+								require.NoError(t, l.Close())
+							}
+							check(repaired(t, killed, o))
 						}
 					})
 				}

@@ -78,6 +78,9 @@ func (p *repair) run() error {
 		return nil
 	}
 	foreign := p.foreign()
+	if err := p.readCut(); err != nil {
+		return err
+	}
 	p.epochs = newEpochs(p.promises())
 	for i, base := range p.dir.bases {
 		following := int64(-1)
@@ -142,13 +145,20 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	if err != nil {
 		return nil, err
 	}
+	if p.cuts() && base > p.st.cutBase {
+		return &repairSegment{base: base, size: size, zeros: size, next: base, atMark: true, beyond: true}, nil
+	}
 	if p.belowStart(following) { // it stays unchanged until it is deleted
 		return &repairSegment{base: base, size: size, zeros: size, next: following, atMark: true, below: true,
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
+	s.cut = p.cuts() && base == p.st.cutBase
 	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
 	w.batch = func(b batch, pos int64) (string, error) {
+		if s.cut && b.last() >= p.cutLimit {
+			return "", nil
+		}
 		if why := p.check.check(b); why != "" {
 			return why, nil
 		}
@@ -165,6 +175,9 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		return "", nil
 	}
 	w.damage = func(d damage) (bool, error) {
+		if s.cut && d.offset >= p.cutLimit {
+			return true, nil
+		}
 		var corrupt *CorruptError
 		if !errors.As(d.cause, &corrupt) {
 			return false, d.cause // a disk that can't be read at the moment is no reason to throw its data away
@@ -180,7 +193,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		return nil, err
 	}
 	s.zeros = w.zeros
-	if w.zeros == w.size && size > w.size {
+	if w.zeros == w.size && size > w.size && !s.cut {
 		s.zeros = size
 		s.lost = append(s.lost, damage{pos: w.size, end: size, offset: w.next, next: -1, cause: &CorruptError{Reason: "file is larger than 2 GiB - 1"}})
 	}
@@ -189,7 +202,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	if n := len(s.spans); n > 0 {
 		s.next, end = s.spans[n-1].next, s.spans[n-1].end
 	}
-	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 {
+	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 && !s.cut {
 		s.next = p.st.endOffset(base, end, s.next)
 	}
 	return s, nil

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -25,6 +26,12 @@ type repair struct {
 
 	epochs epochs
 	fixes  []epochAt // leader epochs to be set right
+
+	// Of an interrupted TruncateTo that the next Open will finish: the batches of the segment at st.cutBase that end below
+	// cutLimit stay, followed by rest, which may be empty. Positions don't tell them, since an earlier run of Repair that was
+	// interrupted may have taken bytes out of the file.
+	cutLimit int64
+	rest     batch
 }
 
 // repairSegment is one .log file, and what is to become of it.
@@ -37,6 +44,8 @@ type repairSegment struct {
 	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
 	drop       bool     // the whole file goes
 	below      bool     // it lies wholly below the start, where the next segment begins
+	cut        bool     // an interrupted TruncateTo ends the log in it; only what that keeps of it is in spans
+	beyond     bool     // an interrupted TruncateTo removes it; nobody looked into it
 }
 
 // span is a run of good batches of a file, with no bytes and no offsets missing between them.
@@ -46,9 +55,37 @@ type span struct {
 	batches, records int64
 }
 
+// cuts reports whether a TruncateTo was interrupted that the next Open will finish by the plan in the state file.
+func (p *repair) cuts() bool { return p.promised && p.st.truncating() }
+
+// readCut reads what the state file has of the batch in which an interrupted TruncateTo ends the log.
+func (p *repair) readCut() error {
+	if !p.cuts() {
+		return nil
+	}
+	p.cutLimit = p.st.cut
+	if p.st.cutLen == 0 {
+		return nil
+	}
+	f, err := p.e.fs.Open(filepath.Join(p.e.dir, stateName), vfs.OpenRead)
+	if err != nil {
+		return err
+	}
+	rest, err := readRest(f, p.st.cutLen)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if !p.st.isRest(rest) { // the cut changed no file yet, and the next Open gives it up
+		p.st.cut = -1
+		return nil
+	}
+	p.rest, p.cutLimit = rest, rest.base()
+	return nil
+}
+
 // rewrite reports whether the file has to be replaced, since less of it is kept.
 func (s *repairSegment) rewrite() bool {
-	return s.newSize() < min(s.size, s.zeros)
+	return len(s.lost) > 0 && s.newSize() < min(s.size, s.zeros)
 }
 
 // newSize returns how many bytes of the file are kept.
@@ -64,16 +101,20 @@ func (s *repairSegment) newSize() (n int64) {
 func (p *repair) decide() {
 	at := int64(-1)
 	expected := int64(-1)
+	cutStays := false
 	for i, s := range p.segs {
 		switch {
-		case s.drop:
+		case s.drop, s.beyond && cutStays && at < 0:
 			continue
 		case at >= 0:
-			p.dropBehind(s, at)
+			p.dropBehind(s, fmt.Sprintf("segment lies behind the damage at offset %d", at))
+			continue
+		case s.beyond: // the next Open could not finish the cut
+			p.dropBehind(s, fmt.Sprintf("a cut at offset %d was removing it", p.st.cut))
 			continue
 		case expected >= 0 && s.base > expected && !(p.gaps() && p.st.knowsGap(s.base, p.promised)) && !p.o.KeepAfter:
 			at = expected
-			p.dropBehind(s, at)
+			p.dropBehind(s, fmt.Sprintf("segment lies behind the damage at offset %d", at))
 			continue
 		}
 		for k, d := range s.lost {
@@ -83,13 +124,14 @@ func (p *repair) decide() {
 				break
 			}
 		}
-		if s.newSize() == 0 && s.size > 0 && s.zeros > 0 && p.o.KeepAfter && i+1 < len(p.segs) {
+		if s.newSize() == 0 && s.size > 0 && s.zeros > 0 && p.o.KeepAfter && i+1 < len(p.segs) && !s.cut {
 			whole := s.lost[0] // stands for all of them
 			whole.pos, whole.end, whole.next = 0, min(s.size, s.zeros), -1
 			s.lost, s.drop = []damage{whole}, true
 			continue
 		}
 		expected = s.next
+		cutStays = cutStays || s.cut
 	}
 	p.noteGaps()
 }
@@ -117,20 +159,17 @@ func countBatches(spans []span) (n int64) {
 	return n
 }
 
-// dropBehind drops a segment that lies behind damage at an earlier offset.
-func (p *repair) dropBehind(s *repairSegment, at int64) {
+// dropBehind drops a segment that lies behind the end of the log.
+func (p *repair) dropBehind(s *repairSegment, why string) {
 	s.lost = []damage{{end: min(s.size, s.zeros), offset: s.base, next: -1, good: countBatches(s.spans),
-		cause: &CorruptError{Reason: fmt.Sprintf("segment lies behind the damage at offset %d", at)}}}
+		cause: &CorruptError{Reason: why}}}
 	s.spans, s.next, s.drop = nil, s.base, true
 }
 
 // noteGaps finds out whether offsets are missing between the batches that are kept.
 func (p *repair) noteGaps() {
 	expected := int64(-1)
-	for _, s := range p.segs {
-		if s.drop {
-			continue
-		}
+	for _, s := range p.kept() {
 		p.gap = p.gap || expected >= 0 && s.base > expected
 		expected = s.base
 		for _, k := range s.spans {
@@ -172,18 +211,23 @@ func (p *repair) plan() {
 		p.next.start, p.next.end = kept[0].base, kept[len(kept)-1].next
 	}
 	p.planMissing(kept)
+	if p.next.cut >= 0 && len(p.rest) > 0 {
+		r.Batches++
+		r.Records += p.rest.count()
+		r.Bytes += p.rest.size()
+	}
 	r.Start, r.End, r.Gaps = p.next.start, p.next.end, p.gap || p.promised && p.st.gaps
 }
 
 // trims reports whether zeros behind the batches of s have to go, since it is sealed.
 func (p *repair) trims(s *repairSegment) bool {
-	return p.promised && !s.drop && p.st.isSealed(s.base) && s != p.segs[len(p.segs)-1] && !s.rewrite()
+	return p.promised && !s.drop && !s.cut && p.st.isSealed(s.base) && s != p.segs[len(p.segs)-1] && !s.rewrite()
 }
 
-// kept returns the segments of which something is kept.
+// kept returns the segments that the log will have.
 func (p *repair) kept() (kept []*repairSegment) {
 	for _, s := range p.segs {
-		if !s.drop {
+		if !s.drop && !s.beyond {
 			kept = append(kept, s)
 		}
 	}
@@ -226,6 +270,9 @@ func (p *repair) planState(kept []*repairSegment) {
 	n := &p.next
 	if len(kept) == 0 {
 		at := max(n.start, n.recoveryPoint)
+		if p.cuts() {
+			at = n.cut
+		}
 		n.start, n.end, n.recoveryPoint = at, at, at
 		n.empty(at)
 	} else {
@@ -254,38 +301,33 @@ func (p *repair) planState(kept []*repairSegment) {
 	}
 	n.gaps = n.gaps || p.gap
 	n.gapTo = p.gapTo(kept)
-	if n.cut >= 0 && (n.end <= n.cut || !p.moveCut(kept)) {
+	if n.cut >= 0 && (n.end <= n.cut && !p.cuts() || p.cuts() && !p.moveCut(kept)) {
 		n.cut = -1
+		n.raiseFence(n.end, int32(n.epoch))
 	}
 	p.describe()
 }
 
 // moveCut adapts the note of an interrupted TruncateTo to a file from which bytes are taken out, so that the next Open can
-// finish the cut. It returns false if the segment that was being cut is gone: the log then keeps what lies behind it, as it
-// would if TruncateTo had not begun.
+// finish the cut. It returns false if the segment that was being cut is gone.
 func (p *repair) moveCut(kept []*repairSegment) bool {
 	n := &p.next
-	if n.cutPos < 0 {
-		return true // the next Open looks for the place (version 1 of the state file)
-	}
 	for _, s := range kept {
 		if s.base != n.cutBase {
 			continue
 		}
-		pos, end, next := int64(0), int64(0), s.base
-		for _, k := range s.spans {
-			if k.pos < n.cutPos {
-				end, next = min(k.end, n.cutPos), k.next
-				pos += end - k.pos
-			}
+		end, next := int64(0), s.base
+		if k := len(s.spans); k > 0 {
+			end, next = s.spans[k-1].end, s.spans[k-1].next
 		}
-		if end < n.cutPos { // the batches just below the cut are lost
+		lost := len(s.lost) > 0 && s.lost[len(s.lost)-1].pos >= end
+		if next < p.cutLimit && (lost || !p.st.gaps) { // the batches just below the cut
 			n.gaps = true
 			if n.cutLen == 0 {
 				n.cut = next
 			}
 		}
-		n.cutPos = pos
+		n.cutPos = s.newSize()
 		n.end = n.cut
 		return true
 	}
@@ -320,8 +362,8 @@ func (p *repair) describe() {
 	say(was.gaps != n.gaps, "offsets may be missing from now on")
 	say(was.gapTo != n.gapTo, "segments behind missing offsets belong to the log")
 	say(n.cut >= 0 && was.cut != n.cut, "an interrupted cut at offset %d goes down to %d, behind the last batch that is left", was.cut, n.cut)
-	say(n.cut < 0 && was.cut >= 0 && n.end <= was.cut, "this completes an interrupted cut at offset %d", was.cut)
-	say(n.cut < 0 && was.cut >= 0 && n.end > was.cut, "this gives up an interrupted cut at offset %d, whose segment is gone", was.cut)
+	say(n.cut >= 0 && was.cutPos != n.cutPos, "an interrupted cut leaves %d bytes of segment %d, not %d", n.cutPos, n.cutBase, was.cutPos)
+	say(n.cut < 0 && was.cut >= 0, "this completes an interrupted cut at offset %d", was.cut)
 	say(was.first != n.first || was.segments != n.segments || was.baseSum != n.baseSum, "list of segments")
 	say(was.scanBase != n.scanBase || was.scanPos != n.scanPos, "the next Open checks segment %d from position %d on", n.scanBase, n.scanPos)
 }

@@ -230,5 +230,10 @@ func readEachSlot(f vfs.File) (best state, ok bool, err error) {
 	return best, ok, errors.Join(failures...)
 }
 
+// isRest reports whether rest is the batch of the noted length in which a cut ends the log.
+func (s *state) isRest(rest batch) bool {
+	return len(rest) >= headerLen && parseHeader(rest) == "" && rest.size() == s.cutLen && rest.checkCRC() == "" && rest.last() == s.cut-1
+}
+
 // truncating reports whether a TruncateTo is under way, or was interrupted, and its segment and position are known.
 func (s *state) truncating() bool { return s.cut >= 0 && !s.reset && s.cutPos >= 0 }

@@ -202,14 +202,14 @@ func (s *stateFile) putRest(rest []byte) error {
 	return err
 }
 
-// rest reads n bytes that putRest wrote, or fewer if they are not there.
-func (s *stateFile) rest(n int64) (batch, error) {
-	size, err := s.f.Size()
+// readRest reads n bytes that putRest wrote, or fewer if they are not there.
+func readRest(f vfs.File, n int64) (batch, error) {
+	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
 	rest := make(batch, max(0, min(n, size-restPos)))
-	k, err := s.f.ReadAt(rest, restPos)
+	k, err := f.ReadAt(rest, restPos)
 	if err == io.EOF {
 		err = nil
 	}
