@@ -1,11 +1,13 @@
 package seglog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -147,5 +149,37 @@ func TestRepairOfALoweredEpochBehindTheFence(t *testing.T) {
 				require.Empty(t, report.Removed)
 			})
 		}
+	}
+}
+
+// The fence that a cut leaves stays for batches of a leader that counts on from it, and is lifted for the first one of a leader that
+// counts epochs of its own: recovery must keep that batch.
+func TestFenceOfReceivedBatches(t *testing.T) {
+	for _, c := range []struct {
+		epoch  uint32
+		offset int64
+	}{{2, 2}, {1, 2}, {0, fenceLifted}} {
+		s := newSimFS(newSimWorld(), true)
+		o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}
+		l, err := openFS(s, simDir, o)
+		require.NoError(t, err)
+		for range 4 {
+			appendNumbered(t, l)
+		}
+		require.NoError(t, l.TruncateTo(2))
+		require.EqualValues(t, 1, l.writer.fenceEpoch)
+		b := encoded([]Record{{Time: time.UnixMilli(1), Value: []byte("a leader's")}}, 2)
+		binary.BigEndian.PutUint32(b[12:], c.epoch)
+		_, err = l.TransferFrom(bytes.NewReader(b), -1)
+		require.NoError(t, err)
+		st, _, err := readState(s, filepath.Join(simDir, stateName))
+		require.NoError(t, err)
+		require.Equal(t, c.offset, st.fenceOffset, "epoch %d", c.epoch)
+		s = newSimFS(s.kill(), true)
+		ignore(l.Close())
+		l, err = openFS(s, simDir, o)
+		require.NoError(t, err)
+		require.EqualValues(t, 3, l.Offsets().End, "epoch %d", c.epoch)
+		require.NoError(t, l.Close())
 	}
 }

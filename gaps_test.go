@@ -364,6 +364,32 @@ func TestCutInAWideGap(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// If a batch behind a wide gap can't be stored in the segment that was begun for it, the log ends behind the gap, as it does after a
+// restart.
+func TestGapInFrontOfABatchThatIsNotStored(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}
+	l, err := openFS(s, simDir, o)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(spaced(0, 1, 1)), -1)
+	require.NoError(t, err)
+	behind := spaced(1<<33, 1, 1)
+	s.setFault(fails(simReserve, logSuffix, syscall.ENOSPC))
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 1, 1), behind...)), -1)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	s.setFault(nil)
+	require.Equal(t, int64(1<<33), l.Offsets().End)
+	s = newSimFS(s.kill(), true)
+	ignore(l.Close())
+	l, err = openFS(s, simDir, o)
+	require.NoError(t, err)
+	require.Equal(t, int64(1<<33), l.Offsets().End)
+	_, err = l.TransferFrom(bytes.NewReader(behind), -1)
+	require.NoError(t, err)
+	requireOffsets(t, l, 0, 0, 1<<33)
+	require.NoError(t, l.Close())
+}
+
 // heldSeals is a file system on which truncations of segments wait until letGo is closed.
 type heldSeals struct {
 	osFS

@@ -85,7 +85,7 @@ func (l *Log) keepRetention(s *dueTimes, now time.Time, sealed bool) {
 	if l.o.RetentionAge > 0 {
 		s.retention = now.Add(min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute))
 	}
-	if _, err := l.Retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
+	if _, err := l.retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
 		l.backgroundError("retention", err)
 	}
 }

@@ -37,11 +37,12 @@ func TestParentDirectoryIsSynced(t *testing.T) {
 	require.True(t, slices.ContainsFunc(s.dirs, func(dir string) bool { return filepath.Base(dir) == "volume" }), "flushed: %v", s.dirs)
 }
 
-// On a full disk, DeleteBefore must delete the sealed segments even though there is no room for a new segment in place of the
-// active one.
+// A log on a full disk must open, and DeleteBefore must delete the sealed segments even though there is no room for a new segment in
+// place of the active one.
 func TestDeletionOnAFullDisk(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
 	require.NoError(t, l.Close()) // so that they are sealed
+	s.setFault(fails(simReserve, logSuffix, syscall.ENOSPC))
 	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
 	require.NoError(t, err)
 	s.setFault(func(kind simKind, _ int, path string) *simFault {

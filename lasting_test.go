@@ -405,10 +405,15 @@ func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 // The first flush rewrites the records that recovery kept. On a file system that writes every block to a new place, the disk may
 // have no room for that. No byte is in doubt then, so the flush must fail with the cause, and work once there is room.
 func TestShortageWhileWrittenAgainPasses(t *testing.T) {
-	for policy, call := range map[FlushPolicy]func(*Log) error{
-		FlushNone:  func(l *Log) error { return l.Sync() },
-		FlushAsync: func(l *Log) error { return l.TruncateTo(2) },
+	for _, c := range []struct {
+		policy FlushPolicy
+		call   func(*Log) error
+	}{
+		{FlushNone, func(l *Log) error { return l.Sync() }},
+		{FlushNone, func(l *Log) error { return l.WaitDurable(context.Background(), 1) }},
+		{FlushAsync, func(l *Log) error { return l.TruncateTo(2) }},
 	} {
+		policy, call := c.policy, c.call
 		s := newSimFS(newSimWorld(), false)
 		l, err := openFS(s, simDir, &Options{Flush: policy})
 		require.NoError(t, err)
@@ -499,5 +504,66 @@ func TestFirstErrorOfAFailedAppendIsErrFailed(t *testing.T) {
 		require.ErrorIs(t, err, syscall.EIO)
 		require.ErrorContains(t, err, fmt.Sprintf("append at offset %d", l.Offsets().End))
 		ignore(l.Close())
+	}
+}
+
+// The list of cuts is bounded. An iterator that was idle over more of them than it holds must not take the lowest of those for the
+// lowest of all.
+func TestForgottenCuts(t *testing.T) {
+	var b bounds
+	b.end.Store(1 << 20)
+	for i := range int64(maxCuts + 1) {
+		b.beginCut()
+		b.endCut(10+i, false)
+	}
+	require.LessOrEqual(t, len(b.cutLog.last), maxCuts)
+	for i := range int64(maxCuts + 1) {
+		want := 10 + i
+		if i < maxCuts/2 {
+			want = -1
+		}
+		require.Equal(t, want, b.lowestCut(2*i))
+	}
+	require.EqualValues(t, 1<<20, b.lowestCut(b.cuts.Load()))
+}
+
+// A Reset ends an iteration, also one that stands just at its offset: the records from there on are those of another history.
+func TestIterationEndsAtAReset(t *testing.T) {
+	l, err := Open(t.TempDir(), &Options{Flush: FlushNone})
+	require.NoError(t, err)
+	for range 10 {
+		appendNumbered(t, l)
+	}
+	n := 0
+	for _, err := range l.Records(0) {
+		if n++; n == 5 {
+			require.NoError(t, l.Reset(5))
+			appendNumbered(t, l)
+			continue
+		}
+		if n == 6 {
+			require.ErrorIs(t, err, ErrOutOfRange)
+			continue
+		}
+		require.NoError(t, err)
+	}
+	require.Equal(t, 6, n)
+	require.NoError(t, l.Close())
+}
+
+// If what is waited for comes about, or can't any more, as the context ends, wait must say so.
+func TestWaitPrefersItsReason(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, want := range []error{nil, ErrClosed, context.Canceled} {
+		looks := 0
+		err := new(waiters).wait(ctx, func() (bool, error) {
+			if looks++; looks < 3 || want == context.Canceled {
+				return false, nil
+			}
+			return want == nil, want
+		})
+		require.Equal(t, want, err)
+		require.Equal(t, 3, looks)
 	}
 }

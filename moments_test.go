@@ -49,6 +49,23 @@ func TestOffsetsAreOfOneMoment(t *testing.T) {
 	done.Wait()
 }
 
+// AppendAt must store its records at the next offset, and nothing at any other.
+func TestAppendAt(t *testing.T) {
+	l := open(t, t.TempDir(), nil)
+	for _, offset := range []int64{0, 2, 4} {
+		for _, wrong := range []int64{offset - 1, offset + 1} {
+			err := l.AppendAt(wrong, seglog.Record{})
+			if wrong < 0 {
+				require.ErrorIs(t, err, seglog.ErrInvalid)
+			} else {
+				require.ErrorIs(t, err, seglog.ErrConflict)
+			}
+		}
+		require.NoError(t, l.AppendAt(offset, seglog.Record{Value: value(int(offset))}, seglog.Record{Value: value(int(offset + 1))}))
+	}
+	requireN(t, l, 0, 6)
+}
+
 func TestAppendAtOfAClosedLog(t *testing.T) {
 	l := open(t, t.TempDir(), nil)
 	require.ErrorIs(t, l.AppendAt(5, seglog.Record{}), seglog.ErrConflict)

@@ -143,6 +143,18 @@ func TestAgesBelowAMillisecond(t *testing.T) {
 	require.EqualValues(t, 2, segments[1].Base)
 }
 
+// SegmentAge counts from the time of the first batch, which may be that of 1970. A batch without a time is none to count from.
+func TestSegmentAgeOfTheFirstTime(t *testing.T) {
+	for first, want := range map[int64]int{0: 2, -1: 1} {
+		l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, SegmentAge: time.Hour})
+		_, err := l.AppendBatch(rawBatch{count: 1, baseTime: first, maxTime: first, body: rawRecord(0, 0, nil)}.bytes())
+		require.NoError(t, err)
+		_, err = l.Append(seglog.Record{Time: time.UnixMilli(0).Add(time.Hour + time.Millisecond)})
+		require.NoError(t, err)
+		require.Equal(t, want, l.Stats().Segments, "first time %d", first)
+	}
+}
+
 // Open must accept as names of segments only those that Kafka accepts.
 func TestNamesOfSegments(t *testing.T) {
 	dir := t.TempDir()

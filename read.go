@@ -60,6 +60,7 @@ func (r *reader) unpin() {
 
 // pin finds and pins the segment of a readable offset.
 func (l *Log) pin(r *reader, offset int64) error {
+	l.hooks.start()
 	for {
 		if l.closed.Load() {
 			return ErrClosed

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -96,10 +97,12 @@ func TestTransferFromEpochs(t *testing.T) {
 	check := func() {
 		t.Helper()
 		end := l.Offsets().End
-		err := from(inEpoch(end, 4, "x"))
-		require.ErrorIs(t, err, seglog.ErrNotJoined)
-		require.Contains(t, err.Error(), "epoch 4")
-		require.Equal(t, end, l.Offsets().End)
+		for _, epoch := range []int32{0, 4} {
+			err := from(inEpoch(end, epoch, "x"))
+			require.ErrorIs(t, err, seglog.ErrNotJoined)
+			require.ErrorContains(t, err, fmt.Sprintf("epoch %d", epoch))
+			require.Equal(t, end, l.Offsets().End)
+		}
 	}
 	check()
 	require.NoError(t, l.Close())
@@ -116,6 +119,9 @@ func TestTransferFromEpochs(t *testing.T) {
 	require.NoError(t, from(inEpoch(1, 3, "as the batch at 0")))
 	require.NoError(t, l.Reset(50))
 	require.NoError(t, from(inEpoch(50, 0, "another history")))
+	require.NoError(t, from(inEpoch(51, 9, "deleted")))
+	require.NoError(t, l.DeleteBefore(52))
+	require.NoError(t, from(inEpoch(52, 1, "in an empty log")))
 }
 
 // A stream that ends before the announced number of bytes is an error, but no corruption.

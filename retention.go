@@ -16,6 +16,7 @@ import (
 // is lost, the log starts where its first segment does. Errors: an *OffsetError for an offset above the high watermark; those
 // of Sync; those of the operating system, which may leave files behind that the next Open removes.
 func (l *Log) DeleteBefore(offset int64) error {
+	l.hooks.start()
 	if err := l.writable(); err != nil {
 		return err
 	}
@@ -200,6 +201,12 @@ func (e *env) removeProducersAbove(producers []int64, offset int64) (removed boo
 // called for it and MayDelete agrees; MayDelete is also asked about the active segment, before it is rolled to be deleted.
 // A clock that jumps ahead counts only once it has stayed ahead for an hour.
 func (l *Log) Retain() (deleted int, err error) {
+	l.hooks.start()
+	return l.retain()
+}
+
+// retain is Retain for the keeper.
+func (l *Log) retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
 	}

@@ -149,6 +149,51 @@ func TestMayDeleteAndOnSeal(t *testing.T) {
 	requireN(t, l, int(next), 300)
 }
 
+// OnSeal must be called after Open for the segments that were sealed without a call, as soon as the program uses the log, and not
+// only with the next roll: until then retention keeps these segments.
+func TestOnSealAfterOpen(t *testing.T) {
+	sealed := t.TempDir()
+	l := open(t, sealed, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10})
+	appendN(t, l, 0, 300)
+	require.NoError(t, l.Close())
+	bases, _ := segmentSizes(t, sealed)
+	for name, use := range map[string]func(l *seglog.Log) error{
+		"Append":      func(l *seglog.Log) error { _, err := l.Append(seglog.Record{}); return err },
+		"AppendBatch": func(l *seglog.Log) error { _, err := l.AppendBatch(plainBatch(0, "a")); return err },
+		"TransferFrom": func(l *seglog.Log) error {
+			_, err := l.TransferFrom(bytes.NewReader(plainBatch(300, "a")), -1)
+			return err
+		},
+		"Read":         func(l *seglog.Log) error { _, err := l.Read(0); return err },
+		"DeleteBefore": func(l *seglog.Log) error { return l.DeleteBefore(1) },
+		"Retain":       func(l *seglog.Log) error { _, err := l.Retain(); return err },
+		"Offsets":      func(l *seglog.Log) error { l.Offsets(); return nil },
+	} {
+		told := make(chan int64, len(bases))
+		l := open(t, copyDir(t, sealed), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 16 << 10, OnSeal: func(s seglog.SegmentInfo) { told <- s.Base }})
+		require.NoError(t, use(l), name)
+		for _, base := range bases[:len(bases)-1] {
+			select {
+			case got := <-told:
+				require.Equal(t, base, got, name)
+			case <-time.After(10 * time.Second):
+				require.Fail(t, "OnSeal is not called", "%s, segment %d", name, base)
+			}
+		}
+		require.NoError(t, l.Close())
+	}
+}
+
+// Retention by age must delete the active segment too, although OnSeal was not called for it.
+func TestRetentionAgeBesideOnSeal(t *testing.T) {
+	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, RetentionAge: time.Hour, OnSeal: func(seglog.SegmentInfo) {}})
+	_, err := l.Append(seglog.Record{Time: time.Now().Add(-2 * time.Hour)})
+	require.NoError(t, err)
+	_, err = l.Retain()
+	require.NoError(t, err)
+	require.EqualValues(t, 1, l.Offsets().Start)
+}
+
 // A segment that a reader uses must stay readable for it after a deletion, and its file be closed once the reader is done.
 func TestPinnedReadersKeepTheirData(t *testing.T) {
 	dir := t.TempDir()

@@ -59,7 +59,6 @@ func (l *Log) roll(base int64) error {
 	w.sealing = append(w.sealing, old)
 	l.stats.rolls.Add(1)
 	l.o.Logger.Debug("seglog: rolled", "dir", l.dir, "segment", base, "bytes", old.seg.stored.load().pos())
-	l.hooks.start()
 	l.keeper.Kick()
 	return nil
 }

@@ -1,10 +1,12 @@
 package seglog
 
 import (
+	"bytes"
 	"io/fs"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -127,4 +129,30 @@ func TestRetainCountsDeletedSegments(t *testing.T) {
 	require.Error(t, err)
 	require.Zero(t, n)
 	l.Close()
+}
+
+// Stats must count the batches, records and bytes of all ways to append, and not those of an append that failed.
+func TestStatsCountAppends(t *testing.T) {
+	s := newSimFS(newSimWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
+	rec := Record{Time: time.UnixMilli(1), Value: []byte("v")}
+	_, err := l.Append(rec, rec, rec)
+	require.NoError(t, err)
+	_, err = l.AppendBatch(encoded([]Record{rec, rec}, 0))
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(encoded([]Record{rec}, 5)), -1)
+	require.NoError(t, err)
+	before := l.Stats()
+	require.EqualValues(t, 3, before.Appends)
+	require.EqualValues(t, 6, before.AppendedRecords)
+	require.Equal(t, before.Bytes, before.AppendedBytes)
+	require.Positive(t, before.Bytes)
+	s.setFault(fails(simRename, logSuffix, syscall.ENOSPC))
+	_, err = l.Append(Record{Value: make([]byte, 3900)}) // its roll fails
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	s.setFault(nil)
+	after := l.Stats()
+	require.EqualValues(t, 1, after.Errors)
+	require.Equal(t, []int64{before.Appends, before.AppendedRecords, before.AppendedBytes}, []int64{after.Appends, after.AppendedRecords, after.AppendedBytes})
+	require.NoError(t, l.Close())
 }

@@ -212,6 +212,7 @@ func (l *Log) makeRoom(size, count, maxTime int64) error {
 // begin returns room for a batch of size bytes with count offsets from base on, and rolls if necessary. A batch of large
 // bytes or more is written by pwrite (tail.begin). l.mu is held.
 func (l *Log) begin(base, size, large, count, maxTime int64) (dst []byte, err error) {
+	l.hooks.start()
 	if err := l.writable(); err != nil {
 		if l.failed() != nil {
 			l.stats.errors.Add(1)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // These tests are for faults of the write side that the schedules do not find by themselves. The patches in torture/bugs put
@@ -53,7 +57,10 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, pos, st.Size)
 		require.NoError(t, old.h.unref())
+		require.Eventually(t, func() bool { return old.seg.h.Load() == nil }, 10*time.Second, time.Millisecond)
+		require.NoError(t, l.prepareTail(old), "of a segment that is closed by now")
 		require.NoError(t, l.Close())
+		require.Empty(t, s.misuse)
 	}
 }
 
@@ -61,7 +68,7 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 // zeros, it must return the error, and the flusher must still get it too.
 func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
-	l, err := openFS(s, simDir, nil)
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 64 << 10})
 	require.NoError(t, err)
 	tail := l.writer.tail
 	l.preparing.Lock()                                              // keeps the real preparer out
@@ -75,7 +82,8 @@ func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 		}
 		return nil
 	})
-	err = tail.zeroAhead(tail.reserved.Load() + 1)
+	tail.reserved.Store(4096)
+	err = tail.prepare()
 	require.ErrorIs(t, err, syscall.EIO)
 	require.NotNil(t, inDoubt(err))
 	require.ErrorIs(t, tail.h.f.Flush(), syscall.EIO)
@@ -128,25 +136,29 @@ func TestCutThatCannotBePlanned(t *testing.T) {
 // A roll must wait while too many segments are unsealed. If the seals fail, the append must return their error, and appends must
 // succeed once seals work again.
 func TestRollsWaitForSeals(t *testing.T) {
-	s, l := smallSegments(t, true, FlushNone, 1)
+	s := newSimFS(newSimWorld(), true)
+	said := &warnings{Handler: slog.DiscardHandler}
+	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone, Logger: slog.New(said)})
+	require.NoError(t, err)
 	s.setFault(func(kind simKind, _ int, path string) *simFault {
 		if kind == simCreate && strings.Contains(path, "index") {
 			return &simFault{err: syscall.ENOSPC}
 		}
 		return nil
 	})
-	var err error
 	for n := 0; err == nil; n++ {
 		require.Less(t, n, 40*maxUnsealed, "the number of unsealed segments must be bounded")
 		_, err = l.Append(Record{Value: make([]byte, 1000)})
 	}
 	require.ErrorIs(t, err, syscall.ENOSPC)
 	require.LessOrEqual(t, l.Stats().Segments, 1+maxUnsealed)
+	_, err = l.TransferFrom(bytes.NewReader(encoded([]Record{{Time: time.UnixMilli(1), Value: make([]byte, 1000)}}, l.Offsets().End)), -1)
+	require.ErrorIs(t, err, syscall.ENOSPC)
 	s.setFault(nil)
-	require.Eventually(t, func() bool {
-		_, err := l.Append(Record{Value: make([]byte, 1000)})
-		return err == nil
-	}, 10*time.Second, time.Millisecond)
+	_, err = l.Append(Record{Value: make([]byte, 1000)})
+	require.NoError(t, err, "an attempt to seal from before the append is no reason for it to fail")
+	l.keeper.Close()
+	require.EqualValues(t, len(said.lines)+2, l.Stats().Errors, "the attempts, the append and the transfer")
 	require.NoError(t, l.Close())
 }
 
@@ -166,6 +178,92 @@ func TestFailedRollLeavesNoName(t *testing.T) {
 		u.sim.setFault(nil)
 		return errors.Join(u.append(1), u.append(1))
 	})
+}
+
+// heldNext is a simulated disk on which the preparer's creation of the next segment waits.
+type heldNext struct {
+	*simFS
+	began, letGo chan struct{}
+}
+
+func (h *heldNext) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	if filepath.Base(path) == nextName {
+		close(h.began)
+		<-h.letGo
+	}
+	return h.simFS.Open(path, mode)
+}
+
+// A roll that needs a segment while the preparer is making one makes its own and, if it fails then, keeps that for the next roll.
+// The preparer must remove the one it has made.
+func TestPreparerBesideAFailedRoll(t *testing.T) {
+	h := &heldNext{newSimFS(newSimWorld(), true), make(chan struct{}), make(chan struct{})}
+	l, err := openFS(h, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	require.NoError(t, err)
+	for range 2 {
+		_, err = l.Append(Record{Value: make([]byte, 1200)})
+		require.NoError(t, err)
+	}
+	<-h.began
+	h.setFault(fails(simRename, logSuffix, syscall.ENOSPC))
+	_, err = l.Append(Record{Value: make([]byte, 2000)})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	close(h.letGo)
+	l.preparer.Close()
+	_, err = h.Stat(filepath.Join(simDir, nextName))
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	h.setFault(nil)
+	_, err = l.Append(Record{Value: make([]byte, 2000)})
+	require.NoError(t, err)
+	require.Equal(t, 2, l.Stats().Segments)
+	require.NoError(t, l.Close())
+	require.Empty(t, h.left())
+}
+
+// What a failed write has left behind the end must be gone before the next batch is stored, which may be shorter.
+func TestFailedWriteLeavesNothing(t *testing.T) {
+	for _, mapped := range []bool{true, false} {
+		s := newSimFS(newSimWorld(), mapped)
+		l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 1 << 20})
+		s.setFault(func(kind simKind, _ int, path string) *simFault {
+			if kind == simWrite && isLog(filepath.Base(path)) {
+				return &simFault{err: syscall.ENOSPC, short: true}
+			}
+			return nil
+		})
+		_, err := l.Append(Record{Value: bytes.Repeat([]byte("torn"), largeBatch/4)})
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		s.setFault(nil)
+		_, err = l.Append(Record{Value: []byte("short")})
+		require.NoError(t, err)
+		b := s.w.get(fileName(0, logSuffix))
+		require.Empty(t, bytes.Trim(b[batch(b).size():], "\x00"))
+		cuts := s.count[simTruncate]
+		_, err = l.Append(Record{Value: []byte("once more")})
+		require.NoError(t, err)
+		require.Equal(t, cuts, s.count[simTruncate], "the file is cut once")
+		require.NoError(t, l.Close())
+	}
+}
+
+// Another program may truncate the active segment at any moment, also just before the batch is published. That is an error.
+func TestFaultBeforeTheBatchIsPublished(t *testing.T) {
+	l, err := Open(t.TempDir(), &Options{Flush: FlushNone})
+	require.NoError(t, err)
+	l.preparer.Close()
+	tail := l.writer.tail
+	if tail.h.m == nil || runtime.GOOS == "windows" {
+		require.NoError(t, l.Close())
+		t.Skip("the segment is not mapped, or can't be truncated")
+	}
+	dst, err := tail.begin(100, largeBatch)
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(tail.h.path, 0))
+	var at *fs.PathError
+	require.ErrorAs(t, tail.commit(dst), &at)
+	require.Equal(t, tail.h.path, at.Path)
+	require.Zero(t, l.Offsets().End)
+	require.NoError(t, l.Close())
 }
 
 // If an append under FlushAsync has to flush and the flush fails on a full disk, the batch is stored. The error must be

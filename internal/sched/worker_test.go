@@ -57,10 +57,10 @@ func TestWorkerRunsWhenDue(t *testing.T) {
 			rounds = append(rounds, time.Since(began))
 			return []time.Duration{time.Second, time.Minute, 0, time.Hour, time.Hour}[len(rounds)-1]
 		})
-		w.Begin()
-		synctest.Wait()
-		require.Empty(t, rounds)
 		w.Kick()
+		synctest.Wait()
+		require.Empty(t, rounds, "a round before Begin")
+		w.Begin()
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		require.Equal(t, []time.Duration{0, time.Second, 61 * time.Second}, rounds)
