@@ -67,6 +67,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 			l.backgroundError("call of OnSeal not noted", err)
 		}
 		l.stateChanged()
+		l.kickRetention()
 		select {
 		case <-stop:
 			return
@@ -108,9 +109,9 @@ func (h *hooks) untold(l *Log) (info SegmentInfo, ok bool, err error) {
 	return SegmentInfo{}, false, nil
 }
 
-// mayDelete calls Options.MayDelete.
+// mayDelete calls Options.MayDelete, unless the log is closed: Close waits for a call that runs, and none begins after it.
 func (h *hooks) mayDelete(l *Log, info SegmentInfo) bool {
 	h.asking.Lock()
 	defer h.asking.Unlock()
-	return l.o.MayDelete(info)
+	return !l.closed.Load() && l.o.MayDelete(info)
 }

@@ -17,6 +17,8 @@ func (l *Log) startBackground() {
 	l.keeper.Kick() // recovery may have left segments to seal
 	l.preparer.Begin()
 	l.keeper.Begin()
+	l.retention.Begin()
+	l.kickRetention()
 }
 
 func (l *Log) backgroundError(what string, err error) {
@@ -36,7 +38,6 @@ const (
 type dueTimes struct {
 	flush     time.Time // FlushAsync: FlushInterval after the first append since the last flush
 	stateFile time.Time // flush the state file
-	retention time.Time // look for segments that have expired
 	cool      time.Time // forget which parts of the mappings are in memory
 	seal      time.Time // try a failed seal again
 }
@@ -44,7 +45,7 @@ type dueTimes struct {
 // next returns the time until the first of them, or 0 if there is no work.
 func (s *dueTimes) next(now time.Time) time.Duration {
 	var first time.Time
-	for _, due := range []time.Time{s.flush, s.stateFile, s.retention, s.cool, s.seal} {
+	for _, due := range []time.Time{s.flush, s.stateFile, s.cool, s.seal} {
 		if !due.IsZero() && (first.IsZero() || due.Before(first)) {
 			first = due
 		}
@@ -56,16 +57,17 @@ func (s *dueTimes) next(now time.Time) time.Duration {
 }
 
 // keep is a round of the keeper. It seals a rolled segment, one in each round so that the other work does not starve,
-// flushes by time and size under FlushAsync, flushes the state file, and applies retention.
+// flushes by time and size under FlushAsync, and flushes the state file.
 func (l *Log) keep(s *dueTimes) time.Duration {
-	sealed := l.keepSealing(s)
+	if l.keepSealing(s) {
+		l.kickRetention()
+	}
 	l.dropBelowStart()
 	now := time.Now()
 	if l.o.Flush == FlushAsync {
 		l.keepFlushing(s, now)
 	}
 	l.keepState(s, now)
-	l.keepRetention(s, now, sealed)
 	if l.opened.count() == 0 {
 		s.cool = time.Time{}
 	} else if s.cool.IsZero() {
@@ -77,17 +79,24 @@ func (l *Log) keep(s *dueTimes) time.Duration {
 	return s.next(time.Now())
 }
 
-// keepRetention applies retention after a segment was sealed, and when records may have expired.
-func (l *Log) keepRetention(s *dueTimes, now time.Time, sealed bool) {
-	if l.o.RetentionBytes <= 0 && l.o.RetentionAge <= 0 || !sealed && now.Before(s.retention) {
-		return
+// kickRetention asks for a look at what has expired: after Open, after a seal, and after a call of OnSeal, without which a segment
+// stays.
+func (l *Log) kickRetention() {
+	if l.o.RetentionBytes > 0 || l.o.RetentionAge > 0 {
+		l.retention.Kick()
 	}
-	if l.o.RetentionAge > 0 {
-		s.retention = now.Add(min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute))
-	}
+}
+
+// retainRound applies retention. It has a worker of its own, since MayDelete may be slow, and seals and flushes must not wait for
+// it.
+func (l *Log) retainRound() time.Duration {
 	if _, err := l.retain(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrFailed) {
 		l.backgroundError("retention", err)
 	}
+	if l.o.RetentionAge > 0 {
+		return min(max(l.o.RetentionAge/10, time.Second), 5*time.Minute)
+	}
+	return 0
 }
 
 // keepFlushing flushes if FlushInterval or FlushBytes ask for it.

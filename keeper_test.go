@@ -23,6 +23,7 @@ func withoutWorkers(t *testing.T, s *simFS, o Options) (*Log, *warnings) {
 	require.NoError(t, err)
 	l.keeper.Close()
 	l.preparer.Close()
+	l.retention.Close()
 	return l, said
 }
 
@@ -60,8 +61,8 @@ func TestNextDueTime(t *testing.T) {
 	now := time.Now()
 	var s dueTimes
 	require.Zero(t, s.next(now))
-	for _, due := range []*time.Time{&s.flush, &s.stateFile, &s.retention, &s.cool, &s.seal} {
-		s = dueTimes{now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour)}
+	for _, due := range []*time.Time{&s.flush, &s.stateFile, &s.cool, &s.seal} {
+		s = dueTimes{now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour), now.Add(time.Hour)}
 		*due = now.Add(time.Minute)
 		require.Equal(t, time.Minute, s.next(now), "the earliest of all")
 		*due = now.Add(-time.Minute)
@@ -269,8 +270,8 @@ func TestDeletionBesideUnsealedSegments(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// What the keeper does before Open returns must not let OnSeal be called: it may use the variable that is assigned then.
-func TestKeeperStartsNoHooks(t *testing.T) {
+// What background work does before Open returns must not let OnSeal be called: it may use the variable that is assigned then.
+func TestRetentionStartsNoHooks(t *testing.T) {
 	s := newSimFS(newSimWorld(), true)
 	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone})
 	_, err := l.Append(Record{Time: time.UnixMilli(1)})
@@ -278,8 +279,8 @@ func TestKeeperStartsNoHooks(t *testing.T) {
 	require.NoError(t, l.Close())
 	l, _ = withoutWorkers(t, s, Options{Flush: FlushNone, OnSeal: func(SegmentInfo) {}})
 	l.o.RetentionAge = time.Hour
-	l.keep(new(dueTimes))
-	require.EqualValues(t, 1, l.start.Load(), "the keeper has rolled the segment")
+	l.retainRound()
+	require.EqualValues(t, 1, l.start.Load(), "retention has rolled the segment")
 	require.False(t, l.hooks.started.Load())
 	l.Offsets()
 	require.True(t, l.hooks.started.Load())

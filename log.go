@@ -53,11 +53,12 @@ type Log struct {
 	undeleted      []int64 // bases of deleted segments whose files could not be removed; guarded by changing
 	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
-	keeper, preparer *sched.Worker
-	done             chan struct{} // closed by Close
-	closing          sched.Mutex
-	isClosed         bool // guarded by closing, as is closeErr
-	closeErr         error
+	keeper, preparer, retention *sched.Worker
+
+	done     chan struct{} // closed by Close
+	closing  sched.Mutex
+	isClosed bool // guarded by closing, as is closeErr
+	closeErr error
 }
 
 // view is an immutable list of the segments of a log, oldest first; the last is the active one. Views share an array: a
@@ -115,12 +116,17 @@ func (l *Log) release() error {
 // Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
 // expired deadline. Sections keep their bytes until they are closed. Close waits for running hooks, so a hook must not
 // call it. Close is idempotent: each call returns the error of the first. For a log that has failed, that is ErrFailed.
-func (l *Log) Close() error {
+func (l *Log) Close() (err error) {
 	l.closing.Lock()
 	defer l.closing.Unlock()
 	if l.isClosed {
 		return l.closeErr
 	}
+	l.isClosed, err = true, errHookPanicked
+	defer func() { // also if a hook panics and the caller recovers
+		err = errors.Join(err, l.release())
+		l.closeErr = err
+	}()
 	l.mu.Lock()
 	l.closed.Store(true)
 	l.writer.sealed.Broadcast()
@@ -129,19 +135,22 @@ func (l *Log) Close() error {
 	l.durableWaiters.wake()
 	l.transfers.interrupt()
 	close(l.done)
-	for _, w := range []*sched.Worker{l.keeper, l.preparer, l.hooks.work} {
+	for _, w := range []*sched.Worker{l.keeper, l.preparer, l.retention, l.hooks.work} {
 		w.Close()
 		sched.Yield("background ended")
 	}
-	var err error
-	if l.readOnly == nil {
-		err = l.finish()
-		l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
+	l.hooks.asking.Lock()
+	l.hooks.asking.Unlock() //lint:ignore SA2001 waits for a MayDelete that a call of Retain asked
+	if l.readOnly != nil {
+		return nil
 	}
-	l.closeErr = errors.Join(err, l.release())
-	l.isClosed = true
-	return l.closeErr
+	finished := l.finish()
+	l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
+	return finished
 }
+
+// errHookPanicked is the error of a second Close after a hook has panicked in the first. The next Open recovers.
+var errHookPanicked = fmt.Errorf("%w: a hook panicked in Close", ErrFailed)
 
 // finish leaves the directory as a clean shutdown of Kafka would, and notes that in the state file.
 func (l *Log) finish() error {

@@ -56,6 +56,7 @@ func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l.writer.sealed.L = &l.mu
 	var due dueTimes
 	l.keeper = sched.NewWorker("keeper", func() time.Duration { return l.keep(&due) })
+	l.retention = sched.NewWorker("retention", l.retainRound)
 	l.preparer = sched.NewWorker("preparer", l.prepareAhead)
 	l.hooks.init(l)
 	if err := l.open(); err != nil {

@@ -2,6 +2,7 @@ package seglog_test
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +107,108 @@ func TestRetentionAge(t *testing.T) {
 	require.NoError(t, l.Close())
 	l = open(t, dir, &seglog.Options{})
 	require.EqualValues(t, 310, l.Offsets().End)
+}
+
+// segmentsOf makes a log of n segments or more. It is not closed.
+func segmentsOf(t *testing.T, o *seglog.Options, n int) *seglog.Log {
+	t.Helper()
+	o.SegmentBytes = 4096
+	l := open(t, t.TempDir(), o)
+	for l.Stats().Segments < n {
+		_, err := l.Append(seglog.Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+	}
+	return l
+}
+
+// Flushes by time, and seals, must not wait for a MayDelete that takes long.
+func TestSlowMayDelete(t *testing.T) {
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	l := segmentsOf(t, &seglog.Options{Flush: seglog.FlushAsync, FlushInterval: time.Millisecond, RetentionBytes: 1, MayDelete: func(seglog.SegmentInfo) bool {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		<-answer
+		return true
+	}}, 3)
+	<-asked
+	for range 40 { // many more than may wait for their seal
+		offset, err := l.Append(seglog.Record{Value: make([]byte, 3000)})
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return l.Offsets().RecoveryPoint > offset }, 10*time.Second, time.Millisecond)
+	}
+	close(answer)
+	require.Eventually(t, func() bool { return l.Stats().Segments == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.Close())
+}
+
+// A segment that stays only because OnSeal was not called for it yet must go once it was, without an append.
+func TestRetentionAfterASlowOnSeal(t *testing.T) {
+	answer := make(chan struct{})
+	l := segmentsOf(t, &seglog.Options{RetentionBytes: 1, RetentionAge: 24 * time.Hour, OnSeal: func(seglog.SegmentInfo) { <-answer }}, 5)
+	require.Eventually(t, func() bool { return l.Stats().Seals >= 4 }, 10*time.Second, time.Millisecond)
+	require.GreaterOrEqual(t, l.Stats().Segments, 5)
+	close(answer)
+	require.Eventually(t, func() bool { return l.Stats().Segments == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.Close())
+}
+
+// Close must wait for a MayDelete that a call of Retain asked in another goroutine, and none may be asked after it.
+func TestCloseWaitsForMayDelete(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var block atomic.Bool
+	var calls atomic.Int32
+	l := segmentsOf(t, &seglog.Options{RetentionBytes: 1, MayDelete: func(seglog.SegmentInfo) bool {
+		if block.Load() {
+			calls.Add(1)
+			asked <- struct{}{}
+			<-answer
+			return true
+		}
+		return false
+	}}, 5)
+	require.Eventually(t, func() bool { return l.Stats().Seals >= 4 }, 10*time.Second, time.Millisecond)
+	block.Store(true)
+	retained := make(chan struct{})
+	go func() {
+		_, _ = l.Retain()
+		close(retained)
+	}()
+	<-asked
+	closed := make(chan error)
+	go func() { closed <- l.Close() }()
+	for !errors.Is(l.Sync(), seglog.ErrClosed) {
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-closed:
+		require.Fail(t, "Close returned while the hook ran")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(answer)
+	require.NoError(t, <-closed)
+	<-retained
+	require.EqualValues(t, 1, calls.Load())
+}
+
+// If OnSeal panics in Close and the caller recovers, the directory must be free again, and another Close must say what was.
+func TestCloseAfterAPanickingHook(t *testing.T) {
+	l := segmentsOf(t, &seglog.Options{}, 3)
+	end, dir := l.Offsets().End, segmentDir(t, l)
+	require.NoError(t, l.Close())
+	l = open(t, dir, &seglog.Options{OnSeal: func(seglog.SegmentInfo) { panic("hook") }}) // Close makes the first call
+	require.PanicsWithValue(t, "hook", func() { _ = l.Close() })
+	require.ErrorIs(t, l.Close(), seglog.ErrFailed)
+	l = open(t, dir, nil)
+	require.Equal(t, end, l.Offsets().End)
+	require.NoError(t, l.Close())
+}
+
+func segmentDir(t *testing.T, l *seglog.Log) string {
+	segs, err := l.Segments()
+	require.NoError(t, err)
+	return filepath.Dir(segs[0].Path)
 }
 
 func TestMayDeleteAndOnSeal(t *testing.T) {

@@ -254,6 +254,9 @@ func (h *handle) release() error {
 	return err
 }
 
+// errFault is the cause of the error for a fault in a mapping (SIGBUS).
+var errFault = errors.New("the file was truncated, or the page can't be read")
+
 // catch is deferred by a function that touches a mapping: `defer h.catch(debug.SetPanicOnFault(true), &err)`. A fault in the
 // mapping of the .log file, which would kill the process by SIGBUS, becomes an error, and one in the mapping of an index
 // becomes errIndex. Any other panic goes on.
@@ -271,7 +274,7 @@ func (h *handle) catch(old bool, err *error) {
 		panic(r)
 	}
 	if pos, ok := h.m.Position(fault.Addr()); ok {
-		*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", pos, fault)}
+		*err = &fs.PathError{Op: "access mapping", Path: h.path, Err: fmt.Errorf("position %d: %w", pos, errFault)}
 		return
 	}
 	if x := h.x.Load(); x != nil {
