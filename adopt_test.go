@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -20,7 +21,7 @@ func TestTakenOverDirectory(t *testing.T) {
 		"a gap in the second segment": 14, "a gap before the last segment": 19, "a gap in the last segment": 24}
 	for name, gap := range missing {
 		t.Run(name, func(t *testing.T) {
-			s := newSimFS(newSimWorld(), true)
+			s := sim.NewFS(sim.NewWorld(), true)
 			var offsets []int64
 			sizes := map[int64]int{}
 			for base := int64(0); base < segments*each; base += each {
@@ -32,7 +33,7 @@ func TestTakenOverDirectory(t *testing.T) {
 					}
 				}
 				sizes[base] = len(b)
-				f, err := s.Open(filepath.Join(simDir, fileName(base, logSuffix)), vfs.OpenCreate)
+				f, err := s.Open(filepath.Join(sim.Dir, fileName(base, logSuffix)), vfs.OpenCreate)
 				require.NoError(t, err)
 				_, err = f.WriteAt(append(b, make([]byte, 700)...), 0)
 				require.NoError(t, err)
@@ -50,26 +51,26 @@ func TestTakenOverDirectory(t *testing.T) {
 					requireOffsets(t, l, offset, offsets[i:]...)
 				}
 			}
-			l, err := openFS(s, simDir, &o)
+			l, err := openFS(s, sim.Dir, &o)
 			check(l, err)
 			require.EqualValues(t, segments*each, l.Offsets().RecoveryPoint)
 			for base := int64(0); base < (segments-1)*each; base += each {
-				require.Len(t, s.w.get(fileName(base, logSuffix)), sizes[base], "zeros behind the batches of segment %d", base)
+				require.Len(t, s.World.Get(fileName(base, logSuffix)), sizes[base], "zeros behind the batches of segment %d", base)
 				for _, suffix := range []string{indexSuffix, timeSuffix} {
-					require.Contains(t, s.w.names, fileName(base, suffix))
+					require.Contains(t, s.World.Names, fileName(base, suffix))
 				}
 			}
-			w := s.kill()
+			w := s.Kill()
 			ignore(l.Close())
-			for what, w := range map[string]*simWorld{"killed": w.clone(), "a power cut": cutNamed(t, w.clone(), "nothing")} {
+			for what, w := range map[string]*sim.World{"killed": w.Clone(), "a power cut": cutNamed(t, w.Clone(), "nothing")} {
 				require.Empty(t, verifyWorld(t, w, nil).Problems, what)
-				s := newSimFS(w, true)
+				s := sim.NewFS(w, true)
 				for range 2 { // the second time after a Close
-					l, err := openFS(s, simDir, &o)
+					l, err := openFS(s, sim.Dir, &o)
 					check(l, err)
 					require.NoError(t, l.Close())
 				}
-				require.Empty(t, verifyWorld(t, s.w, nil).Problems, what+", then opened")
+				require.Empty(t, verifyWorld(t, s.World, nil).Problems, what+", then opened")
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"go/types"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -79,6 +80,7 @@ func TestArchitecture(t *testing.T) {
 	mod, err := os.ReadFile("go.mod")
 	require.NoError(t, err)
 	require.Empty(t, checkDependencies(t, all, string(mod)))
+	require.Empty(t, checkSimulation(t, programs(t)))
 }
 
 // sources returns the text of the package's files, without the tests.
@@ -344,6 +346,39 @@ func checkDependencies(t *testing.T, files map[string]string, mod string) (wrong
 	return wrong
 }
 
+// programs returns the text of all files of the repository, without tests and the simulation.
+func programs(t *testing.T) map[string]string {
+	files := make(map[string]string)
+	require.NoError(t, filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (filepath.ToSlash(name) == "internal/sim" || len(name) > 1 && strings.HasPrefix(d.Name(), ".")):
+			return filepath.SkipDir
+		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):
+			text, err := os.ReadFile(name)
+			files[name] = string(text)
+			return err
+		}
+		return nil
+	}))
+	return files
+}
+
+// checkSimulation reports the files that link the simulation into a program.
+func checkSimulation(t *testing.T, files map[string]string) (wrong []string) {
+	for name, text := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, text, parser.ImportsOnly)
+		require.NoError(t, err)
+		for _, spec := range f.Imports {
+			if spec.Path.Value == `"github.com/seglog/seglog/internal/sim"` {
+				wrong = append(wrong, name+" imports the simulation")
+			}
+		}
+	}
+	return wrong
+}
+
 // TestArchitectureChecks checks that each check finds the fault that it is for.
 func TestArchitectureChecks(t *testing.T) {
 	checkLayers := func(t *testing.T, files map[string]string, layers [][]string, upward map[[2]string]string) []string {
@@ -405,4 +440,5 @@ func TestArchitectureChecks(t *testing.T) {
 	require.Empty(t, checkDependencies(t, nil, mod))
 	require.Len(t, checkDependencies(t, nil, mod+"require github.com/a/c v1.0.0\n"), 1)
 	require.Len(t, checkDependencies(t, map[string]string{"x.go": "package seglog\n\nimport _ \"github.com/stretchr/testify/require\"\n"}, mod), 1)
+	require.Equal(t, []string{"x.go imports the simulation"}, checkSimulation(t, map[string]string{"x.go": "package x\n\nimport _ \"github.com/seglog/seglog/internal/sim\"\n"}))
 }

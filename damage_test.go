@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // sparse returns the greatest distance between two tested bytes or lengths: 1, so that none is left out, with -torture.
@@ -30,8 +32,8 @@ func TestDamageEveryByte(t *testing.T) {
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 5))
-		for _, name := range d.w.sorted() {
-			b := d.w.get(name)
+		for _, name := range d.w.Sorted() {
+			b := d.w.Get(name)
 			end := len(bytes.TrimRight(b, "\x00"))
 			for pos := 0; pos < end; pos += 1 + rng.IntN(sparse()) {
 				for _, to := range []byte{b[pos] ^ 0xff, b[pos] ^ 1<<rng.IntN(8), 0} {
@@ -39,10 +41,10 @@ func TestDamageEveryByte(t *testing.T) {
 						continue
 					}
 					what := fmt.Sprintf("%s, byte %d from %02x to %02x", name, pos, b[pos], to)
-					out := d.check(what, func(w *simWorld) {
+					out := d.check(what, func(w *sim.World) {
 						c := bytes.Clone(b)
 						c[pos] = to
-						w.put(name, c)
+						w.Put(name, c)
 					})
 					if d.outsideCRC(name, pos) && out.err == nil {
 						d.complete(what, out) // no CRC covers the leader epoch, and no record depends on it
@@ -66,7 +68,7 @@ func (d *damaged) batchAt(name string, pos int) int {
 	if !strings.HasSuffix(name, logSuffix) {
 		return -1
 	}
-	b, at := d.w.get(name), 0
+	b, at := d.w.Get(name), 0
 	for size := int(batch(b).size()); at+size <= pos; size = int(batch(b[at:]).size()) {
 		at += size
 	}
@@ -80,11 +82,11 @@ func TestDamageEveryLength(t *testing.T) {
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		rng := rand.New(rand.NewPCG(1, 6))
-		for _, name := range d.w.sorted() {
-			b := d.w.get(name)
+		for _, name := range d.w.Sorted() {
+			b := d.w.Get(name)
 			for size := 0; size < len(bytes.TrimRight(b, "\x00")); size += 1 + rng.IntN(sparse()) {
 				what := fmt.Sprintf("%s cut to %d", name, size)
-				out := d.check(what, func(w *simWorld) { w.put(name, bytes.Clone(b[:size])) })
+				out := d.check(what, func(w *sim.World) { w.Put(name, bytes.Clone(b[:size])) })
 				if limit, open := d.durable[name]; open && int64(size) >= limit && isZero(b[d.batchAt(name, size):size]) {
 					require.NoError(t, out.err, what) // only whole batches and zeros are left, so the loss can't be noticed
 					continue
@@ -98,23 +100,23 @@ func TestDamageEveryLength(t *testing.T) {
 // TestDamageFiles removes, overwrites, swaps, duplicates and extends whole files.
 func TestDamageFiles(t *testing.T) {
 	eachState(t, func(t *testing.T, d *damaged) {
-		names := d.w.sorted()
+		names := d.w.Sorted()
 		for _, name := range names {
 			what := name + " removed"
-			out := d.check(what, func(w *simWorld) { w.drop(name) })
+			out := d.check(what, func(w *sim.World) { w.Drop(name) })
 			d.judge(what, name, 0, out)
 
 			for _, other := range names {
-				if other == name || bytes.Equal(d.w.get(name), d.w.get(other)) {
+				if other == name || bytes.Equal(d.w.Get(name), d.w.Get(other)) {
 					continue
 				}
 				what := name + " copied over " + other
-				out := d.check(what, func(w *simWorld) { w.put(other, d.w.get(name)) })
+				out := d.check(what, func(w *sim.World) { w.Put(other, d.w.Get(name)) })
 				d.judge(what, other, 0, out)
 				what = name + " swapped with " + other
-				out = d.check(what, func(w *simWorld) {
-					w.put(other, d.w.get(name))
-					w.put(name, d.w.get(other))
+				out = d.check(what, func(w *sim.World) {
+					w.Put(other, d.w.Get(name))
+					w.Put(name, d.w.Get(other))
 				})
 				logs := strings.HasSuffix(name, logSuffix) || strings.HasSuffix(other, logSuffix)
 				state := name == stateName || other == stateName
@@ -143,11 +145,11 @@ func (d *damaged) doubled(names []string) {
 		}
 		for _, at := range []int64{base + 1, d.whole.end, d.whole.end + 1000, 0} {
 			double := fileName(at, logSuffix)
-			if _, taken := d.w.names[double]; taken {
+			if _, taken := d.w.Names[double]; taken {
 				continue
 			}
 			what := fmt.Sprintf("%s copied to %s", name, double)
-			out := d.check(what, func(w *simWorld) { w.put(double, d.w.get(name)) })
+			out := d.check(what, func(w *sim.World) { w.Put(double, d.w.Get(name)) })
 			if out.err == nil { // Open dropped the copy as no part of the log, together with a torn tail before it
 				d.torn(what, out)
 			}
@@ -168,8 +170,8 @@ func (d *damaged) extended(names []string) {
 					}
 				}
 				what := fmt.Sprintf("%s extended by %d bytes, zeros %v", name, n, zero)
-				b := d.w.get(name)
-				out := d.check(what, func(w *simWorld) { w.put(name, append(bytes.Clone(b), tail...)) })
+				b := d.w.Get(name)
+				out := d.check(what, func(w *sim.World) { w.Put(name, append(bytes.Clone(b), tail...)) })
 				if strings.HasSuffix(name, logSuffix) && out.err != nil {
 					d.corrupt(what, out)
 				} else {
@@ -193,20 +195,20 @@ func TestDamageIndexesAreRebuilt(t *testing.T) {
 		"zeros appended":    func(b []byte) []byte { return append(b, make([]byte, 24)...) },
 		"an entry repeated": func(b []byte) []byte { return append(b, b[len(b)-12:]...) },
 	}
-	for _, name := range d.w.sorted() {
-		if _, ok := indexBase(name); !ok || len(d.w.get(name)) < 12 {
+	for _, name := range d.w.Sorted() {
+		if _, ok := indexBase(name); !ok || len(d.w.Get(name)) < 12 {
 			continue
 		}
 		for how, spoil := range spoils {
 			what := name + " " + how
-			out := d.check(what, func(w *simWorld) { w.put(name, spoil(bytes.Clone(d.w.get(name)))) })
+			out := d.check(what, func(w *sim.World) { w.Put(name, spoil(bytes.Clone(d.w.Get(name)))) })
 			d.complete(what, out)
-			require.Equal(t, d.w.get(name), out.after.get(name), "%s: not rebuilt", what)
+			require.Equal(t, d.w.Get(name), out.after.Get(name), "%s: not rebuilt", what)
 		}
-		out := d.check(name+" removed", func(w *simWorld) { w.drop(name) })
+		out := d.check(name+" removed", func(w *sim.World) { w.Drop(name) })
 		d.complete(name+" removed", out)
-		require.Contains(t, out.after.names, name)
-		require.Equal(t, d.w.get(name), out.after.get(name))
+		require.Contains(t, out.after.Names, name)
+		require.Equal(t, d.w.Get(name), out.after.Get(name))
 	}
 }
 
@@ -214,20 +216,20 @@ func TestDamageIndexesAreRebuilt(t *testing.T) {
 func TestDamageReadError(t *testing.T) {
 	d := newDamaged(t, true)
 	for nth := 1; ; nth++ {
-		s := newSimFS(d.w.clone(), false)
-		s.fault = func(kind simKind, n int, path string) *simFault {
-			if kind == simRead && n == nth {
-				return &simFault{err: errors.New("input/output error")}
+		s := sim.NewFS(d.w.Clone(), false)
+		s.Fault = func(kind sim.Kind, n int, path string) *sim.Fault {
+			if kind == sim.Read && n == nth {
+				return &sim.Fault{Err: errors.New("input/output error")}
 			}
 			return nil
 		}
-		l, err := openFS(s, simDir, &d.opts)
+		l, err := openFS(s, sim.Dir, &d.opts)
 		if err == nil {
 			_, err = readLog(l)
 			require.NoError(t, l.Close())
 		}
-		require.Empty(t, s.left())
-		if len(s.faults) == 0 {
+		require.Empty(t, s.Left())
+		if len(s.Faults) == 0 {
 			break
 		}
 		require.NotErrorIs(t, err, ErrCorrupt)

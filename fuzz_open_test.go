@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // fuzzNames are the fixed names in the encoding of a directory as one byte string for the fuzzer: for each file, a byte that
@@ -20,26 +22,26 @@ func fuzzName(b byte) string {
 	return fileName(int64(n/3), []string{logSuffix, indexSuffix, timeSuffix}[n%3])
 }
 
-func fuzzWorld(b []byte) *simWorld {
-	w := newSimWorld()
+func fuzzWorld(b []byte) *sim.World {
+	w := sim.NewWorld()
 	for len(b) >= 3 {
 		name, n := fuzzName(b[0]), int(binary.BigEndian.Uint16(b[1:]))
 		b = b[3:]
 		n = min(n, len(b))
-		w.put(name, bytes.Clone(b[:n]))
+		w.Put(name, bytes.Clone(b[:n]))
 		b = b[n:]
 	}
 	return w
 }
 
 // fuzzBytes is the inverse of fuzzWorld, for files with a name that a byte can pick.
-func fuzzBytes(w *simWorld) (b []byte) {
+func fuzzBytes(w *sim.World) (b []byte) {
 	for pick := range 256 {
-		n, ok := w.names[fuzzName(byte(pick))]
+		n, ok := w.Names[fuzzName(byte(pick))]
 		if !ok {
 			continue
 		}
-		content := w.nodes[n].cache
+		content := w.Nodes[n].Cache
 		b = append(b, byte(pick))
 		b = binary.BigEndian.AppendUint16(b, uint16(len(content)))
 		b = append(b, content...)
@@ -52,7 +54,7 @@ func fuzzSeeds(f *testing.F) {
 	for seed := range uint64(10) {
 		c := newSimConfig(seed)
 		c.failFlush = 0
-		s := newSimFS(newSimWorld(), c.mapped)
+		s := sim.NewFS(sim.NewWorld(), c.mapped)
 		u := newSimUser(s, Options{Flush: c.opts.Flush, SegmentBytes: 4096, IndexBytes: 64}, seed)
 		if err := u.open(); err != nil {
 			f.Fatal(err)
@@ -66,10 +68,10 @@ func fuzzSeeds(f *testing.F) {
 			if err := u.close(); err != nil {
 				f.Fatal(err)
 			}
-			f.Add(fuzzBytes(s.kill()))
+			f.Add(fuzzBytes(s.Kill()))
 			continue
 		}
-		f.Add(fuzzBytes(s.kill()))
+		f.Add(fuzzBytes(s.Kill()))
 		ignore(u.log.Close())
 	}
 	f.Add([]byte{})
@@ -81,14 +83,14 @@ func FuzzOpen(f *testing.F) {
 	fuzzSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		opts := &Options{SegmentBytes: 8192, IndexBytes: 64}
-		s := newSimFS(fuzzWorld(b), len(b)%2 == 0)
+		s := sim.NewFS(fuzzWorld(b), len(b)%2 == 0)
 		before := allocated()
-		l, err := openFS(s, simDir, opts)
+		l, err := openFS(s, sim.Dir, opts)
 		if spent := allocated() - before; spent > maxDamagedAllocation+64*uint64(len(b)) {
 			t.Fatalf("Open allocated %d bytes for %d", spent, len(b))
 		}
 		if err != nil {
-			if left := s.left(); len(left) > 0 {
+			if left := s.Left(); len(left) > 0 {
 				t.Fatalf("not released: %v", left)
 			}
 			var c *CorruptError
@@ -107,9 +109,9 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("append: %v", err)
 		}
 		appended := err == nil
-		w := s.kill()
+		w := s.Kill()
 		ignore(l.Close())
-		again, err := openFS(newSimFS(w.clone(), s.mapped), simDir, opts)
+		again, err := openFS(sim.NewFS(w.Clone(), s.Mapped), sim.Dir, opts)
 		if err != nil {
 			t.Fatalf("second open: %v", err)
 		}

@@ -3,6 +3,8 @@ package seglog
 import (
 	"math/rand/v2"
 	"testing"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // fuzzSource is a rand.Source that returns the fuzzer's bytes, one for each decision, so that the fuzzer steers the random
@@ -36,7 +38,7 @@ func FuzzOps(f *testing.F) {
 	f.Fuzz(func(t *testing.T, config uint16, b []byte) {
 		c := newSimConfig(uint64(config))
 		source := &fuzzSource{b, rand.NewPCG(1, 10)}
-		s := newSimFS(newSimWorld(), c.mapped)
+		s := sim.NewFS(sim.NewWorld(), c.mapped)
 		u := newSimUser(s, c.opts, 0)
 		u.rng = rand.New(source)
 		if c.opts.RetentionBytes > 0 {
@@ -53,18 +55,18 @@ func FuzzOps(f *testing.F) {
 				t.Fatalf("call %d: %v", i, u.wrong)
 			}
 		}
-		w := s.kill()
+		w := s.Kill()
 		ignore(u.log.Close())
 		x := newCrasher(c.opts, c.mapped, uint64(config))
 		if err := x.check(w, u.o, false, 1); err != nil {
 			t.Fatalf("killed: %v", err)
 		}
-		cut := randomCut(x.rng)
-		if err := x.check(cut.apply(w), u.o, true, 1); err != nil {
-			t.Fatalf("power cut, %s: %v", cut.what, err)
+		cut := sim.RandomCut(x.rng)
+		if err := x.check(cut.Apply(w), u.o, true, 1); err != nil {
+			t.Fatalf("power cut, %s: %v", cut.What, err)
 		}
-		if len(s.misuse) > 0 {
-			t.Fatal(s.misuse)
+		if len(s.Misuse) > 0 {
+			t.Fatal(s.Misuse)
 		}
 	})
 }

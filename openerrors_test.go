@@ -7,14 +7,15 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Whichever system call fails in Open, the error must begin with the package's name and contain the directory.
 func TestOpenErrorsNameTheLog(t *testing.T) {
 	d := newDamaged(t, false)
-	failed := d.w.clone() // with the note that a flush failed, which makes Open copy the segments and the state
-	b := append([]byte(nil), failed.get(stateName)...)
+	failed := d.w.Clone() // with the note that a flush failed, which makes Open copy the segments and the state
+	b := append([]byte(nil), failed.Get(stateName)...)
 	st, ok, err := readSlots(bytesFile{b: b})
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -23,29 +24,29 @@ func TestOpenErrorsNameTheLog(t *testing.T) {
 		st.seq++
 		st.encode(b[int64(st.seq%2)*stateSlotGap:])
 	}
-	failed.put(stateName, b)
-	stateless := d.w.clone()
-	stateless.drop(stateName)
+	failed.Put(stateName, b)
+	stateless := d.w.Clone()
+	stateless.Drop(stateName)
 	met := 0
-	for what, w := range map[string]*simWorld{"killed": d.w, "failed": failed, "without a state": stateless, "empty": newSimWorld()} {
-		for kind := range simKinds {
+	for what, w := range map[string]*sim.World{"killed": d.w, "failed": failed, "without a state": stateless, "empty": sim.NewWorld()} {
+		for kind := range sim.Kinds {
 			for nth := 1; ; nth++ {
-				s := newSimFS(w.clone(), true)
-				s.fault = func(k simKind, n int, _ string) *simFault {
+				s := sim.NewFS(w.Clone(), true)
+				s.Fault = func(k sim.Kind, n int, _ string) *sim.Fault {
 					if k == kind && n == nth {
-						return &simFault{err: syscall.EIO}
+						return &sim.Fault{Err: syscall.EIO}
 					}
 					return nil
 				}
-				l, err := openFS(s, simDir, &d.opts)
+				l, err := openFS(s, sim.Dir, &d.opts)
 				if err == nil {
 					ignore(l.Close())
 				} else {
 					require.Regexp(t, `^seglog: `, err.Error(), "%s, %v %d", what, kind, nth)
-					require.Contains(t, err.Error(), simDir, "%s, %v %d", what, kind, nth)
+					require.Contains(t, err.Error(), sim.Dir, "%s, %v %d", what, kind, nth)
 					met++
 				}
-				if len(s.faults) == 0 || nth > 40 {
+				if len(s.Faults) == 0 || nth > 40 {
 					break
 				}
 			}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // maxDamagedAllocation bounds the memory that opening and reading a damaged log may allocate. A sound log needs as much; a
@@ -20,7 +22,7 @@ const maxDamagedAllocation = 8 << 20
 type damaged struct {
 	t       *testing.T
 	opts    Options
-	w       *simWorld
+	w       *sim.World
 	o       *oracle
 	whole   *content
 	durable map[string]int64 // by the name of an unsealed segment, the position of the recovery point
@@ -52,7 +54,7 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 	if !closed {
 		d.opts.Flush = FlushNone
 	}
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, d.opts, 11)
 	require.NoError(t, u.open())
 	for u.log.Stats().Segments < 3 {
@@ -68,7 +70,7 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 	if closed {
 		require.NoError(t, u.deleteBefore(2))
 		require.NoError(t, u.close())
-		d.w = s.kill()
+		d.w = s.Kill()
 	} else {
 		durable := u.log.view.Load().segs
 		last := durable[len(durable)-1]
@@ -79,14 +81,14 @@ func newDamaged(t *testing.T, closed bool) *damaged {
 		}
 		segs := u.log.view.Load().segs
 		require.Len(t, segs, len(durable), "the tail must lie in one segment")
-		d.w = s.kill()
+		d.w = s.Kill()
 		ignore(u.log.Close())
 	}
 	require.NoError(t, u.wrong)
 	d.o = u.o
 	l := u.o.only()
 	d.whole = &content{start: l.start, end: l.end()}
-	b := d.w.get(fileName(0, logSuffix))
+	b := d.w.Get(fileName(0, logSuffix))
 	for at := batch(b); at.last() < l.start; at = at[at.size():] {
 		d.deleted[fileName(0, logSuffix)] += at.size()
 	}
@@ -101,17 +103,17 @@ type outcome struct {
 	got      *content
 	err      error
 	warnings []string
-	after    *simWorld
+	after    *sim.World
 }
 
-func (d *damaged) open(what string, w *simWorld) (out outcome) {
+func (d *damaged) open(what string, w *sim.World) (out outcome) {
 	warn := &warnings{Handler: slog.DiscardHandler}
 	opts := d.opts
 	opts.Logger = slog.New(warn)
 	before := allocated()
-	s := newSimFS(w, true)
+	s := sim.NewFS(w, true)
 	d.cases++
-	l, err := openFS(s, simDir, &opts)
+	l, err := openFS(s, sim.Dir, &opts)
 	if err != nil {
 		out = outcome{got: &content{}, err: err}
 	} else {
@@ -122,9 +124,9 @@ func (d *damaged) open(what string, w *simWorld) (out outcome) {
 		require.NoError(d.t, l.Close(), what)
 	}
 	require.Less(d.t, allocated()-before, uint64(maxDamagedAllocation), what)
-	require.Empty(d.t, s.left(), what)
-	require.Empty(d.t, s.misuse, what)
-	out.warnings, out.after = warn.lines, s.w
+	require.Empty(d.t, s.Left(), what)
+	require.Empty(d.t, s.Misuse, what)
+	out.warnings, out.after = warn.lines, s.World
 	return out
 }
 
@@ -159,8 +161,8 @@ func (d *damaged) readEach(what string, l *Log) error {
 
 // check opens a copy that spoil has damaged. Whatever the damage, no record may be wrong, and every error must be a CorruptError
 // with position and reason.
-func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
-	w := d.w.clone()
+func (d *damaged) check(what string, spoil func(w *sim.World)) outcome {
+	w := d.w.Clone()
 	spoil(w)
 	out := d.open(what, w)
 	for i := range out.got.recs {
@@ -173,7 +175,7 @@ func (d *damaged) check(what string, spoil func(w *simWorld)) outcome {
 		require.ErrorAs(d.t, out.err, &c, what)
 		require.ErrorIs(d.t, out.err, ErrCorrupt, what)
 		require.NotEmpty(d.t, c.Reason, what)
-		require.Equal(d.t, simDir, filepath.Base(filepath.Dir(c.Path)), what)
+		require.Equal(d.t, sim.Dir, filepath.Base(filepath.Dir(c.Path)), what)
 		require.GreaterOrEqual(d.t, c.Pos, int64(0), what)
 		require.GreaterOrEqual(d.t, c.Offset, int64(0), what)
 	}
@@ -223,7 +225,7 @@ func eachState(t *testing.T, f func(t *testing.T, d *damaged)) {
 	for name, closed := range map[string]bool{"closed": true, "killed": false} {
 		t.Run(name, func(t *testing.T) {
 			d := newDamaged(t, closed)
-			d.complete("sound", d.check("sound", func(*simWorld) {}))
+			d.complete("sound", d.check("sound", func(*sim.World) {}))
 			f(t, d)
 			t.Logf("%d damaged logs opened, of:\n%v", d.cases, d.w)
 		})

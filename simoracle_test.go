@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // oracle knows which records a log may hold, and whether each was appended, acknowledged and durable. During a call that removes
@@ -22,7 +24,7 @@ type oracle struct {
 type judge interface {
 	check(got *content, machine bool) error
 	batchEnds(r *Record) bool
-	checkCopies(state *simWorld, mapped bool) error
+	checkCopies(state *sim.World, mapped bool) error
 	holes() bool // offsets may be missing, for which lineages have no room
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 func randomState(rng *rand.Rand) state {
@@ -146,7 +148,7 @@ func TestStateCommitReplacesBothSlots(t *testing.T) {
 // A note that is made during a commit must be written when the commit ends, but never overwrite the state that a cut has
 // committed.
 func TestMissedNoteIsWritten(t *testing.T) {
-	fsys := newSimFS(newSimWorld(), false)
+	fsys := sim.NewFS(sim.NewWorld(), false)
 	f, err := openState(fsys, stateName, state{cut: -1})
 	require.NoError(t, err)
 	read := func() state {
