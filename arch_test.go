@@ -26,7 +26,7 @@ import (
 // file map in docs/design.md gives the purpose of each file.
 var layers = [][]string{
 	{ // 0: basic types, and the operating system behind an interface
-		"doc.go", "record.go", "poison_on.go", "poison_off.go", "errors.go", "transfers.go", "bounds.go", "names.go",
+		"doc.go", "record.go", "errors.go", "transfers.go", "bounds.go", "names.go",
 		"file.go", "file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go", "mmap_other.go", "mmap_populate_other.go", "pipe_linux.go",
 	},

@@ -229,7 +229,7 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 			r.yielded = true
 			more := yield(rec, nil)
 			if !r.batched {
-				poison(&rec)
+				spoil(&rec)
 			}
 			if !more {
 				return next, false, nil
@@ -349,7 +349,7 @@ func (b *batcher) of(r *reader) func(Record, error) bool {
 		}
 		more := b.yield(b.records, nil)
 		for i := range b.records {
-			poison(&b.records[i])
+			spoil(&b.records[i])
 		}
 		b.records, b.headers = b.records[:0], b.headers[:0]
 		return more
