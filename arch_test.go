@@ -42,7 +42,7 @@ var layers = [][]string{
 		"snapshot.go", "inspect.go", "durable.go", "segmentinfo.go",
 	},
 	{ // 5: tools that inspect and repair a log from outside
-		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go", "verify_report.go",
+		"salvage.go", "verify.go", "verify_segment.go", "verify_ledger.go",
 		"repair.go", "repair_report.go", "repair_plan.go", "repair_apply.go", "json.go",
 	},
 }

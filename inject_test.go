@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 )
 
@@ -234,7 +235,7 @@ func TestInject(t *testing.T) {
 	switch {
 	case *tortureStates > 0:
 		every = 1
-	case raceEnabled:
+	case race.On:
 		every = 30
 	}
 	byKind := map[string]int{}
@@ -260,7 +261,7 @@ func TestInjectAhead(t *testing.T) {
 	switch {
 	case *tortureStates > 0:
 		step = 1
-	case raceEnabled:
+	case race.On:
 		step = 10
 	}
 	big := make([]byte, 300<<10)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 )
 
@@ -356,7 +357,7 @@ func TestModel(t *testing.T) {
 	runs := 24
 	if ops == 0 {
 		ops = 200
-		if raceEnabled {
+		if race.On {
 			runs = 8
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 )
 
@@ -130,7 +131,7 @@ func TestRepairSound(t *testing.T) {
 // and later ones.
 func TestRepairEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
@@ -156,7 +157,7 @@ func TestRepairEveryByte(t *testing.T) {
 }
 
 func TestRepairEveryLength(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
@@ -249,7 +250,7 @@ func TestRepairForeignSegment(t *testing.T) {
 
 // Repair must not take a batch in the value of a record for a batch of the log.
 func TestRepairBatchInValue(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	s := sim.NewFS(sim.NewWorld(), true)
@@ -317,7 +318,7 @@ const repairCuts = 3
 // If Repair is interrupted at any of its operations, by a kill or a power cut, a second run must reach the same result.
 func TestRepairInterrupted(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
@@ -427,7 +428,7 @@ func (d *damaged) nothingLost(what string, before, after *sim.World) {
 // If an operation of Repair fails, for example on a full disk, no record may be lost or wrong, and another Repair must succeed.
 func TestRepairFails(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	d := newDamaged(t, true)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -137,7 +138,7 @@ func (c simConfig) crash(wrap func(*sim.FS) vfs.FS, tune func(*crasher)) (*crash
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	seed, atLeast := uint64(1), 1500
-	if raceEnabled {
+	if race.On {
 		atLeast = 400
 	}
 	tune := func(x *crasher) { x.every, x.singles, x.randoms, x.inner, x.depth = 6, 3, 2, 1, 1 }

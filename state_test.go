@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 )
 
@@ -69,7 +70,7 @@ func TestStateRoundTrip(t *testing.T) {
 // A changed byte must invalidate one slot at most, and never be accepted.
 func TestStateEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	rng := rand.New(rand.NewPCG(2, 2))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 )
 
@@ -96,7 +97,7 @@ func TestVerifySound(t *testing.T) {
 // Whichever byte changes, Verify must report an error exactly if opening and reading the log fails.
 func TestVerifyEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
@@ -127,7 +128,7 @@ func TestVerifyEveryByte(t *testing.T) {
 
 func TestVerifyEveryLength(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
