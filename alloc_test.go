@@ -10,13 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // requireAllocs checks the number of allocations of a call in its steady state. Background work may allocate at the same time,
 // so the minimum of several runs counts.
 func requireAllocs(t *testing.T, what string, want float64, call func()) {
 	t.Helper()
-	if underRace {
+	if race.On {
 		t.Skip("the race detector allocates")
 	}
 	least := testing.AllocsPerRun(100, call)
@@ -84,7 +85,7 @@ func TestAllocationsOfReads(t *testing.T) {
 			}
 		}
 	}
-	if !underRace {
+	if !race.On {
 		// The allocations must not grow with the number of records.
 		few, many := testing.AllocsPerRun(50, walk(10)), testing.AllocsPerRun(50, walk(19000))
 		require.LessOrEqual(t, many, few+2, "for 18,990 more records")
@@ -106,7 +107,7 @@ func TestAllocationsOfReads(t *testing.T) {
 			}
 		}
 	}
-	if !underRace {
+	if !race.On {
 		few, many := testing.AllocsPerRun(20, decode(3000)), testing.AllocsPerRun(20, decode(5000))
 		require.LessOrEqual(t, many, few+1, "Decode of 2,000 more records")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // encodedAlike encodes records by the description of the format, sharing no code with the log.
@@ -184,10 +185,10 @@ func TestMalformedRecords(t *testing.T) {
 
 // A small compressed batch must not make the reader use memory without bound.
 func TestInflationIsBounded(t *testing.T) {
-	if underRace {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
-	if testing.Short() || underRace {
+	if testing.Short() || race.On {
 		t.Skip("inflates 256 MiB")
 	}
 	bomb := bytes.Repeat(gzipped(make([]byte, 16<<20)), 17)
@@ -245,7 +246,7 @@ func TestTruncateInsideBatch(t *testing.T) {
 // accept.
 func TestTruncateInsideBatchCompresses(t *testing.T) {
 	t.Parallel()
-	if underRace {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n, size = 20, 1 << 20

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // fencedLog makes a log with a fence at offset 4: batches of two records each at 0, 2, 4, 6, 8, and then a changed state file.
@@ -159,9 +161,9 @@ func TestFenceOfReceivedBatches(t *testing.T) {
 		epoch  uint32
 		offset int64
 	}{{2, 2}, {1, 2}, {0, fenceLifted}} {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}
-		l, err := openFS(s, simDir, o)
+		l, err := openFS(s, sim.Dir, o)
 		require.NoError(t, err)
 		for range 4 {
 			appendNumbered(t, l)
@@ -172,12 +174,12 @@ func TestFenceOfReceivedBatches(t *testing.T) {
 		binary.BigEndian.PutUint32(b[12:], c.epoch)
 		_, err = l.TransferFrom(bytes.NewReader(b), -1)
 		require.NoError(t, err)
-		st, _, err := readState(s, filepath.Join(simDir, stateName))
+		st, _, err := readState(s, filepath.Join(sim.Dir, stateName))
 		require.NoError(t, err)
 		require.Equal(t, c.offset, st.fenceOffset, "epoch %d", c.epoch)
-		s = newSimFS(s.kill(), true)
+		s = sim.NewFS(s.Kill(), true)
 		ignore(l.Close())
-		l, err = openFS(s, simDir, o)
+		l, err = openFS(s, sim.Dir, o)
 		require.NoError(t, err)
 		require.EqualValues(t, 3, l.Offsets().End, "epoch %d", c.epoch)
 		require.NoError(t, l.Close())

@@ -7,6 +7,8 @@ import (
 	"math"
 	"os"
 	"runtime"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Reserve is not supported: no other platform here has a call that both allocates blocks and extends the file. Logs are
@@ -51,3 +53,12 @@ func memoryLimit() int64 { return math.MaxInt64 }
 
 // openFileLimit is a guess: the usual soft limit of BSD and macOS is low, and Go raises it at the start if it may.
 func openFileLimit() int { return 4096 }
+
+// mapLimit returns the default of Linux, which does no harm where there is no limit.
+func mapLimit() int64 { return 65530 }
+
+func populate(m *vfs.Mapping, pos, n int64) {}
+
+func unmapPages(m *vfs.Mapping, pos, n int64) {}
+
+func loadPages(m *vfs.Mapping, pos, n int64) {}

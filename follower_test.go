@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // followOptions returns the options that leader and follower must share for their files to be equal.
@@ -161,7 +162,7 @@ func TestFollowerKilled(t *testing.T) {
 	follower := t.TempDir()
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	deaths := 100
-	if underRace {
+	if race.On {
 		deaths = 25
 	}
 	size := l.Stats().Bytes

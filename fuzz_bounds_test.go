@@ -13,6 +13,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -58,7 +59,7 @@ func (f costFile) ReadAt(p []byte, pos int64) (int, error) {
 	return n, err
 }
 
-func newCostFS(w *simWorld) *costFS { return &costFS{FS: newSimFS(w, false)} }
+func newCostFS(w *sim.World) *costFS { return &costFS{FS: sim.NewFS(w, false)} }
 
 // bounded runs f and checks its cost for n bytes of input.
 func bounded(t *testing.T, what string, n int, c *costFS, f func()) {
@@ -191,8 +192,8 @@ func FuzzTransferFrom(f *testing.F) {
 		f.Add(b, true)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, slowly bool) {
-		c := newCostFS(newSimWorld())
-		l, err := openFS(c, simDir, costOptions())
+		c := newCostFS(sim.NewWorld())
+		l, err := openFS(c, sim.Dir, costOptions())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +241,7 @@ func FuzzAppendBatch(f *testing.F) {
 		if fix {
 			b = sealedBatch(bytes.Clone(b))
 		}
-		l, err := openFS(newCostFS(newSimWorld()), simDir, costOptions())
+		l, err := openFS(newCostFS(sim.NewWorld()), sim.Dir, costOptions())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,12 +297,12 @@ func batchTime(at time.Time) int64 {
 }
 
 // foreign returns a directory made of the fuzzer's bytes: files as in fuzzWorld, or all bytes as one segment.
-func foreign(b []byte, whole bool) *simWorld {
+func foreign(b []byte, whole bool) *sim.World {
 	if !whole {
 		return fuzzWorld(b)
 	}
-	w := newSimWorld()
-	w.put(fileName(0, logSuffix), bytes.Clone(b))
+	w := sim.NewWorld()
+	w.Put(fileName(0, logSuffix), bytes.Clone(b))
 	return w
 }
 
@@ -326,7 +327,7 @@ func FuzzOpenForeign(f *testing.F) {
 			}
 			var l *Log
 			var err error
-			bounded(t, "Open", len(b), c, func() { l, err = openFS(c, simDir, o) })
+			bounded(t, "Open", len(b), c, func() { l, err = openFS(c, sim.Dir, o) })
 			if err != nil {
 				continue
 			}
@@ -350,7 +351,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, whole bool) {
 		c := newCostFS(foreign(b, whole))
 		bounded(t, "Verify", len(b), c, func() {
-			if _, err := verifyFS(c, simDir, &VerifyOptions{MaxInflatedBytes: inflatedLimit}); err != nil && !errors.Is(err, ErrInvalid) {
+			if _, err := verifyFS(c, sim.Dir, &VerifyOptions{MaxInflatedBytes: inflatedLimit}); err != nil && !errors.Is(err, ErrInvalid) {
 				t.Fatal(err)
 			}
 		})
@@ -365,13 +366,13 @@ func FuzzRepair(f *testing.F) {
 			c := newCostFS(foreign(b, whole))
 			var err error
 			bounded(t, "Repair", len(b), c, func() {
-				_, err = repairFS(c, simDir, &RepairOptions{Apply: true, KeepAfter: keep, MaxInflatedBytes: inflatedLimit})
+				_, err = repairFS(c, sim.Dir, &RepairOptions{Apply: true, KeepAfter: keep, MaxInflatedBytes: inflatedLimit})
 			})
 			if err != nil {
 				classified(t, err)
 				continue
 			}
-			again, err := repairFS(c, simDir, &RepairOptions{KeepAfter: keep, MaxInflatedBytes: inflatedLimit})
+			again, err := repairFS(c, sim.Dir, &RepairOptions{KeepAfter: keep, MaxInflatedBytes: inflatedLimit})
 			if err != nil {
 				t.Fatalf("again: %v", err)
 			}

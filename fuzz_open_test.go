@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"testing"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // fuzzNames are the fixed names in the encoding of a directory as one byte string for the fuzzer: for each file, a byte that
@@ -20,26 +23,26 @@ func fuzzName(b byte) string {
 	return fileName(int64(n/3), []string{logSuffix, indexSuffix, timeSuffix}[n%3])
 }
 
-func fuzzWorld(b []byte) *simWorld {
-	w := newSimWorld()
+func fuzzWorld(b []byte) *sim.World {
+	w := sim.NewWorld()
 	for len(b) >= 3 {
 		name, n := fuzzName(b[0]), int(binary.BigEndian.Uint16(b[1:]))
 		b = b[3:]
 		n = min(n, len(b))
-		w.put(name, bytes.Clone(b[:n]))
+		w.Put(name, bytes.Clone(b[:n]))
 		b = b[n:]
 	}
 	return w
 }
 
 // fuzzBytes is the inverse of fuzzWorld, for files with a name that a byte can pick.
-func fuzzBytes(w *simWorld) (b []byte) {
+func fuzzBytes(w *sim.World) (b []byte) {
 	for pick := range 256 {
-		n, ok := w.names[fuzzName(byte(pick))]
+		n, ok := w.Names[fuzzName(byte(pick))]
 		if !ok {
 			continue
 		}
-		content := w.nodes[n].cache
+		content := w.Nodes[n].Cache
 		b = append(b, byte(pick))
 		b = binary.BigEndian.AppendUint16(b, uint16(len(content)))
 		b = append(b, content...)
@@ -52,7 +55,7 @@ func fuzzSeeds(f *testing.F) {
 	for seed := range uint64(10) {
 		c := newSimConfig(seed)
 		c.failFlush = 0
-		s := newSimFS(newSimWorld(), c.mapped)
+		s := sim.NewFS(sim.NewWorld(), c.mapped)
 		u := newSimUser(s, Options{Flush: c.opts.Flush, SegmentBytes: 4096, IndexBytes: 64}, seed)
 		if err := u.open(); err != nil {
 			f.Fatal(err)
@@ -66,10 +69,10 @@ func fuzzSeeds(f *testing.F) {
 			if err := u.close(); err != nil {
 				f.Fatal(err)
 			}
-			f.Add(fuzzBytes(s.kill()))
+			f.Add(fuzzBytes(s.Kill()))
 			continue
 		}
-		f.Add(fuzzBytes(s.kill()))
+		f.Add(fuzzBytes(s.Kill()))
 		ignore(u.log.Close())
 	}
 	f.Add([]byte{})
@@ -81,14 +84,14 @@ func FuzzOpen(f *testing.F) {
 	fuzzSeeds(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		opts := &Options{SegmentBytes: 8192, IndexBytes: 64}
-		s := newSimFS(fuzzWorld(b), len(b)%2 == 0)
+		s := sim.NewFS(fuzzWorld(b), len(b)%2 == 0)
 		before := allocated()
-		l, err := openFS(s, simDir, opts)
+		l, err := openFS(s, sim.Dir, opts)
 		if spent := allocated() - before; spent > maxDamagedAllocation+64*uint64(len(b)) {
 			t.Fatalf("Open allocated %d bytes for %d", spent, len(b))
 		}
 		if err != nil {
-			if left := s.left(); len(left) > 0 {
+			if left := s.Left(); len(left) > 0 {
 				t.Fatalf("not released: %v", left)
 			}
 			var c *CorruptError
@@ -107,9 +110,9 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("append: %v", err)
 		}
 		appended := err == nil
-		w := s.kill()
+		w := s.Kill()
 		ignore(l.Close())
-		again, err := openFS(newSimFS(w.clone(), s.mapped), simDir, opts)
+		again, err := openFS(sim.NewFS(w.Clone(), s.Mapped), sim.Dir, opts)
 		if err != nil {
 			t.Fatalf("second open: %v", err)
 		}
@@ -159,4 +162,68 @@ func fuzzRead(t *testing.T, l *Log) ([]Record, error) {
 		}
 	}
 	return recs, nil
+}
+
+// fuzzSource is a rand.Source that returns the fuzzer's bytes, one for each decision, so that the fuzzer steers the random
+// user. Once the bytes are used up, it continues with then.
+type fuzzSource struct {
+	b    []byte
+	then rand.Source
+}
+
+func (f *fuzzSource) Uint64() uint64 {
+	if len(f.b) == 0 {
+		return f.then.Uint64()
+	}
+	v := uint64(f.b[0])
+	f.b = f.b[1:]
+	// rand uses the high bits for small ranges and the low bits for powers of two, so repeat the byte in all positions.
+	return v * 0x0101010101010101
+}
+
+// FuzzOps makes the calls that the input encodes, and checks the log that is recovered after a kill, and after a power cut,
+// against the oracle.
+func FuzzOps(f *testing.F) {
+	for seed := range uint64(12) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		b := make([]byte, 100+rng.IntN(400))
+		for i := range b {
+			b[i] = byte(rng.Uint32())
+		}
+		f.Add(uint16(seed), b)
+	}
+	f.Fuzz(func(t *testing.T, config uint16, b []byte) {
+		c := newSimConfig(uint64(config))
+		source := &fuzzSource{b, rand.NewPCG(1, 10)}
+		s := sim.NewFS(sim.NewWorld(), c.mapped)
+		u := newSimUser(s, c.opts, 0)
+		u.rng = rand.New(source)
+		if c.opts.RetentionBytes > 0 {
+			u.event("retention", func(o *oracle) { o.retained = &u.retained })
+		}
+		if err := u.open(); err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < 60 && len(source.b) > 0; i++ {
+			if err := u.step(); err != nil {
+				t.Fatalf("call %d: %v", i, err)
+			}
+			if u.wrong != nil {
+				t.Fatalf("call %d: %v", i, u.wrong)
+			}
+		}
+		w := s.Kill()
+		ignore(u.log.Close())
+		x := newCrasher(c.opts, c.mapped, uint64(config))
+		if err := x.check(w, u.o, false, 1); err != nil {
+			t.Fatalf("killed: %v", err)
+		}
+		cut := sim.RandomCut(x.rng)
+		if err := x.check(cut.Apply(w), u.o, true, 1); err != nil {
+			t.Fatalf("power cut, %s: %v", cut.What, err)
+		}
+		if len(s.Misuse) > 0 {
+			t.Fatal(s.Misuse)
+		}
+	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -250,10 +251,10 @@ func TestTrailingGap(t *testing.T) {
 // If the cut that leaves a trailing gap is interrupted, the next Open must finish it.
 func TestTrailingGapOfInterruptedCut(t *testing.T) {
 	for step := 1; ; step++ {
-		w := newSimWorld()
-		s := newSimFS(w, true)
+		w := sim.NewWorld()
+		s := sim.NewFS(w, true)
 		o := Options{Flush: FlushNone, SegmentBytes: minSegmentBytes}
-		l, err := openFS(s, simDir, &o)
+		l, err := openFS(s, sim.Dir, &o)
 		require.NoError(t, err)
 		for l.Stats().Segments < 3 { // so that older segments may not be sealed yet
 			_, err := l.Append(Record{Value: make([]byte, 500)})
@@ -263,35 +264,35 @@ func TestTrailingGapOfInterruptedCut(t *testing.T) {
 		_, err = l.TransferFrom(bytes.NewReader(append(spaced(end, 1, 1), spaced(end+11, 2, 1)...)), -1)
 		require.NoError(t, err)
 		n := 0
-		s.mu.Lock()
-		s.fault = func(kind simKind, _ int, path string) *simFault {
-			if kind == simRead {
+		s.Mu.Lock()
+		s.Fault = func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Read {
 				return nil
 			}
 			if n++; n == step {
-				s.dead = true
+				s.Dead = true
 			}
 			return nil
 		}
-		s.mu.Unlock()
+		s.Mu.Unlock()
 		err = l.TruncateTo(end + 5)
 		done := err == nil
-		killed := s.kill()
+		killed := s.Kill()
 		ignore(l.Close())
 		for range 2 { // the second time after a kill right after Open
-			s = newSimFS(killed, true)
-			l, err = openFS(s, simDir, &o)
+			s = sim.NewFS(killed, true)
+			l, err = openFS(s, sim.Dir, &o)
 			require.NoError(t, err, "step %d", step)
 			got := l.Offsets().End
 			require.True(t, got == end+5 || !done && got == end+13, "step %d: %d", step, got)
 			if got == end+5 {
 				requireOffsets(t, l, end-1, end-1, end)
-				r, err := openFS(s, simDir, &Options{ReadOnly: true})
+				r, err := openFS(s, sim.Dir, &Options{ReadOnly: true})
 				require.NoError(t, err)
 				requireOffsets(t, r, end-1, end-1, end)
 				require.NoError(t, r.Close())
 			}
-			killed = s.kill()
+			killed = s.Kill()
 			ignore(l.Close())
 		}
 		if done {
@@ -367,21 +368,21 @@ func TestCutInAWideGap(t *testing.T) {
 // If a batch behind a wide gap can't be stored in the segment that was begun for it, the log ends behind the gap, as it does after a
 // restart.
 func TestGapInFrontOfABatchThatIsNotStored(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	o := &Options{Flush: FlushNone, SegmentBytes: 64 << 10}
-	l, err := openFS(s, simDir, o)
+	l, err := openFS(s, sim.Dir, o)
 	require.NoError(t, err)
 	_, err = l.TransferFrom(bytes.NewReader(spaced(0, 1, 1)), -1)
 	require.NoError(t, err)
 	behind := spaced(1<<33, 1, 1)
-	s.setFault(fails(simReserve, logSuffix, syscall.ENOSPC))
+	s.SetFault(fails(sim.Reserve, logSuffix, syscall.ENOSPC))
 	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 1, 1), behind...)), -1)
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.Equal(t, int64(1<<33), l.Offsets().End)
-	s = newSimFS(s.kill(), true)
+	s = sim.NewFS(s.Kill(), true)
 	ignore(l.Close())
-	l, err = openFS(s, simDir, o)
+	l, err = openFS(s, sim.Dir, o)
 	require.NoError(t, err)
 	require.Equal(t, int64(1<<33), l.Offsets().End)
 	_, err = l.TransferFrom(bytes.NewReader(behind), -1)
@@ -444,20 +445,20 @@ func TestReadOnlyPassesReservedBlocksBeforeAGap(t *testing.T) {
 // A segment whose batches lie below the start, while the offsets of the gap behind them do not, stays in the log, so it must
 // get its index files like any other.
 func TestSealBelowAStartInAGap(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
-	s.setFault(func(kind simKind, n int, path string) *simFault {
-		if kind == simCreate && filepath.Ext(path) == indexSuffix {
-			return &simFault{err: syscall.ENOSPC} // so that the segment is not sealed before the start moves
+	s := sim.NewFS(sim.NewWorld(), true)
+	s.SetFault(func(kind sim.Kind, n int, path string) *sim.Fault {
+		if kind == sim.Create && filepath.Ext(path) == indexSuffix {
+			return &sim.Fault{Err: syscall.ENOSPC} // so that the segment is not sealed before the start moves
 		}
 		return nil
 	})
-	l, err := openFS(s, simDir, &Options{Flush: FlushNone})
+	l, err := openFS(s, sim.Dir, &Options{Flush: FlushNone})
 	require.NoError(t, err)
 	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 1, 1), spaced(1<<33, 1, 1)...)), -1)
 	require.NoError(t, err)
 	first := l.view.Load().segs[0]
 	require.NoError(t, l.DeleteBefore(1<<20))
-	s.setFault(nil)
+	s.SetFault(nil)
 	for deadline := time.Now().Add(20 * time.Second); !first.is(phaseSealed); time.Sleep(time.Millisecond) {
 		require.True(t, time.Now().Before(deadline), "the keeper seals the segment")
 	}

@@ -12,51 +12,54 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // injected is one way in which an operation of one kind fails.
 type injected struct {
-	kind simKind
-	simFault
+	kind sim.Kind
+	sim.Fault
 }
 
 func (i injected) String() string {
-	s := fmt.Sprintf("%v: %v", i.kind, i.err)
-	if i.short {
+	s := fmt.Sprintf("%v: %v", i.kind, i.Err)
+	if i.Short {
 		s += " after half"
 	}
 	return s
 }
 
 var injections = []injected{
-	{simWrite, simFault{err: syscall.EIO}},
-	{simWrite, simFault{err: syscall.EIO, short: true}},
-	{simWrite, simFault{err: syscall.ENOSPC}},
-	{simWrite, simFault{err: syscall.ENOSPC, short: true}},
-	{simWrite, simFault{err: syscall.EINTR}},
-	{simStore, simFault{err: syscall.EIO}},
-	{simStore, simFault{err: syscall.EIO, short: true}},
-	{simZero, simFault{err: syscall.ENOSPC}},
-	{simZero, simFault{err: syscall.EIO}},
-	{simReserve, simFault{err: syscall.ENOSPC}},
-	{simReserve, simFault{err: syscall.EIO}},
-	{simTruncate, simFault{err: syscall.EIO}},
-	{simFlush, simFault{err: syscall.EIO}},
-	{simFlush, simFault{err: syscall.EIO, keep: 7}},
-	{simFlush, simFault{err: syscall.EINTR}},
-	{simCreate, simFault{err: syscall.EMFILE}},
-	{simCreate, simFault{err: syscall.ENOSPC}},
-	{simRename, simFault{err: syscall.EIO}},
-	{simLink, simFault{err: syscall.EIO}},
-	{simRemove, simFault{err: syscall.EIO}},
-	{simSyncDir, simFault{err: syscall.EIO}},
-	{simOpen, simFault{err: syscall.EMFILE}},
-	{simRead, simFault{err: syscall.EIO}},
-	{simStat, simFault{err: syscall.EIO}},
-	{simList, simFault{err: syscall.EIO}},
-	{simMap, simFault{err: syscall.ENOMEM}},
-	{simLock, simFault{err: syscall.EIO}},
-	{simMkdir, simFault{err: syscall.EIO}},
+	{sim.Write, sim.Fault{Err: syscall.EIO}},
+	{sim.Write, sim.Fault{Err: syscall.EIO, Short: true}},
+	{sim.Write, sim.Fault{Err: syscall.ENOSPC}},
+	{sim.Write, sim.Fault{Err: syscall.ENOSPC, Short: true}},
+	{sim.Write, sim.Fault{Err: syscall.EINTR}},
+	{sim.Store, sim.Fault{Err: syscall.EIO}},
+	{sim.Store, sim.Fault{Err: syscall.EIO, Short: true}},
+	{sim.Zero, sim.Fault{Err: syscall.ENOSPC}},
+	{sim.Zero, sim.Fault{Err: syscall.EIO}},
+	{sim.Reserve, sim.Fault{Err: syscall.ENOSPC}},
+	{sim.Reserve, sim.Fault{Err: syscall.EIO}},
+	{sim.Truncate, sim.Fault{Err: syscall.EIO}},
+	{sim.Flush, sim.Fault{Err: syscall.EIO}},
+	{sim.Flush, sim.Fault{Err: syscall.EIO, Keep: 7}},
+	{sim.Flush, sim.Fault{Err: syscall.EINTR}},
+	{sim.Create, sim.Fault{Err: syscall.EMFILE}},
+	{sim.Create, sim.Fault{Err: syscall.ENOSPC}},
+	{sim.Rename, sim.Fault{Err: syscall.EIO}},
+	{sim.Link, sim.Fault{Err: syscall.EIO}},
+	{sim.Remove, sim.Fault{Err: syscall.EIO}},
+	{sim.SyncDir, sim.Fault{Err: syscall.EIO}},
+	{sim.Open, sim.Fault{Err: syscall.EMFILE}},
+	{sim.Read, sim.Fault{Err: syscall.EIO}},
+	{sim.Stat, sim.Fault{Err: syscall.EIO}},
+	{sim.List, sim.Fault{Err: syscall.EIO}},
+	{sim.Map, sim.Fault{Err: syscall.ENOMEM}},
+	{sim.Lock, sim.Fault{Err: syscall.EIO}},
+	{sim.Mkdir, sim.Fault{Err: syscall.EIO}},
 }
 
 // injector runs one workload repeatedly, each time with a different operation that fails.
@@ -67,7 +70,7 @@ type injector struct {
 	what   string // for messages
 	err    error  // the injected error
 	u      *simUser
-	s      *simFS
+	s      *sim.FS
 }
 
 // script returns the calls of the workload, which together use every kind of operation.
@@ -96,13 +99,13 @@ func (in *injector) script() []func(u *simUser) error {
 func (in *injector) run(i injected, nth int, rng *rand.Rand) bool {
 	t := in.t
 	in.what = fmt.Sprintf("%v, number %d, mapped %v, Flush %v", i, nth, in.mapped, in.opts.Flush)
-	in.err = i.err
+	in.err = i.Err
 	before := runtime.NumGoroutine()
-	in.s = newSimFS(newSimWorld(), in.mapped)
+	in.s = sim.NewFS(sim.NewWorld(), in.mapped)
 	in.u = newSimUser(in.s, in.opts, 5)
-	in.s.fault = func(kind simKind, n int, path string) *simFault {
+	in.s.Fault = func(kind sim.Kind, n int, path string) *sim.Fault {
 		if kind == i.kind && n == nth {
-			return &i.simFault
+			return &i.Fault
 		}
 		return nil
 	}
@@ -119,16 +122,16 @@ func (in *injector) run(i injected, nth int, rng *rand.Rand) bool {
 	}
 	in.call(u.close)
 	in.released(before)
-	in.s.setFault(nil)
+	in.s.SetFault(nil)
 	if u.log == nil {
 		in.again()
 		require.NoError(t, u.verify(), in.what)
 		require.NoError(t, u.close(), in.what)
 	}
 	require.NoError(t, u.wrong, in.what)
-	require.Empty(t, in.s.misuse, in.what)
+	require.Empty(t, in.s.Misuse, in.what)
 	in.released(before)
-	if len(in.s.faults) == 0 {
+	if len(in.s.Faults) == 0 {
 		return false
 	}
 	in.crash(rng)
@@ -143,12 +146,12 @@ func (in *injector) call(f func() error) {
 	if err == nil {
 		return
 	}
-	require.NotEmpty(t, in.s.faults, "%s: failed without a fault: %v", in.what, err)
+	require.NotEmpty(t, in.s.Faults, "%s: failed without a fault: %v", in.what, err)
 	require.ErrorIs(t, err, in.err, in.what)
 	var named *fs.PathError
 	require.ErrorAs(t, err, &named, in.what)
 	require.NotEmpty(t, named.Op, in.what)
-	require.Contains(t, err.Error(), simDir, "%s: error does not name the log", in.what)
+	require.Contains(t, err.Error(), sim.Dir, "%s: error does not name the log", in.what)
 	require.NotEmpty(t, named.Path, "%s: error does not name the file: %v", in.what, err)
 	if u.log == nil {
 		return
@@ -163,7 +166,7 @@ func (in *injector) call(f func() error) {
 		require.NoError(t, rerr, "%s: reads after %v", in.what, err)
 	}
 	// A cut whose write failed has removed from the file also the part of a batch that it keeps; the next Open restores that.
-	halfway := removing && len(in.s.faults) > 0 && in.s.faults[0].op == simWrite.String()
+	halfway := removing && len(in.s.Faults) > 0 && in.s.Faults[0].Op == sim.Write.String()
 	if rerr == nil && (u.opts.Flush != FlushSync || removing) && !halfway {
 		require.NoError(t, u.o.check(got, false), "%s: after %v", in.what, err)
 	}
@@ -193,10 +196,10 @@ func (in *injector) again() {
 		ignore(in.u.log.Close())
 		in.u.log = nil
 	}
-	require.Empty(in.t, in.s.left(), "%s: not released", in.what)
+	require.Empty(in.t, in.s.Left(), "%s: not released", in.what)
 	err := in.u.open()
 	if err != nil && errors.Is(err, in.err) {
-		require.Empty(in.t, in.s.left(), "%s: not released by Open", in.what)
+		require.Empty(in.t, in.s.Left(), "%s: not released by Open", in.what)
 		err = in.u.open() // the fault hit the first Open
 	}
 	require.NoError(in.t, err, in.what)
@@ -207,7 +210,7 @@ func (in *injector) released(goroutines int) {
 	if in.u.log != nil {
 		return
 	}
-	require.Empty(in.t, in.s.left(), "%s: not released\n%s", in.what, around(in.s.ops, len(in.s.ops)))
+	require.Empty(in.t, in.s.Left(), "%s: not released\n%s", in.what, around(in.s.Ops, len(in.s.Ops)))
 	for range 200 {
 		if runtime.NumGoroutine() <= goroutines {
 			return
@@ -221,8 +224,8 @@ func (in *injector) released(goroutines int) {
 // crash cuts the power at some points of the run with the fault.
 func (in *injector) crash(rng *rand.Rand) {
 	x := newCrasher(in.opts, in.mapped, rng.Uint64())
-	x.every, x.singles, x.randoms = max(1, len(in.s.ops)/3), 0, 1
-	require.NoError(in.t, x.explore(newSimWorld(), in.s.ops, 0, newOracle(0)), in.what)
+	x.every, x.singles, x.randoms = max(1, len(in.s.Ops)/3), 0, 1
+	require.NoError(in.t, x.explore(sim.NewWorld(), in.s.Ops, 0, newOracle(0)), in.what)
 }
 
 // TestInject runs a workload many times, and in each run fails a different operation in one of the possible ways. Without
@@ -232,7 +235,7 @@ func TestInject(t *testing.T) {
 	switch {
 	case *tortureStates > 0:
 		every = 1
-	case raceEnabled:
+	case race.On:
 		every = 30
 	}
 	byKind := map[string]int{}
@@ -258,38 +261,38 @@ func TestInjectAhead(t *testing.T) {
 	switch {
 	case *tortureStates > 0:
 		step = 1
-	case raceEnabled:
+	case race.On:
 		step = 10
 	}
 	big := make([]byte, 300<<10)
 	for _, flush := range []FlushPolicy{FlushSync, FlushNone} {
 		for _, i := range injections {
-			if i.kind != simZero && i.kind != simReserve {
+			if i.kind != sim.Zero && i.kind != sim.Reserve {
 				continue
 			}
 			for nth := 1; ; nth += step {
 				what := fmt.Sprintf("%v, number %d, Flush %v", i, nth, flush)
-				s := newSimFS(newSimWorld(), true)
-				s.fault = func(kind simKind, n int, path string) *simFault {
+				s := sim.NewFS(sim.NewWorld(), true)
+				s.Fault = func(kind sim.Kind, n int, path string) *sim.Fault {
 					if kind == i.kind && n == nth {
-						return &i.simFault
+						return &i.Fault
 					}
 					return nil
 				}
 				opts := &Options{Flush: flush, SegmentBytes: 5 << 20}
-				l, err := openFS(s, simDir, opts)
+				l, err := openFS(s, sim.Dir, opts)
 				if err != nil {
-					require.ErrorIs(t, err, i.err, what)
-					l, err = openFS(s, simDir, opts)
+					require.ErrorIs(t, err, i.Err, what)
+					l, err = openFS(s, sim.Dir, opts)
 				}
 				require.NoError(t, err, what)
 				for at := int64(0); at < 24; at++ {
 					base, err := l.Append(Record{Value: big})
 					if err != nil {
-						require.ErrorIs(t, err, i.err, what)
+						require.ErrorIs(t, err, i.Err, what)
 						if errors.Is(l.failed(), ErrFailed) {
 							ignore(l.Close())
-							l, err = openFS(s, simDir, opts)
+							l, err = openFS(s, sim.Dir, opts)
 							require.NoError(t, err, what)
 						}
 						base, err = l.Append(Record{Value: big})
@@ -298,9 +301,9 @@ func TestInjectAhead(t *testing.T) {
 					require.Equal(t, at, base, what)
 				}
 				require.NoError(t, l.Close(), what)
-				require.Empty(t, s.left(), what)
-				require.Empty(t, s.misuse, what)
-				if len(s.faults) == 0 {
+				require.Empty(t, s.Left(), what)
+				require.Empty(t, s.Misuse, what)
+				if len(s.Faults) == 0 {
 					break
 				}
 			}
@@ -315,18 +318,18 @@ func TestInjectDiskFull(t *testing.T) {
 		for _, flush := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
 			for from := 0; from < 40; from++ {
 				what := fmt.Sprintf("mapped %v, Flush %v, full after %d appends", mapped, flush, from)
-				s := newSimFS(newSimWorld(), mapped)
+				s := sim.NewFS(sim.NewWorld(), mapped)
 				u := newSimUser(s, Options{Flush: flush, SegmentBytes: 4096}, uint64(from))
 				require.NoError(t, u.open(), what)
 				for range from {
 					require.NoError(t, u.append(1), what)
 				}
-				s.setFault(func(kind simKind, n int, path string) *simFault {
+				s.SetFault(func(kind sim.Kind, n int, path string) *sim.Fault {
 					switch {
-					case kind == simWrite && mapped && isLog(filepath.Base(path)):
+					case kind == sim.Write && mapped && isLog(filepath.Base(path)):
 						return nil // the write goes to reserved blocks
-					case kind == simReserve, kind == simZero, kind == simCreate, kind == simWrite:
-						return &simFault{err: syscall.ENOSPC, short: n%2 == 0}
+					case kind == sim.Reserve, kind == sim.Zero, kind == sim.Create, kind == sim.Write:
+						return &sim.Fault{Err: syscall.ENOSPC, Short: n%2 == 0}
 					}
 					return nil
 				})
@@ -340,7 +343,7 @@ func TestInjectDiskFull(t *testing.T) {
 					}
 					require.NoError(t, u.verify(), what)
 				}
-				s.setFault(nil)
+				s.SetFault(nil)
 				for range 6 {
 					require.NoError(t, u.append(1), what)
 				}
@@ -350,7 +353,7 @@ func TestInjectDiskFull(t *testing.T) {
 				require.NoError(t, u.verify(), what)
 				require.NoError(t, u.close(), what)
 				require.NoError(t, u.wrong, what)
-				require.Empty(t, s.left(), what)
+				require.Empty(t, s.Left(), what)
 			}
 		}
 	}

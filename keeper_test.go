@@ -9,17 +9,19 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // These tests take the keeper's rounds one by one, in place of its goroutine.
 
 // withoutWorkers opens a log on a simulated disk and ends its keeper and its preparer. It also returns what the Logger is told.
-func withoutWorkers(t *testing.T, s *simFS, o Options) (*Log, *warnings) {
+func withoutWorkers(t *testing.T, s *sim.FS, o Options) (*Log, *warnings) {
 	t.Helper()
 	said := &warnings{Handler: slog.DiscardHandler}
 	o.Logger = slog.New(said)
 	o.SegmentBytes = cmp.Or(o.SegmentBytes, 64<<10)
-	l, err := openFS(s, simDir, &o)
+	l, err := openFS(s, sim.Dir, &o)
 	require.NoError(t, err)
 	l.keeper.Close()
 	l.preparer.Close()
@@ -28,11 +30,11 @@ func withoutWorkers(t *testing.T, s *simFS, o Options) (*Log, *warnings) {
 }
 
 // fails makes operations of one kind fail on the state file or, with logSuffix, on segments.
-func fails(kind simKind, name string, err error) func(simKind, int, string) *simFault {
-	return func(k simKind, _ int, path string) *simFault {
+func fails(kind sim.Kind, name string, err error) func(sim.Kind, int, string) *sim.Fault {
+	return func(k sim.Kind, _ int, path string) *sim.Fault {
 		base := filepath.Base(path)
 		if k == kind && (base == name || name == logSuffix && isLog(base)) {
-			return &simFault{err: err}
+			return &sim.Fault{Err: err}
 		}
 		return nil
 	}
@@ -75,7 +77,7 @@ func TestNextDueTime(t *testing.T) {
 
 // Under FlushAsync, the keeper must flush FlushInterval after the first append or once FlushBytes are not flushed, and no earlier.
 func TestKeeperFlushes(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	o := Options{Flush: FlushAsync, FlushInterval: time.Hour, FlushBytes: 5000}
 	l, said := withoutWorkers(t, s, o)
 	var due dueTimes
@@ -102,37 +104,37 @@ func TestKeeperFlushes(t *testing.T) {
 	// The first flush after a kill writes the records again. If there is no room for that, the error is told, and the keeper tries
 	// again.
 	appendNumbered(t, l)
-	s = newSimFS(s.kill(), false)
+	s = sim.NewFS(s.Kill(), false)
 	ignore(l.Close())
 	l, said = withoutWorkers(t, s, o)
 	appendNumbered(t, l)
-	s.setFault(fails(simWrite, logSuffix, syscall.ENOSPC))
+	s.SetFault(fails(sim.Write, logSuffix, syscall.ENOSPC))
 	due = dueTimes{flush: time.Now()}
 	l.keep(&due)
 	requireError(t, l, said, "not flushed", syscall.ENOSPC)
 	require.False(t, durable())
-	s.setFault(nil)
+	s.SetFault(nil)
 	due.flush = time.Now()
 	require.NoError(t, l.Sync())
 	require.Len(t, said.lines, 1)
 	// A failure of the disk is told once, as that of the log.
 	appendNumbered(t, l)
-	s.setFault(fails(simFlush, logSuffix, syscall.EIO))
+	s.SetFault(fails(sim.Flush, logSuffix, syscall.EIO))
 	due.flush = time.Now()
 	l.keep(&due)
 	requireError(t, l, said, "log failed", syscall.EIO)
 	require.Len(t, said.lines, 2)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.ErrorIs(t, l.Close(), ErrFailed)
 }
 
 // The keeper must flush the state file stateFlushInterval after its first change, once.
 func TestKeeperFlushesTheState(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone})
 	flushes := 0
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simFlush && filepath.Base(path) == stateName {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Flush && filepath.Base(path) == stateName {
 			flushes++
 		}
 		return nil
@@ -155,47 +157,47 @@ func TestKeeperFlushesTheState(t *testing.T) {
 
 	appendNumbered(t, l)
 	require.NoError(t, l.Sync())
-	s.setFault(fails(simFlush, stateName, syscall.EIO))
+	s.SetFault(fails(sim.Flush, stateName, syscall.EIO))
 	due.stateFile = time.Now()
 	l.keep(&due)
 	requireError(t, l, said, "state file not flushed", syscall.EIO)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.NoError(t, l.Close())
 }
 
 // A round seals one segment, notes that everything in front of the next is durable, and leaves nothing due. If it fails, the error
 // is told, and another attempt is due sealRetry later.
 func TestKeeperSeals(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rolled(t, l, 3)
 	var due dueTimes
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simCreate {
-			return &simFault{err: syscall.ENOSPC}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Create {
+			return &sim.Fault{Err: syscall.ENOSPC}
 		}
 		return nil
 	})
 	l.keep(&due)
 	requireError(t, l, said, "segment 0 not sealed", syscall.ENOSPC)
 	require.WithinDuration(t, time.Now().Add(sealRetry), due.seal, sealRetry/2)
-	s.setFault(nil)
+	s.SetFault(nil)
 	for i := range int64(2) {
 		l.keep(&due)
 		require.Equal(t, i+1, l.Stats().Seals)
 		require.True(t, due.seal.IsZero())
-		st, ok, err := readState(s, filepath.Join(simDir, stateName))
+		st, ok, err := readState(s, filepath.Join(sim.Dir, stateName))
 		require.NoError(t, err)
 		require.True(t, ok)
 		next := l.view.Load().segs[i+1].base
 		require.Equal(t, next, st.scanOffset)
 		require.Equal(t, next, st.recoveryPoint)
 	}
-	s.setFault(fails(simWrite, stateName, syscall.ENOSPC))
+	s.SetFault(fails(sim.Write, stateName, syscall.ENOSPC))
 	l.keep(&due)
 	requireError(t, l, said, "recovery point not noted", syscall.ENOSPC)
 	require.EqualValues(t, 3, l.Stats().Seals)
-	s.setFault(nil)
+	s.SetFault(nil)
 	// A segment that a cut took while the keeper was about to seal it is left alone.
 	rolled(t, l, 1)
 	gone := l.writer.sealing[0]
@@ -205,17 +207,17 @@ func TestKeeperSeals(t *testing.T) {
 	gone.seg.mu.Unlock()
 	require.EqualValues(t, 3, l.Stats().Seals)
 	require.NoError(t, l.Close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 // A segment whose records could not be flushed must not be sealed: its seal tells the next Open that they are durable.
 func TestKeeperSealsNothingInDoubt(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rolled(t, l, 1)
 	failed := false
-	s.setFault(func(kind simKind, n int, path string) *simFault {
-		f := fails(simFlush, logSuffix, syscall.EIO)(kind, n, path)
+	s.SetFault(func(kind sim.Kind, n int, path string) *sim.Fault {
+		f := fails(sim.Flush, logSuffix, syscall.EIO)(kind, n, path)
 		if f == nil || failed {
 			return nil
 		}
@@ -226,7 +228,7 @@ func TestKeeperSealsNothingInDoubt(t *testing.T) {
 	require.Contains(t, said.lines[0], "log failed")
 	requireError(t, l, said, "segment 0 not sealed", syscall.EIO)
 	require.Zero(t, l.Stats().Seals)
-	st, _, err := readState(s, filepath.Join(simDir, stateName))
+	st, _, err := readState(s, filepath.Join(sim.Dir, stateName))
 	require.NoError(t, err)
 	require.Zero(t, st.recoveryPoint)
 	require.Zero(t, st.scanBase)
@@ -235,15 +237,15 @@ func TestKeeperSealsNothingInDoubt(t *testing.T) {
 
 // Segments that could not be deleted because they were not sealed are deleted by the keeper, and if that fails, it is told.
 func TestKeeperDeletesBelowTheStart(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rolled(t, l, 2)
 	require.NoError(t, l.DeleteBefore(l.Offsets().End))
 	require.Equal(t, 4, l.Stats().Segments)
-	s.setFault(fails(simRemove, logSuffix, syscall.EACCES))
+	s.SetFault(fails(sim.Remove, logSuffix, syscall.EACCES))
 	l.keep(new(dueTimes))
 	requireError(t, l, said, "segment not deleted", syscall.EACCES)
-	s.setFault(nil)
+	s.SetFault(nil)
 	l.keep(new(dueTimes))
 	l.keep(new(dueTimes))
 	require.Equal(t, 1, l.Stats().Segments)
@@ -253,7 +255,7 @@ func TestKeeperDeletesBelowTheStart(t *testing.T) {
 
 // A deletion up to the end of the log must not roll the active segment while as many rolled ones as may be wait for their seal.
 func TestDeletionBesideUnsealedSegments(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rolled(t, l, maxUnsealed)
 	end := l.Offsets().End
@@ -272,7 +274,7 @@ func TestDeletionBesideUnsealedSegments(t *testing.T) {
 
 // What background work does before Open returns must not let OnSeal be called: it may use the variable that is assigned then.
 func TestRetentionStartsNoHooks(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone})
 	_, err := l.Append(Record{Time: time.UnixMilli(1)})
 	require.NoError(t, err)
@@ -290,7 +292,7 @@ func TestRetentionStartsNoHooks(t *testing.T) {
 // While sealed segments are open, the keeper must forget from time to time which of their parts were in memory, and it must not
 // wake up for that once none is.
 func TestKeeperCoolsOpenSegments(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rolled(t, l, 1)
 	var due dueTimes
@@ -318,7 +320,7 @@ func TestKeeperCoolsOpenSegments(t *testing.T) {
 // A segment expires once its greatest time is longer ago than RetentionAge or, without times, its last change. A time in the
 // future is told once.
 func TestExpired(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, said := withoutWorkers(t, s, Options{Flush: FlushNone})
 	l.o.RetentionAge = time.Minute
 	now := time.UnixMilli(1_700_000_000_000)
@@ -344,11 +346,11 @@ func TestExpired(t *testing.T) {
 	require.False(t, expired(untimed, st.ModTime.Add(time.Minute)))
 	require.True(t, expired(untimed, st.ModTime.Add(2*time.Minute)))
 	require.True(t, expired(SegmentInfo{Path: l.path(7, logSuffix)}, now), "a file that somebody removed")
-	s.setFault(fails(simStat, logSuffix, syscall.EIO))
+	s.SetFault(fails(sim.Stat, logSuffix, syscall.EIO))
 	old, err := l.expired(untimed, now)
 	require.ErrorIs(t, err, syscall.EIO)
 	require.False(t, old)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.NoError(t, l.Close())
 }
 
@@ -376,7 +378,7 @@ func TestWallClock(t *testing.T) {
 
 // Retention must not take part of a segment away while the records at its end are not flushed, and so not shown yet.
 func TestRetentionBesideAnAppend(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, _ := withoutWorkers(t, s, Options{})
 	old := Record{Time: time.UnixMilli(1), Value: []byte("old")}
 	_, err := l.Append(old)

@@ -12,25 +12,27 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // These tests are about single faults that a kernel may expose a log to.
 
 // syncsFS records the directories that are flushed.
 type syncsFS struct {
-	*simFS
+	*sim.FS
 	dirs []string
 }
 
 func (s *syncsFS) SyncDir(dir string) error {
 	s.dirs = append(s.dirs, dir)
-	return s.simFS.SyncDir(dir)
+	return s.FS.SyncDir(dir)
 }
 
 // Open must flush the parent directory even if the log's directory exists: whoever created it may not have flushed its name.
 func TestParentDirectoryIsSynced(t *testing.T) {
-	s := &syncsFS{simFS: newSimFS(newSimWorld(), true)}
-	dir := filepath.Join("volume", simDir)
+	s := &syncsFS{FS: sim.NewFS(sim.NewWorld(), true)}
+	dir := filepath.Join("volume", sim.Dir)
 	l, err := openFS(s, dir, &Options{SegmentBytes: 4096})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
@@ -42,29 +44,29 @@ func TestParentDirectoryIsSynced(t *testing.T) {
 func TestDeletionOnAFullDisk(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
 	require.NoError(t, l.Close()) // so that they are sealed
-	s.setFault(fails(simReserve, logSuffix, syscall.ENOSPC))
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
+	s.SetFault(fails(sim.Reserve, logSuffix, syscall.ENOSPC))
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096})
 	require.NoError(t, err)
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simCreate || kind == simReserve || kind == simRename {
-			return &simFault{err: syscall.ENOSPC}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Create || kind == sim.Reserve || kind == sim.Rename {
+			return &sim.Fault{Err: syscall.ENOSPC}
 		}
 		return nil
 	})
 	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End), syscall.ENOSPC)
 	require.Equal(t, 1, int(l.Stats().Segments), "the sealed segments are deleted")
-	s.setFault(nil)
+	s.SetFault(nil)
 	_, err = l.Append(Record{Value: []byte("later")})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 // Close must call OnSeal for the segments that it seals, before it returns.
 func TestCloseTellsOfItsSeals(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	var told []int64
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone, OnSeal: func(i SegmentInfo) { told = append(told, i.Base) }})
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone, OnSeal: func(i SegmentInfo) { told = append(told, i.Base) }})
 	require.NoError(t, err)
 	l.flushes.Lock() // so that no segment is sealed before Close
 	for l.Stats().Segments < 5 {
@@ -86,21 +88,21 @@ func TestCloseTellsOfItsSeals(t *testing.T) {
 
 // Leader epochs must never go back, not even if the process was killed before the state file held the last epoch.
 func TestEpochAfterAKill(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone})
 	require.NoError(t, err)
 	sent := encoded([]Record{{Time: time.UnixMilli(1)}}, 0)
 	binary.BigEndian.PutUint32(sent[12:], 7) // not covered by the CRC
 	_, err = l.TransferFrom(bytes.NewReader(sent), -1)
 	require.NoError(t, err)
-	w := s.kill()
+	w := s.Kill()
 	ignore(l.Close())
-	s = newSimFS(w, true)
-	l, err = openFS(s, simDir, &Options{SegmentBytes: 4096})
+	s = sim.NewFS(w, true)
+	l, err = openFS(s, sim.Dir, &Options{SegmentBytes: 4096})
 	require.NoError(t, err)
 	_, err = l.Append(Record{Value: []byte("own")})
 	require.NoError(t, err)
-	b := batch(w.get(fileName(0, logSuffix)))
+	b := batch(w.Get(fileName(0, logSuffix)))
 	require.EqualValues(t, 7, b.epoch())
 	require.EqualValues(t, 7, b[b.size():].epoch(), "the epoch of the log's own batch")
 	require.NoError(t, l.Close())
@@ -114,8 +116,8 @@ func TestUnreadablePages(t *testing.T) {
 		for _, closed := range []bool{true, false} {
 			w, end := unreadableLog(t, mapped, closed)
 			pages := 0
-			for _, name := range w.sorted() {
-				for page := int64(0); page*simPageBytes < int64(len(w.get(name))); page++ {
+			for _, name := range w.Sorted() {
+				for page := int64(0); page*sim.PageBytes < int64(len(w.Get(name))); page++ {
 					for _, tries := range []int{1, 2, 3, 5, 1 << 30} {
 						what := fmt.Sprintf("%s, page %d, %d reads fail, mapped %v, closed %v", name, page, tries, mapped, closed)
 						unreadablePage(t, what, w, mapped, name, page, tries, end)
@@ -128,8 +130,8 @@ func TestUnreadablePages(t *testing.T) {
 	}
 }
 
-func unreadableLog(t *testing.T, mapped, closed bool) (*simWorld, int64) {
-	s := newSimFS(newSimWorld(), mapped)
+func unreadableLog(t *testing.T, mapped, closed bool) (*sim.World, int64) {
+	s := sim.NewFS(sim.NewWorld(), mapped)
 	u := newSimUser(s, unreadableOptions, 3)
 	require.NoError(t, u.open())
 	for u.log.Stats().Segments < 4 {
@@ -143,35 +145,35 @@ func unreadableLog(t *testing.T, mapped, closed bool) (*simWorld, int64) {
 	end := u.end()
 	if closed {
 		require.NoError(t, u.close())
-		return s.kill(), end
+		return s.Kill(), end
 	}
-	w := s.kill()
+	w := s.Kill()
 	ignore(u.log.Close())
 	return w, end
 }
 
 var unreadableOptions = Options{SegmentBytes: 12_000, IndexBytes: 300, MaxOpenSegments: 2}
 
-func unreadablePage(t *testing.T, what string, w *simWorld, mapped bool, name string, page int64, tries int, end int64) {
-	s := newSimFS(w.clone(), mapped)
-	s.bad, s.badTries = map[string]int64{name: page}, tries
+func unreadablePage(t *testing.T, what string, w *sim.World, mapped bool, name string, page int64, tries int, end int64) {
+	s := sim.NewFS(w.Clone(), mapped)
+	s.Bad, s.BadTries = map[string]int64{name: page}, tries
 	told := func(err error) {
 		require.ErrorIs(t, err, syscall.EIO, what)
 		require.Contains(t, err.Error(), strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, logSuffix), indexSuffix), timeSuffix), "%s: the error does not name the file", what)
 	}
-	l, err := openFS(s, simDir, &unreadableOptions)
+	l, err := openFS(s, sim.Dir, &unreadableOptions)
 	for range 6 {
 		if err == nil {
 			break
 		}
 		told(err)
-		require.Empty(t, s.left(), what)
-		l, err = openFS(s, simDir, &unreadableOptions)
+		require.Empty(t, s.Left(), what)
+		l, err = openFS(s, sim.Dir, &unreadableOptions)
 	}
 	if err == nil {
 		o := l.Offsets()
 		require.Equal(t, Offsets{0, end, end, end}, o, what)
-		b := w.get(name)
+		b := w.Get(name)
 		for offset := range end {
 			if _, err := l.Read(offset); err != nil {
 				told(err)
@@ -183,16 +185,16 @@ func unreadablePage(t *testing.T, what string, w *simWorld, mapped bool, name st
 		} else {
 			require.NoError(t, l.Close(), what)
 		}
-		require.Empty(t, s.left(), what)
+		require.Empty(t, s.Left(), what)
 	}
-	s.bad = nil
-	l, err = openFS(s, simDir, &unreadableOptions)
+	s.Bad = nil
+	l, err = openFS(s, sim.Dir, &unreadableOptions)
 	require.NoError(t, err, what)
 	got, err := readLog(l)
 	require.NoError(t, err, what)
 	require.EqualValues(t, end, len(got.recs), what)
 	require.NoError(t, l.Close(), what)
-	require.Empty(t, s.misuse, what)
+	require.Empty(t, s.Misuse, what)
 }
 
 // holds reports whether the segment with these bytes holds the record at offset.

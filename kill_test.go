@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 var kills = flag.Int("kills", 0, "number of children that TestKill kills under each flush policy; 0: 200, or 40 under the race detector")
@@ -267,7 +268,7 @@ func TestKill(t *testing.T) {
 	each := *kills
 	if each == 0 {
 		each = 200
-		if underRace {
+		if race.On {
 			each = 40
 		}
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // These tests have the smallest workloads for faults that the schedules find only by luck. The patches in torture/bugs put the
@@ -53,19 +55,19 @@ func TestLostEndIsNoGap(t *testing.T) {
 		_, err := l.Append(Record{Value: make([]byte, 1000)})
 		require.NoError(t, err)
 	}
-	w := s.kill()
+	w := s.Kill()
 	l.flushes.Unlock()
 	ignore(l.Close())
-	for _, c := range append(wholeCuts(), singleCuts(w, rand.New(rand.NewPCG(1, 1)))...) {
-		l, err := openFS(newSimFS(c.apply(w), true), simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
-		require.NoError(t, err, c.what)
+	for _, c := range append(sim.WholeCuts(), sim.SingleCuts(w, rand.New(rand.NewPCG(1, 1)))...) {
+		l, err := openFS(sim.NewFS(c.Apply(w), true), sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+		require.NoError(t, err, c.What)
 		next := int64(0)
 		for r, err := range l.Records(0) {
-			require.NoError(t, err, c.what)
+			require.NoError(t, err, c.What)
 			if next == gap {
 				next = gap + 10
 			}
-			require.Equal(t, next, r.Offset, c.what)
+			require.Equal(t, next, r.Offset, c.What)
 			next++
 		}
 		require.NoError(t, l.Close())
@@ -83,14 +85,14 @@ func TestCloseFlushesWhatItCan(t *testing.T) {
 		return l.writer.next != nil
 	}, 10*time.Second, time.Millisecond)
 	end := l.Offsets().End
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simRemove {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Remove {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
 	require.ErrorIs(t, l.Close(), syscall.EIO)
-	l, err := openFS(newSimFS(cutNamed(t, s.kill(), "nothing"), true), simDir, nil)
+	l, err := openFS(sim.NewFS(cutNamed(t, s.Kill(), "nothing"), true), sim.Dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, end, l.Offsets().End)
 	require.NoError(t, l.Close())
@@ -153,8 +155,8 @@ func TestUnreadablePageOfTheState(t *testing.T) {
 		s, l := smallSegments(t, true, FlushSync, 2)
 		end := l.Offsets().End
 		require.NoError(t, l.Close())
-		s.bad = map[string]int64{stateName: page}
-		l, err := openFS(s, simDir, nil)
+		s.Bad = map[string]int64{stateName: page}
+		l, err := openFS(s, sim.Dir, nil)
 		require.NoError(t, err)
 		require.Equal(t, end, l.Offsets().End)
 		require.NoError(t, l.Close())
@@ -164,29 +166,29 @@ func TestUnreadablePageOfTheState(t *testing.T) {
 // On ext4, a block whose first write-back failed loses all later writes, flushed or not. The records that an Open after that
 // keeps and shows must survive a power cut all the same.
 func TestFailedFlushThenPowerCut(t *testing.T) {
-	w := newSimWorld()
-	w.ext4 = true
-	s := newSimFS(w, false)
-	l, err := openFS(s, simDir, nil)
+	w := sim.NewWorld()
+	w.Ext4 = true
+	s := sim.NewFS(w, false)
+	l, err := openFS(s, sim.Dir, nil)
 	require.NoError(t, err)
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simFlush && isLog(filepath.Base(path)) {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Flush && isLog(filepath.Base(path)) {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
 	_, err = l.Append(Record{Value: []byte("in doubt")})
 	require.Error(t, err)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.ErrorIs(t, l.Close(), ErrFailed)
-	l, err = openFS(s, simDir, nil)
+	l, err = openFS(s, sim.Dir, nil)
 	require.NoError(t, err)
 	_, err = l.Append(Record{Value: []byte("acknowledged")})
 	require.NoError(t, err)
 	end := l.Offsets().End
-	w = s.kill()
+	w = s.Kill()
 	ignore(l.Close())
-	l, err = openFS(newSimFS(cutNamed(t, w, "nothing"), false), simDir, nil)
+	l, err = openFS(sim.NewFS(cutNamed(t, w, "nothing"), false), sim.Dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, end, l.Offsets().End)
 	_, err = l.Read(end - 1)
@@ -198,10 +200,10 @@ func TestFailedFlushThenPowerCut(t *testing.T) {
 func TestFailedTrimLatches(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	flushes := 0
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simFlush && isLog(filepath.Base(path)) {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Flush && isLog(filepath.Base(path)) {
 			if flushes++; flushes == 2 { // the first flushes the records, before the seal
-				return &simFault{err: syscall.EIO}
+				return &sim.Fault{Err: syscall.EIO}
 			}
 		}
 		return nil
@@ -326,9 +328,9 @@ func TestNothingIsDurableBeforeItsName(t *testing.T) {
 		require.NoError(t, err)
 	}
 	before := l.Offsets().RecoveryPoint
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simSyncDir {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.SyncDir {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
@@ -338,7 +340,7 @@ func TestNothingIsDurableBeforeItsName(t *testing.T) {
 		require.Equal(t, max(0, before-seg.base), seg.flushed.load().rel())
 	}
 	l.flushes.Unlock()
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.NoError(t, l.Close())
 }
 
@@ -348,21 +350,21 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 	s, l := smallSegments(t, true, FlushNone, 1)
 	_, err := l.Append(Record{Value: []byte("kept")})
 	require.NoError(t, err)
-	w := s.kill()
+	w := s.Kill()
 	ignore(l.Close())
-	s = newSimFS(w, true)
+	s = sim.NewFS(w, true)
 	written := 0
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simWrite && isLog(filepath.Base(path)) {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Write && isLog(filepath.Base(path)) {
 			written++
 		}
 		return nil
 	})
-	l, err = openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	l, err = openFS(s, sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone})
 	require.NoError(t, err)
 	require.Zero(t, written)
 	require.NoError(t, l.Sync())
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.Equal(t, 1, written)
 	require.NoError(t, l.Close())
 }
@@ -371,31 +373,31 @@ func TestRecoveredTailIsWrittenAgain(t *testing.T) {
 // for the zeros; the cut must then truncate the file, which needs none.
 func TestCutOnAFullDiskOfSharedBlocks(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
-		s := newSimFS(newSimWorld(), true)
-		l, err := openFS(s, simDir, &Options{Flush: policy})
+		s := sim.NewFS(sim.NewWorld(), true)
+		l, err := openFS(s, sim.Dir, &Options{Flush: policy})
 		require.NoError(t, err)
 		for range 3 {
 			_, err = l.Append(Record{Value: []byte("record")})
 			require.NoError(t, err)
 		}
 		refused := 0
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simZero && isLog(filepath.Base(path)) {
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Zero && isLog(filepath.Base(path)) {
 				refused++
-				return &simFault{err: syscall.ENOSPC}
+				return &sim.Fault{Err: syscall.ENOSPC}
 			}
 			return nil
 		})
 		require.NoError(t, l.TruncateTo(1))
-		s.setFault(nil)
+		s.SetFault(nil)
 		require.Positive(t, refused)
 		base, err := l.Append(Record{Value: []byte("after the cut")})
 		require.NoError(t, err)
 		require.EqualValues(t, 1, base)
 		require.NoError(t, l.Sync())
-		s = newSimFS(s.kill(), true)
+		s = sim.NewFS(s.Kill(), true)
 		ignore(l.Close())
-		l, err = openFS(s, simDir, &Options{Flush: policy})
+		l, err = openFS(s, sim.Dir, &Options{Flush: policy})
 		require.NoError(t, err)
 		require.EqualValues(t, 2, l.Offsets().End)
 		require.NoError(t, l.Close())
@@ -414,21 +416,21 @@ func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 		{FlushAsync, func(l *Log) error { return l.TruncateTo(2) }},
 	} {
 		policy, call := c.policy, c.call
-		s := newSimFS(newSimWorld(), false)
-		l, err := openFS(s, simDir, &Options{Flush: policy})
+		s := sim.NewFS(sim.NewWorld(), false)
+		l, err := openFS(s, sim.Dir, &Options{Flush: policy})
 		require.NoError(t, err)
 		for range 3 {
 			_, err = l.Append(Record{Value: []byte("in the page cache")})
 			require.NoError(t, err)
 		}
-		s = newSimFS(s.kill(), false)
+		s = sim.NewFS(s.Kill(), false)
 		ignore(l.Close())
-		l, err = openFS(s, simDir, &Options{Flush: policy})
+		l, err = openFS(s, sim.Dir, &Options{Flush: policy})
 		require.NoError(t, err)
 		require.Len(t, l.flusher.rewrites, 1)
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simWrite && isLog(filepath.Base(path)) {
-				return &simFault{err: syscall.ENOSPC}
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Write && isLog(filepath.Base(path)) {
+				return &sim.Fault{Err: syscall.ENOSPC}
 			}
 			return nil
 		})
@@ -437,7 +439,7 @@ func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 			require.ErrorIs(t, err, syscall.ENOSPC)
 			require.NotErrorIs(t, err, ErrFailed)
 		}
-		s.setFault(nil)
+		s.SetFault(nil)
 		require.NoError(t, call(l))
 		_, err = l.Append(Record{Value: []byte("after it")})
 		require.NoError(t, err)
@@ -449,23 +451,23 @@ func TestShortageWhileWrittenAgainPasses(t *testing.T) {
 // Close must flush only what changed: a process that stops may have thousands of logs to close.
 func TestCloseFlushesWhatChanged(t *testing.T) {
 	for _, policy := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		var flushed []string
 		closes := func(l *Log) []string {
 			flushed = nil
 			l.preparer.Close() // its flushes of zeros don't count
-			s.setFault(func(kind simKind, _ int, path string) *simFault {
-				if kind == simFlush || kind == simSyncDir {
+			s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+				if kind == sim.Flush || kind == sim.SyncDir {
 					flushed = append(flushed, filepath.Base(path))
 				}
 				return nil
 			})
-			defer s.setFault(nil)
+			defer s.SetFault(nil)
 			require.NoError(t, l.Close())
 			return flushed
 		}
 		opened := func() *Log {
-			l, err := openFS(s, simDir, &Options{Flush: policy})
+			l, err := openFS(s, sim.Dir, &Options{Flush: policy})
 			require.NoError(t, err)
 			return l
 		}
@@ -474,11 +476,11 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 		_, err := l.Append(Record{Value: []byte("small")})
 		require.NoError(t, err)
 		require.NoError(t, l.Sync())
-		require.Equal(t, []string{fileName(0, logSuffix), tmpPrefix + fileName(0, timeSuffix), simDir, stateName}, closes(l), "after an append")
-		require.Equal(t, []string{fileName(0, logSuffix), simDir, stateName}, closes(opened()), "of a log that was only opened")
+		require.Equal(t, []string{fileName(0, logSuffix), tmpPrefix + fileName(0, timeSuffix), sim.Dir, stateName}, closes(l), "after an append")
+		require.Equal(t, []string{fileName(0, logSuffix), sim.Dir, stateName}, closes(opened()), "of a log that was only opened")
 		l = opened()
 		require.NoError(t, l.TruncateTo(0))
-		require.Contains(t, closes(l), simDir, "after a cut")
+		require.Contains(t, closes(l), sim.Dir, "after a cut")
 		l = opened()
 		require.EqualValues(t, 0, l.Offsets().End)
 		require.NoError(t, l.Close())
@@ -487,13 +489,13 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 
 // The append whose error makes the log fail must return ErrFailed itself, and not just the appends after it: callers go by it.
 func TestFirstErrorOfAFailedAppendIsErrFailed(t *testing.T) {
-	for kind, mapped := range map[simKind]bool{simReserve: true, simWrite: false} {
-		s := newSimFS(newSimWorld(), mapped)
-		l, err := openFS(s, simDir, &Options{Flush: FlushNone})
+	for kind, mapped := range map[sim.Kind]bool{sim.Reserve: true, sim.Write: false} {
+		s := sim.NewFS(sim.NewWorld(), mapped)
+		l, err := openFS(s, sim.Dir, &Options{Flush: FlushNone})
 		require.NoError(t, err)
-		s.setFault(func(k simKind, _ int, path string) *simFault {
+		s.SetFault(func(k sim.Kind, _ int, path string) *sim.Fault {
 			if k == kind && filepath.Base(path) != stateName {
-				return &simFault{err: syscall.EIO}
+				return &sim.Fault{Err: syscall.EIO}
 			}
 			return nil
 		})

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 var (
@@ -166,7 +169,7 @@ func (u *modelUser) transferWhole() error {
 			return err
 		}
 	}
-	follower, err := openFS(newSimFS(newSimWorld(), true), simDir, &Options{Flush: FlushNone, SegmentBytes: 64 << 10})
+	follower, err := openFS(sim.NewFS(sim.NewWorld(), true), sim.Dir, &Options{Flush: FlushNone, SegmentBytes: 64 << 10})
 	if err != nil {
 		return err
 	}
@@ -354,7 +357,7 @@ func TestModel(t *testing.T) {
 	runs := 24
 	if ops == 0 {
 		ops = 200
-		if raceEnabled {
+		if race.On {
 			runs = 8
 		}
 	}
@@ -364,7 +367,7 @@ func TestModel(t *testing.T) {
 		c := newSimConfig(seed)
 		c.opts.RetentionBytes = 0
 		before := runtime.NumGoroutine()
-		u := &modelUser{newSimUser(newSimFS(newSimWorld(), c.mapped), c.opts, seed)}
+		u := &modelUser{newSimUser(sim.NewFS(sim.NewWorld(), c.mapped), c.opts, seed)}
 		real := rng.IntN(6) == 0
 		if real {
 			u.fsys, u.sim, u.dir = osFS{}, nil, t.TempDir()
@@ -372,8 +375,8 @@ func TestModel(t *testing.T) {
 		err := u.run(ops)
 		require.NoErrorf(t, err, "-model-seed=%d -ops=%d, real files %v, %v", seed, ops, real, c)
 		if !real {
-			require.Empty(t, u.sim.left(), "-model-seed=%d", seed)
-			require.Empty(t, u.sim.misuse, "-model-seed=%d", seed)
+			require.Empty(t, u.sim.Left(), "-model-seed=%d", seed)
+			require.Empty(t, u.sim.Misuse, "-model-seed=%d", seed)
 		}
 		for range 200 {
 			if runtime.NumGoroutine() <= before {

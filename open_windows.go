@@ -136,3 +136,7 @@ func ntPath(path string) string {
 	}
 	return `\??\` + path
 }
+
+func (f osFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
+	return nil, pathError("mmap", f.Name(), errors.ErrUnsupported)
+}

@@ -1,14 +1,20 @@
 package seglog
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/seglog/seglog/internal/race"
 )
 
 // limitFiles sets the soft limit of the process on descriptors during the test.
@@ -139,4 +145,152 @@ func TestDescriptorsAreTakenFromOtherLogs(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.NoError(t, a.Close())
 	require.NoError(t, b.Close())
+}
+
+// threads returns the number of threads of this process. Go never ends a thread that it started.
+func threads(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(status)) {
+		if n, ok := strings.CutPrefix(line, "Threads:"); ok {
+			threads, err := strconv.Atoi(strings.TrimSpace(n))
+			require.NoError(t, err)
+			return threads
+		}
+	}
+	t.Fatal("/proc/self/status has no line Threads")
+	return 0
+}
+
+// When two thousand logs are opened, appended to and closed at once, each must not take a thread of its own: the number of
+// threads in blocking system calls is bounded for the process.
+func TestThreadsOfManyLogs(t *testing.T) {
+	if testing.Short() || race.On {
+		t.Skip("opens 2,000 logs")
+	}
+	const n, perLog = 2000, 5 // descriptors: lock, directory, state, active segment, and a temporary one
+	var lim unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &lim))
+	if lim.Cur < n*perLog+1000 {
+		t.Skipf("the limit on open files is %d", lim.Cur)
+	}
+	var takes atomic.Int64
+	slow := func(int) error {
+		d := unix.NsecToTimespec(takes.Load())
+		_ = unix.Nanosleep(&d, nil) // a system call that blocks its thread, as a flush does
+		return nil
+	}
+	fdatasync, fsync = slow, slow
+	defer func() { fdatasync, fsync = unix.Fdatasync, unix.Fsync }()
+	dir, err := os.MkdirTemp("/dev/shm", "seglog") // so that nothing else waits for a disk
+	if err != nil {
+		t.Skip(err)
+	}
+	defer os.RemoveAll(dir)
+	before := threads(t)
+	logs := make([]*Log, n)
+	errs := make([]error, n)
+	each := func(name string, do func(i int) error) {
+		start := time.Now()
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				errs[i] = do(i)
+			}()
+		}
+		wg.Wait()
+		for _, err := range errs {
+			require.NoError(t, err)
+		}
+		t.Logf("%s: %v, %d threads", name, time.Since(start).Round(time.Millisecond), threads(t))
+	}
+	began := time.Now()
+	each("open", func(i int) (err error) {
+		logs[i], err = Open(filepath.Join(dir, fmt.Sprint(i)), nil)
+		return err
+	})
+	takes.Store(int64(300 * time.Millisecond))
+	each("append", func(i int) error {
+		_, err := logs[i].Append(Record{Value: numbered(0)})
+		return err
+	})
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(descriptors), n*perLog+200)
+	takes.Store(int64(time.Millisecond))
+	each("close", func(i int) error { return logs[i].Close() })
+	require.Less(t, threads(t)-before, 600)
+	t.Log("total:", time.Since(began).Round(time.Millisecond))
+}
+
+// mappedFiles returns the number of mappings that this process has of files below dir.
+func mappedFiles(t *testing.T, dir string) (n int) {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(maps)) {
+		if strings.Contains(line, dir) {
+			n++
+		}
+	}
+	return n
+}
+
+// Once the mappings of all logs reach the budget, further segments must be read and written through descriptors, under each
+// flush policy, and be mapped again once there is room.
+func TestMappingsOfAllLogsAreBounded(t *testing.T) {
+	if strconv.IntSize < 64 {
+		t.Skip("32-bit platforms map no files")
+	}
+	before, most := mappings.n.Load(), mappings.most
+	defer func() { mappings.most = most }()
+	const room = 20
+	mappings.most = func() int64 { return before + room }
+	dir := t.TempDir()
+	var logs []*Log
+	for i := range 12 {
+		o := &Options{Flush: FlushPolicy(i % 3), SegmentBytes: 64 << 10, IndexBytes: 64} // the indexes are small, except those of log 5
+		if i == 5 {
+			o.SegmentBytes, o.IndexBytes = 1<<20, 1
+		}
+		l, err := Open(filepath.Join(dir, fmt.Sprint(i)), o)
+		require.NoError(t, err)
+		logs = append(logs, l)
+		for l.Offsets().End < 70 || l.Stats().Segments < 3 {
+			records := make([]Record, 20)
+			for k := range records {
+				records[k].Value = numbered(l.Offsets().End + int64(k))
+			}
+			_, err := l.Append(records...)
+			require.NoError(t, err)
+		}
+		require.LessOrEqual(t, mappedFiles(t, dir), room)
+	}
+	for range 2 {
+		for _, l := range logs {
+			requireNumbered(t, l, l.Offsets().End)
+			require.LessOrEqual(t, mappedFiles(t, dir), room)
+		}
+	}
+	require.Greater(t, mappedFiles(t, dir), room/2, "the logs must use the budget")
+	for _, l := range logs {
+		require.NoError(t, l.Close())
+	}
+	require.Equal(t, before, mappings.n.Load())
+	l, err := Open(filepath.Join(dir, "0"), nil)
+	require.NoError(t, err)
+	requireNumbered(t, l, l.Offsets().End)
+	require.Positive(t, mappedFiles(t, dir))
+	require.NoError(t, l.Close())
+	require.Zero(t, l.Stats().Errors)
+}
+
+// The budget must leave at least three quarters of the system's limit to the rest of the process.
+func TestMapBudget(t *testing.T) {
+	n := mappings.most()
+	require.Positive(t, n)
+	require.LessOrEqual(t, 4*n, mapLimit())
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -304,7 +305,7 @@ func TestCompressedBatchesAreInflatedOnce(t *testing.T) {
 // of the right offset, possibly with wrong contents, or an error. With CheckEveryRead, or after the minute, Read must notice
 // the flip.
 func TestFlipsInACheckedBatch(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	for _, step := range []int64{1, 3} {

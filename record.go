@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/seglog/seglog/internal/poison"
 )
 
 // Record is one entry of a log.
@@ -34,6 +36,25 @@ func (r Record) Clone() Record {
 		r.Headers = headers
 	}
 	return r
+}
+
+// spoil overwrites a record that was lent, once its step is over, in a program built with -tags seglog_poison: one that is
+// kept without Clone shows at once rather than when its buffer is used again.
+func spoil(r *Record) {
+	if !poison.On {
+		return
+	}
+	fill := func(b []byte) {
+		for i := range b {
+			b[i] = 0xdb
+		}
+	}
+	fill(r.Key)
+	fill(r.Value)
+	for i := range r.Headers {
+		fill(r.Headers[i].Value)
+		r.Headers[i] = Header{Key: "kept without Clone"}
+	}
 }
 
 // Offsets are the bounds of a log, all half-open: Start <= RecoveryPoint <= HighWatermark <= End. An empty log has

@@ -229,7 +229,7 @@ func (l *Log) walkSegment(r *reader, next, end int64, yield func(Record, error) 
 			r.yielded = true
 			more := yield(rec, nil)
 			if !r.batched {
-				poison(&rec)
+				spoil(&rec)
 			}
 			if !more {
 				return next, false, nil
@@ -349,7 +349,7 @@ func (b *batcher) of(r *reader) func(Record, error) bool {
 		}
 		more := b.yield(b.records, nil)
 		for i := range b.records {
-			poison(&b.records[i])
+			spoil(&b.records[i])
 		}
 		b.records, b.headers = b.records[:0], b.headers[:0]
 		return more
@@ -358,3 +358,18 @@ func (b *batcher) of(r *reader) func(Record, error) bool {
 
 // err yields an error, which ends the iteration. The records collected so far are dropped, since their batch is not whole.
 func (b *batcher) err(_ Record, err error) bool { return b.yield(nil, err) }
+
+// RecordBatches is like Records, but yields the records of one batch at each step. A batch holds the records of one Append,
+// which are stored together or not at all. Of the first batch, only the records from offset from on are yielded. A reader
+// that stores its position after each step never goes on, after a crash, in the middle of records that were appended
+// together. The slice and its records are valid until the next step. Batches returns headers of batches instead.
+func (l *Log) RecordBatches(from int64) iter.Seq2[[]Record, error] {
+	next := l.newest(from)
+	return func(yield func([]Record, error) bool) { l.records(next, false, nil, &batcher{yield: yield}) }
+}
+
+// FollowBatches is like RecordBatches, but waits for more records as Follow does.
+func (l *Log) FollowBatches(ctx context.Context, from int64) iter.Seq2[[]Record, error] {
+	next := l.newest(from)
+	return func(yield func([]Record, error) bool) { l.followFrom(ctx, next, false, nil, &batcher{yield: yield}) }
+}

@@ -13,16 +13,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
 // These tests are for cuts that the state file notes and the next Open has to finish.
 
-// changeNote changes the state file of a log in simDir that is not open. version1 writes it as builds before version 2 did,
+// changeNote changes the state file of a log in sim.Dir that is not open. version1 writes it as builds before version 2 did,
 // which noted the offset of a cut alone.
 func changeNote(t *testing.T, fsys vfs.FS, version1 bool, change func(*state)) {
 	t.Helper()
-	path := filepath.Join(simDir, stateName)
+	path := filepath.Join(sim.Dir, stateName)
 	st, ok, err := readState(fsys, path)
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -48,10 +49,10 @@ func changeNote(t *testing.T, fsys vfs.FS, version1 bool, change func(*state)) {
 
 // toBeCut returns the files of a closed log, and its batches. There are three to a segment of three records each, but for a gap
 // of 10 offsets before the last two batches, which hold one record each.
-func toBeCut(t *testing.T) (*simWorld, []found) {
+func toBeCut(t *testing.T) (*sim.World, []found) {
 	t.Helper()
-	s := newSimFS(newSimWorld(), true)
-	l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
 	for l.Stats().Segments < 3 {
 		one := Record{Value: make([]byte, 400)}
@@ -67,13 +68,13 @@ func toBeCut(t *testing.T) (*simWorld, []found) {
 		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
 	}
 	require.NoError(t, l.Close())
-	return s.w, all
+	return s.World, all
 }
 
 // requireCut opens a log of toBeCut and checks that it ends at an offset, has all records below it, and goes on.
-func requireCut(t *testing.T, s *simFS, all []found, end int64) {
+func requireCut(t *testing.T, s *sim.FS, all []found, end int64) {
 	t.Helper()
-	l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
 	require.Equal(t, Offsets{RecoveryPoint: end, HighWatermark: end, End: end}, l.Offsets())
 	var want []int64
@@ -89,7 +90,7 @@ func requireCut(t *testing.T, s *simFS, all []found, end int64) {
 	require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
 	requireOffsets(t, l, 0, append(want, end)...)
 	require.NoError(t, l.Close())
-	report := verifyWorld(t, s.w, nil)
+	report := verifyWorld(t, s.World, nil)
 	require.Empty(t, report.Problems)
 	require.Equal(t, end+1, report.End)
 }
@@ -125,25 +126,25 @@ func TestInterruptedCutOfVersion1(t *testing.T) {
 	for name, cut := range cuts {
 		t.Run(name, func(t *testing.T) {
 			for step := 1; ; step++ {
-				s := newSimFS(w.clone(), true)
+				s := sim.NewFS(w.Clone(), true)
 				changeNote(t, s, true, func(s *state) { s.cut = cut })
 				n := 0
-				s.setFault(func(kind simKind, _ int, path string) *simFault {
-					if kind == simRead {
+				s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+					if kind == sim.Read {
 						return nil
 					}
 					if n++; n == step {
-						s.dead = true
-						return &simFault{err: errDead}
+						s.Dead = true
+						return &sim.Fault{Err: sim.ErrDead}
 					}
 					return nil
 				})
-				l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+				l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 				if l != nil {
 					ignore(l.Close())
 				}
-				killed := s.kill()
-				requireCut(t, newSimFS(killed, true), all, cut)
+				killed := s.Kill()
+				requireCut(t, sim.NewFS(killed, true), all, cut)
 				if err == nil {
 					require.Greater(t, step, 10)
 					return
@@ -154,8 +155,8 @@ func TestInterruptedCutOfVersion1(t *testing.T) {
 	// The cut had changed the files already, or the blocks behind the end were made ready.
 	for name, size := range map[string]int64{"zeros behind a gap": all[len(all)-3].end() + 1000, "end behind a gap": all[len(all)-3].end()} {
 		t.Run(name, func(t *testing.T) {
-			s := newSimFS(w.clone(), true)
-			l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+			s := sim.NewFS(w.Clone(), true)
+			l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 			require.NoError(t, err)
 			require.NoError(t, l.TruncateTo(gap))
 			path := l.path(l.writer.tail.seg.base, logSuffix)
@@ -174,28 +175,28 @@ func TestInterruptedCutOfVersion1(t *testing.T) {
 func TestInterruptedCutOfVersion1ThatCannotBePlanned(t *testing.T) {
 	w, all := toBeCut(t)
 	last := all[len(all)-1]
-	refused := func(t *testing.T, s *simFS) *CorruptError {
+	refused := func(t *testing.T, s *sim.FS) *CorruptError {
 		changeNote(t, s, true, func(s *state) { s.cut = last.base })
-		_, err := openFS(s, simDir, nil)
+		_, err := openFS(s, sim.Dir, nil)
 		var damage *CorruptError
 		require.ErrorAs(t, err, &damage)
-		require.Empty(t, s.left())
+		require.Empty(t, s.Left())
 		return damage
 	}
 	t.Run("no segment is left", func(t *testing.T) {
-		s := newSimFS(w.clone(), true)
-		maps.DeleteFunc(s.w.names, func(name string, _ int) bool { return filepath.Ext(name) == logSuffix })
+		s := sim.NewFS(w.Clone(), true)
+		maps.DeleteFunc(s.World.Names, func(name string, _ int) bool { return filepath.Ext(name) == logSuffix })
 		require.Contains(t, refused(t, s).Reason, "no segment is left")
 	})
 	t.Run("a bad batch", func(t *testing.T) {
-		s := newSimFS(w.clone(), true)
+		s := sim.NewFS(w.Clone(), true)
 		bases := []int64{}
 		for _, b := range all {
 			if b.pos == 0 {
 				bases = append(bases, b.base)
 			}
 		}
-		path := filepath.Join(simDir, fileName(bases[len(bases)-1], logSuffix))
+		path := filepath.Join(sim.Dir, fileName(bases[len(bases)-1], logSuffix))
 		f, err := s.Open(path, vfs.OpenWrite)
 		require.NoError(t, err)
 		_, err = f.WriteAt([]byte("damage"), headerLen)
@@ -212,13 +213,13 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 	w, all := toBeCut(t)
 	cut := all[1]
 	note := func(s *state) { s.cut, s.cutBase, s.cutPos, s.cutLen = cut.base, 0, cut.pos, 0 }
-	path := filepath.Join(simDir, fileName(0, logSuffix))
+	path := filepath.Join(sim.Dir, fileName(0, logSuffix))
 	for _, size := range []int64{0, cut.pos - 1, -1} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			s := newSimFS(w.clone(), true)
+			s := sim.NewFS(w.Clone(), true)
 			changeNote(t, s, false, note)
 			if size < 0 {
-				delete(s.w.names, simName(path))
+				delete(s.World.Names, sim.Name(path))
 			} else {
 				f, err := s.Open(path, vfs.OpenWrite)
 				require.NoError(t, err)
@@ -226,16 +227,16 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 				require.NoError(t, f.Close())
 			}
 			for range 2 {
-				_, err := openFS(s, simDir, nil)
+				_, err := openFS(s, sim.Dir, nil)
 				var damage *CorruptError
 				require.ErrorAs(t, err, &damage)
 				require.Equal(t, [3]any{filepath.Base(path), max(0, size), int64(0)}, [3]any{filepath.Base(damage.Path), damage.Pos, damage.Offset})
 				require.Contains(t, damage.Reason, fmt.Sprintf("cut at offset %d", cut.base))
-				require.Empty(t, s.left())
+				require.Empty(t, s.Left())
 			}
 		})
 	}
-	s := newSimFS(w.clone(), true)
+	s := sim.NewFS(w.Clone(), true)
 	changeNote(t, s, false, note)
 	requireCut(t, s, all, cut.base)
 }
@@ -256,7 +257,7 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 		var rest batch
 		whole := b
 		if b.last > b.base && at%2 == 0 {
-			f, err := newSimFS(w.clone(), true).Open(filepath.Join(simDir, fileName(segmentOf(at), logSuffix)), vfs.OpenRead)
+			f, err := sim.NewFS(w.Clone(), true).Open(filepath.Join(sim.Dir, fileName(segmentOf(at), logSuffix)), vfs.OpenRead)
 			require.NoError(t, err)
 			divided := make(batch, b.size)
 			require.NoError(t, vfs.ReadFull(f, divided, b.pos))
@@ -271,14 +272,14 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 			for _, keep := range []bool{false, true} {
 				for _, how := range []string{"flip", "shorten", "remove"} {
 					t.Run(fmt.Sprintf("cut at %d, batch %d, %s, keep %v", whole.last+1, hit, how, keep), func(t *testing.T) {
-						s := newSimFS(w.clone(), true)
+						s := sim.NewFS(w.Clone(), true)
 						changeNote(t, s, false, note)
-						f, err := s.Open(filepath.Join(simDir, stateName), vfs.OpenWrite)
+						f, err := s.Open(filepath.Join(sim.Dir, stateName), vfs.OpenWrite)
 						require.NoError(t, err)
 						_, err = f.WriteAt(rest, restPos)
 						require.NoError(t, err)
 						require.NoError(t, f.Close())
-						path := filepath.Join(simDir, fileName(segmentOf(hit), logSuffix))
+						path := filepath.Join(sim.Dir, fileName(segmentOf(hit), logSuffix))
 						lost := func(i int) bool { return i == hit }
 						switch how {
 						case "flip":
@@ -294,13 +295,13 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 							require.NoError(t, f.Close())
 							lost = func(i int) bool { return i >= hit && segmentOf(i) == segmentOf(hit) }
 						case "remove":
-							delete(s.w.names, simName(path))
+							delete(s.World.Names, sim.Name(path))
 							lost = func(i int) bool { return segmentOf(i) == segmentOf(hit) }
 						}
 						o := RepairOptions{Apply: true, KeepAfter: keep}
-						check := func(r *RepairReport, after *simWorld) {
-							s := newSimFS(after, true)
-							l, err := openFS(s, simDir, &Options{SegmentBytes: minSegmentBytes})
+						check := func(r *RepairReport, after *sim.World) {
+							s := sim.NewFS(after, true)
+							l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 							require.NoError(t, err)
 							o := l.Offsets()
 							require.Equal(t, [2]int64{r.Start, r.End}, [2]int64{o.Start, o.End})
@@ -314,11 +315,11 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 							_, err = l.Append(Record{Value: []byte("after the repair")})
 							require.NoError(t, err)
 							require.NoError(t, l.Close())
-							for _, p := range verifyWorld(t, s.w, nil).Problems { // of indexes that readers make anew
+							for _, p := range verifyWorld(t, s.World, nil).Problems { // of indexes that readers make anew
 								require.Equal(t, SeverityWarning, p.Severity, "%v", p)
 							}
 						}
-						r, after := repaired(t, s.w, o)
+						r, after := repaired(t, s.World, o)
 						if how == "remove" && segmentOf(hit) < segmentOf(at) {
 							require.False(t, r.Sound())
 							// Behind another segment the one that is gone may be a gap, which this log may have.
@@ -326,20 +327,20 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 						}
 						check(r, after)
 						for k := 1 + (at+hit)%3; ; k += 3 { // killed at an operation, and run again
-							s := newSimFS(s.w.clone(), true)
+							s := sim.NewFS(s.World.Clone(), true)
 							n := 0
-							s.setFault(func(simKind, int, string) *simFault {
+							s.SetFault(func(sim.Kind, int, string) *sim.Fault {
 								if n++; n == k {
-									s.dead = true
-									return &simFault{err: errDead}
+									s.Dead = true
+									return &sim.Fault{Err: sim.ErrDead}
 								}
 								return nil
 							})
-							if _, err := repairFS(s, simDir, &o); err == nil {
+							if _, err := repairFS(s, sim.Dir, &o); err == nil {
 								break
 							}
-							killed := s.kill()
-							if l, err := openFS(newSimFS(killed.clone(), true), simDir, &Options{SegmentBytes: minSegmentBytes}); err != nil {
+							killed := s.Kill()
+							if l, err := openFS(sim.NewFS(killed.Clone(), true), sim.Dir, &Options{SegmentBytes: minSegmentBytes}); err != nil {
 								require.ErrorIs(t, err, ErrCorrupt)
 							} else {
 								require.LessOrEqual(t, l.Offsets().End, whole.last+1, "killed at operation %d", k)
@@ -362,9 +363,9 @@ func TestTimesAfterACut(t *testing.T) {
 	for _, cut := range []int64{0, 1, 4, 5, 60} {
 		for _, how := range []string{"at once", "closed", "killed"} {
 			t.Run(fmt.Sprint(cut, " ", how), func(t *testing.T) {
-				s := newSimFS(newSimWorld(), true)
+				s := sim.NewFS(sim.NewWorld(), true)
 				o := Options{SegmentAge: time.Hour, SegmentBytes: 64 << 10}
-				l, err := openFS(s, simDir, &o)
+				l, err := openFS(s, sim.Dir, &o)
 				require.NoError(t, err)
 				for offset := int64(0); offset < 100; offset += 2 { // two to a batch, so that a cut may divide one
 					_, err := l.Append(Record{Time: at(offset)}, Record{Time: at(offset + 1)})
@@ -375,10 +376,10 @@ func TestTimesAfterACut(t *testing.T) {
 					require.NoError(t, l.Close())
 				}
 				if how != "at once" {
-					w := s.kill()
+					w := s.Kill()
 					ignore(l.Close())
-					s = newSimFS(w, true)
-					l, err = openFS(s, simDir, &o)
+					s = sim.NewFS(w, true)
+					l, err = openFS(s, sim.Dir, &o)
 					require.NoError(t, err)
 				}
 				for offset := range cut {

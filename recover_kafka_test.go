@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // kafkaLike returns a directory like a Kafka partition's, in which offsets are missing as after a compaction. Its batches are
@@ -97,7 +98,7 @@ func TestOpenCaseJ(t *testing.T) {
 // and saved.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
 	t.Parallel()
-	if underRace {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	stateless := func(t *testing.T) (dir, path string, last []stored) {

@@ -13,25 +13,28 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // repaired repairs the log on a simulated disk, and returns the report and the disk after it.
-func repaired(t testing.TB, w *simWorld, o RepairOptions) (*RepairReport, *simWorld) {
+func repaired(t testing.TB, w *sim.World, o RepairOptions) (*RepairReport, *sim.World) {
 	t.Helper()
-	s := newSimFS(w.clone(), true)
-	r, err := repairFS(s, simDir, &o)
+	s := sim.NewFS(w.Clone(), true)
+	r, err := repairFS(s, sim.Dir, &o)
 	require.NoError(t, err)
-	require.Empty(t, s.left())
-	require.Empty(t, s.misuse)
+	require.Empty(t, s.Left())
+	require.Empty(t, s.Misuse)
 	if !o.Apply {
-		require.Empty(t, s.ops, "a dry run must write nothing")
+		require.Empty(t, s.Ops, "a dry run must write nothing")
 	}
-	return r, s.kill()
+	return r, s.Kill()
 }
 
 // recover repairs a log, and checks all properties that must hold whatever the damage. It returns the report and the records
 // left.
-func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, []Record) {
+func (d *damaged) recover(what string, w *sim.World, keep bool) (*RepairReport, []Record) {
 	d.t.Helper()
 	what = fmt.Sprintf("%s, keep %v", what, keep)
 	dry, _ := repaired(d.t, w, RepairOptions{KeepAfter: keep})
@@ -42,8 +45,8 @@ func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, [
 	require.True(d.t, again.Sound(), "%s: a second repair finds %+v after %+v", what, again, r)
 	for _, m := range r.Removed {
 		if m.Saved != "" {
-			before := w.get(filepath.Base(m.Path))[m.Pos : m.Pos+m.Bytes]
-			saved := after.get(filepath.Base(m.Saved))
+			before := w.Get(filepath.Base(m.Path))[m.Pos : m.Pos+m.Bytes]
+			saved := after.Get(filepath.Base(m.Saved))
 			require.True(d.t, bytes.HasPrefix(saved, before) && isZero(saved[len(before):]), "%s: the saved bytes differ from the removed bytes: %+v", what, m)
 		}
 	}
@@ -51,8 +54,8 @@ func (d *damaged) recover(what string, w *simWorld, keep bool) (*RepairReport, [
 	require.True(d.t, verified.OK(), "%s: repaired %+v, verify finds %v", what, r, verified.Problems)
 	opts := d.opts
 	opts.Flush = FlushSync
-	s := newSimFS(after.clone(), true)
-	l, err := openFS(s, simDir, &opts)
+	s := sim.NewFS(after.Clone(), true)
+	l, err := openFS(s, sim.Dir, &opts)
 	require.NoError(d.t, err, "%s: after %+v", what, r)
 	got, err := readLog(l)
 	require.NoError(d.t, err, "%s: after %+v", what, r)
@@ -85,7 +88,7 @@ func (d *damaged) known(what string, recs []Record) {
 
 // offsetsAt returns the offsets of the batch, in the undamaged log, that contains a byte.
 func (d *damaged) offsetsAt(name string, pos int64) (base, next int64) {
-	b := d.w.get(name)
+	b := d.w.Get(name)
 	for at := int64(0); at+headerLen <= int64(len(b)); {
 		h := batch(b[at:])
 		if parseHeader(b[at:]) != "" {
@@ -128,19 +131,19 @@ func TestRepairSound(t *testing.T) {
 // and later ones.
 func TestRepairEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
-		for _, name := range d.w.sorted() {
+		for _, name := range d.w.Sorted() {
 			if filepath.Ext(name) != logSuffix {
 				continue
 			}
-			for pos := 0; pos < len(d.w.get(name)); pos += 3 * sparse() {
-				w := d.w.clone()
-				b := []byte(string(w.get(name)))
+			for pos := 0; pos < len(d.w.Get(name)); pos += 3 * sparse() {
+				w := d.w.Clone()
+				b := []byte(string(w.Get(name)))
 				b[pos] ^= 1 << (pos % 8)
-				w.put(name, b)
+				w.Put(name, b)
 				what := fmt.Sprintf("%s: bit flipped at %d", name, pos)
 				base, next := d.offsetsAt(name, int64(pos))
 				_, recs := d.recover(what, w, true)
@@ -154,24 +157,24 @@ func TestRepairEveryByte(t *testing.T) {
 }
 
 func TestRepairEveryLength(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
-		for _, name := range d.w.sorted() {
+		for _, name := range d.w.Sorted() {
 			if filepath.Ext(name) != logSuffix {
 				continue
 			}
 			following := d.whole.end
-			for _, other := range d.w.sorted() {
+			for _, other := range d.w.Sorted() {
 				if base, ok := parseFileName(other, logSuffix); ok && other > name {
 					following = base
 					break
 				}
 			}
-			for n := 0; n < len(d.w.get(name)); n += 5 * sparse() {
-				w := d.w.clone()
-				w.put(name, d.w.get(name)[:n])
+			for n := 0; n < len(d.w.Get(name)); n += 5 * sparse() {
+				w := d.w.Clone()
+				w.Put(name, d.w.Get(name)[:n])
 				what := fmt.Sprintf("%s: cut to %d", name, n)
 				base, _ := d.offsetsAt(name, int64(n))
 				_, recs := d.recover(what, w, true)
@@ -188,14 +191,14 @@ func TestRepairEveryLength(t *testing.T) {
 func TestRepairFiles(t *testing.T) {
 	eachState(t, func(t *testing.T, d *damaged) {
 		var logs []string
-		for _, name := range d.w.sorted() {
+		for _, name := range d.w.Sorted() {
 			if filepath.Ext(name) == logSuffix {
 				logs = append(logs, name)
 			}
 		}
 		require.Greater(t, len(logs), 2)
-		try := func(what string, spoil func(w *simWorld)) {
-			w := d.w.clone()
+		try := func(what string, spoil func(w *sim.World)) {
+			w := d.w.Clone()
 			spoil(w)
 			d.recover(what, w, false)
 			d.recover(what, w, true)
@@ -206,38 +209,38 @@ func TestRepairFiles(t *testing.T) {
 			if i+1 < len(logs) {
 				following, _ = parseFileName(logs[i+1], logSuffix)
 			}
-			w := d.w.clone()
-			w.drop(name)
+			w := d.w.Clone()
+			w.Drop(name)
 			_, recs := d.recover(name+" removed", w, true)
 			d.has(name+" removed", recs, 0, base)
 			d.has(name+" removed", recs, following, d.whole.end)
-			try(name+" removed", func(w *simWorld) { w.drop(name) })
-			try(name+" zeroed", func(w *simWorld) { w.put(name, make([]byte, len(d.w.get(name)))) })
-			try(name+" with zeros appended", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), make([]byte, 5000)...)) })
-			try(name+" with garbage appended", func(w *simWorld) { w.put(name, append([]byte(string(d.w.get(name))), "some garbage"...)) })
+			try(name+" removed", func(w *sim.World) { w.Drop(name) })
+			try(name+" zeroed", func(w *sim.World) { w.Put(name, make([]byte, len(d.w.Get(name)))) })
+			try(name+" with zeros appended", func(w *sim.World) { w.Put(name, append([]byte(string(d.w.Get(name))), make([]byte, 5000)...)) })
+			try(name+" with garbage appended", func(w *sim.World) { w.Put(name, append([]byte(string(d.w.Get(name))), "some garbage"...)) })
 			for _, other := range logs[i+1:] {
-				try(name+" and "+other+" swapped", func(w *simWorld) {
-					w.put(name, d.w.get(other))
-					w.put(other, d.w.get(name))
+				try(name+" and "+other+" swapped", func(w *sim.World) {
+					w.Put(name, d.w.Get(other))
+					w.Put(other, d.w.Get(name))
 				})
-				try(name+" and "+other+" lost", func(w *simWorld) { w.drop(name); w.drop(other) })
+				try(name+" and "+other+" lost", func(w *sim.World) { w.Drop(name); w.Drop(other) })
 			}
-			try(name+" copied", func(w *simWorld) { w.put(fileName(base+1, logSuffix), d.w.get(name)) })
+			try(name+" copied", func(w *sim.World) { w.Put(fileName(base+1, logSuffix), d.w.Get(name)) })
 		}
-		try("all lost", func(w *simWorld) {
+		try("all lost", func(w *sim.World) {
 			for _, name := range logs {
-				w.drop(name)
+				w.Drop(name)
 			}
 		})
-		try("state lost", func(w *simWorld) { w.drop(stateName) })
+		try("state lost", func(w *sim.World) { w.Drop(stateName) })
 	})
 }
 
 // If the state file shows that a segment is not part of the log, Repair must remove only that segment.
 func TestRepairForeignSegment(t *testing.T) {
 	d := newDamaged(t, true)
-	w := d.w.clone()
-	w.put(fileName(7, logSuffix), d.w.get(fileName(0, logSuffix)))
+	w := d.w.Clone()
+	w.Put(fileName(7, logSuffix), d.w.Get(fileName(0, logSuffix)))
 	for _, keep := range []bool{false, true} {
 		r, recs := d.recover("foreign", w, keep)
 		require.Len(t, r.Removed, 1)
@@ -247,12 +250,12 @@ func TestRepairForeignSegment(t *testing.T) {
 
 // Repair must not take a batch in the value of a record for a batch of the log.
 func TestRepairBatchInValue(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	opts := &Options{Flush: FlushNone}
-	l, err := openFS(s, simDir, opts)
+	l, err := openFS(s, sim.Dir, opts)
 	require.NoError(t, err)
 	_, err = l.Append(Record{Value: []byte("first")})
 	require.NoError(t, err)
@@ -262,16 +265,16 @@ func TestRepairBatchInValue(t *testing.T) {
 	_, err = l.Append(Record{Value: []byte("last")})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	w := s.kill()
+	w := s.Kill()
 	name := fileName(0, logSuffix)
-	b := []byte(string(w.get(name)))
+	b := []byte(string(w.Get(name)))
 	second := batch(b).size()
 	b[second+atBatchLength+1] ^= 1 // now its length leads to no batch
-	w.put(name, b)
+	w.Put(name, b)
 	r, after := repaired(t, w, RepairOptions{Apply: true, KeepAfter: true})
 	require.Len(t, r.Removed, 1)
 	require.EqualValues(t, 3, r.Removed[0].Next)
-	l, err = openFS(newSimFS(after, true), simDir, opts)
+	l, err = openFS(sim.NewFS(after, true), sim.Dir, opts)
 	require.NoError(t, err)
 	defer l.Close()
 	got, err := readLog(l)
@@ -281,28 +284,29 @@ func TestRepairBatchInValue(t *testing.T) {
 }
 
 // spoilMany damages the second batch of every segment, and the last bytes of every other one.
-func (d *damaged) spoilMany() *simWorld {
-	w := d.w.clone()
-	for i, name := range w.sorted() {
+func (d *damaged) spoilMany() *sim.World {
+	w := d.w.Clone()
+	for i, name := range w.Sorted() {
 		if filepath.Ext(name) != logSuffix {
 			continue
 		}
-		b := []byte(string(w.get(name)))
+		b := []byte(string(w.Get(name)))
 		first := batch(b).size()
 		b[first+headerLen+1] ^= 1
 		if i%2 == 0 {
 			b[len(b)-2] ^= 1
 		}
-		w.put(name, b)
+		w.Put(name, b)
 	}
 	return w
 }
 
-func (w *simWorld) content() map[string]string {
+// contentOf returns the content of each file but the state file.
+func contentOf(w *sim.World) map[string]string {
 	all := map[string]string{}
-	for _, name := range w.sorted() {
+	for _, name := range w.Sorted() {
 		if name != stateName {
-			all[name] = string(w.get(name))
+			all[name] = string(w.Get(name))
 		}
 	}
 	return all
@@ -314,7 +318,7 @@ const repairCuts = 3
 // If Repair is interrupted at any of its operations, by a kill or a power cut, a second run must reach the same result.
 func TestRepairInterrupted(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
@@ -326,36 +330,36 @@ func TestRepairInterrupted(t *testing.T) {
 			rng := rand.New(rand.NewPCG(4, 4))
 			points := 0
 			for k := 1; ; k++ {
-				s := newSimFS(spoiled.clone(), true)
+				s := sim.NewFS(spoiled.Clone(), true)
 				n := 0
-				s.setFault(func(kind simKind, _ int, _ string) *simFault {
+				s.SetFault(func(kind sim.Kind, _ int, _ string) *sim.Fault {
 					if n++; n == k {
-						s.dead = true
-						return &simFault{err: errDead, short: true}
+						s.Dead = true
+						return &sim.Fault{Err: sim.ErrDead, Short: true}
 					}
 					return nil
 				})
-				_, err := repairFS(s, simDir, &o)
+				_, err := repairFS(s, sim.Dir, &o)
 				if err == nil {
 					break
 				}
-				require.ErrorIs(t, err, errDead)
+				require.ErrorIs(t, err, sim.ErrDead)
 				points++
-				after := s.kill()
-				states := []*simWorld{after.clone()}
-				cuts := slices.Concat(wholeCuts(), singleCuts(after, rng), []simCut{randomCut(rng), randomCut(rng), randomCut(rng)})
+				after := s.Kill()
+				states := []*sim.World{after.Clone()}
+				cuts := slices.Concat(sim.WholeCuts(), sim.SingleCuts(after, rng), []sim.Cut{sim.RandomCut(rng), sim.RandomCut(rng), sim.RandomCut(rng)})
 				if rng.Shuffle(len(cuts), func(i, j int) { cuts[i], cuts[j] = cuts[j], cuts[i] }); len(cuts) > repairCuts {
 					cuts = cuts[:repairCuts]
 				}
 				for _, cut := range cuts {
-					states = append(states, cut.apply(after))
+					states = append(states, cut.Apply(after))
 				}
 				for i, state := range states {
 					what := fmt.Sprintf("keep %v, operation %d, state %d", keep, k, i)
 					d.notWrong(what, state)
 					r, again := repaired(t, state, o)
 					if i == 0 {
-						got, expect := again.content(), want.content()
+						got, expect := contentOf(again), contentOf(want)
 						for name := range got {
 							if strings.HasPrefix(name, repairPrefix) {
 								delete(got, name)
@@ -382,10 +386,10 @@ func TestRepairInterrupted(t *testing.T) {
 }
 
 // notWrong checks that Open refuses a log whose repair was interrupted, or that the log shows only right records.
-func (d *damaged) notWrong(what string, w *simWorld) {
+func (d *damaged) notWrong(what string, w *sim.World) {
 	d.t.Helper()
 	opts := d.opts
-	l, err := openFS(newSimFS(w.clone(), true), simDir, &opts)
+	l, err := openFS(sim.NewFS(w.Clone(), true), sim.Dir, &opts)
 	if err != nil {
 		require.ErrorIs(d.t, err, ErrCorrupt, what)
 		return
@@ -399,20 +403,20 @@ func (d *damaged) notWrong(what string, w *simWorld) {
 }
 
 // nothingLost checks that the bytes of each batch of the damaged log are in the repaired log or in a file beside it.
-func (d *damaged) nothingLost(what string, before, after *simWorld) {
+func (d *damaged) nothingLost(what string, before, after *sim.World) {
 	d.t.Helper()
 	var all strings.Builder
-	for _, name := range after.sorted() {
+	for _, name := range after.Sorted() {
 		if filepath.Ext(name) == logSuffix || strings.HasPrefix(name, repairPrefix) {
-			all.Write(after.get(name))
+			all.Write(after.Get(name))
 		}
 	}
 	have := all.String()
-	for _, name := range before.sorted() {
+	for _, name := range before.Sorted() {
 		if filepath.Ext(name) != logSuffix {
 			continue
 		}
-		b, good := before.get(name), d.w.get(name) // the lengths of batches come from the undamaged log
+		b, good := before.Get(name), d.w.Get(name) // the lengths of batches come from the undamaged log
 		for at := int64(0); at+headerLen <= int64(len(b)) && parseHeader(good[at:]) == ""; {
 			size := batch(good[at:]).size()
 			require.True(d.t, strings.Contains(have, string(b[at:at+size])), "%s: %s [%d, %d) is nowhere", what, name, at, at+size)
@@ -424,34 +428,34 @@ func (d *damaged) nothingLost(what string, before, after *simWorld) {
 // If an operation of Repair fails, for example on a full disk, no record may be lost or wrong, and another Repair must succeed.
 func TestRepairFails(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	d := newDamaged(t, true)
 	spoiled := d.spoilMany()
 	for _, in := range injections {
 		for nth := 1; ; nth++ {
-			s := newSimFS(spoiled.clone(), true)
+			s := sim.NewFS(spoiled.Clone(), true)
 			hit := false
-			s.setFault(func(kind simKind, n int, _ string) *simFault {
+			s.SetFault(func(kind sim.Kind, n int, _ string) *sim.Fault {
 				if kind == in.kind && n == nth {
 					hit = true
-					f := in.simFault
+					f := in.Fault
 					return &f
 				}
 				return nil
 			})
-			_, err := repairFS(s, simDir, &RepairOptions{Apply: true, KeepAfter: true})
+			_, err := repairFS(s, sim.Dir, &RepairOptions{Apply: true, KeepAfter: true})
 			if !hit {
 				require.NoError(t, err)
 				break
 			}
-			require.Empty(t, s.left(), "%v %d", in, nth)
-			s.setFault(nil)
+			require.Empty(t, s.Left(), "%v %d", in, nth)
+			s.SetFault(nil)
 			if err != nil {
-				d.notWrong(in.String(), s.w)
+				d.notWrong(in.String(), s.World)
 			}
-			_, recs := d.recover(in.String(), s.w, true)
+			_, recs := d.recover(in.String(), s.World, true)
 			_, want := d.recover(in.String(), spoiled, true)
 			require.Len(t, recs, len(want), in)
 		}

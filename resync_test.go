@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
 )
 
 // The CRC of a range, computed from the CRCs of two prefixes, must equal that of its bytes.
@@ -66,7 +68,7 @@ func embedded(from int64) []byte {
 // batches and add none.
 func TestResyncBehindFlippedHeader(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	values := map[string]func(i int) []byte{
@@ -153,7 +155,7 @@ func TestResyncIsLinear(t *testing.T) {
 
 // Even if every other batch is damaged, the search must read no more than a multiple of the size of the file.
 func TestResyncOfManyIsLinear(t *testing.T) {
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 20_000
@@ -235,7 +237,7 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 // Records and Section serve the records before and after it, and the error has the offset at which to continue.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 36

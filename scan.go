@@ -288,7 +288,7 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 		}
 		if r.Offset >= from {
 			more := yield(r, nil)
-			poison(&r)
+			spoil(&r)
 			if !more {
 				return false, false
 			}

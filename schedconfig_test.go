@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // schedConfig is the workload of a schedule. All of it follows from the seed.
@@ -42,41 +43,41 @@ type schedConfig struct {
 	ext4      bool // blocks whose first write failed stay bad, as on ext4; otherwise as on XFS
 	hostile   bool // after a lost write, the disk shows the old contents of the block
 	uncut     bool // a log recovered after a crash is not cut either
-	plant     schedPlant
+	plant     sim.Plant
 }
 
 // schedFault is a fault of the file system.
 type schedFault struct {
 	name   string
 	err    error
-	kinds  []simKind
+	kinds  []sim.Kind
 	latch  bool   // the log may fail for good
 	passes bool   // it is a shortage, after which the log works again
-	late   bool   // see simFault
+	late   bool   // see sim.Fault
 	page   string // if not empty, a page of the file of this name can't be read
 }
 
 var schedFaults = []schedFault{
-	{name: "flush fails", err: syscall.EIO, kinds: []simKind{simFlush}, latch: true},
-	{name: "write-back fails", err: syscall.EIO, kinds: []simKind{simFlush, simWrite, simZero, simReserve}, latch: true, late: true},
+	{name: "flush fails", err: syscall.EIO, kinds: []sim.Kind{sim.Flush}, latch: true},
+	{name: "write-back fails", err: syscall.EIO, kinds: []sim.Kind{sim.Flush, sim.Write, sim.Zero, sim.Reserve}, latch: true, late: true},
 	{name: "page of the state unreadable", err: syscall.EIO, page: stateName},
-	{name: "write fails", err: syscall.EIO, kinds: []simKind{simWrite, simStore}, latch: true},
-	{name: "names fail", err: syscall.EIO, kinds: []simKind{simRename, simCreate, simRemove, simSyncDir}, latch: true},
-	{name: "disk full", err: syscall.ENOSPC, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename}, passes: true},
-	{name: "no blocks", err: syscall.ENOSPC, kinds: []simKind{simReserve}, passes: true},
-	{name: "quota", err: syscall.EDQUOT, kinds: []simKind{simCreate, simReserve, simZero, simWrite}, passes: true},
-	{name: "no descriptors", err: syscall.EMFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
-	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []simKind{simOpen, simCreate}, passes: true},
-	{name: "no memory", err: syscall.ENOMEM, kinds: []simKind{simMap, simOpen, simCreate}, passes: true},
-	{name: "read fails", err: syscall.EIO, kinds: []simKind{simRead}, latch: true},
+	{name: "write fails", err: syscall.EIO, kinds: []sim.Kind{sim.Write, sim.Store}, latch: true},
+	{name: "names fail", err: syscall.EIO, kinds: []sim.Kind{sim.Rename, sim.Create, sim.Remove, sim.SyncDir}, latch: true},
+	{name: "disk full", err: syscall.ENOSPC, kinds: []sim.Kind{sim.Create, sim.Reserve, sim.Zero, sim.Write, sim.Rename}, passes: true},
+	{name: "no blocks", err: syscall.ENOSPC, kinds: []sim.Kind{sim.Reserve}, passes: true},
+	{name: "quota", err: syscall.EDQUOT, kinds: []sim.Kind{sim.Create, sim.Reserve, sim.Zero, sim.Write}, passes: true},
+	{name: "no descriptors", err: syscall.EMFILE, kinds: []sim.Kind{sim.Open, sim.Create}, passes: true},
+	{name: "no descriptors in the system", err: syscall.ENFILE, kinds: []sim.Kind{sim.Open, sim.Create}, passes: true},
+	{name: "no memory", err: syscall.ENOMEM, kinds: []sim.Kind{sim.Map, sim.Open, sim.Create}, passes: true},
+	{name: "read fails", err: syscall.EIO, kinds: []sim.Kind{sim.Read}, latch: true},
 }
 
 // schedMoreFaults were added later. They are drawn separately, so that older seeds still give the same configurations.
 var schedMoreFaults = []schedFault{
-	{name: "interrupted", err: syscall.EINTR, latch: true, kinds: []simKind{simOpen, simCreate, simRead, simStat, simList, simMap, simLock, simMkdir, simWrite, simZero,
-		simReserve, simTruncate, simRename, simLink, simRemove, simSyncDir}},
-	{name: "trim fails", err: syscall.EIO, latch: true, kinds: []simKind{simTruncate, simStat, simList}},
-	{name: "quota at each call", err: syscall.EDQUOT, passes: true, kinds: []simKind{simCreate, simReserve, simZero, simWrite, simRename, simLink}},
+	{name: "interrupted", err: syscall.EINTR, latch: true, kinds: []sim.Kind{sim.Open, sim.Create, sim.Read, sim.Stat, sim.List, sim.Map, sim.Lock, sim.Mkdir, sim.Write, sim.Zero,
+		sim.Reserve, sim.Truncate, sim.Rename, sim.Link, sim.Remove, sim.SyncDir}},
+	{name: "trim fails", err: syscall.EIO, latch: true, kinds: []sim.Kind{sim.Truncate, sim.Stat, sim.List}},
+	{name: "quota at each call", err: syscall.EDQUOT, passes: true, kinds: []sim.Kind{sim.Create, sim.Reserve, sim.Zero, sim.Write, sim.Rename, sim.Link}},
 }
 
 func newSchedConfig(seed uint64) *schedConfig {
@@ -201,9 +202,9 @@ func (c *schedConfig) addHooks(o *Options, w *schedLog, rng *rand.Rand) {
 }
 
 // world returns an empty disk.
-func (c *schedConfig) world() *simWorld {
-	w := newSimWorld()
-	w.ext4, w.hostile = c.ext4, c.hostile
+func (c *schedConfig) world() *sim.World {
+	w := sim.NewWorld()
+	w.Ext4, w.Hostile = c.ext4, c.hostile
 	return w
 }
 
@@ -233,11 +234,11 @@ func (c *schedConfig) age(rng *rand.Rand) int64 {
 }
 
 // forgives reports whether the faults that the file system has shown so far allow a call to fail with err.
-func (c *schedConfig) forgives(s *simFS, err error) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (c *schedConfig) forgives(s *sim.FS, err error) bool {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	switch {
-	case len(s.faults) == 0:
+	case len(s.Faults) == 0:
 		return false
 	case errors.Is(err, ErrFailed):
 		// Once a cut has noted its intent, a shortage latches the log. It may come from a write in place, on a file system that
@@ -248,38 +249,38 @@ func (c *schedConfig) forgives(s *simFS, err error) bool {
 }
 
 // faults makes the file system of the first log fail as configured.
-func (c *schedConfig) faults(s *simFS, number int) {
+func (c *schedConfig) faults(s *sim.FS, number int) {
 	if number > 0 {
 		return
 	}
 	if c.fault.page != "" {
-		s.bad = map[string]int64{c.fault.page: int64(c.from % 2)}
+		s.Bad = map[string]int64{c.fault.page: int64(c.from % 2)}
 	}
 	calls, short := 0, rand.New(rand.NewPCG(c.seed, 13))
-	s.fault = func(kind simKind, _ int, path string) *simFault {
+	s.Fault = func(kind sim.Kind, _ int, path string) *sim.Fault {
 		if !slices.Contains(c.fault.kinds, kind) {
 			return nil
 		}
-		if name := filepath.Base(path); c.fault.passes && kind == simWrite && (c.mapped && (isLog(name) || s.tookPlace(name)) || name == stateName) {
+		if name := filepath.Base(path); c.fault.passes && kind == sim.Write && (c.mapped && (isLog(name) || tookPlace(s, name)) || name == stateName) {
 			return nil // these blocks are allocated already
 		}
-		if c.fault.passes && kind == simRename && filepath.Base(path) == cutName {
+		if c.fault.passes && kind == sim.Rename && filepath.Base(path) == cutName {
 			return nil // the rename replaces a name that exists
 		}
 		if calls++; calls < c.from/4 || calls >= c.from/4+c.to-c.from {
 			return nil
 		}
-		return &simFault{err: c.fault.err, short: short.IntN(2) == 0, keep: short.Uint64() * short.Uint64N(2), late: c.fault.late}
+		return &sim.Fault{Err: c.fault.err, Short: short.IntN(2) == 0, Keep: short.Uint64() * short.Uint64N(2), Late: c.fault.late}
 	}
 }
 
 // tookPlace reports whether name was the name of a segment's copy that has been renamed to the segment's own name since. The
 // caller holds s.mu.
-func (s *simFS) tookPlace(name string) bool {
+func tookPlace(s *sim.FS, name string) bool {
 	if name != cutName {
 		return false
 	}
-	for other := range s.w.names {
+	for other := range s.World.Names {
 		if filepath.Base(other) == cutName {
 			return false
 		}

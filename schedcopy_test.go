@@ -9,6 +9,8 @@ import (
 	"math"
 	"slices"
 	"strings"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // mostCopies bounds the number of snapshots of one log, since every one of them is opened in every state that a crash leaves.
@@ -21,18 +23,18 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 		return
 	}
 	w.copies++
-	c := &histCall{kind: histCopy, name: fmt.Sprint(simCopies, w.copies), policy: w.opts.Flush}
+	c := &histCall{kind: histCopy, name: fmt.Sprint(sim.Copies, w.copies), policy: w.opts.Flush}
 	w.note(fmt.Sprintf("begin %s: snapshot to %s", by, c.name), func(h *history) {
 		h.begin(c)
 		c.asked, c.noted = min(asked, c.begin), math.MaxInt64
 		if l.o.ReadOnly && w.opts.Flush == FlushSync {
-			c.noted = w.sim.w.notedPoint()
+			c.noted = notedPoint(w.sim.World)
 		}
 	})
 	err := l.Snapshot(c.name)
 	w.note(fmt.Sprintf("end %s: snapshot to %s, %v", by, c.name, err), func(h *history) { c.err = err; h.finish(c) })
 	w.fine("snapshot", err, ErrBusy)
-	if err != nil && len(w.sim.faults) == 0 {
+	if err != nil && len(w.sim.Faults) == 0 {
 		if names, _ := w.sim.List(c.name); len(names) > 0 {
 			w.bad("a failed snapshot left %v: %w", names, err)
 		}
@@ -40,7 +42,7 @@ func (w *schedLog) snapshot(l *Log, by string, asked int) {
 }
 
 // checkCopies opens each copy in a state of the disk, and returns an error for the first that is wrong.
-func (v histView) checkCopies(state *simWorld, mapped bool) error {
+func (v histView) checkCopies(state *sim.World, mapped bool) error {
 	for _, c := range v.h.calls {
 		if c.kind != histCopy || c.begin >= v.n {
 			continue
@@ -52,10 +54,10 @@ func (v histView) checkCopies(state *simWorld, mapped bool) error {
 	return nil
 }
 
-func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
+func (v histView) checkCopy(c *histCall, state *sim.World, mapped bool) error {
 	whole := v.ended(c) && c.err == nil
-	s := newSimFS(state.clone(), mapped)
-	s.forgetErrors()
+	s := sim.NewFS(state.Clone(), mapped)
+	s.ForgetErrors()
 	names, _ := s.List(c.name)
 	if !whole && !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, logSuffix) }) {
 		return nil // no segment of the copy exists yet
@@ -74,7 +76,7 @@ func (v histView) checkCopy(c *histCall, state *simWorld, mapped bool) error {
 	if err = errors.Join(err, l.Close()); err != nil {
 		return err
 	}
-	if left := append(s.left(), s.misuse...); len(left) > 0 {
+	if left := append(s.Left(), s.Misuse...); len(left) > 0 {
 		return fmt.Errorf("resources not released, or misuse of the file system: %v", left)
 	}
 	return nil
@@ -140,12 +142,12 @@ func (v histView) checkMoment(c *histCall, got *content) error {
 }
 
 // notedPoint returns the recovery point in the state file.
-func (w *simWorld) notedPoint() int64 {
-	if _, ok := w.names[stateName]; !ok {
+func notedPoint(w *sim.World) int64 {
+	if _, ok := w.Names[stateName]; !ok {
 		return 0
 	}
 	var best state
-	for at, b := 0, w.get(stateName); at < 2*stateSlotGap && at < len(b); at += stateSlotGap {
+	for at, b := 0, w.Get(stateName); at < 2*stateSlotGap && at < len(b); at += stateSlotGap {
 		if s := (state{}); s.decode(b[at:min(at+stateLen, len(b))]) && s.seq >= best.seq {
 			best = s
 		}

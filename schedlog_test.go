@@ -14,13 +14,14 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // schedLog is a log in a schedule, with everything that its users have observed.
 type schedLog struct {
-	s    *scheduler
-	sim  *simFS
-	fs   *schedFS
+	s    *sim.Scheduler
+	sim  *sim.FS
+	fs   *sim.ScheduledFS
 	h    *history
 	c    *schedConfig
 	opts Options
@@ -34,14 +35,16 @@ type schedLog struct {
 	gone          bool    // the log has just been closed and has no more users
 }
 
-func newSchedLog(s *scheduler, c *schedConfig) *schedLog {
-	w := &schedLog{s: s, sim: newSimFS(c.world(), c.mapped), h: newHistory(), c: c}
-	w.fs = &schedFS{simFS: w.sim, s: s, plant: c.plant}
+func newSchedLog(s *sim.Scheduler, c *schedConfig) *schedLog {
+	w := &schedLog{s: s, sim: sim.NewFS(c.world(), c.mapped), h: newHistory(), c: c}
+	w.fs = &sim.ScheduledFS{FS: w.sim, Scheduler: s, Plant: c.plant}
 	// A crash during a deletion may leave the old or the new start; only the next Open shows which.
-	w.fs.started = func(offset int64) {
-		w.sim.mu.Lock()
-		defer w.sim.mu.Unlock()
-		w.h.retained = max(w.h.retained, offset)
+	w.fs.OnWrite = func(name string, p []byte) {
+		if st := (state{}); name == stateName && st.decode(p) {
+			w.sim.Mu.Lock()
+			defer w.sim.Mu.Unlock()
+			w.h.retained = max(w.h.retained, st.start)
+		}
 	}
 	w.h.gaps = c.gaps
 	w.h.retention = c.retention
@@ -56,12 +59,12 @@ func (w *schedLog) bad(format string, args ...any) {
 
 // note changes the history, and records its new number of events in the trace.
 func (w *schedLog) note(name string, change func(h *history)) (n int) {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	change(w.h)
 	n = w.h.events
-	if !w.sim.dead {
-		w.sim.ops = append(w.sim.ops, &simOp{kind: simEvent, name: name, event: func(o *oracle) { o.judge = histView{w.h, n} }})
+	if !w.sim.Dead {
+		w.sim.Ops = append(w.sim.Ops, &sim.Op{Kind: sim.Event, Name: name, Event: func(o *oracle) { o.judge = histView{w.h, n} }})
 	}
 	return n
 }
@@ -120,15 +123,15 @@ func (w *schedLog) fine(name string, err error, allowed ...error) bool {
 
 // asked returns the event at which a read begins.
 func (w *schedLog) asked() int {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	return w.h.events
 }
 
 // askedLate returns the event of which a reader in another process must be aware: such a reader may lag by 20 ms.
 func (w *schedLog) askedLate() int {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	asked := w.h.events
 	for _, c := range w.h.calls {
 		if !c.at.IsZero() && time.Since(c.at) <= 20*time.Millisecond {
@@ -140,8 +143,8 @@ func (w *schedLog) askedLate() int {
 
 // saw checks a record that was returned by a read that began at the event asked.
 func (w *schedLog) saw(r *Record, asked int) {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	v := histView{w.h, w.h.events}
 	base, _, calls := v.base()
 	if _, err := v.checkRecord(r, base, calls, asked); err != nil {
@@ -152,8 +155,8 @@ func (w *schedLog) saw(r *Record, asked int) {
 // missed checks that some call may have removed the record at offset that the append c acknowledged; why says how a read
 // missed it.
 func (w *schedLog) missed(c *histCall, offset int64, why any) {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	v := histView{w.h, w.h.events}
 	if w.h.retention || w.l.failed() != nil { // a cut that failed halfway hides the batch that holds its offset
 		return
@@ -197,7 +200,7 @@ func (w *schedLog) observe() Offsets {
 // open opens the log and reads all of it; the history then continues from these records.
 func (w *schedLog) open(opts Options) error {
 	w.opts, w.leaving, w.bounds = opts, false, Offsets{}
-	l, err := openFS(w.fs, simDir, &opts)
+	l, err := openFS(w.fs, sim.Dir, &opts)
 	if err != nil {
 		return err
 	}
@@ -210,10 +213,10 @@ func (w *schedLog) open(opts Options) error {
 		ignore(l.Close())
 		return err
 	}
-	w.sim.mu.Lock()
+	w.sim.Mu.Lock()
 	w.h.retained = max(w.h.retained, got.start)
 	err = histView{w.h, w.h.events}.check(got, false)
-	w.sim.mu.Unlock()
+	w.sim.Mu.Unlock()
 	if err != nil {
 		w.bad("after open: %w", err)
 	}
@@ -224,9 +227,9 @@ func (w *schedLog) open(opts Options) error {
 func (w *schedLog) close() error {
 	w.leaving = true
 	err := w.do(&histCall{kind: histMark, offset: math.MaxInt64}, "close", w.l.Close)
-	w.sim.mu.Lock()
+	w.sim.Mu.Lock()
 	w.h.retained = max(w.h.retained, w.l.start.Load())
-	w.sim.mu.Unlock()
+	w.sim.Mu.Unlock()
 	return err
 }
 
@@ -280,7 +283,7 @@ func (u *schedUser) batch() []Record {
 // schedRun is one schedule from beginning to end.
 type schedRun struct {
 	c      *schedConfig
-	s      *scheduler
+	s      *sim.Scheduler
 	logs   []*schedLog
 	err    error
 	bubble string // name of the bubble
@@ -298,23 +301,23 @@ func (r *schedRun) wrong() error {
 // run runs the schedule. The caller is the first goroutine of a bubble.
 func (r *schedRun) run() {
 	sched.Simulation = r.s
-	r.bubble = bubble()
+	r.bubble = sim.Bubble()
 	readers = sync.Pool{New: readers.New}
 	backgroundWork, flushCalls = sched.Limiter{Most: backgroundWork.Most}, sched.Limiter{Most: flushCalls.Most} // an earlier schedule may have got stuck
-	r.s.wake = make(chan struct{}, 1)                                                                           // made here because the clock advances only while all wait on channels of the bubble
+	r.s.Begin()
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)
 		r.c.faults(w.sim, i)
 		r.logs = append(r.logs, w)
-		r.s.spawn(fmt.Sprint("log", i), func() { r.life(w, i) })
+		r.s.Spawn(fmt.Sprint("log", i), func() { r.life(w, i) })
 	}
-	r.s.onStep = func() error {
+	r.s.OnStep = func() error {
 		if err := r.bounds(); err != nil {
 			return err
 		}
 		return r.wrong()
 	}
-	r.err = r.s.run()
+	r.err = r.s.Run()
 	if r.err == nil {
 		r.err = r.wrong()
 	}
@@ -322,16 +325,16 @@ func (r *schedRun) run() {
 		return
 	}
 	synctest.Wait()
-	if left := bubbleStacks(r.bubble); strings.Contains(left, "seglog.(*Log)") {
+	if left := sim.BubbleStacks(r.bubble); strings.Contains(left, "seglog.(*Log)") {
 		r.err = fmt.Errorf("goroutines left behind:\n%s", left)
 		return
 	}
 	for _, w := range r.logs {
-		if left := w.sim.left(); len(left) > 0 {
+		if left := w.sim.Left(); len(left) > 0 {
 			r.err = fmt.Errorf("not released: %v", left)
 		}
-		if len(w.sim.misuse) > 0 {
-			r.err = fmt.Errorf("misuse of the file system: %v", w.sim.misuse)
+		if len(w.sim.Misuse) > 0 {
+			r.err = fmt.Errorf("misuse of the file system: %v", w.sim.Misuse)
 		}
 	}
 }
@@ -343,10 +346,10 @@ func (r *schedRun) bounds() error {
 		// Each user holds a few segments: the segment that it reads, one whose indexes it builds, one of a section. A snapshot
 		// holds two more.
 		most := 2*maxUnsealed + 12 + 4*r.c.users
-		if n := len(w.sim.files); n > most {
+		if n := len(w.sim.Files); n > most {
 			return fmt.Errorf("log %d: %d files are open, want at most %d", i, n, most)
 		}
-		if n := len(w.sim.mappings); n > most {
+		if n := len(w.sim.Mappings); n > most {
 			return fmt.Errorf("log %d: %d mappings, want at most %d", i, n, most)
 		}
 		if w.l == nil {
@@ -397,7 +400,7 @@ func boundedMemory(l *Log, c *schedConfig) error {
 // left returns the stacks of the background goroutines of logs in a bubble.
 func left(bubble string) string {
 	var b strings.Builder
-	for g := range strings.SplitSeq(bubbleStacks(bubble), "\n\n") {
+	for g := range strings.SplitSeq(sim.BubbleStacks(bubble), "\n\n") {
 		if strings.Contains(g, "seglog.(*Log)") && !strings.Contains(g, "seglog.(*schedRun)") {
 			b.WriteString(g + "\n\n")
 		}

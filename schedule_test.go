@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 var (
@@ -42,10 +43,10 @@ func watchdog(r *schedRun) (stop func()) {
 				return
 			case <-time.After(time.Second):
 			}
-			if n := r.s.count.Load(); n != last {
+			if n := r.s.Count.Load(); n != last {
 				last, since = n, time.Now()
 			} else if time.Since(since) > time.Minute && !stopped.Load() {
-				fmt.Fprintf(os.Stderr, "%v\nno step for a minute: the engine spins, or waits for a lock that is not a sched.Mutex:\n%s\n%s", r.c, r.s.tail(100), bubbleStacks(r.bubble))
+				fmt.Fprintf(os.Stderr, "%v\nno step for a minute: the engine spins, or waits for a lock that is not a sched.Mutex:\n%s\n%s", r.c, r.s.Tail(100), sim.BubbleStacks(r.bubble))
 				os.Exit(2)
 			}
 		}
@@ -57,11 +58,11 @@ func watchdog(r *schedRun) (stop func()) {
 // stack trace of a panic shows it.
 //
 //go:noinline
-func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err error) {
+func schedule1(t *testing.T, seed uint64, plant sim.Plant) (r *schedRun, err error) {
 	c := newSchedConfig(seed)
 	c.plant = plant
-	r = &schedRun{c: c, s: newSched(seed)}
-	r.s.verbose = *schedSeed != 0
+	r = &schedRun{c: c, s: sim.NewScheduler(seed)}
+	r.s.Verbose = *schedSeed != 0
 	defer func() { sched.Simulation = nil }()
 	defer watchdog(r)()
 	func() {
@@ -83,13 +84,13 @@ func schedule1(t *testing.T, seed uint64, plant schedPlant) (r *schedRun, err er
 		}
 		x := newCrasher(opts, c.mapped, seed)
 		x.uncut = c.uncut
-		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.ops)/max(1, crashPoints(seed))), 2, 2, 1, 1
-		if err := (histView{w.h, w.h.events}).checkCopies(w.sim.w, c.mapped); err != nil {
+		x.every, x.singles, x.randoms, x.inner, x.depth = max(1, len(w.sim.Ops)/max(1, crashPoints(seed))), 2, 2, 1, 1
+		if err := (histView{w.h, w.h.events}).checkCopies(w.sim.World, c.mapped); err != nil {
 			return r, fmt.Errorf("log %d at the end: %w\n%s", i, err, r.trace())
 		}
 		o := newOracle(0)
 		o.judge = histView{w.h, 0}
-		if err := x.explore(c.world(), w.sim.ops, 0, o); err != nil {
+		if err := x.explore(c.world(), w.sim.Ops, 0, o); err != nil {
 			return r, fmt.Errorf("log %d: %w", i, err)
 		}
 	}
@@ -147,18 +148,18 @@ func pinned(t *testing.T) {
 	defer func() { *schedCrash = crashes }()
 	for _, p := range schedPinned {
 		*schedCrash = p.crashes
-		r, err := schedule1(t, p.seed, plantNothing)
+		r, err := schedule1(t, p.seed, sim.PlantNothing)
 		require.NoErrorf(t, err, "%v\nonce found: %s\ngo test -run TestSchedule -schedule-seed %d -schedule-crashes %d", r.c, p.found, p.seed, p.crashes)
 	}
 }
 
 // trace returns the last steps of the schedule, and the last operations on each log's files, as text.
 func (r *schedRun) trace() string {
-	s := "the last steps:\n" + r.s.tail(*schedSteps)
+	s := "the last steps:\n" + r.s.Tail(*schedSteps)
 	for i, w := range r.logs {
 		s += fmt.Sprintf("log %d, changes of its files and observations of its users:\n", i)
-		for k := max(0, len(w.sim.ops)-*schedSteps); k < len(w.sim.ops); k++ {
-			s += fmt.Sprintf("%6d %v\n", k, w.sim.ops[k])
+		for k := max(0, len(w.sim.Ops)-*schedSteps); k < len(w.sim.Ops); k++ {
+			s += fmt.Sprintf("%6d %v\n", k, w.sim.Ops[k])
 		}
 	}
 	return s
@@ -168,9 +169,9 @@ func (r *schedRun) trace() string {
 // between calls that stress tests hit too rarely, and a seed repeats a failure exactly.
 func TestSchedule(t *testing.T) {
 	if *schedSeed != 0 {
-		r, err := schedule1(t, *schedSeed, plantNothing)
+		r, err := schedule1(t, *schedSeed, sim.PlantNothing)
 		require.NoErrorf(t, err, "%v", r.c)
-		t.Logf("%v: %d steps\n%s", r.c, len(r.s.steps), r.trace())
+		t.Logf("%v: %d steps\n%s", r.c, len(r.s.Steps), r.trace())
 		return
 	}
 	count, until := *schedCount, time.Time{}
@@ -188,8 +189,8 @@ func TestSchedule(t *testing.T) {
 		if c := newSchedConfig(seed).String(); slices.ContainsFunc(strings.Split(*schedOnly, ","), func(part string) bool { return !strings.Contains(c, part) }) {
 			continue
 		}
-		r, err := schedule1(t, seed, plantNothing)
-		steps += len(r.s.steps)
+		r, err := schedule1(t, seed, sim.PlantNothing)
+		steps += len(r.s.Steps)
 		if err != nil {
 			if *schedGoOn {
 				first, _, _ := strings.Cut(err.Error(), "\n")
@@ -212,9 +213,9 @@ func TestScheduleRepeats(t *testing.T) {
 	for seed := range uint64(60) {
 		var steps [2][]string
 		for i := range steps {
-			r, err := schedule1(t, seed+1, plantNothing)
+			r, err := schedule1(t, seed+1, sim.PlantNothing)
 			require.NoErrorf(t, err, "%v", r.c)
-			for _, st := range r.s.steps {
+			for _, st := range r.s.Steps {
 				steps[i] = append(steps[i], st.String())
 			}
 		}
@@ -228,7 +229,7 @@ func TestScheduleRepeats(t *testing.T) {
 // One of the first 300 schedules must find each bug that is planted between the engine and the file system; otherwise the
 // checks of the schedules are too weak.
 func TestScheduleFindsPlantedBugs(t *testing.T) {
-	for plant := plantNothing + 1; plant < plants; plant++ {
+	for plant := sim.PlantNothing + 1; plant < sim.Plants; plant++ {
 		var err error
 		seed := uint64(0)
 		for err == nil && seed < 300 {

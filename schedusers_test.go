@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/seglog/seglog/internal/sched"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // phase opens the log, runs its users, and closes it. It reports whether the log can be opened again.
@@ -34,10 +35,10 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	var wg sync.WaitGroup
 	for i := range c.users {
 		name := fmt.Sprintf("log%d.%d user%d", number, phase, i)
-		u := &schedUser{w: w, name: name, rng: rand.New(rand.NewPCG(c.seed, fnv(name))), id: int64(1+number*1000+phase*100+i) << 20}
+		u := &schedUser{w: w, name: name, rng: rand.New(rand.NewPCG(c.seed, sim.FNV(name))), id: int64(1+number*1000+phase*100+i) << 20}
 		leaves := c.leaves && i == c.users-1
 		wg.Add(1)
-		r.s.spawn(name, func() {
+		r.s.Spawn(name, func() {
 			defer wg.Done()
 			calls := c.calls
 			if leaves {
@@ -56,7 +57,7 @@ func (r *schedRun) phase(w *schedLog, number, phase int) bool {
 	}
 	if c.readOnly {
 		wg.Add(1)
-		r.s.spawn(fmt.Sprintf("log%d.%d process", number, phase), func() {
+		r.s.Spawn(fmt.Sprintf("log%d.%d process", number, phase), func() {
 			defer wg.Done()
 			w.follower(rand.New(rand.NewPCG(c.seed, uint64(phase))), c.calls)
 		})
@@ -172,8 +173,8 @@ func (u *schedUser) transfer(o Offsets) {
 // acknowledged returns a random append since the log was opened, and one of its offsets; nil if there is none.
 func (u *schedUser) acknowledged() (*histCall, int64) {
 	w := u.w
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	var all []*histCall
 	for _, c := range w.h.calls {
 		switch {
@@ -288,8 +289,8 @@ func (u *schedUser) waitDurable(o Offsets) {
 // stoodStill reports whether the record at offset was acknowledged more than 3 s ago, and no call since the event from may have
 // removed it.
 func (w *schedLog) stoodStill(offset int64, from int) bool {
-	w.sim.mu.Lock()
-	defer w.sim.mu.Unlock()
+	w.sim.Mu.Lock()
+	defer w.sim.Mu.Unlock()
 	v := histView{w.h, w.h.events}
 	there := false
 	for _, c := range w.h.calls {
@@ -359,7 +360,7 @@ func (u *schedUser) retain(Offsets) {
 
 // follower reads the log as another process would.
 func (w *schedLog) follower(rng *rand.Rand, calls int) {
-	l, err := openFS(w.fs, simDir, &Options{ReadOnly: true})
+	l, err := openFS(w.fs, sim.Dir, &Options{ReadOnly: true})
 	if !w.fine("open read-only", err) {
 		return
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -92,15 +93,15 @@ func TestSegmentsBesideACut(t *testing.T) {
 
 // A segment ends where the next one begins, also while the log is readable only up to a gap between them.
 func TestSegmentsAroundAGap(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
-	l, err := openFS(s, simDir, &Options{Flush: FlushSync, SegmentBytes: minSegmentBytes})
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{Flush: FlushSync, SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
 	_, err = l.Append(Record{Value: make([]byte, 3000)})
 	require.NoError(t, err)
 	b := encoded([]Record{{Value: make([]byte, 3000)}}, 1000)
-	s.setFault(func(kind simKind, n int, path string) *simFault {
-		if kind == simFlush && len(l.view.Load().segs) > 1 {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, n int, path string) *sim.Fault {
+		if kind == sim.Flush && len(l.view.Load().segs) > 1 {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // If the process runs out of descriptors, or of address space for mappings, a call must do without or return the error. The
@@ -38,7 +39,7 @@ func TestShortagePasses(t *testing.T) {
 		for left := 1 + i; left < 6; left += len(policies) { // enough for some of the opens of an operation to succeed
 			run("descriptors", policy, left)
 		}
-		if !underRace && strconv.IntSize == 64 { // the race detector needs much address space, and 32-bit platforms map no files
+		if !race.On && strconv.IntSize == 64 { // the race detector needs much address space, and 32-bit platforms map no files
 			run("address space", policy, 0)
 		}
 	}

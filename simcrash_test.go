@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -16,17 +18,17 @@ import (
 type crasher struct {
 	opts    Options
 	mapped  bool
-	wrap    func(*simFS) vfs.FS // nil: the simulated file system itself
+	wrap    func(*sim.FS) vfs.FS // nil: the simulated file system itself
 	seed    uint64
 	rng     *rand.Rand // decides how a recovered log is used
-	singles int        // number of singleCuts to try at each point; -1: all
+	singles int        // number of sim.SingleCuts to try at each point; -1: all
 	randoms int        // number of random cuts to try at each point
 	every   int        // one point in every is crashed, on average
 	inner   int        // number of crashes of each recovery
 	depth   int        // greatest depth of crashes of recoveries from crashes of recoveries
 	uncut   bool       // a recovered log is not cut
 
-	last     []*simOp            // the trace that led to the current state
+	last     []*sim.Op           // the trace that led to the current state
 	distinct map[uint64]struct{} // hashes of the opened states
 	checked  map[uint64]struct{} // hashes of the opened states, each combined with the version of its oracle
 	opens    int
@@ -45,14 +47,14 @@ func newCrasher(opts Options, mapped bool, seed uint64) *crasher {
 const simPatience = 20 * time.Second
 
 // explore crashes at the points of a trace, from operation number from on. w and o are the disk and the oracle before the trace.
-func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error {
-	w, o = w.clone(), o.clone()
+func (c *crasher) explore(w *sim.World, ops []*sim.Op, from int, o *oracle) error {
+	w, o = w.Clone(), o.clone()
 	version := uint64(c.rng.Uint64())
 	changed := true
 	points := c.source(0)
 	for p := 0; p <= len(ops); p++ {
 		// The oracle is strictest after all acknowledgments and before the next call.
-		ends := p == len(ops) || ops[p].kind != simEvent || strings.HasPrefix(ops[p].name, "begin") || strings.HasPrefix(ops[p].name, "append")
+		ends := p == len(ops) || ops[p].Kind != sim.Event || strings.HasPrefix(ops[p].Name, "begin") || strings.HasPrefix(ops[p].Name, "append")
 		if p >= from && changed && ends && points.IntN(c.every) == 0 {
 			changed = false
 			c.last = ops[:p]
@@ -63,12 +65,12 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 		if p == len(ops) {
 			break
 		}
-		if op := ops[p]; op.kind == simEvent {
-			op.event(o)
+		if op := ops[p]; op.Kind == sim.Event {
+			op.Event.(func(*oracle))(o)
 			version++
-			changed = changed || !strings.HasPrefix(op.name, "begin") && !strings.HasPrefix(op.name, "append")
+			changed = changed || !strings.HasPrefix(op.Name, "begin") && !strings.HasPrefix(op.Name, "append")
 		} else {
-			w.apply(op)
+			w.Apply(op)
 			changed = true
 		}
 	}
@@ -76,7 +78,7 @@ func (c *crasher) explore(w *simWorld, ops []*simOp, from int, o *oracle) error 
 }
 
 // around returns the operations before a crash, and a few after it, as text.
-func around(ops []*simOp, p int) string {
+func around(ops []*sim.Op, p int) string {
 	var s strings.Builder
 	for i := max(0, p-400); i < min(len(ops), p+4); i++ {
 		mark := "  "
@@ -93,23 +95,23 @@ func around(ops []*simOp, p int) string {
 func (c *crasher) source(n int) *rand.Rand { return rand.New(rand.NewPCG(c.seed, uint64(n)+1000)) }
 
 // point tries crashes at one point of a trace.
-func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uint64) error {
+func (c *crasher) point(w *sim.World, ops []*sim.Op, p int, o *oracle, version uint64) error {
 	rng := c.source(1 + p)
 	if err := c.killed(w, ops, p, o, version, rng); err != nil {
 		return err
 	}
-	cuts := wholeCuts()
-	singles := singleCuts(w, rng)
+	cuts := sim.WholeCuts()
+	singles := sim.SingleCuts(w, rng)
 	if c.singles >= 0 && len(singles) > c.singles {
 		rng.Shuffle(len(singles), func(i, j int) { singles[i], singles[j] = singles[j], singles[i] })
 		singles = singles[:c.singles]
 	}
 	cuts = append(cuts, singles...)
 	for range c.randoms {
-		cuts = append(cuts, randomCut(rng))
+		cuts = append(cuts, sim.RandomCut(rng))
 	}
 	for i := range cuts {
-		if err := c.visit(cuts[i].what, cuts[i].apply(w), o, true, version, 0); err != nil {
+		if err := c.visit(cuts[i].What, cuts[i].Apply(w), o, true, version, 0); err != nil {
 			return err
 		}
 	}
@@ -118,37 +120,37 @@ func (c *crasher) point(w *simWorld, ops []*simOp, p int, o *oracle, version uin
 
 // killed tries crashes of the process alone, which the page cache survives. Of a store through a mapping, any part may be done;
 // a system call is done or not.
-func (c *crasher) killed(w *simWorld, ops []*simOp, p int, o *oracle, version uint64, rng *rand.Rand) error {
-	if w.inWindow(ops[p:]) {
-		w = w.excused()
+func (c *crasher) killed(w *sim.World, ops []*sim.Op, p int, o *oracle, version uint64, rng *rand.Rand) error {
+	if w.InWindow(ops[p:]) {
+		w = w.Excused()
 	}
-	if err := c.visit("killed", w.clone(), o, false, version, 0); err != nil {
+	if err := c.visit("killed", w.Clone(), o, false, version, 0); err != nil {
 		return err
 	}
-	if w.unseen() {
-		if err := c.visit("killed, and the cache was emptied", w.evicted(), o, true, version, 0); err != nil {
+	if w.Unseen() {
+		if err := c.visit("killed, and the cache was emptied", w.Evicted(), o, true, version, 0); err != nil {
 			return err
 		}
 	}
-	if p == len(ops) || ops[p].kind != simStore {
+	if p == len(ops) || ops[p].Kind != sim.Store {
 		return nil
 	}
 	part := *ops[p]
-	part.data = slices.Clone(part.data)
-	old := w.nodes[part.node].cache[part.pos : part.pos+int64(len(part.data))]
+	part.Data = slices.Clone(part.Data)
+	old := w.Nodes[part.Node].Cache[part.Pos : part.Pos+int64(len(part.Data))]
 	from, to := rng.IntN(len(old)), len(old)
 	if rng.IntN(2) == 0 {
 		from, to = 0, from
 	}
-	copy(part.data[from:to], old[from:to])
-	torn := w.clone()
-	torn.apply(&part)
+	copy(part.Data[from:to], old[from:to])
+	torn := w.Clone()
+	torn.Apply(&part)
 	return c.visit("killed in a store", torn, o, false, version, 0)
 }
 
 // visit checks a state, unless the same state has been checked against the same oracle.
-func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, version uint64, depth int) error {
-	h := state.hash()
+func (c *crasher) visit(what string, state *sim.World, o *oracle, machine bool, version uint64, depth int) error {
+	h := state.Hash()
 	key := h*31 + version
 	if !machine {
 		key = ^key
@@ -169,7 +171,7 @@ func (c *crasher) visit(what string, state *simWorld, o *oracle, machine bool, v
 	return nil
 }
 
-func (c *crasher) fsys(s *simFS) vfs.FS {
+func (c *crasher) fsys(s *sim.FS) vfs.FS {
 	if c.wrap == nil {
 		return s
 	}
@@ -177,9 +179,9 @@ func (c *crasher) fsys(s *simFS) vfs.FS {
 }
 
 // check opens a state, checks and uses the log, and opens it again. Then it crashes the recorded trace of that.
-func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) error {
-	s := newSimFS(state.clone(), c.mapped)
-	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
+func (c *crasher) check(state *sim.World, o *oracle, machine bool, depth int) error {
+	s := sim.NewFS(state.Clone(), c.mapped)
+	u := &simUser{fsys: c.fsys(s), sim: s, dir: sim.Dir, opts: c.opts, rng: c.rng, id: c.rng.Int64N(1<<40) + 1<<40}
 	c.opens++
 	if o.judge != nil {
 		if err := o.judge.checkCopies(state, c.mapped); err != nil {
@@ -187,10 +189,10 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 		}
 	}
 	open := openFS
-	if s.w.unseen() {
+	if s.World.Unseen() {
 		open = func(fsys vfs.FS, _ string, opts *Options) (*Log, error) { return openToldOf(fsys, s, opts) }
 	}
-	l, err := open(u.fsys, simDir, &c.opts)
+	l, err := open(u.fsys, sim.Dir, &c.opts)
 	if err != nil {
 		return fmt.Errorf("refused to open: %w", err)
 	}
@@ -203,30 +205,30 @@ func (c *crasher) check(state *simWorld, o *oracle, machine bool, depth int) err
 		err = fmt.Errorf("opened with a tail that is not durable: %+v", of)
 	}
 	if err != nil {
-		s.kill()
+		s.Kill()
 		return errors.Join(err, ignore(l.Close()))
 	}
 	if o.judge != nil && o.judge.holes() {
-		s.kill()
+		s.Kill()
 		ignore(l.Close())
 		return nil
 	}
 	u.o = o.clone()
 	u.event(fmt.Sprint("opened ", got.start, " to ", got.end), func(o *oracle) { o.opened(got) })
 	err = c.goOn(u)
-	after := s.kill()
+	after := s.Kill()
 	ignore(l.Close())
 	switch {
 	case err != nil:
 		return fmt.Errorf("after recovery: %w", err)
-	case len(s.misuse) > 0:
-		return fmt.Errorf("misuse of the file system: %v", s.misuse)
+	case len(s.Misuse) > 0:
+		return fmt.Errorf("misuse of the file system: %v", s.Misuse)
 	}
 	if err := c.again(after, u.o); err != nil {
 		return fmt.Errorf("second open: %w", err)
 	}
 	if depth < c.depth {
-		return c.inside(state, s.ops, o, depth)
+		return c.inside(state, s.Ops, o, depth)
 	}
 	return nil
 }
@@ -256,9 +258,9 @@ func (c *crasher) goOn(u *simUser) error {
 }
 
 // again opens a log that a killed process left, in which nothing may have changed.
-func (c *crasher) again(w *simWorld, o *oracle) error {
-	s := newSimFS(w.clone(), c.mapped)
-	u := &simUser{fsys: c.fsys(s), sim: s, dir: simDir, opts: c.opts, rng: c.rng, o: o}
+func (c *crasher) again(w *sim.World, o *oracle) error {
+	s := sim.NewFS(w.Clone(), c.mapped)
+	u := &simUser{fsys: c.fsys(s), sim: s, dir: sim.Dir, opts: c.opts, rng: c.rng, o: o}
 	c.opens++
 	if err := u.open(); err != nil {
 		return err
@@ -267,44 +269,71 @@ func (c *crasher) again(w *simWorld, o *oracle) error {
 		u.wrong = fmt.Errorf("the log ends at %d, not where its user left it", end)
 	}
 	if c.rng.IntN(4) > 0 {
-		s.kill()
+		s.Kill()
 		ignore(u.log.Close())
 		return u.wrong
 	}
 	if err := u.close(); err != nil {
 		return err
 	}
-	if left := s.left(); len(left) > 0 {
+	if left := s.Left(); len(left) > 0 {
 		return fmt.Errorf("not released: %v", left)
 	}
 	if err := u.open(); err != nil {
 		return fmt.Errorf("after close: %w", err)
 	}
-	s.kill()
+	s.Kill()
 	ignore(u.log.Close())
 	return u.wrong
 }
 
 // inside crashes a recovery, and the use of the log after it, at random points.
-func (c *crasher) inside(state *simWorld, ops []*simOp, o *oracle, depth int) error {
+func (c *crasher) inside(state *sim.World, ops []*sim.Op, o *oracle, depth int) error {
 	for range c.inner {
-		w, o := state.clone(), o.clone()
+		w, o := state.Clone(), o.clone()
 		p := c.rng.IntN(len(ops) + 1)
 		for _, op := range ops[:p] {
-			if op.kind == simEvent {
-				op.event(o)
+			if op.Kind == sim.Event {
+				op.Event.(func(*oracle))(o)
 			} else {
-				w.apply(op)
+				w.Apply(op)
 			}
 		}
 		c.last = ops[:p]
-		cut := randomCut(c.rng)
+		cut := sim.RandomCut(c.rng)
 		if c.rng.IntN(3) == 0 {
-			cut = wholeCuts()[c.rng.IntN(5)]
+			cut = sim.WholeCuts()[c.rng.IntN(5)]
 		}
-		if err := c.visit(cut.what, cut.apply(w), o, true, c.rng.Uint64(), depth+1); err != nil {
+		if err := c.visit(cut.What, cut.Apply(w), o, true, c.rng.Uint64(), depth+1); err != nil {
 			return fmt.Errorf("%w\ncrash in the recovery at operation %d of %d:\n%s", err, p, len(ops), around(ops, p))
 		}
 	}
 	return nil
+}
+
+func init() { sim.NotesFailure = notesFailure }
+
+// notesFailure reports whether op notes in seglog.state that a write or flush has failed.
+func notesFailure(op *sim.Op) bool {
+	var st state
+	return op.Kind == sim.Write && op.Name == stateName && st.decode(op.Data) && st.failed
+}
+
+// openToldOf opens a log whose files have unreported errors. The first flush of such a file returns the error and fails the log,
+// which notes the failure; the next Open then rewrites the records that it keeps.
+func openToldOf(fsys vfs.FS, s *sim.FS, opts *Options) (*Log, error) {
+	l, err := openFS(fsys, sim.Dir, opts)
+	if err == nil {
+		if err = l.Sync(); err == nil {
+			s.ForgetErrors()
+			return l, nil
+		}
+		err = errors.Join(err, l.Close())
+	}
+	if !errors.Is(err, syscall.EIO) {
+		return nil, err
+	}
+	l, err = openFS(fsys, sim.Dir, opts)
+	s.ForgetErrors()
+	return l, err
 }

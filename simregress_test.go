@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // These tests are for faults that the simulation, the injections and the damage tests found, each with the smallest workload
@@ -20,20 +22,20 @@ import (
 // random ones.
 func crashedAtEveryPoint(t *testing.T, opts Options, prepare, last func(u *simUser) error) {
 	for _, mapped := range []bool{true, false} {
-		s := newSimFS(newSimWorld(), mapped)
+		s := sim.NewFS(sim.NewWorld(), mapped)
 		u := newSimUser(s, opts, 1)
 		require.NoError(t, u.open())
 		require.NoError(t, prepare(u))
-		s.mu.Lock()
-		from := len(s.ops)
-		s.mu.Unlock()
+		s.Mu.Lock()
+		from := len(s.Ops)
+		s.Mu.Unlock()
 		require.NoError(t, last(u))
 		require.NoError(t, u.wrong)
-		s.kill()
+		s.Kill()
 		ignore(u.log.Close())
 		x := newCrasher(opts, mapped, 1)
 		x.singles, x.randoms, x.inner, x.depth = -1, 6, 6, 1
-		require.NoError(t, x.explore(newSimWorld(), s.ops, from, newOracle(0)))
+		require.NoError(t, x.explore(sim.NewWorld(), s.Ops, from, newOracle(0)))
 	}
 }
 
@@ -71,14 +73,14 @@ func TestInterruptedResetWithAnIndexLeft(t *testing.T) {
 
 // The Open after an interrupted TruncateTo took rolled segments for sealed ones, and read their reserved blocks as data.
 func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
 	// Let every seal fail.
 	var active atomic.Pointer[string] // the path of the segment to cut, which may be truncated
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if cut := active.Load(); kind == simTruncate && (cut == nil || path != *cut) {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if cut := active.Load(); kind == sim.Truncate && (cut == nil || path != *cut) {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
@@ -86,32 +88,32 @@ func TestInterruptedTruncateToBehindARolledSegment(t *testing.T) {
 		require.NoError(t, u.append(2))
 	}
 	require.NoError(t, u.append(3))
-	s.mu.Lock()
-	from := len(s.ops)
-	s.mu.Unlock()
+	s.Mu.Lock()
+	from := len(s.Ops)
+	s.Mu.Unlock()
 	path := u.log.path(u.log.writer.tail.seg.base, logSuffix)
 	active.Store(&path)
 	require.NoError(t, u.truncateTo(u.end()-1))
-	s.kill()
+	s.Kill()
 	ignore(u.log.Close())
 	x := newCrasher(u.opts, true, 1)
 	x.singles, x.randoms, x.inner, x.depth = -1, 6, 4, 1
-	require.NoError(t, x.explore(newSimWorld(), s.ops, from, newOracle(0)))
+	require.NoError(t, x.explore(sim.NewWorld(), s.Ops, from, newOracle(0)))
 }
 
 // The Open that finishes an interrupted cut must seal the segments that the cut left unsealed.
 func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
 	var cutting atomic.Bool
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
 		switch {
-		case cutting.Load() && kind == simRemove && filepath.Ext(path) == transactionSuffix: // the first removal of the cut
-			s.dead = true
-			return &simFault{err: errDead}
-		case kind == simTruncate:
-			return &simFault{err: syscall.EIO}
+		case cutting.Load() && kind == sim.Remove && filepath.Ext(path) == transactionSuffix: // the first removal of the cut
+			s.Dead = true
+			return &sim.Fault{Err: sim.ErrDead}
+		case kind == sim.Truncate:
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
@@ -122,12 +124,12 @@ func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
 	cutting.Store(true)
 	require.Error(t, u.log.TruncateTo(u.end()-1))
 	ignore(u.log.Close())
-	again := newSimFS(s.w.clone(), true)
-	l, err := openFS(again, simDir, &u.opts)
+	again := sim.NewFS(s.World.Clone(), true)
+	l, err := openFS(again, sim.Dir, &u.opts)
 	require.NoError(t, err)
 	require.EqualValues(t, u.end()-1, l.Offsets().End)
 	require.NoError(t, l.Close())
-	report := verifyWorld(t, again.w, &VerifyOptions{IndexBytes: u.opts.IndexBytes})
+	report := verifyWorld(t, again.World, &VerifyOptions{IndexBytes: u.opts.IndexBytes})
 	require.Empty(t, report.Problems)
 }
 
@@ -135,7 +137,7 @@ func TestInterruptedTruncateToSealsWhatWasRolled(t *testing.T) {
 func TestReadsEndAfterAFailedCut(t *testing.T) {
 	for _, reset := range []bool{false, true} {
 		for nth := 1; ; nth++ {
-			s := newSimFS(newSimWorld(), true)
+			s := sim.NewFS(sim.NewWorld(), true)
 			u := newSimUser(s, Options{SegmentBytes: 4096, MaxOpenSegments: 1}, 1)
 			require.NoError(t, u.open())
 			for u.log.Stats().Segments < 4 {
@@ -144,12 +146,12 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 			require.NoError(t, u.close())
 			require.NoError(t, u.open())
 			count := 0
-			s.setFault(func(kind simKind, _ int, path string) *simFault {
-				if kind == simRead || kind == simStat || kind == simOpen {
+			s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+				if kind == sim.Read || kind == sim.Stat || kind == sim.Open {
 					return nil
 				}
 				if count++; count == nth {
-					return &simFault{err: syscall.EIO}
+					return &sim.Fault{Err: syscall.EIO}
 				}
 				return nil
 			})
@@ -162,7 +164,7 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 			if err != nil && u.log.failed() != nil {
 				require.ErrorIs(t, err, ErrFailed, "operation %d fails, reset %v", nth, reset)
 			}
-			s.setFault(nil)
+			s.SetFault(nil)
 			done := make(chan error, 1)
 			go func() {
 				_, err := readLog(u.log)
@@ -177,8 +179,8 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 				require.Failf(t, "reads hang", "operation %d fails, reset %v: %v", nth, reset, err)
 			}
 			ignore(u.log.Close())
-			require.Empty(t, s.left())
-			if len(s.faults) == 0 {
+			require.Empty(t, s.Left())
+			if len(s.Faults) == 0 {
 				break
 			}
 		}
@@ -187,29 +189,29 @@ func TestReadsEndAfterAFailedCut(t *testing.T) {
 
 // Close of a read-only log did not close the state file.
 func TestReadOnlyCloseReleasesTheState(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{}, 1)
 	u.opts.SegmentBytes = 4096
 	require.NoError(t, u.open())
 	require.NoError(t, u.append(2))
 	require.NoError(t, u.close())
-	l, err := openFS(s, simDir, &Options{ReadOnly: true})
+	l, err := openFS(s, sim.Dir, &Options{ReadOnly: true})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 // An Open that failed on a missing segment left open the segments that it had read before.
 func TestMissingSegmentReleasesTheOthers(t *testing.T) {
 	d := newDamaged(t, true)
-	for name := range d.w.names {
+	for name := range d.w.Names {
 		if strings.HasSuffix(name, logSuffix) {
-			w := d.w.clone()
-			w.drop(name)
-			s := newSimFS(w, true)
-			_, err := openFS(s, simDir, &d.opts)
+			w := d.w.Clone()
+			w.Drop(name)
+			s := sim.NewFS(w, true)
+			_, err := openFS(s, sim.Dir, &d.opts)
 			require.ErrorIs(t, err, ErrCorrupt)
-			require.Empty(t, s.left())
+			require.Empty(t, s.Left())
 		}
 	}
 }
@@ -217,15 +219,15 @@ func TestMissingSegmentReleasesTheOthers(t *testing.T) {
 // Open trusted a .timeindex that had lost its last entries, and OffsetForTime missed records.
 func TestTimeIndexWithoutItsLastEntries(t *testing.T) {
 	d := newDamaged(t, true)
-	for _, name := range d.w.sorted() {
+	for _, name := range d.w.Sorted() {
 		if !strings.HasSuffix(name, timeSuffix) {
 			continue
 		}
-		for size := 0; size < len(d.w.get(name)); size += 12 {
+		for size := 0; size < len(d.w.Get(name)); size += 12 {
 			what := filepath.Join(name, "cut")
-			out := d.check(what, func(w *simWorld) { w.put(name, d.w.get(name)[:size]) })
+			out := d.check(what, func(w *sim.World) { w.Put(name, d.w.Get(name)[:size]) })
 			d.complete(what, out)
-			require.Equal(t, d.w.get(name), out.after.get(name), what)
+			require.Equal(t, d.w.Get(name), out.after.Get(name), what)
 		}
 	}
 }
@@ -233,25 +235,25 @@ func TestTimeIndexWithoutItsLastEntries(t *testing.T) {
 // The previous process may have been killed before it synced the name of a new segment. Open must sync the name before the state
 // file counts that segment.
 func TestNamesAreSyncedBeforeTheStateCountsThem(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
 	require.NoError(t, u.append(1))
-	s.kill()
+	s.Kill()
 	ignore(u.log.Close())
 	x := newCrasher(u.opts, true, 1)
 	x.singles, x.randoms, x.inner, x.depth = -1, 6, 30, 1
-	require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)))
+	require.NoError(t, x.explore(sim.NewWorld(), s.Ops, 0, newOracle(0)))
 }
 
 // lateFS calls late once, between the next listing and the caller's use of it.
 type lateFS struct {
-	*simFS
+	*sim.FS
 	late func()
 }
 
 func (l *lateFS) List(dir string) ([]string, error) {
-	names, err := l.simFS.List(dir)
+	names, err := l.FS.List(dir)
 	if late := l.late; late != nil {
 		l.late = nil
 		late()
@@ -261,7 +263,7 @@ func (l *lateFS) List(dir string) ([]string, error) {
 
 // The Open of a read-only log showed a start above its end if the writer meanwhile deleted all the listed segments.
 func TestReadOnlyBehindADeletion(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
 	require.NoError(t, u.append(2))
@@ -270,28 +272,28 @@ func TestReadOnlyBehindADeletion(t *testing.T) {
 		require.NoError(t, u.append(1))
 		require.Eventually(t, func() bool { _, err := s.Stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
 	}}
-	l, err := openFS(late, simDir, &Options{ReadOnly: true})
+	l, err := openFS(late, sim.Dir, &Options{ReadOnly: true})
 	require.NoError(t, err)
 	got, err := readLog(l)
 	require.NoError(t, err)
 	require.NoError(t, u.o.check(got, false))
 	require.NoError(t, l.Close())
 	require.NoError(t, u.close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 // The deletion of an unsealed segment moved the point where recovery starts to the next segment, whose name was not synced
 // yet, so the state file counted a segment that a power cut took away.
 func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 	for _, full := range []bool{false, true} {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
 		require.NoError(t, u.open())
 		require.NoError(t, u.append(2))
 		if full { // there is no space for indexes, so the segment can't be sealed
-			s.setFault(func(kind simKind, _ int, path string) *simFault {
-				if (kind == simCreate || kind == simWrite) && strings.Contains(path, "index") {
-					return &simFault{err: syscall.ENOSPC}
+			s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+				if (kind == sim.Create || kind == sim.Write) && strings.Contains(path, "index") {
+					return &sim.Fault{Err: syscall.ENOSPC}
 				}
 				return nil
 			})
@@ -299,11 +301,11 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 		require.NoError(t, u.deleteBefore(u.end()))
 		require.NoError(t, u.append(1))
 		require.Eventually(t, func() bool { _, err := s.Stat(fileName(0, logSuffix)); return err != nil }, 10*time.Second, time.Millisecond)
-		s.kill()
+		s.Kill()
 		ignore(u.log.Close())
 		x := newCrasher(u.opts, true, 1)
 		x.singles, x.randoms, x.inner, x.depth = -1, 6, 4, 1
-		require.NoError(t, x.explore(newSimWorld(), s.ops, 0, newOracle(0)), "disk full %v", full)
+		require.NoError(t, x.explore(sim.NewWorld(), s.Ops, 0, newOracle(0)), "disk full %v", full)
 	}
 }
 
@@ -311,7 +313,7 @@ func TestDeletionBeforeTheSealSyncsNames(t *testing.T) {
 // counted fewer segments than there were.
 func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 	for nth := 1; ; nth++ {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 		require.NoError(t, u.open())
 		for u.log.Stats().Segments < 4 {
@@ -320,21 +322,21 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 		require.NoError(t, u.close()) // seals all segments
 		require.NoError(t, u.open())
 		count := 0
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if (kind == simWrite || kind == simFlush) && filepath.Base(path) == stateName {
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if (kind == sim.Write || kind == sim.Flush) && filepath.Base(path) == stateName {
 				if count++; count == nth {
-					return &simFault{err: syscall.EIO}
+					return &sim.Fault{Err: syscall.EIO}
 				}
 			}
 			return nil
 		})
 		offset := u.end() - 3
 		first := u.log.DeleteBefore(offset)
-		s.setFault(nil)
+		s.SetFault(nil)
 		second := u.log.DeleteBefore(offset + 1)
-		w := s.kill()
+		w := s.Kill()
 		ignore(u.log.Close())
-		l, err := openFS(newSimFS(w, true), simDir, &u.opts)
+		l, err := openFS(sim.NewFS(w, true), sim.Dir, &u.opts)
 		require.NoError(t, err, "operation %d: %v, then %v", nth, first, second)
 		got, err := readLog(l)
 		require.NoError(t, err)
@@ -344,7 +346,7 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 			require.Equal(t, offset+1, got.start)
 		}
 		require.NoError(t, l.Close())
-		if len(s.faults) == 0 {
+		if len(s.Faults) == 0 {
 			break
 		}
 	}
@@ -353,12 +355,12 @@ func TestDeleteBeforeAgainAfterAFailedNote(t *testing.T) {
 // If the write of the state file failed for a seal, later writes did not count it either. After a kill, there was one segment
 // more than the state file counted.
 func TestSealAfterAFailedNote(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096, Flush: FlushNone}, 1)
 	require.NoError(t, u.open())
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simWrite && filepath.Base(path) == stateName {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Write && filepath.Base(path) == stateName {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
@@ -368,12 +370,12 @@ func TestSealAfterAFailedNote(t *testing.T) {
 		}
 	}
 	sealed(2)
-	s.setFault(nil)
+	s.SetFault(nil)
 	sealed(2)
 	require.NoError(t, u.sync())
-	w := s.kill()
+	w := s.Kill()
 	ignore(u.log.Close())
-	l, err := openFS(newSimFS(w, true), simDir, &u.opts)
+	l, err := openFS(sim.NewFS(w, true), sim.Dir, &u.opts)
 	require.NoError(t, err)
 	got, err := readLog(l)
 	require.NoError(t, err)
@@ -386,7 +388,7 @@ func TestSealAfterAFailedNote(t *testing.T) {
 // records.
 func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 	for _, reset := range []bool{true, false} {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		o := Options{SegmentBytes: 4096}
 		u := newSimUser(s, o, 1)
 		require.NoError(t, u.open())
@@ -394,10 +396,10 @@ func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 			require.NoError(t, u.append(2))
 		}
 		last, end := u.log.view.Load().bases()[2], u.log.Offsets().End
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simRemove && filepath.Ext(path) == logSuffix {
-				s.dead = true
-				return &simFault{err: errDead}
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Remove && filepath.Ext(path) == logSuffix {
+				s.Dead = true
+				return &sim.Fault{Err: sim.ErrDead}
 			}
 			return nil
 		})
@@ -408,19 +410,19 @@ func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 		} else {
 			require.Error(t, u.log.TruncateTo(last-1))
 		}
-		w := s.kill()
+		w := s.Kill()
 		ignore(u.log.Close())
 		lost := false
-		for path, node := range w.names {
+		for path, node := range w.Names {
 			if filepath.Base(path) == fileName(last, logSuffix) {
-				delete(w.names, path)
-				w.names[filepath.Join(filepath.Dir(path), nextName)] = node
+				delete(w.Names, path)
+				w.Names[filepath.Join(filepath.Dir(path), nextName)] = node
 				lost = true
 			}
 		}
 		require.True(t, lost)
-		s = newSimFS(w, true)
-		l, err := openFS(s, simDir, &o)
+		s = sim.NewFS(w, true)
+		l, err := openFS(s, sim.Dir, &o)
 		require.NoError(t, err)
 		require.Equal(t, Offsets{Start: start, RecoveryPoint: last - 1, HighWatermark: last - 1, End: last - 1}, l.Offsets())
 		_, _, left, err := l.unnamedBase()
@@ -431,9 +433,9 @@ func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 			require.NoError(t, err)
 			require.Positive(t, lastEpoch(t, l), "those that the cut removed had 0")
 		}
-		s = newSimFS(s.kill(), true)
+		s = sim.NewFS(s.Kill(), true)
 		ignore(l.Close())
-		l, err = openFS(s, simDir, &o)
+		l, err = openFS(s, sim.Dir, &o)
 		require.NoError(t, err)
 		require.Equal(t, end+2, l.Offsets().End)
 		for r, err := range l.Records(last - 1) {
@@ -447,7 +449,7 @@ func TestInterruptedCutOfASegmentThatLostItsName(t *testing.T) {
 // The next Open recognizes the segments that a deletion could not remove, because they lie below the start. A Reset to a lower
 // offset must remove them first: the next Open took them for segments of another log, and refused.
 func TestResetBelowLeftoversOfADeletion(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	o := Options{SegmentBytes: 4096}
 	u := newSimUser(s, o, 1)
 	require.NoError(t, u.open())
@@ -457,9 +459,9 @@ func TestResetBelowLeftoversOfADeletion(t *testing.T) {
 	bases := u.log.view.Load().bases()
 	require.NoError(t, u.log.Close())
 	require.NoError(t, u.open())
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simRemove && filepath.Base(path) == fileName(bases[1], logSuffix) {
-			return &simFault{err: syscall.EINTR}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Remove && filepath.Base(path) == fileName(bases[1], logSuffix) {
+			return &sim.Fault{Err: syscall.EINTR}
 		}
 		return nil
 	})
@@ -467,10 +469,10 @@ func TestResetBelowLeftoversOfADeletion(t *testing.T) {
 	require.Equal(t, bases[3], u.log.Offsets().Start)
 	require.ErrorIs(t, u.log.Reset(3), syscall.EINTR)
 	require.Equal(t, bases[3], u.log.Offsets().Start)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.NoError(t, u.log.Reset(3))
 	require.NoError(t, u.log.Close())
-	l, err := openFS(s, simDir, &o)
+	l, err := openFS(s, sim.Dir, &o)
 	require.NoError(t, err)
 	require.Equal(t, Offsets{Start: 3, RecoveryPoint: 3, HighWatermark: 3, End: 3}, l.Offsets())
 	require.NoError(t, l.Close())
@@ -480,7 +482,7 @@ func TestResetBelowLeftoversOfADeletion(t *testing.T) {
 // ignores the state file, such as a Kafka broker.
 func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 	for nth := 1; nth <= 3; nth++ {
-		s := newSimFS(newSimWorld(), true)
+		s := sim.NewFS(sim.NewWorld(), true)
 		u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 		require.NoError(t, u.open())
 		for u.log.Stats().Segments < 5 {
@@ -493,17 +495,17 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 			bases = append(bases, fileName(info.Base, logSuffix))
 		}
 		removals := 0
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind != simRemove || !strings.HasSuffix(path, logSuffix) {
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind != sim.Remove || !strings.HasSuffix(path, logSuffix) {
 				return nil
 			}
 			if removals++; removals < nth {
 				return nil
 			}
-			return &simFault{err: syscall.EIO}
+			return &sim.Fault{Err: syscall.EIO}
 		})
 		require.ErrorIs(t, u.log.TruncateTo(1), ErrFailed)
-		names, err := s.List(simDir)
+		names, err := s.List(sim.Dir)
 		require.NoError(t, err)
 		left := slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, logSuffix) }) // there may be other files, such as seglog.next
 		slices.Sort(left)
@@ -511,8 +513,8 @@ func TestInterruptedTruncateToLeavesNoHole(t *testing.T) {
 		require.Len(t, left, len(bases)-nth+1)
 		ignore(u.log.Close())
 
-		require.NoError(t, s.Remove(filepath.Join(simDir, stateName)))
-		l, err := openFS(s, simDir, &Options{SegmentBytes: 4096})
+		require.NoError(t, s.Remove(filepath.Join(sim.Dir, stateName)))
+		l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096})
 		require.NoError(t, err)
 		next := l.Offsets().Start
 		for rec, err := range l.Records(Oldest) {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -56,17 +58,17 @@ func (c simConfig) String() string {
 }
 
 // record runs the workload, closes the log, and returns its user with the trace.
-func (c simConfig) record(wrap func(*simFS) vfs.FS) (*simUser, error) {
-	s := newSimFS(newSimWorld(), c.mapped)
+func (c simConfig) record(wrap func(*sim.FS) vfs.FS) (*simUser, error) {
+	s := sim.NewFS(sim.NewWorld(), c.mapped)
 	u := newSimUser(s, c.opts, c.seed)
 	if wrap != nil {
 		u.fsys = wrap(s)
 	}
 	if c.failFlush > 0 {
 		keep := u.rng.Uint64() * uint64(u.rng.IntN(2))
-		s.fault = func(kind simKind, nth int, path string) *simFault {
-			if kind == simFlush && nth == c.failFlush {
-				return &simFault{err: syscall.EIO, keep: keep}
+		s.Fault = func(kind sim.Kind, nth int, path string) *sim.Fault {
+			if kind == sim.Flush && nth == c.failFlush {
+				return &sim.Fault{Err: syscall.EIO, Keep: keep}
 			}
 			return nil
 		}
@@ -75,7 +77,7 @@ func (c simConfig) record(wrap func(*simFS) vfs.FS) (*simUser, error) {
 		u.event("retention", func(o *oracle) { o.retained = &u.retained })
 	}
 	err := u.open()
-	if err != nil && len(s.faults) > 0 {
+	if err != nil && len(s.Faults) > 0 {
 		err = u.open()
 	}
 	if err != nil {
@@ -86,7 +88,7 @@ func (c simConfig) record(wrap func(*simFS) vfs.FS) (*simUser, error) {
 		if err == nil {
 			err = u.wrong
 		}
-		if err != nil && len(s.faults) > 0 && errors.Is(err, syscall.EIO) {
+		if err != nil && len(s.Faults) > 0 && errors.Is(err, syscall.EIO) {
 			err = u.recover()
 		}
 		if err != nil {
@@ -102,11 +104,11 @@ func (c simConfig) record(wrap func(*simFS) vfs.FS) (*simUser, error) {
 	if err := u.close(); err != nil && !errors.Is(err, syscall.EIO) {
 		return u, err
 	}
-	if left := s.left(); len(left) > 0 {
+	if left := s.Left(); len(left) > 0 {
 		return u, fmt.Errorf("not released: %v", left)
 	}
-	if len(s.misuse) > 0 {
-		return u, fmt.Errorf("misuse of the file system: %v", s.misuse)
+	if len(s.Misuse) > 0 {
+		return u, fmt.Errorf("misuse of the file system: %v", s.Misuse)
 	}
 	return u, u.wrong
 }
@@ -120,15 +122,15 @@ func (u *simUser) recover() error {
 }
 
 // crash records the workload and crashes it with a crasher that tune has adjusted.
-func (c simConfig) crash(wrap func(*simFS) vfs.FS, tune func(*crasher)) (*crasher, error) {
+func (c simConfig) crash(wrap func(*sim.FS) vfs.FS, tune func(*crasher)) (*crasher, error) {
 	x := newCrasher(c.opts, c.mapped, c.seed)
 	x.wrap = wrap
 	tune(x)
 	u, err := c.record(wrap)
 	if err != nil {
-		return x, fmt.Errorf("%w\nin the workload itself:\n%s", err, around(u.sim.ops, len(u.sim.ops)))
+		return x, fmt.Errorf("%w\nin the workload itself:\n%s", err, around(u.sim.Ops, len(u.sim.Ops)))
 	}
-	return x, x.explore(newSimWorld(), u.sim.ops, 0, newOracle(0))
+	return x, x.explore(sim.NewWorld(), u.sim.Ops, 0, newOracle(0))
 }
 
 // TestCrash cuts the power, or kills the process, at points of random workloads, and again during the recoveries. With
@@ -136,7 +138,7 @@ func (c simConfig) crash(wrap func(*simFS) vfs.FS, tune func(*crasher)) (*crashe
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	seed, atLeast := uint64(1), 1500
-	if raceEnabled {
+	if race.On {
 		atLeast = 400
 	}
 	tune := func(x *crasher) { x.every, x.singles, x.randoms, x.inner, x.depth = 6, 3, 2, 1, 1 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -17,7 +18,7 @@ import (
 // Its methods return the error of the log's call. If the log breaks its contract, they set wrong.
 type simUser struct {
 	fsys  vfs.FS
-	sim   *simFS // nil if the file system is not simulated
+	sim   *sim.FS // nil if the file system is not simulated
 	dir   string
 	opts  Options
 	log   *Log
@@ -30,14 +31,14 @@ type simUser struct {
 	wrong    error // the first violation
 }
 
-func newSimUser(sim *simFS, opts Options, seed uint64) *simUser {
-	return &simUser{fsys: sim, sim: sim, dir: simDir, opts: opts, o: newOracle(0), rng: rand.New(rand.NewPCG(seed, 2))}
+func newSimUser(fsys *sim.FS, opts Options, seed uint64) *simUser {
+	return &simUser{fsys: fsys, sim: fsys, dir: sim.Dir, opts: opts, o: newOracle(0), rng: rand.New(rand.NewPCG(seed, 2))}
 }
 
 func (u *simUser) event(name string, f func(*oracle)) {
 	f(u.o)
 	if u.sim != nil {
-		u.sim.event(name, f)
+		u.sim.Event(name, f)
 	}
 }
 
@@ -247,11 +248,11 @@ func (u *simUser) appendTogether(callers int) error {
 		go func() {
 			defer wg.Done()
 			if u.sim != nil {
-				u.sim.event("append together", c.begin)
+				u.sim.Event("append together", c.begin)
 			}
 			c.base, c.err = u.log.Append(given(c.recs)...)
 			if u.sim != nil {
-				u.sim.event("acknowledged together", func(o *oracle) { u.ackTogether(o, c.recs, c.err) })
+				u.sim.Event("acknowledged together", func(o *oracle) { u.ackTogether(o, c.recs, c.err) })
 			}
 		}()
 	}

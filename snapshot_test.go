@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -297,7 +298,7 @@ func (c *countedFS) OpenDir(dir string) (vfs.Directory, error) {
 	if err := c.step(dir); err != nil {
 		return nil, err
 	}
-	return simDirectory{c, dir}, nil
+	return sim.NewDirectory(c, dir), nil
 }
 func (c *countedFS) Lock(path string) (vfs.DirectoryLock, error) {
 	if err := c.step(path); err != nil {
@@ -393,26 +394,26 @@ func TestSnapshotInterrupted(t *testing.T) {
 
 // A snapshot of a log whose cut had failed halfway succeeded, although it held only a part of the last batches.
 func TestSnapshotAfterAFailedCut(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	u := newSimUser(s, Options{SegmentBytes: 4096}, 1)
 	require.NoError(t, u.open())
 	for u.log.Stats().Segments < 4 {
 		require.NoError(t, u.append(2))
 	}
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simRemove && filepath.Dir(path) == u.log.dir {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Remove && filepath.Dir(path) == u.log.dir {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
 	require.ErrorIs(t, u.log.TruncateTo(3), syscall.EIO)
-	s.setFault(nil)
-	require.ErrorIs(t, u.log.Snapshot(simCopies+"1"), ErrFailed)
-	names, err := s.List(simCopies + "1")
+	s.SetFault(nil)
+	require.ErrorIs(t, u.log.Snapshot(sim.Copies+"1"), ErrFailed)
+	names, err := s.List(sim.Copies + "1")
 	require.NoError(t, err)
 	require.Empty(t, names)
 	ignore(u.log.Close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 func TestSegmentsAndBatches(t *testing.T) {

@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 func randomState(rng *rand.Rand) state {
@@ -67,7 +70,7 @@ func TestStateRoundTrip(t *testing.T) {
 // A changed byte must invalidate one slot at most, and never be accepted.
 func TestStateEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	rng := rand.New(rand.NewPCG(2, 2))
@@ -146,7 +149,7 @@ func TestStateCommitReplacesBothSlots(t *testing.T) {
 // A note that is made during a commit must be written when the commit ends, but never overwrite the state that a cut has
 // committed.
 func TestMissedNoteIsWritten(t *testing.T) {
-	fsys := newSimFS(newSimWorld(), false)
+	fsys := sim.NewFS(sim.NewWorld(), false)
 	f, err := openState(fsys, stateName, state{cut: -1})
 	require.NoError(t, err)
 	read := func() state {

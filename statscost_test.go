@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -133,7 +134,7 @@ func TestRetainCountsDeletedSegments(t *testing.T) {
 
 // Stats must count the batches, records and bytes of all ways to append, and not those of an append that failed.
 func TestStatsCountAppends(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 4096})
 	rec := Record{Time: time.UnixMilli(1), Value: []byte("v")}
 	_, err := l.Append(rec, rec, rec)
@@ -147,10 +148,10 @@ func TestStatsCountAppends(t *testing.T) {
 	require.EqualValues(t, 6, before.AppendedRecords)
 	require.Equal(t, before.Bytes, before.AppendedBytes)
 	require.Positive(t, before.Bytes)
-	s.setFault(fails(simRename, logSuffix, syscall.ENOSPC))
+	s.SetFault(fails(sim.Rename, logSuffix, syscall.ENOSPC))
 	_, err = l.Append(Record{Value: make([]byte, 3900)}) // its roll fails
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	s.setFault(nil)
+	s.SetFault(nil)
 	after := l.Stats()
 	require.EqualValues(t, 1, after.Errors)
 	require.Equal(t, []int64{before.Appends, before.AppendedRecords, before.AppendedBytes}, []int64{after.Appends, after.AppendedRecords, after.AppendedBytes})

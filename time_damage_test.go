@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // timedLog returns the directory of a closed log of batches with one record each, a second apart, in several segments.
@@ -37,7 +38,7 @@ func second(i int) time.Time {
 // OffsetForTime must fail only for times that may lie in damaged batches, wherever they are.
 func TestOffsetForTimeBesideDamage(t *testing.T) {
 	t.Parallel()
-	if underRace {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	const n = 250

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 func isRange(err error) bool { return errors.Is(err, seglog.ErrOutOfRange) }
@@ -245,7 +246,7 @@ func TestIdleFollowers(t *testing.T) {
 	each := int64(heap()-before) / followers
 	nowFds, nowMappings := held(t, dir)
 	require.Equal(t, [2]int{fds, mappings}, [2]int{nowFds, nowMappings})
-	if !underRace {
+	if !race.On {
 		require.Less(t, each, int64(2<<10), "bytes of heap per follower")
 	}
 	appendN(t, l, 100, 1)

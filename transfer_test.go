@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
+	"github.com/seglog/seglog/internal/race"
 )
 
 // connected returns both ends of a connection.
@@ -389,7 +390,7 @@ func TestTransferToConcurrently(t *testing.T) {
 	}
 	rng := mathrand.New(mathrand.NewPCG(9, 9))
 	rounds := 20
-	if underRace {
+	if race.On {
 		rounds = 8
 	}
 	for range rounds {

@@ -15,26 +15,29 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+	"github.com/seglog/seglog/internal/sim"
 )
 
 // verifyWorld verifies the log on a simulated disk, and checks that Verify writes nothing.
-func verifyWorld(t testing.TB, w *simWorld, o *VerifyOptions) *Report {
+func verifyWorld(t testing.TB, w *sim.World, o *VerifyOptions) *Report {
 	t.Helper()
-	s := newSimFS(w.clone(), true)
-	r, err := verifyFS(s, simDir, o)
+	s := sim.NewFS(w.Clone(), true)
+	r, err := verifyFS(s, sim.Dir, o)
 	require.NoError(t, err)
-	require.Empty(t, s.left())
-	require.Empty(t, s.misuse)
-	for _, op := range s.ops {
+	require.Empty(t, s.Left())
+	require.Empty(t, s.Misuse)
+	for _, op := range s.Ops {
 		t.Fatalf("Verify wrote: %v", op)
 	}
 	return r
 }
 
 // openError opens a log and reads all records, and returns the error.
-func (d *damaged) openError(w *simWorld) error {
+func (d *damaged) openError(w *sim.World) error {
 	opts := d.opts
-	l, err := openFS(newSimFS(w.clone(), true), simDir, &opts)
+	l, err := openFS(sim.NewFS(w.Clone(), true), sim.Dir, &opts)
 	if err != nil {
 		return err
 	}
@@ -94,17 +97,17 @@ func TestVerifySound(t *testing.T) {
 // Whichever byte changes, Verify must report an error exactly if opening and reading the log fails.
 func TestVerifyEveryByte(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
-		for _, name := range d.w.sorted() {
-			for pos := 0; pos < len(d.w.get(name)); pos += sparse() {
-				w := d.w.clone()
-				b := []byte(string(w.get(name)))
+		for _, name := range d.w.Sorted() {
+			for pos := 0; pos < len(d.w.Get(name)); pos += sparse() {
+				w := d.w.Clone()
+				b := []byte(string(w.Get(name)))
 				b[pos] ^= 1 << (pos % 8)
-				w.put(name, b)
+				w.Put(name, b)
 				what := fmt.Sprintf("%s: bit flipped at %d", name, pos)
 				opened := d.openError(w)
 				r := verifyWorld(t, w, &VerifyOptions{IndexBytes: 300})
@@ -125,16 +128,16 @@ func TestVerifyEveryByte(t *testing.T) {
 
 func TestVerifyEveryLength(t *testing.T) {
 	t.Parallel()
-	if raceEnabled {
+	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
 	eachState(t, func(t *testing.T, d *damaged) {
 		sealed := sealedNames(verifyWorld(t, d.w, nil))
-		for _, name := range d.w.sorted() {
-			size := len(d.w.get(name))
+		for _, name := range d.w.Sorted() {
+			size := len(d.w.Get(name))
 			for n := 0; n < size; n += sparse() {
-				w := d.w.clone()
-				w.put(name, d.w.get(name)[:n])
+				w := d.w.Clone()
+				w.Put(name, d.w.Get(name)[:n])
 				what := fmt.Sprintf("%s: cut to %d of %d", name, n, size)
 				opened := d.openError(w)
 				r := verifyWorld(t, w, &VerifyOptions{IndexBytes: 300})
@@ -149,9 +152,9 @@ func TestVerifyEveryLength(t *testing.T) {
 
 func TestVerifyFiles(t *testing.T) {
 	eachState(t, func(t *testing.T, d *damaged) {
-		names := d.w.sorted()
-		spoiled := func(what string, spoil func(w *simWorld)) {
-			w := d.w.clone()
+		names := d.w.Sorted()
+		spoiled := func(what string, spoil func(w *sim.World)) {
+			w := d.w.Clone()
 			spoil(w)
 			opened := d.openError(w)
 			r := verifyWorld(t, w, nil)
@@ -161,13 +164,13 @@ func TestVerifyFiles(t *testing.T) {
 			if name == stateName {
 				continue
 			}
-			spoiled(name+" removed", func(w *simWorld) { w.drop(name) })
-			spoiled(name+" zeroed", func(w *simWorld) { w.put(name, make([]byte, len(d.w.get(name)))) })
+			spoiled(name+" removed", func(w *sim.World) { w.Drop(name) })
+			spoiled(name+" zeroed", func(w *sim.World) { w.Put(name, make([]byte, len(d.w.Get(name)))) })
 			for _, other := range names[i+1:] {
 				if other != stateName && filepath.Ext(other) == filepath.Ext(name) {
-					spoiled(name+" and "+other+" swapped", func(w *simWorld) {
-						w.put(name, d.w.get(other))
-						w.put(other, d.w.get(name))
+					spoiled(name+" and "+other+" swapped", func(w *sim.World) {
+						w.Put(name, d.w.Get(other))
+						w.Put(other, d.w.Get(name))
 					})
 				}
 			}
@@ -177,24 +180,24 @@ func TestVerifyFiles(t *testing.T) {
 
 func TestVerifyWithoutState(t *testing.T) {
 	d := newDamaged(t, true)
-	d.w.drop(stateName)
+	d.w.Drop(stateName)
 	r := verifyWorld(t, d.w, nil)
 	require.Equal(t, "none", r.State)
 	require.Empty(t, r.Problems)
 	segs := r.Segments
 	last := filepath.Base(segs[len(segs)-1].Path)
-	b := d.w.get(last)
+	b := d.w.Get(last)
 
-	torn := d.w.clone()
-	torn.put(last, b[:len(b)-3])
+	torn := d.w.Clone()
+	torn.Put(last, b[:len(b)-3])
 	r = verifyWorld(t, torn, nil)
 	require.True(t, r.OK())
 	require.Equal(t, SeverityNote, worst(r), "a kill may leave a torn tail")
 
-	flipped := d.w.clone()
+	flipped := d.w.Clone()
 	c := []byte(string(b))
 	c[headerLen] ^= 1
-	flipped.put(last, c)
+	flipped.Put(last, c)
 	r = verifyWorld(t, flipped, nil)
 	require.False(t, r.OK(), "good batches follow, so this is not a torn tail")
 	require.EqualValues(t, segs[len(segs)-1].Batches-1, r.Segments[len(segs)-1].Batches)
@@ -205,11 +208,11 @@ func TestVerifyCountsPastDamage(t *testing.T) {
 	d := newDamaged(t, true)
 	whole := verifyWorld(t, d.w, nil)
 	name := filepath.Base(whole.Segments[0].Path)
-	b := []byte(string(d.w.get(name)))
+	b := []byte(string(d.w.Get(name)))
 	first := batch(b).size()
 	b[first+headerLen] ^= 1
 	b[len(b)-1] ^= 1
-	d.w.put(name, b)
+	d.w.Put(name, b)
 	r := verifyWorld(t, d.w, nil)
 	require.Len(t, r.Problems, 2)
 	require.Equal(t, first, r.Problems[0].Pos)

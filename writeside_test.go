@@ -12,12 +12,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -25,9 +27,9 @@ import (
 // them back.
 
 // smallSegments returns a log on a simulated disk, filled to the given number of small segments.
-func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) (*simFS, *Log) {
-	s := newSimFS(newSimWorld(), mapped)
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: policy})
+func smallSegments(t *testing.T, mapped bool, policy FlushPolicy, segments int) (*sim.FS, *Log) {
+	s := sim.NewFS(sim.NewWorld(), mapped)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096, Flush: policy})
 	require.NoError(t, err)
 	for l.Stats().Segments < segments {
 		_, err := l.Append(Record{Value: make([]byte, 1000)})
@@ -60,25 +62,25 @@ func TestPreparerLeavesRolledSegmentsAlone(t *testing.T) {
 		require.Eventually(t, func() bool { return old.seg.h.Load() == nil }, 10*time.Second, time.Millisecond)
 		require.NoError(t, l.prepareTail(old), "of a segment that is closed by now")
 		require.NoError(t, l.Close())
-		require.Empty(t, s.misuse)
+		require.Empty(t, s.Misuse)
 	}
 }
 
 // The kernel reports a failed write-back once to each open file description. If the preparer gets the error when it writes
 // zeros, it must return the error, and the flusher must still get it too.
 func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 64 << 10})
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 64 << 10})
 	require.NoError(t, err)
 	tail := l.writer.tail
 	l.preparing.Lock()                                              // keeps the real preparer out
 	_, err = tail.h.f.WriteAt([]byte("what an append stored"), 500) // as the flusher does before it flushes
 	require.NoError(t, err)
 	failed := false
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simZero && !failed {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Zero && !failed {
 			failed = true
-			return &simFault{err: syscall.EIO, late: true}
+			return &sim.Fault{Err: syscall.EIO, Late: true}
 		}
 		return nil
 	})
@@ -87,7 +89,7 @@ func TestPreparerTakesNoErrorFromTheFlusher(t *testing.T) {
 	require.ErrorIs(t, err, syscall.EIO)
 	require.NotNil(t, inDoubt(err))
 	require.ErrorIs(t, tail.h.f.Flush(), syscall.EIO)
-	s.setFault(nil)
+	s.SetFault(nil)
 	l.preparing.Unlock()
 	require.NoError(t, l.Close())
 }
@@ -116,18 +118,18 @@ func TestCutThatCannotBePlanned(t *testing.T) {
 	// The same holds if there is no descriptor to open the segment.
 	s, l := smallSegments(t, true, FlushSync, 2)
 	end := l.Offsets().End
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simOpen && isLog(filepath.Base(path)) {
-			return &simFault{err: syscall.EMFILE}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Open && isLog(filepath.Base(path)) {
+			return &sim.Fault{Err: syscall.EMFILE}
 		}
 		return nil
 	})
 	require.ErrorIs(t, l.TruncateTo(end-1), syscall.EMFILE)
-	s.setFault(nil)
+	s.SetFault(nil)
 	_, err = l.Append(Record{})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	l, err = openFS(s, simDir, nil)
+	l, err = openFS(s, sim.Dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, end+1, l.Offsets().End)
 	require.NoError(t, l.Close())
@@ -136,13 +138,13 @@ func TestCutThatCannotBePlanned(t *testing.T) {
 // A roll must wait while too many segments are unsealed. If the seals fail, the append must return their error, and appends must
 // succeed once seals work again.
 func TestRollsWaitForSeals(t *testing.T) {
-	s := newSimFS(newSimWorld(), true)
+	s := sim.NewFS(sim.NewWorld(), true)
 	said := &warnings{Handler: slog.DiscardHandler}
-	l, err := openFS(s, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone, Logger: slog.New(said)})
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone, Logger: slog.New(said)})
 	require.NoError(t, err)
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simCreate && strings.Contains(path, "index") {
-			return &simFault{err: syscall.ENOSPC}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Create && strings.Contains(path, "index") {
+			return &sim.Fault{Err: syscall.ENOSPC}
 		}
 		return nil
 	})
@@ -154,7 +156,7 @@ func TestRollsWaitForSeals(t *testing.T) {
 	require.LessOrEqual(t, l.Stats().Segments, 1+maxUnsealed)
 	_, err = l.TransferFrom(bytes.NewReader(encoded([]Record{{Time: time.UnixMilli(1), Value: make([]byte, 1000)}}, l.Offsets().End)), -1)
 	require.ErrorIs(t, err, syscall.ENOSPC)
-	s.setFault(nil)
+	s.SetFault(nil)
 	_, err = l.Append(Record{Value: make([]byte, 1000)})
 	require.NoError(t, err, "an attempt to seal from before the append is no reason for it to fail")
 	l.keeper.Close()
@@ -166,23 +168,23 @@ func TestRollsWaitForSeals(t *testing.T) {
 // segment, and a power cut must not bring back an empty segment with the offset of that batch.
 func TestFailedRollLeavesNoName(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, appends(1, 1), func(u *simUser) error {
-		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simReserve || kind == simRename && isLog(filepath.Base(path)) {
-				return &simFault{err: syscall.ENOSPC}
+		u.sim.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Reserve || kind == sim.Rename && isLog(filepath.Base(path)) {
+				return &sim.Fault{Err: syscall.ENOSPC}
 			}
 			return nil
 		})
 		if _, err := u.log.Append(Record{Value: make([]byte, 3900)}); !errors.Is(err, syscall.ENOSPC) {
 			return fmt.Errorf("the roll did not fail on the full disk: %v", err)
 		}
-		u.sim.setFault(nil)
+		u.sim.SetFault(nil)
 		return errors.Join(u.append(1), u.append(1))
 	})
 }
 
 // heldNext is a simulated disk on which the preparer's creation of the next segment waits.
 type heldNext struct {
-	*simFS
+	*sim.FS
 	began, letGo chan struct{}
 }
 
@@ -191,57 +193,57 @@ func (h *heldNext) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
 		close(h.began)
 		<-h.letGo
 	}
-	return h.simFS.Open(path, mode)
+	return h.FS.Open(path, mode)
 }
 
 // A roll that needs a segment while the preparer is making one makes its own and, if it fails then, keeps that for the next roll.
 // The preparer must remove the one it has made.
 func TestPreparerBesideAFailedRoll(t *testing.T) {
-	h := &heldNext{newSimFS(newSimWorld(), true), make(chan struct{}), make(chan struct{})}
-	l, err := openFS(h, simDir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	h := &heldNext{sim.NewFS(sim.NewWorld(), true), make(chan struct{}), make(chan struct{})}
+	l, err := openFS(h, sim.Dir, &Options{SegmentBytes: 4096, Flush: FlushNone})
 	require.NoError(t, err)
 	for range 2 {
 		_, err = l.Append(Record{Value: make([]byte, 1200)})
 		require.NoError(t, err)
 	}
 	<-h.began
-	h.setFault(fails(simRename, logSuffix, syscall.ENOSPC))
+	h.SetFault(fails(sim.Rename, logSuffix, syscall.ENOSPC))
 	_, err = l.Append(Record{Value: make([]byte, 2000)})
 	require.ErrorIs(t, err, syscall.ENOSPC)
 	close(h.letGo)
 	l.preparer.Close()
-	_, err = h.Stat(filepath.Join(simDir, nextName))
+	_, err = h.Stat(filepath.Join(sim.Dir, nextName))
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	h.setFault(nil)
+	h.SetFault(nil)
 	_, err = l.Append(Record{Value: make([]byte, 2000)})
 	require.NoError(t, err)
 	require.Equal(t, 2, l.Stats().Segments)
 	require.NoError(t, l.Close())
-	require.Empty(t, h.left())
+	require.Empty(t, h.Left())
 }
 
 // What a failed write has left behind the end must be gone before the next batch is stored, which may be shorter.
 func TestFailedWriteLeavesNothing(t *testing.T) {
 	for _, mapped := range []bool{true, false} {
-		s := newSimFS(newSimWorld(), mapped)
+		s := sim.NewFS(sim.NewWorld(), mapped)
 		l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: 1 << 20})
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simWrite && isLog(filepath.Base(path)) {
-				return &simFault{err: syscall.ENOSPC, short: true}
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Write && isLog(filepath.Base(path)) {
+				return &sim.Fault{Err: syscall.ENOSPC, Short: true}
 			}
 			return nil
 		})
 		_, err := l.Append(Record{Value: bytes.Repeat([]byte("torn"), largeBatch/4)})
 		require.ErrorIs(t, err, syscall.ENOSPC)
-		s.setFault(nil)
+		s.SetFault(nil)
 		_, err = l.Append(Record{Value: []byte("short")})
 		require.NoError(t, err)
-		b := s.w.get(fileName(0, logSuffix))
+		b := s.World.Get(fileName(0, logSuffix))
 		require.Empty(t, bytes.Trim(b[batch(b).size():], "\x00"))
-		cuts := s.count[simTruncate]
+		cuts := s.Count[sim.Truncate]
 		_, err = l.Append(Record{Value: []byte("once more")})
 		require.NoError(t, err)
-		require.Equal(t, cuts, s.count[simTruncate], "the file is cut once")
+		require.Equal(t, cuts, s.Count[sim.Truncate], "the file is cut once")
 		require.NoError(t, l.Close())
 	}
 }
@@ -270,12 +272,12 @@ func TestFaultBeforeTheBatchIsPublished(t *testing.T) {
 // ErrFailed, as the error of a full disk means that the batch was not stored.
 func TestShortageInAFlushLatches(t *testing.T) {
 	for range 10 {
-		s := newSimFS(newSimWorld(), true)
-		l, err := openFS(s, simDir, &Options{SegmentBytes: 1 << 20, Flush: FlushAsync, FlushBytes: 1000, FlushInterval: time.Hour})
+		s := sim.NewFS(sim.NewWorld(), true)
+		l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 1 << 20, Flush: FlushAsync, FlushBytes: 1000, FlushInterval: time.Hour})
 		require.NoError(t, err)
-		s.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simFlush && isLog(filepath.Base(path)) {
-				return &simFault{err: syscall.ENOSPC}
+		s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Flush && isLog(filepath.Base(path)) {
+				return &sim.Fault{Err: syscall.ENOSPC}
 			}
 			return nil
 		})
@@ -293,17 +295,17 @@ func TestFailedRemovalReleasesTheSegments(t *testing.T) {
 		_, err := l.Read(offset) // opens its segment
 		require.NoError(t, err)
 	}
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simRemove && isLog(filepath.Base(path)) {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Remove && isLog(filepath.Base(path)) {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
 	require.ErrorIs(t, l.DeleteBefore(l.Offsets().End-1), syscall.EIO)
 	require.LessOrEqual(t, l.Stats().OpenSegments, 1)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.NoError(t, l.Close())
-	require.Empty(t, s.left())
+	require.Empty(t, s.Left())
 }
 
 // The number of directory syncs of a cut, which holds the writer's lock, must not grow with the number of segments.
@@ -312,13 +314,13 @@ func TestCutSyncsTheDirectoryOnce(t *testing.T) {
 	for i, segments := range []int{3, 30} {
 		s, l := smallSegments(t, true, FlushSync, segments)
 		require.Eventually(t, func() bool { return l.Stats().Seals >= int64(segments-1) }, 10*time.Second, time.Millisecond)
-		s.mu.Lock()
-		before := s.count[simSyncDir]
-		s.mu.Unlock()
+		s.Mu.Lock()
+		before := s.Count[sim.SyncDir]
+		s.Mu.Unlock()
 		require.NoError(t, l.TruncateTo(1))
-		s.mu.Lock()
-		syncs[i] = s.count[simSyncDir] - before
-		s.mu.Unlock()
+		s.Mu.Lock()
+		syncs[i] = s.Count[sim.SyncDir] - before
+		s.Mu.Unlock()
 		require.NoError(t, l.Close())
 	}
 	require.Equal(t, syncs[0], syncs[1])
@@ -413,21 +415,21 @@ func TestFirstErrorAfterAnExchangeIsErrFailed(t *testing.T) {
 func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 2)
 	require.NoError(t, l.Close())
-	require.NoError(t, s.Remove(filepath.Join(simDir, stateName)))
+	require.NoError(t, s.Remove(filepath.Join(sim.Dir, stateName)))
 	synced, counted, early := false, false, false
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
 		switch name := filepath.Base(path); {
-		case kind == simSyncDir && name == simDir:
+		case kind == sim.SyncDir && name == sim.Dir:
 			synced = true
-		case kind == simWrite && name == stateName && !counted:
+		case kind == sim.Write && name == stateName && !counted:
 			counted = true
 			early = !synced
 		}
 		return nil
 	})
-	l, err := openFS(s, simDir, nil)
+	l, err := openFS(s, sim.Dir, nil)
 	require.NoError(t, err)
-	s.setFault(nil)
+	s.SetFault(nil)
 	require.True(t, counted)
 	require.False(t, early)
 	require.NoError(t, l.Close())
@@ -436,14 +438,14 @@ func TestNamesAreDurableBeforeTheyAreCounted(t *testing.T) {
 // A cut that fails halfway must leave the records below its offset readable.
 func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
 	s, l := smallSegments(t, true, FlushSync, 4)
-	s.setFault(func(kind simKind, _ int, path string) *simFault {
-		if kind == simTruncate && isLog(filepath.Base(path)) {
-			return &simFault{err: syscall.EIO}
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Truncate && isLog(filepath.Base(path)) {
+			return &sim.Fault{Err: syscall.EIO}
 		}
 		return nil
 	})
 	require.ErrorIs(t, l.TruncateTo(2), syscall.EIO)
-	s.setFault(nil)
+	s.SetFault(nil)
 	next := int64(0)
 	for r, err := range l.Records(0) {
 		require.NoError(t, err)
@@ -458,14 +460,109 @@ func TestFailedCutLeavesWhatLiesBelow(t *testing.T) {
 // not take the records above its offset for old ones that the cut removed.
 func TestIntentWithoutItsRest(t *testing.T) {
 	crashedAtEveryPoint(t, Options{SegmentBytes: 4096}, func(u *simUser) error {
-		u.sim.setFault(func(kind simKind, _ int, path string) *simFault {
-			if kind == simWrite && filepath.Base(path) == stateName { // no state is noted, so recovery has to check all records
-				return &simFault{err: syscall.EIO}
+		u.sim.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+			if kind == sim.Write && filepath.Base(path) == stateName { // no state is noted, so recovery has to check all records
+				return &sim.Fault{Err: syscall.EIO}
 			}
 			return nil
 		})
 		err := appends(1, 2, 2)(u)
-		u.sim.setFault(nil)
+		u.sim.SetFault(nil)
 		return err
 	}, func(u *simUser) error { return u.truncateTo(2) })
+}
+
+// zeroFS counts the zeros that are written ahead of the appends.
+type zeroFS struct {
+	osFS
+	laid atomic.Int64
+}
+
+type zeroFile struct {
+	vfs.File
+	fs *zeroFS
+}
+
+func (f zeroFile) Zero(pos, n int64) error {
+	f.fs.laid.Add(n)
+	return f.File.Zero(pos, n)
+}
+
+func (f *zeroFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	g, err := f.osFS.Open(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return zeroFile{g, f}, nil
+}
+
+// Zeros must be written ahead of small flushes, and not of large ones.
+func TestLargeFlushesGetNoZeros(t *testing.T) {
+	for _, c := range []struct {
+		size, least, most int
+	}{
+		{16 << 10, 1, 64 << 20},
+		{largeFlush, 0, 4 << 20},
+	} {
+		fsys := new(zeroFS)
+		dir := t.TempDir()
+		l, err := openFS(fsys, dir, &Options{SegmentBytes: 32 << 20})
+		require.NoError(t, err)
+		if l.writer.tail.h.m == nil {
+			require.NoError(t, l.Close())
+			t.Skip("this platform does not reserve blocks")
+		}
+		value := bytes.Repeat([]byte{7}, c.size)
+		n := 20 << 20 / c.size
+		for range n {
+			_, err := l.Append(Record{Value: value})
+			require.NoError(t, err)
+		}
+		laid := int(fsys.laid.Load())
+		require.GreaterOrEqual(t, laid, c.least)
+		require.LessOrEqual(t, laid, c.most)
+		require.NoError(t, l.Close())
+		l, err = Open(dir, nil)
+		require.NoError(t, err)
+		count := 0
+		for r, err := range l.Records(0) {
+			require.NoError(t, err)
+			require.Equal(t, value, r.Value)
+			count++
+		}
+		require.Equal(t, n, count)
+		require.NoError(t, l.Close())
+	}
+}
+
+// A sealed segment must keep neither the buffers in which its batches were gathered nor the writer's handle.
+func TestSealedSegmentsKeepNoBuffers(t *testing.T) {
+	l, err := Open(t.TempDir(), &Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	value := make([]byte, 20<<10)
+	for range 30 {
+		_, err := l.Append(Record{Value: value})
+		require.NoError(t, err)
+	}
+	keeps := func() (sealed int, kept bool) {
+		for _, s := range l.view.Load().segs {
+			if !s.is(phaseSealed) {
+				continue
+			}
+			sealed++
+			s.gather.mu.Lock()
+			kept = kept || s.h.Load() != nil || cap(s.gather.buf)+cap(s.gather.spare) > 0
+			s.gather.mu.Unlock()
+		}
+		return sealed, kept
+	}
+	if l.writer.tail.seg.gather == nil {
+		require.NoError(t, l.Close())
+		t.Skip("this platform does not gather batches")
+	}
+	require.Eventually(t, func() bool {
+		sealed, kept := keeps()
+		return sealed > 5 && !kept
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.Close())
 }

@@ -1,6 +1,6 @@
 //go:build go1.25
 
-package seglog
+package sim
 
 import (
 	"fmt"
@@ -17,16 +17,11 @@ import (
 	"github.com/seglog/seglog/internal/sched"
 )
 
-// This is the scheduler of the simulation. Everything runs in a bubble of testing/synctest, whose clock advances only when
-// all its goroutines wait. Every goroutine of the engine or its users parks at each file system call, each mutex and each
-// yield. When all of them are parked or blocked, the first goroutine of the bubble picks one of the parked ones by the seed and
-// lets it run to its next point. So one goroutine runs at a time, in an order that the seed decides.
-
 // task is a goroutine that the scheduler controls. It is attached to its goroutine in place of the profiler labels, which
 // child goroutines inherit; no other way to attach a value to a goroutine is as cheap.
 type task struct {
 	labels []string // must come first: a profile reads the labels of the goroutine here
-	s      *scheduler
+	s      *Scheduler
 	name   string
 	kids   map[string]int
 	actor  bool // a user of the log, not one of its goroutines
@@ -40,23 +35,24 @@ type task struct {
 
 // point is a place where a task parks.
 type point struct {
-	kind  simKind      // the kind of file system call, or simKinds if the point is none
+	kind  Kind         // the kind of file system call, or Kinds if the point is none
 	where string       // the path, or the engine's name for the point
 	lock  *sched.Mutex // if not nil, must be free before the task continues
 	spins bool         // the task polls until another task has done something
 }
 
-type step struct {
+// Step is one step of a run.
+type Step struct {
 	t *task
 	point
 	pause time.Duration // if not 0, the clock advanced by pause and no task ran
 }
 
-func (st step) String() string {
+func (st Step) String() string {
 	switch {
 	case st.t == nil:
 		return fmt.Sprintf("clock advances by %v", st.pause)
-	case st.kind != simKinds:
+	case st.kind != Kinds:
 		where := st.where
 		if i := strings.LastIndexByte(where, '/'); i >= 0 {
 			where = where[i+1:]
@@ -74,27 +70,31 @@ func setRuntimeLabels(unsafe.Pointer)
 
 func current() *task { return (*task)(runtimeLabels()) }
 
-// schedStrategy decides how the next task is picked.
-type schedStrategy int
+// strategy decides how the next task is picked.
+type strategy int
 
 const (
-	pickRandom schedStrategy = iota // any task
-	pickSticky                      // usually the last task again
-	pickPCT                         // the task with the highest priority; a few random steps change a priority (probabilistic concurrency testing)
+	pickRandom strategy = iota // any task
+	pickSticky                 // usually the last task again
+	pickPCT                    // the task with the highest priority; a few random steps change a priority (probabilistic concurrency testing)
 	pickKinds
 )
 
-type scheduler struct {
+// Scheduler is the scheduler of the simulation, a sched.Scheduler. Everything runs in a bubble of testing/synctest, whose clock advances only when
+// all its goroutines wait. Every goroutine of the engine or its users parks at each file system call, each mutex and each
+// yield. When all of them are parked or blocked, the first goroutine of the bubble picks one of the parked ones by the seed and
+// lets it run to its next point. So one goroutine runs at a time, in an order that the seed decides.
+type Scheduler struct {
 	rng      *rand.Rand
 	seed     uint64
-	strategy schedStrategy
+	strategy strategy
 	change   int // one step in change, on average, changes a priority
 	pauses   int // at one step in pauses, on average, the clock advances although tasks could run; 0: never
 	maxSteps int
 	timers   *task // the parent of the goroutines that timers start
-	verbose  bool  // the trace shows which function takes each lock
-	// onStep, if not nil, is called between two steps, when no task runs.
-	onStep func() error
+	Verbose  bool  // the trace shows which function takes each lock
+	// OnStep, if not nil, is called between two steps, when no task runs.
+	OnStep func() error
 
 	mu     sync.Mutex
 	parked []*task
@@ -102,25 +102,27 @@ type scheduler struct {
 	actors int
 	last   *task
 	lowest uint64
-	steps  []step
-	count  atomic.Int64 // for the watchdog
+	Steps  []Step
+	Count  atomic.Int64 // for the watchdog
 	moved  time.Time    // the time of the last step of an actor
 }
 
-func newSched(seed uint64) *scheduler {
-	s := &scheduler{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
+// NewScheduler returns a scheduler whose decisions follow from seed.
+func NewScheduler(seed uint64) *Scheduler {
+	s := &Scheduler{seed: seed, rng: rand.New(rand.NewPCG(seed, 11)), maxSteps: 60_000, lowest: 1 << 62}
 	s.timers = s.newTask("timers")
-	s.strategy = schedStrategy(s.rng.IntN(int(pickKinds)))
+	s.strategy = strategy(s.rng.IntN(int(pickKinds)))
 	s.change = 20 + s.rng.IntN(200)
 	s.pauses = []int{0, 30, 100, 400}[s.rng.IntN(4)]
 	return s
 }
 
-func (s *scheduler) newTask(name string) *task {
-	return &task{s: s, name: name, kids: map[string]int{}, prio: 1<<62 + rand.New(rand.NewPCG(s.seed, fnv(name))).Uint64N(1<<62), goes: make(chan struct{}, 1)}
+func (s *Scheduler) newTask(name string) *task {
+	return &task{s: s, name: name, kids: map[string]int{}, prio: 1<<62 + rand.New(rand.NewPCG(s.seed, FNV(name))).Uint64N(1<<62), goes: make(chan struct{}, 1)}
 }
 
-func fnv(s string) uint64 {
+// FNV returns a hash of s that is the same in each run.
+func FNV(s string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(s) {
 		h = (h ^ uint64(s[i])) * 1099511628211
@@ -128,8 +130,11 @@ func fnv(s string) uint64 {
 	return h
 }
 
-// spawn starts an actor.
-func (s *scheduler) spawn(name string, f func()) {
+// Begin is called first, by the first goroutine of the bubble: the clock advances only while all wait on channels of the bubble.
+func (s *Scheduler) Begin() { s.wake = make(chan struct{}, 1) }
+
+// Spawn starts an actor.
+func (s *Scheduler) Spawn(name string, f func()) {
 	t := s.newTask(name)
 	t.actor = true
 	s.mu.Lock()
@@ -143,12 +148,12 @@ func (s *scheduler) spawn(name string, f func()) {
 			s.mu.Unlock()
 			s.signal()
 		}()
-		t.park(point{kind: simKinds, where: "starts"})
+		t.park(point{kind: Kinds, where: "starts"})
 		f()
 	}()
 }
 
-func (s *scheduler) signal() {
+func (s *Scheduler) signal() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -168,26 +173,26 @@ func (t *task) park(p point) {
 	<-t.goes
 }
 
-// The engine calls the following methods, those of its interface scheduler, at its points.
+// The engine calls the following methods, those of sched.Scheduler, at its points.
 
-func (s *scheduler) Lock(m *sched.Mutex) bool {
+func (s *Scheduler) Lock(m *sched.Mutex) bool {
 	t := current()
 	if t == nil {
 		return false
 	}
 	where := "lock"
-	if t.s.verbose {
+	if t.s.Verbose {
 		where += " in " + caller()
 	}
 	for {
-		t.park(point{kind: simKinds, where: where, lock: m})
+		t.park(point{kind: Kinds, where: where, lock: m})
 		if m.TryLock() {
 			return true
 		}
 	}
 }
 
-func (s *scheduler) Started(name string) {
+func (s *Scheduler) Started(name string) {
 	parent := current()
 	if parent == nil { // a timer started the goroutine
 		parent = s.timers
@@ -198,10 +203,10 @@ func (s *scheduler) Started(name string) {
 	s.mu.Unlock()
 	t := parent.s.newTask(name)
 	setRuntimeLabels(unsafe.Pointer(t))
-	t.park(point{kind: simKinds, where: "starts"})
+	t.park(point{kind: Kinds, where: "starts"})
 }
 
-func (s *scheduler) Unique(name string) string {
+func (s *Scheduler) Unique(name string) string {
 	t := current()
 	if t == nil {
 		return name
@@ -212,9 +217,9 @@ func (s *scheduler) Unique(name string) string {
 	return fmt.Sprintf("%s %d of %s", name, t.kids["the name "+name], t.name)
 }
 
-func (s *scheduler) Yield(where string, spins bool) {
+func (s *Scheduler) Yield(where string, spins bool) {
 	if t := current(); t != nil {
-		t.park(point{kind: simKinds, where: where, spins: spins})
+		t.park(point{kind: Kinds, where: where, spins: spins})
 	}
 }
 
@@ -227,7 +232,7 @@ func caller() string {
 }
 
 // call parks the task before a file system call.
-func (s *scheduler) call(kind simKind, path string) {
+func (s *Scheduler) call(kind Kind, path string) {
 	if t := current(); t != nil {
 		t.park(point{kind: kind, where: path})
 	}
@@ -238,12 +243,12 @@ type stuckError struct{ why, stacks string }
 
 func (e *stuckError) Error() string { return e.why + "\n" + e.stacks }
 
-// schedPatience bounds the simulated time in which no actor makes a step. No call of an actor waits for more than a minute by
+// patience bounds the simulated time in which no actor makes a step. No call of an actor waits for more than a minute by
 // design.
-const schedPatience = 10 * time.Minute
+const patience = 10 * time.Minute
 
-// run picks tasks until all actors have returned.
-func (s *scheduler) run() error {
+// Run picks tasks until all actors have returned.
+func (s *Scheduler) Run() error {
 	s.moved = time.Now()
 	for {
 		synctest.Wait()
@@ -259,13 +264,13 @@ func (s *scheduler) run() error {
 		switch {
 		case left == 0 && len(s.parked) == 0:
 			return nil
-		case time.Since(s.moved) > schedPatience && left > 0:
-			return &stuckError{fmt.Sprintf("no call made progress for %v", schedPatience), s.waiting() + bubbleStacks(bubble())}
-		case len(s.steps) > s.maxSteps:
-			return &stuckError{fmt.Sprintf("endless loop: %d steps", len(s.steps)), s.waiting() + bubbleStacks(bubble())}
+		case time.Since(s.moved) > patience && left > 0:
+			return &stuckError{fmt.Sprintf("no call made progress for %v", patience), s.waiting() + BubbleStacks(Bubble())}
+		case len(s.Steps) > s.maxSteps:
+			return &stuckError{fmt.Sprintf("endless loop: %d steps", len(s.Steps)), s.waiting() + BubbleStacks(Bubble())}
 		}
-		if s.onStep != nil {
-			if err := s.onStep(); err != nil {
+		if s.OnStep != nil {
+			if err := s.OnStep(); err != nil {
 				return err
 			}
 		}
@@ -278,7 +283,7 @@ func (s *scheduler) run() error {
 		}
 		if s.pauses > 0 && s.rng.IntN(s.pauses) == 0 {
 			d := []time.Duration{50 * time.Microsecond, time.Millisecond, 15 * time.Millisecond, 400 * time.Millisecond, 1100 * time.Millisecond}[s.rng.IntN(5)]
-			s.steps = append(s.steps, step{pause: d})
+			s.Steps = append(s.Steps, Step{pause: d})
 			time.Sleep(d)
 			continue
 		}
@@ -297,13 +302,13 @@ func free(m *sched.Mutex) bool {
 }
 
 // idle lets the clock advance until a task parks.
-func (s *scheduler) idle() {
+func (s *Scheduler) idle() {
 	select {
 	case <-s.wake:
 		return
 	default:
 	}
-	timer := time.NewTimer(schedPatience / 4)
+	timer := time.NewTimer(patience / 4)
 	defer timer.Stop()
 	select {
 	case <-s.wake:
@@ -311,7 +316,7 @@ func (s *scheduler) idle() {
 	}
 }
 
-func (s *scheduler) pick(ready []*task) *task {
+func (s *Scheduler) pick(ready []*task) *task {
 	t := ready[s.rng.IntN(len(ready))]
 	switch s.strategy {
 	case pickSticky:
@@ -339,13 +344,13 @@ func (s *scheduler) pick(ready []*task) *task {
 	return t
 }
 
-func (s *scheduler) release(t *task) {
+func (s *Scheduler) release(t *task) {
 	s.mu.Lock()
 	s.parked = slices.DeleteFunc(s.parked, func(p *task) bool { return p == t })
 	t.parked = false
 	s.mu.Unlock()
-	s.steps = append(s.steps, step{t: t, point: t.at})
-	s.count.Add(1)
+	s.Steps = append(s.Steps, Step{t: t, point: t.at})
+	s.Count.Add(1)
 	s.last = t
 	if t.actor {
 		s.moved = time.Now()
@@ -353,36 +358,36 @@ func (s *scheduler) release(t *task) {
 	t.goes <- struct{}{}
 }
 
-func (s *scheduler) waiting() string {
+func (s *Scheduler) waiting() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var b strings.Builder
 	for _, t := range s.parked {
-		fmt.Fprintf(&b, "parked: %v\n", step{t: t, point: t.at})
+		fmt.Fprintf(&b, "parked: %v\n", Step{t: t, point: t.at})
 	}
 	return b.String()
 }
 
-// tail returns the last n steps as text.
-func (s *scheduler) tail(n int) string {
+// Tail returns the last n steps as text.
+func (s *Scheduler) Tail(n int) string {
 	var b strings.Builder
-	from := max(0, len(s.steps)-n)
-	for i, st := range s.steps[from:] {
+	from := max(0, len(s.Steps)-n)
+	for i, st := range s.Steps[from:] {
 		fmt.Fprintf(&b, "%6d %v\n", from+i, st)
 	}
 	return b.String()
 }
 
-// bubble returns the name of the caller's bubble in stack traces.
-func bubble() string {
+// Bubble returns the name of the caller's bubble in stack traces.
+func Bubble() string {
 	buf := make([]byte, 200)
 	header := string(buf[:runtime.Stack(buf, false)])
 	from := strings.Index(header, "synctest bubble")
 	return header[from:strings.Index(header, "]")] + "]"
 }
 
-// bubbleStacks returns the stacks of the goroutines in the named bubble.
-func bubbleStacks(name string) string {
+// BubbleStacks returns the stacks of the goroutines in the named bubble.
+func BubbleStacks(name string) string {
 	buf := make([]byte, 1<<20)
 	var b strings.Builder
 	for g := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {

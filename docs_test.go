@@ -5,13 +5,180 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
+
+// The code in the README must be that of an example, which is compiled and run.
+func TestDocReadme(t *testing.T) {
+	b, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(b), "\r\n", "\n")
+	_, rest, ok := strings.Cut(text, "\t// README\n")
+	require.True(t, ok)
+	code, _, ok := strings.Cut(rest, "\t// README end\n")
+	require.True(t, ok)
+	code = strings.TrimPrefix(strings.ReplaceAll(code, "\n\t", "\n"), "\t")
+	docBlock(t, "README.md", "example", "```go\n"+code+"```\n")
+}
+
+// The file map in docs/design.md must name every file, in its layer in arch_test.go.
+func TestDocFileMap(t *testing.T) {
+	b, err := os.ReadFile("docs/design.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(b), "## File map")
+	require.True(t, ok)
+	table, _, _ := strings.Cut(rest, "\n## ")
+	rows, layer := map[string]int{}, ""
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 5 || strings.HasPrefix(cells[1], "---") || strings.TrimSpace(cells[2]) == "file" {
+			continue
+		}
+		if l := strings.TrimSpace(cells[1]); l != "" {
+			layer = l
+		}
+		n, err := strconv.Atoi(layer)
+		require.NoError(t, err, row)
+		for pattern := range strings.SplitSeq(cells[2], ",") {
+			rows[strings.TrimSpace(pattern)] = n
+		}
+	}
+	there := sources(t)
+	for i, files := range layers {
+		for _, file := range files {
+			if there[file] == "" {
+				continue
+			}
+			name := strings.TrimSuffix(file, ".go")
+			n, ok := rows[name]
+			for pattern, p := range rows {
+				if match, err := path.Match(pattern, name); err == nil && match && !ok {
+					n, ok = p, true
+				}
+			}
+			require.True(t, ok, "docs/design.md does not name %s", file)
+			require.Equal(t, i, n, "layer of %s in docs/design.md", file)
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+
+// Links between files of the project must lead to existing files.
+func TestDocLinks(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	for _, pattern := range []string{"docs/*.md", "examples/*.md", "examples/*/*.md", "bench/*.md", "interop/*.md"} {
+		more, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		pages = append(pages, more...)
+	}
+	require.Contains(t, pages, "README.md")
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			_, err := os.Stat(filepath.Join(filepath.Dir(page), m[1]))
+			require.NoError(t, err, "%s links to %s", page, m[1])
+		}
+	}
+}
+
+// The decision table in docs/recovery.md must be the table that the code uses.
+func TestDocRecoveryTable(t *testing.T) {
+	var out strings.Builder
+	out.WriteString("| | what Open finds in a segment | what it does |\n|---|---|---|\n")
+	for _, c := range recoveryCases {
+		fmt.Fprintf(&out, "| %c | %s | %s |\n", c.id, c.finds, c.does)
+	}
+	docBlock(t, "docs/recovery.md", "cases", out.String())
+}
+
+// TestDocState reads a state file by the table in docs/recovery.md: each field must be at the position in the table, and the
+// table must not leave out any.
+func TestDocState(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	for i := range 300 {
+		_, err := l.Append(Record{Value: fmt.Appendf(nil, "%0*d", i%100, i)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.TruncateTo(290))
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.Close())
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.NoError(t, l.DeleteBefore(207))
+	require.NoError(t, l.Close())
+
+	path := filepath.Join(dir, stateName)
+	st, ok, err := readState(osFS{}, path)
+	require.NoError(t, err)
+	require.True(t, ok)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	slot := b[int(st.seq%2)*stateSlotGap:][:stateLen]
+	fields := reflect.ValueOf(st)
+
+	doc, err := os.ReadFile("docs/recovery.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(doc), "<!-- state -->")
+	require.True(t, ok)
+	table, _, ok := strings.Cut(rest, "<!-- /state -->")
+	require.True(t, ok)
+	seen, end := map[string]bool{"policy": true, "clean": true, "reset": true, "gaps": true, "failed": true}, 0 // in flags
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 6 {
+			continue
+		}
+		pos, err := strconv.Atoi(strings.TrimSpace(cells[1]))
+		if err != nil {
+			continue // the head
+		}
+		size, err := strconv.Atoi(strings.TrimSpace(cells[2]))
+		require.NoError(t, err)
+		require.Equal(t, end, pos, "a hole before %s", row)
+		end = pos + size
+		name := strings.TrimSpace(cells[3])
+		switch name {
+		case "magic":
+			require.EqualValues(t, uint64(stateMagic), binary.BigEndian.Uint64(slot[pos:]))
+		case "crc":
+			require.NotZero(t, binary.BigEndian.Uint32(slot[pos:]))
+		case "flags":
+			want := uint64(stateClean) | uint64(st.policy)<<statePolicyShift
+			require.Equal(t, want, binary.BigEndian.Uint64(slot[pos:]))
+		default:
+			f := fields.FieldByName(name)
+			require.True(t, f.IsValid(), "no field %s", name)
+			got := binary.BigEndian.Uint64(slot[pos:])
+			if f.CanInt() {
+				require.Equal(t, f.Int(), int64(got), name)
+			} else {
+				require.Equal(t, f.Uint(), got, name)
+			}
+			seen[name] = true
+		}
+	}
+	require.Equal(t, stateLen, end, "the table must end with the slot")
+	for _, field := range reflect.VisibleFields(fields.Type()) {
+		require.True(t, field.Anonymous || seen[field.Name], "the table leaves out %s", field.Name)
+	}
+}
 
 var update = flag.Bool("update", false, "rewrite the generated files and the generated parts of docs/ and README.md")
 

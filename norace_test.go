@@ -1,5 +1,0 @@
-//go:build !race
-
-package seglog_test
-
-const underRace = false

@@ -1,5 +1,0 @@
-//go:build !race
-
-package seglog
-
-const raceEnabled = false
