@@ -47,7 +47,8 @@ func (h *hooks) start() {
 	}
 }
 
-// tellAll calls OnSeal for the sealed segments for which it was not called yet, until stop is closed.
+// tellAll calls OnSeal for each sealed segment for which it was not called yet. It returns when there is none left, or early if
+// stop is closed or a segment can't be read.
 func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	if l.o.OnSeal == nil {
 		return
