@@ -8,8 +8,8 @@ import (
 	"github.com/seglog/seglog/internal/vfs"
 )
 
-// cutPlan describes the segment that holds the offset of a TruncateTo, as it will be afterwards: the file up to pos, followed
-// by rest. The plan is made before anything changes, and the state file notes pos and rest, so that Open can finish an
+// cutPlan describes the segment of the last record that a TruncateTo keeps, as it will be afterwards: the file up to pos,
+// followed by rest. The plan is made before anything changes, and the state file notes pos and rest, so that Open can finish an
 // interrupted cut by the same steps.
 type cutPlan struct {
 	f     vfs.File     // the segment's file, opened for writing; nil in recovery
@@ -17,7 +17,7 @@ type cutPlan struct {
 	held  *heldSegment // nil in recovery
 	pos   int64
 	rest  batch         // the remaining part of the batch that holds the offset; nil if the cut lies between two batches
-	whole found         // the batch that rest is a part of, until the file changes; then, and without rest, empty
+	whole found         // the batch that rest replaces; empty if rest is nil, in recovery, and once the file is being changed in place
 	done  bool          // the file begins with the planned contents
 	x     *indexBuilder // the indexes of the planned contents
 	first int64         // timestamp of the first batch, as tail.firstTime
@@ -81,9 +81,10 @@ func (l *Log) letGo(p *cutPlan) {
 	}
 }
 
-// cutFiles removes the files of all segments but the first, newest first, and then cuts the first, the file of which it returns.
-// In this order, which finishCut keeps too, the files join at any moment, also for who has no state file to tell of the cut: a
-// first segment that was shortened before the others went would leave a hole. The removals also make room for a copy.
+// cutFiles removes the files of all segments but the first, newest first, then cuts the first, and returns its file. finishCut
+// keeps the same order. At every moment the remaining segments join, even for a reader without a state file; if the first
+// segment were cut before the later ones are removed, offsets would be missing between them. The removals also make room for a
+// copy.
 func (l *Log) cutFiles(segs []*segment, offset int64, p *cutPlan) (f vfs.File, err error) {
 	removed, err := l.removeAbove(segs[1:], p.base)
 	if err == nil {
@@ -141,7 +142,7 @@ func (l *Log) cutSegment(p *cutPlan, goOn bool) (f vfs.File, err error) {
 	path := l.path(p.base, logSuffix)
 	switch {
 	case goOn && held.copy != nil:
-		if err = p.f.Close(); err == nil { // Windows does not rename over an open file
+		if err = p.f.Close(); err == nil { // closed first, since not every file system on Windows renames over an open file
 			f, err = l.placeCopy(held.copy, path, p)
 		} else {
 			err = errors.Join(err, held.copy.Close())
@@ -171,7 +172,7 @@ func (e *env) cutFile(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
 	if !alone {
 		p.reserved = 0
 		out, err := e.copyBelow(f, p)
-		if e := f.Close(); e != nil && err == nil { // Windows does not rename over an open file
+		if e := f.Close(); e != nil && err == nil { // closed first, as in cutSegment
 			err = errors.Join(e, out.Close())
 		}
 		if err != nil {
@@ -321,7 +322,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		s.start = l.start.Load()
 		s.recoveryPoint = offset
 		s.end, s.endPos = offset, t.seg.stored.load().pos()
-		s.hold(l.view.Load().bases(), scan.base, m)
+		s.set(l.view.Load().bases(), scan.base, m)
 		s.epoch = int64(w.epoch)
 		s.told = min(s.told, t.seg.base)
 		s.raiseFence(offset, w.epoch)

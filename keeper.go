@@ -10,7 +10,8 @@ import (
 	"github.com/seglog/seglog/internal/sched"
 )
 
-// backgroundWork limits the work of preparers and keepers, which also use the processor.
+// backgroundWork bounds how many preparers and keepers of all logs work at the same time. The bound follows the number of CPUs,
+// since they compute as well as wait for the disk.
 var backgroundWork = sched.Limiter{Most: max(8, 2*runtime.NumCPU())}
 
 // startBackground lets the preparer work ahead of the appends, and the keeper do the work that can wait.
@@ -262,8 +263,8 @@ func (l *Log) flushBelow(limit int64) error {
 	return nil
 }
 
-// takeSealed takes t off the queue and moves the point where recovery starts behind it. It closes the segment, which
-// releases the writer's mapping and buffers; the next reader opens it with its index files.
+// takeSealed takes t off the queue, marks its segment sealed, and notes that recovery may start at the next segment. It closes
+// the segment, which releases the writer's mapping and buffers; the next reader opens it with its index files.
 func (l *Log) takeSealed(t *tail) {
 	l.mu.Lock()
 	w := &l.writer
@@ -338,7 +339,8 @@ func (h *hooks) start() {
 	}
 }
 
-// tellAll calls OnSeal for the sealed segments for which it was not called yet, until stop is closed.
+// tellAll calls OnSeal for each sealed segment for which it was not called yet. It returns when there is none left, or early if
+// stop is closed or a segment can't be read.
 func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 	if l.o.OnSeal == nil {
 		return

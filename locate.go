@@ -66,7 +66,7 @@ func (w *window) prefetch(pos int64) {
 }
 
 // warmth remembers which parts of a mapping were in memory a while ago. Parts that were not are brought in by
-// mapping.load before they are touched, so that a reader of cold data waits in a system call and holds up nobody.
+// loadPages before they are touched, so that a reader of cold data waits in a system call and holds up nobody.
 type warmth struct {
 	parts []atomic.Uint32 // a bit each
 }

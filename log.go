@@ -171,7 +171,7 @@ func (l *Log) finish() error {
 		s.end, s.endPos = l.end.Load(), m.pos()
 		s.epoch = int64(w.epoch)
 		s.recoveryPoint = s.end
-		s.hold(l.view.Load().bases(), w.tail.seg.base, m)
+		s.set(l.view.Load().bases(), w.tail.seg.base, m)
 	})
 	if err != nil {
 		err = fmt.Errorf("seglog: close: %w", err)

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// manifest says which segments a log has, without a list of them: a count and a sum show a missing, doubled or foreign file
-// before any is opened. It is part of the state, and every change of the segments goes through one of its methods, which keep
-// its fields together.
+// manifest identifies the segments from first to scanBase by their number and the sum of their base offsets. That is enough to
+// notice a missing, doubled or foreign file before any is opened. Later segments are not counted. It is part of the state, and
+// every change of the segments goes through one of its methods, which keep its fields together.
 type manifest struct {
 	// first is the base offset of the first segment that is kept. Files of segments below are left from a deletion that was
 	// interrupted.
@@ -20,9 +20,9 @@ type manifest struct {
 	baseSum  int64
 }
 
-// hold makes the manifest that of the segments with these base offsets, of which those before the one at scanBase are sealed,
-// and that one is flushed up to the mark.
-func (m *manifest) hold(bases []int64, scanBase int64, flushed mark) {
+// set makes m describe a log with these segments: those below scanBase are sealed, and the one at scanBase is flushed up to the
+// mark.
+func (m *manifest) set(bases []int64, scanBase int64, flushed mark) {
 	m.scanFrom(scanBase, flushed)
 	if len(bases) > 0 {
 		m.first = bases[0]
@@ -30,7 +30,7 @@ func (m *manifest) hold(bases []int64, scanBase int64, flushed mark) {
 	m.segments, m.baseSum = m.tally(bases)
 }
 
-// empty makes the manifest that of a log without segments whose first one will begin at offset.
+// empty makes m describe a log without segments, whose first one will begin at offset.
 func (m *manifest) empty(offset int64) {
 	*m = manifest{first: offset, scanBase: offset, scanOffset: offset}
 }
@@ -59,7 +59,7 @@ func (m *manifest) deleted(bases []int64, first int64) {
 // isSealed reports whether the segment at base is sealed. The last segment of a log never is.
 func (m *manifest) isSealed(base int64) bool { return base < m.scanBase }
 
-// trusts reports whether recovery takes the batch at pos of the segment at base for good without a check.
+// trusts reports whether recovery accepts the batch at pos of the segment at base without checking its CRC and leader epoch.
 func (m *manifest) trusts(base, pos int64) bool {
 	return m.isSealed(base) || base == m.scanBase && pos < m.scanPos
 }
@@ -84,7 +84,8 @@ func (m *manifest) differs(bases []int64) string {
 	return fmt.Sprintf("%d segments up to base offset %d, want %d", n, m.scanBase, m.segments)
 }
 
-// foreign returns the index of the only segment that there is too many, if count and sum tell which; otherwise -1.
+// foreign returns the index of the segment that does not belong to the log, if exactly one is surplus and the sum identifies it;
+// otherwise -1.
 func (m *manifest) foreign(bases []int64) int {
 	n, sum := m.tally(bases)
 	base := sum - m.baseSum
@@ -95,8 +96,9 @@ func (m *manifest) foreign(bases []int64) int {
 	return i
 }
 
-// noManifest is that of a snapshot that is not finished. No log has such a sum, so every Open refuses it.
-var noManifest = manifest{segments: 1, baseSum: -1}
+// unfinishedManifest marks a snapshot that is not complete. Base offsets are never negative, so no set of segments has its sum,
+// and every Open refuses it.
+var unfinishedManifest = manifest{segments: 1, baseSum: -1}
 
-// isUnfinished reports whether it is noManifest.
+// isUnfinished reports whether m is unfinishedManifest.
 func (m *manifest) isUnfinished() bool { return m.baseSum < 0 }

@@ -138,7 +138,8 @@ func (ro *readOnly) refreshFor(offset int64) error {
 
 func (ro *readOnly) isFresh() bool { return int64(time.Since(ro.began)) < ro.fresh.Load() }
 
-// setFresh counts from the look at the state, since it may take a busy system long to come from there to here.
+// setFresh declares the view up to date until followEvery after the state file was read, not after now: on a busy system the
+// difference may be large.
 func (ro *readOnly) setFresh() { ro.fresh.Store(int64(ro.looked + followEvery)) }
 
 // refreshIfStale brings the bounds up to date for Offsets and Stats.
@@ -208,7 +209,7 @@ func (ro *readOnly) overtaken(a *attempt, err *error) bool {
 	ro.opened, ro.listed = time.Time{}, time.Time{}
 	st, e := ro.readWriterState()
 	if e != nil {
-		*err = notLookedAt(e, *err)
+		*err = unexplained(e, *err)
 		return false
 	}
 	// Another reader may have brought the view up to date before.
@@ -223,15 +224,15 @@ func (ro *readOnly) overtaken(a *attempt, err *error) bool {
 		pauseForCut(a.began)
 	}
 	if e := ro.refreshLocked(st); e != nil {
-		*err = notLookedAt(e, *err)
+		*err = unexplained(e, *err)
 		return false
 	}
 	return true
 }
 
-// notLookedAt is the error of a reader who can't find out whether the writer explains what it met, such as a segment that is
-// missing since it was deleted.
-func notLookedAt(err, met error) error {
+// unexplained combines met, the error of a read, with err, the reason why it could not be found out whether a change by the
+// writer explains met: a segment that is missing may have been deleted.
+func unexplained(err, met error) error {
 	return fmt.Errorf("%w, after: %v", err, met)
 }
 

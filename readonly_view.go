@@ -39,7 +39,8 @@ func (ro *readOnly) refreshLocked(st state) error {
 	}
 }
 
-// bringUpTo makes a view of one state. If it has to make the view from scratch, readers wait as they do for a cut.
+// bringUpTo extends the view to the state st. It makes a new view if there is none yet, if the writer has cut the log since, or if
+// all segments of the view were deleted; readers of the old view wait meanwhile as for a cut.
 func (ro *readOnly) bringUpTo(st state) error {
 	l := ro.l
 	v := l.view.Load()
@@ -136,7 +137,8 @@ func (ro *readOnly) rebuildView(st state) error {
 	return nil
 }
 
-// followSegment opens the segment that the writer appends to. If it does not exist (yet), it counts as empty.
+// followSegment opens the segment at base as the last one of the view, whose batches extendLast checks one by one. If its file
+// does not exist, the segment counts as empty: the writer may not have named it yet.
 func (ro *readOnly) followSegment(base int64) (*segment, error) {
 	l := ro.l
 	s := &segment{base: base}
@@ -309,9 +311,10 @@ func (ro *readOnly) extendLast(st state) error {
 	return nil
 }
 
-// passDamage returns the position and base offset of the next good batch behind damage at pos of the last segment, of which
-// size bytes may hold batches; found is -1 if there is none. The state tells where the flushed batches of the segment end,
-// if it is not older than the segment: without a bound, batches in the value of a record count as soon as two of them join.
+// passDamage returns the position and base offset of the next good batch after damage at pos of the last segment, of which
+// size bytes may hold batches; found is -1 if there is none. If the state says where the flushed batches of this segment end,
+// the search is bounded by that position. Without a bound, two adjacent batches inside the value of a record would be taken for
+// batches of the log.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
 	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)

@@ -21,7 +21,7 @@ func (l *Log) open() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	err := l.withDescriptor(func() (err error) {
-		l.lock, err = l.fs.Lock(filepath.Join(l.dir, "LOCK"))
+		l.lock, err = l.fs.Lock(filepath.Join(l.dir, lockName))
 		return err
 	})
 	if err != nil {

@@ -316,7 +316,7 @@ func (r *recovery) takeOver() error {
 		*s = state{seq: s.seq, policy: l.o.Flush, gaps: l.gaps.Load(), start: start, recoveryPoint: durable,
 			end: end, endPos: w.tail.seg.stored.load().pos(), cut: -1, cuts: max(s.cuts, r.st.cuts), lastCut: s.lastCut, epoch: int64(w.epoch),
 			fenceOffset: r.st.fenceOffset, fenceEpoch: r.st.fenceEpoch, told: max(first, min(r.st.told, end)), gapTo: r.st.gapTo}
-		s.hold(bases, scan.base, from)
+		s.set(bases, scan.base, from)
 	})
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)

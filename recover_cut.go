@@ -11,8 +11,8 @@ import (
 	"github.com/seglog/seglog/internal/vfs"
 )
 
-// setDeletedAside takes the segments that a deletion was to remove out of the directory. Their files stay until the rest of
-// the log was found sound: a state file that was copied from another log must not make Open delete segments.
+// setDeletedAside takes the segments that a deletion was to remove off the listing, which is in memory. Their files stay until the
+// rest of the log was found sound: a state file that was copied from another log must not make Open delete segments.
 func (r *recovery) setDeletedAside() {
 	n, _ := slices.BinarySearch(r.dir.bases, r.st.first)
 	r.deleted, r.dir.bases = r.dir.bases[:n], r.dir.bases[n:]
@@ -164,7 +164,8 @@ func (r *recovery) planByScan() (*cutPlan, error) {
 	return p, nil
 }
 
-// finishCut carries out the plan by the steps of cutFiles, in a directory that nobody reads.
+// finishCut carries out the plan by the steps of cutFiles, for a Log that has no readers yet. takeOver removes the producers'
+// .snapshot files above the cut.
 func (r *recovery) finishCut(p *cutPlan) error {
 	l, st := r.l, &r.st
 	if st.cutPos < 0 { // a crash in this run must find the same plan
@@ -217,7 +218,7 @@ func (r *recovery) finishCut(p *cutPlan) error {
 		return err
 	}
 	if st.scanBase >= p.base { // else an older segment was not sealed yet, and recovery starts there
-		st.hold(r.dir.bases, p.base, 0)
+		st.set(r.dir.bases, p.base, 0)
 	}
 	return nil
 }

@@ -6,19 +6,19 @@ import "github.com/seglog/seglog/internal/vfs"
 type ending int
 
 const (
-	endsWhole ending = iota // at the end of the file, or at zeros, right behind a batch
+	endsWhole ending = iota // at the end of the file, or at zeros, right after a batch
 	endsBad                 // at bytes that are no batch, or not the one that must follow
 )
 
 // finding is what recovery knows of one segment when it decides. It decides by nothing else.
 type finding struct {
 	promised bool   // seglog.state has a good slot
-	clean    bool   // that slot has the clean mark, and the last segment has the size it notes
+	clean    bool   // this is the last segment, the slot has the clean mark, and the file has the size that the slot notes
 	sealed   bool   // the segment lies before the point where recovery starts to check
 	last     bool   // no segment follows
 	empty    bool   // the segment holds no batch
-	joins    bool   // the next segment starts where this one ends, or behind a gap that is known
-	below    bool   // its batches end below the recovery point
+	joins    bool   // the next segment starts where this one ends, or after a gap that is known
+	below    bool   // the good batches end below the recovery point, and the segment is the last one, ends badly, or does not join the next
 	ends     ending // how its batches end
 	behind   bool   // with endsBad: good batches follow behind the bad bytes; looked for only if last and not promised
 }

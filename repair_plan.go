@@ -41,7 +41,7 @@ type repairSegment struct {
 	lost       []damage // between and behind the spans
 	zeros      int64    // from this position on there are only zeros
 	next       int64    // offset after the last batch of spans
-	atMark     bool     // the position where recovery starts to check lies between two batches, or not in this segment
+	atMark     bool     // scanPos is a boundary between two batches of this segment, or lies in another segment
 	drop       bool     // the whole file goes
 	below      bool     // it lies wholly below the start, where the next segment begins
 	cut        bool     // an interrupted TruncateTo ends the log in it; only what that keeps of it is in spans
@@ -297,7 +297,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		if scan.base == p.st.scanBase && !scan.rewrite() && scan.atMark {
 			flushed = markAt(p.st.scanOffset-scan.base, p.st.scanPos)
 		}
-		n.hold(bases, scan.base, flushed)
+		n.set(bases, scan.base, flushed)
 	}
 	n.gaps = n.gaps || p.gap
 	n.gapTo = p.gapTo(kept)
@@ -334,8 +334,8 @@ func (p *repair) moveCut(kept []*repairSegment) bool {
 	return false
 }
 
-// gapTo returns the state.gapTo with which the next Open keeps the segments that lie behind gaps: it takes those above the
-// recovery point that the state file does not know for what is left of a power cut, and removes them.
+// gapTo returns the value of state.gapTo that makes the next Open keep the segments after gaps. Without it, Open takes a segment
+// above the recovery point that does not join the one before it for the remains of a power cut, and removes it.
 func (p *repair) gapTo(kept []*repairSegment) int64 {
 	to := p.st.gapTo
 	for i, behind := 1, 0; i < len(kept); i++ {

@@ -17,8 +17,8 @@ type salvage struct {
 	path string
 	base int64 // base offset, by the file's name
 	size int64 // of the file
-	from int64 // the file has no offset below from,
-	end  int64 // and none from end on; -1 if that is not known
+	from int64 // all offsets in the file are at least from
+	end  int64 // and less than end; -1 if that is not known
 	gaps bool  // offsets may be missing
 
 	epochs *epochs // of the batches before
@@ -189,9 +189,9 @@ func (v *salvage) walk(s *scanner) error {
 	}
 }
 
-// raised returns why the base offset of a batch that ends at position end counts as damaged rather than as the end of a gap,
-// or "". The CRC does not cover base offsets. If a flipped bit raised one, it collides with the next batch, which the
-// scanner detects; the last batch has no next one, so there a single flipped bit is taken for damage.
+// raised tells a real gap before a batch from a base offset that a flipped bit has raised, which no CRC detects. If another batch
+// follows, the scanner has compared the two. The last batch, which ends at position end, counts as damaged if its base offset
+// differs from the expected one, next, in a single bit; raised then returns the reason, and "" otherwise.
 func (v *salvage) raised(base, next, end int64) (string, error) {
 	if flipped := base ^ next; flipped&(flipped-1) != 0 {
 		return "", nil
@@ -205,7 +205,7 @@ func (v *salvage) raised(base, next, end int64) (string, error) {
 }
 
 // epochs finds batches whose leader epoch was changed by a flipped bit; the CRC does not cover it. The epoch then differs in
-// one bit from those of the batches before and after, which are equal. Followers refuse the batches behind a raised epoch.
+// one bit from those of the batches before and after, which are equal. A replica refuses the batches after one whose epoch was raised.
 // An epoch that goes back in any other way is not damage: a broker that takes over a directory counts epochs of its own.
 //
 // Behind the fence that a cut left (see state.fenceOffset) every epoch is at least that of the fence. There a batch with an
@@ -229,8 +229,8 @@ func (e *epochs) stale(at epochAt) bool {
 	return e.st != nil && e.st.cut < 0 && e.st.stale(at.offset, at.epoch)
 }
 
-// flipped returns the epoch that a stale batch had before one of its bits was flipped, or -1 if that can't be told. Above the
-// recovery point the batch may have come back from the disk.
+// flipped returns the leader epoch that a stale batch had before one bit of it was flipped, or -1 if it can't tell. It does not
+// guess above the recovery point, where the batch may be one that a cut removed.
 func (e *epochs) flipped(at epochAt) int32 {
 	fence := int32(e.st.fenceEpoch)
 	for _, right := range [...]int32{e.last.epoch, fence} {
@@ -283,7 +283,7 @@ func (c *recordCheck) check(b batch) string {
 		c.minTime = c.maxTime
 	}
 	if err := c.d.reset(b); err != nil {
-		return c.unless(err)
+		return c.problem(err)
 	}
 	var r Record
 	low := int64(math.MaxInt64)
@@ -294,13 +294,14 @@ func (c *recordCheck) check(b batch) string {
 		c.minTime = low
 	}
 	if err := c.d.err(); err != nil {
-		return c.unless(err)
+		return c.problem(err)
 	}
 	return ""
 }
 
-// unless returns what an error about the records says is wrong, or "" if only this process can't decode them.
-func (c *recordCheck) unless(err error) string {
+// problem returns what err says is wrong with the records, or "" if the records may be good and only this process can't decode
+// them.
+func (c *recordCheck) problem(err error) string {
 	if c.undecoded = errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated); c.undecoded {
 		return ""
 	}

@@ -115,7 +115,7 @@ func (s *snapshot) prepare() error {
 	if s.lock, err = fsys.Lock(filepath.Join(s.to.dir, lockName)); err != nil {
 		return err
 	}
-	unfinished := state{cut: -1, manifest: noManifest}
+	unfinished := state{cut: -1, manifest: unfinishedManifest}
 	if s.file, err = openState(fsys, filepath.Join(s.to.dir, stateName), unfinished); err == nil {
 		err = s.file.commit(func(*state) {})
 	}
@@ -270,7 +270,7 @@ func (s *snapshot) copy() error {
 		st.seq, st.clean, st.gaps, st.cut, st.reset = seq, true, l.gaps.Load(), -1, false
 		st.start = max(s.start, bases[0])
 		st.recoveryPoint, st.end, st.endPos = s.end, s.end, size
-		st.hold(bases, bases[len(bases)-1], markAt(s.end-bases[len(bases)-1], size))
+		st.set(bases, bases[len(bases)-1], markAt(s.end-bases[len(bases)-1], size))
 	})
 }
 

@@ -52,16 +52,16 @@ type state struct {
 	// lastCut is the offset of the last TruncateTo; -1 if a Reset came last.
 	lastCut int64
 
-	// What the running TruncateTo leaves: the segment at cutBase up to position cutPos, and behind it cutLen bytes, which
-	// stand at restPos of this file. cutPos is -1 in the intent of a version 1 log, which has to be planned first.
+	// What an unfinished TruncateTo keeps: the segment at cutBase up to position cutPos, followed by cutLen bytes that are
+	// stored at restPos of this file. cutPos is -1 in the intent of a version 1 log, which has to be planned first.
 	cutBase, cutPos, cutLen int64
 	// The fence: offsets from fenceOffset on were given out before, under leader epochs below fenceEpoch. What a disk
 	// still holds of those batches must not come back, so recovery takes none of them there. An epoch of 0 is no fence.
 	fenceOffset, fenceEpoch int64 // see also fenceLifted
 	// told: OnSeal was called for all sealed segments that end at or below it.
 	told int64
-	// gapTo is the base offset of the last segment that begins behind a gap; 0 if there is none. If any other segment above
-	// the recovery point does not join the one before it, the end of that one was lost.
+	// gapTo is the base offset of the last segment that begins after a gap; 0 if there is none. If another segment above the
+	// recovery point does not join its predecessor, the end of the predecessor was lost.
 	gapTo int64
 	// failed: a write or flush failed, so that the page cache may hold bytes which the disk does not have and the kernel
 	// will not write again. An Open that finds it moves what it keeps to new files.
@@ -78,8 +78,9 @@ func (s *state) knowsGap(next int64, promised bool) bool {
 	return !promised || next <= s.recoveryPoint || next == s.gapTo || s.gapTo == untrackedGaps
 }
 
-// endOffset returns the offset at which a segment ends whose batches end at position pos and offset next. It is greater than
-// next where offsets are left out at the end, as after a TruncateTo into a gap; only the state file knows of these.
+// endOffset returns the offset at which the next segment or append begins, given that the batches of this segment end at position
+// pos and offset next. The two differ if the segment ends in a gap, as after a TruncateTo into one, which only the state file
+// records.
 func (s *state) endOffset(base, pos, next int64) int64 {
 	if !s.gaps {
 		return next
@@ -116,7 +117,8 @@ func (s *state) sameSegments(other *state) bool {
 // cutSince reports whether a cut began since s was read, or one that was under way then has ended, in the state now.
 func (s *state) cutSince(now *state) bool { return s.cuts != now.cuts || s.cut >= 0 && now.cut < 0 }
 
-// stale reports whether a batch at offset with that leader epoch was removed by a cut, and came back from the disk.
+// stale reports whether a batch with this offset and leader epoch is older than the fence: a cut or the removal of a torn tail
+// took it away, and the disk still has it.
 func (s *state) stale(offset int64, epoch int32) bool {
 	return s.fenceEpoch > 0 && offset >= s.fenceOffset && int64(epoch) < s.fenceEpoch
 }
@@ -129,8 +131,8 @@ func (s *state) staleReason(b batch) string {
 // log's own still get the epoch of the fence or a greater one, so the next Open puts the fence back at the end of the log.
 const fenceLifted = math.MaxInt64
 
-// raiseFence notes that the offsets from offset on are given out again; everything below is durable. epoch is the
-// greatest leader epoch that any batch up to now may have.
+// raiseFence notes that offsets from offset on will be given out again. epoch is the greatest leader epoch that is known of the
+// batches so far.
 func (s *state) raiseFence(offset int64, epoch int32) {
 	s.fenceOffset = offset
 	s.fenceEpoch = min(max(s.fenceEpoch, int64(epoch))+1, math.MaxInt32)

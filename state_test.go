@@ -185,7 +185,7 @@ func TestManifest(t *testing.T) {
 	for range 200 {
 		bases := []int64{rng.Int64N(1000)}
 		var m manifest
-		m.hold(bases, bases[0], markAt(3, 77))
+		m.set(bases, bases[0], markAt(3, 77))
 		require.Equal(t, manifest{first: bases[0], scanBase: bases[0], scanPos: 77, scanOffset: bases[0] + 3, segments: 1, baseSum: bases[0]}, m)
 		for range rng.IntN(20) {
 			if len(bases) > 1 && rng.IntN(3) == 0 {
@@ -197,7 +197,7 @@ func TestManifest(t *testing.T) {
 				m.sealed(bases[len(bases)-1], markAt(1, 61))
 			}
 			var anew manifest
-			anew.hold(bases, bases[len(bases)-1], markAt(m.scanOffset-m.scanBase, m.scanPos))
+			anew.set(bases, bases[len(bases)-1], markAt(m.scanOffset-m.scanBase, m.scanPos))
 			require.Equal(t, anew, m)
 		}
 		require.Empty(t, m.differs(bases))
@@ -216,6 +216,6 @@ func TestManifest(t *testing.T) {
 		require.False(t, m.trusts(m.scanBase, m.scanPos))
 		require.False(t, m.isUnfinished())
 	}
-	require.True(t, noManifest.isUnfinished())
-	require.NotEmpty(t, noManifest.differs([]int64{0}))
+	require.True(t, unfinishedManifest.isUnfinished())
+	require.NotEmpty(t, unfinishedManifest.differs([]int64{0}))
 }

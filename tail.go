@@ -278,8 +278,8 @@ func (t *tail) trim() error {
 // newTail makes an empty segment under a temporary name. It gets its final name when it becomes active (tail.activate), so
 // no crash and no failure leaves a segment under a name that the log gave up.
 //
-// If before, the segment that it will follow, is not nil, the caller is the preparer, and the new segment is prepared as
-// far ahead as before is.
+// The preparer passes the active segment as before; the new segment is then prepared as far ahead as that one. Otherwise before
+// is nil.
 func newTail(e *env, name string, before *tail) (*tail, error) {
 	path := filepath.Join(e.dir, name)
 	f, err := e.create(path)
@@ -346,7 +346,8 @@ func (t *tail) prepare() error {
 	return nil
 }
 
-// lead returns how far prepare works ahead of an append at pos: as far as the segment is long already, within bounds.
+// lead returns the number of bytes that prepare works ahead of an append at pos: as many as the segment holds already or the
+// previous one was given, between minReserve and maxReserve.
 func (t *tail) lead(pos int64) int64 { return min(max(pos, t.ahead, minReserve), maxReserve) }
 
 // zeroAhead writes zeros up to want. Under FlushSync it flushes them, so that no append pays for the journal. An append
@@ -385,9 +386,9 @@ func (t *tail) zeroAhead(want int64) (err error) {
 	return nil
 }
 
-// zeroFile returns the file through which zeros are written and flushed, or nil once the segment was rolled. The kernel
-// reports a failed write-back once for each open file description, so the preparer has its own: by the flusher's it would
-// take the error away from the flush that acknowledges records.
+// zeroFile returns the file through which zeros are written and flushed, or nil once the segment was rolled. The kernel reports a
+// failed write-back once for each open file description. If the preparer flushed an active segment through the writer's
+// descriptor, it could consume the error that the flush of records must see, so it opens one of its own.
 func (t *tail) zeroFile() (vfs.File, error) {
 	t.grow.Lock() // a cut can't put another file under the name meanwhile
 	defer t.grow.Unlock()

@@ -12,8 +12,8 @@ import (
 )
 
 // TruncateTo makes offset the end of the log. It removes the records at offset and above, and later appends get their offsets
-// again. If offset lies inside a batch, the batch is replaced by one of its first records, compressed with the same codec if a
-// compressor is registered (RegisterCompressor). Everything below offset is flushed first, and the cut is durable when
+// again. If offset lies inside a batch, a new batch with the records below offset takes its place, compressed with the same codec
+// if a compressor is registered (RegisterCompressor). Everything below offset is flushed first, and the cut is durable when
 // TruncateTo returns. If the process is killed in the middle, the next Open finishes the cut. Batches appended later get a
 // greater leader epoch than those that were removed (BatchInfo.LeaderEpoch), so that a power cut can't mix the two.
 //
@@ -73,8 +73,9 @@ func (l *Log) Reset(offset int64) error {
 // cut carries out TruncateTo or, with reset, Reset. l.changing and l.mu are held.
 //
 // It first makes everything ready that could fail for a shortage, then makes the intent durable, and only then changes files:
-// it removes the later segments and cuts the file of the segment that holds offset. After a crash that file may have its old
-// size, with zeros and then old records behind the cut (ext4 and XFS do that), so the intent stays until the file is flushed.
+// it removes the later segments and cuts the file of the segment that holds the last record to be kept, that at offset-1. After a
+// crash that file may have its old size, with zeros and then old records after the cut (ext4 and XFS do that), so the intent
+// stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
 	if err := l.checkDirectory(); err != nil {
@@ -140,10 +141,10 @@ func (l *Log) cut(offset int64, reset bool) error {
 	return nil
 }
 
-// planCut finds the position where the segment that holds offset is to be cut, and makes the indexes for the part below.
+// planCut finds the position at which the segment of the last record to be kept, that at offset-1, is to be cut, and makes the
+// indexes for the part below.
 func (l *Log) planCut(offset int64) (p cutPlan, err error) {
-	// Cut the segment of the last record that is kept. If no record is kept, cut the one that the log starts in, since those
-	// before it are about to be deleted.
+	// If no record is kept, cut the segment that the log starts in, since those before it are about to be deleted.
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(max(offset-1, l.start.Load()))]
 	if offset-s.base > math.MaxInt32 { // too many for the marks of s; but the next segment can be left empty if it begins at offset
@@ -186,9 +187,9 @@ func (l *Log) planCut(offset int64) (p cutPlan, err error) {
 	return p, err
 }
 
-// hold takes the segment that will be cut away from readers and the preparer. It makes the copy that will replace the file
-// if a reader, a socket or a snapshot still uses the file, or if the system can't tell, because no shortage may stop the cut
-// once the intent is noted.
+// hold keeps readers and the preparer away from the segment that will be cut. If it finds that a reader, a socket or a snapshot
+// may still use the file, it makes the copy that will replace the file now, while a shortage can still be reported without harm.
+// Readers in other processes are found only by cutFile.
 func (l *Log) hold(p *cutPlan) error {
 	segs := l.view.Load().segs
 	s := segs[(&view{segs}).find(p.base)]

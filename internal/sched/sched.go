@@ -1,5 +1,5 @@
-// Package sched has what the engine's goroutines meet at: mutexes, background workers, limits and waiters. All of them call a
-// scheduler of the tests, if there is one, which decides which goroutine runs.
+// Package sched provides the mutexes, background workers and limiters of the engine. In the engine's own tests a scheduler takes
+// control at each of them and decides which goroutine runs next.
 package sched
 
 import (

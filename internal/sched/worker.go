@@ -36,7 +36,7 @@ func (w *Worker) Kick() {
 	w.startLocked()
 }
 
-// Begin starts the worker, if Kick was called before.
+// Begin lets the worker run. If Kick was called before, the first round starts at once.
 func (w *Worker) Begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -93,7 +93,8 @@ type File interface {
 	// Lock locks the file for as long as it is open. The error wraps ErrLocked if another owner has it locked. Where an open
 	// file can't be removed, a lock is not needed, and Lock does nothing.
 	Lock() error
-	// Unlock is called before Close: a process that is just being forked has a copy of the descriptor until its exec.
+	// Unlock releases the lock. It must be called before Close, because a child that is just being forked holds a copy of the
+	// descriptor, and with it the lock, until its exec.
 	Unlock() error
 	// Alone reports whether the caller is the only one to use the file: it has no other name, and no other descriptor or
 	// mapping in this process or another. It returns false where that can't be known.
