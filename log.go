@@ -117,17 +117,22 @@ func (l *Log) release() error {
 // Calls that wait, read or transfer end with ErrClosed; a connection that a transfer was writing to is left with an
 // expired deadline. Sections keep their bytes until they are closed. Close waits for running hooks, so a hook must not
 // call it. Close is idempotent: each call returns the error of the first. For a log that has failed, that is ErrFailed.
-func (l *Log) Close() (err error) {
+func (l *Log) Close() error {
 	l.closing.Lock()
 	defer l.closing.Unlock()
 	if l.isClosed {
 		return l.closeErr
 	}
-	l.isClosed, err = true, errHookPanicked
-	defer func() { // also if a hook panics and the caller recovers
-		err = errors.Join(err, l.release())
-		l.closeErr = err
+	l.isClosed, l.closeErr = true, errHookPanicked
+	func() {
+		defer func() { l.closeErr = errors.Join(l.closeErr, l.release()) }() // also if a hook panics and the caller recovers
+		l.closeErr = l.shut()
 	}()
+	return l.closeErr
+}
+
+// shut ends all work and leaves the directory as that of a closed log.
+func (l *Log) shut() error {
 	l.mu.Lock()
 	l.closed.Store(true)
 	l.writer.sealed.Broadcast()
