@@ -313,11 +313,12 @@ func (ro *readOnly) extendLast(st state) error {
 // size bytes may hold batches; found is -1 if there is none. The state tells where the flushed batches of the segment end,
 // if it is not older than the segment: without a bound, batches in the value of a record count as soon as two of them join.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
-	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1,
+		dense: !ro.l.gaps.Load(), tail: true, budget: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
 	if flushed {
-		r.bound, r.end = st.scanPos, st.scanOffset
+		r.bound, r.end, r.endPos = st.scanPos, st.scanOffset, st.scanPos
 	}
 	found, base, err = r.find(pos)
 	switch {
