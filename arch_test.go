@@ -31,7 +31,7 @@ var layers = [][]string{
 		"mmap_linux.go", "mmap_unix.go",
 	},
 	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"}, // 1: one batch, and the options
-	{"scan.go", "resync.go", "index.go"},                                      // 2: many batches
+	{"scan.go", "resync_offsets.go", "resync.go", "index.go"},                 // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "opensegments.go", "readcache.go", "locate.go", "index_file.go", "tail.go", "gather.go", "manifest.go", "state.go", "statefile.go", "stats.go",
 	},

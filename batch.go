@@ -118,6 +118,38 @@ func (b batch) checkCRC() string {
 	return ""
 }
 
+// rangeCRC returns the CRC of the last n bytes of a range, given the CRC of all of it and of the part before them. It works
+// like zlib's crc32_combine: a CRC is shifted over n bytes by multiplying it with x^8n modulo the polynomial.
+func rangeCRC(before, all uint32, n int64) uint32 {
+	shift := uint32(1) << 31 // x^0
+	for k := 3; n > 0; n, k = n>>1, k+1 {
+		if n&1 != 0 {
+			shift = multiplyCRC(crcPowers[k], shift)
+		}
+	}
+	return all ^ multiplyCRC(shift, before)
+}
+
+// crcPowers are x^(2^k) modulo the polynomial.
+var crcPowers = func() (p [3 + 32]uint32) {
+	p[0] = 1 << 30 // x^1
+	for k := range len(p) - 1 {
+		p[k+1] = multiplyCRC(p[k], p[k])
+	}
+	return p
+}()
+
+// multiplyCRC multiplies two polynomials modulo that of CRC-32C; the highest bit is the coefficient of x^0.
+func multiplyCRC(a, b uint32) (product uint32) {
+	for ; a != 0; a <<= 1 {
+		if a&(1<<31) != 0 {
+			product ^= b
+		}
+		b = b>>1 ^ crc32.Castagnoli&-(b&1)
+	}
+	return product
+}
+
 // varintLen is the size of v as putVarint writes it: zigzag, then LEB128.
 func varintLen(v int64) int {
 	u := uint64(v)<<1 ^ uint64(v>>63)

@@ -148,7 +148,7 @@ func (s *Section) each(c *scanner, yield func(BatchInfo, error) bool) (more bool
 			return true
 		}
 		if err != nil {
-			yield(BatchInfo{}, s.seg.behindDamage(s.h, err, s.l.limit(s.seg)))
+			yield(BatchInfo{}, s.seg.behindDamage(&s.l.env, s.h, err, s.l.limit(s.seg)))
 			return false
 		}
 		if !yield(batchInfo(b, s.h.path, pos), nil) {

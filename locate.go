@@ -136,6 +136,9 @@ func (f found) changed(h batch) string {
 // errIndex: an entry points to a batch that it does not fit. The index is rebuilt and asked again.
 var errIndex = errors.New("seglog: index does not fit the log")
 
+// maxBack is the number of entries that walk goes back at most, past those that lead to a damaged header.
+const maxBack = 4
+
 // walk goes from batch to batch by their headers, from hint on, until stop says so, or limit is reached: ok is false
 // then. Each batch must continue where the one before ended. Where offsets are left out, which a flipped bit can look
 // like, more is checked: behind a wrong length the CRC of the batch before fails, and a base offset that was raised, which
@@ -146,10 +149,21 @@ func (s *segment) walk(e *env, w *window, from hint, limit mark, stop func(found
 		return f, ok, err
 	}
 	// Is it the index that is wrong, or the batch that the entry leads to, or the one behind? The entry before leads to the
-	// same place, if it is right, and the batches on the way tell which offset is next there.
-	_, _, before := s.walkFrom(e, w, hintAt(from.entries, from.entry-1), limit, func(f found) bool { return f.end() > from.pos })
+	// same place, if it is right, and the batches on the way tell which offset is next there. Damage on the way does so too, as
+	// far as no offsets are missing: who looks for a batch goes on behind it.
+	var over found
+	before := errIndex
+	for i := from.entry - 1; before == errIndex && i >= max(-1, from.entry-maxBack); i-- {
+		over, ok, before = s.walkFrom(e, w, hintAt(from.entries, i), limit, func(f found) bool { return f.end() > from.pos })
+		if e.gaps.Load() {
+			break
+		}
+		if ok && before == nil && over.pos < from.pos {
+			before = w.checkWhole(over)
+		}
+	}
 	var corrupt *CorruptError
-	if errors.As(before, &corrupt) && corrupt.Pos == from.pos {
+	if errors.As(before, &corrupt) && (corrupt.Pos == from.pos || corrupt.Pos < from.pos && err != errIndex && !e.gaps.Load()) {
 		err = before
 	}
 	return found{}, false, err
@@ -318,7 +332,7 @@ func (s *segment) locateBehind(e *env, h *handle, w *window, err error, offset i
 		if !errors.As(err, &corrupt) || corrupt.NextOffset > 0 || corrupt.Path != h.path {
 			return found{}, false, err
 		}
-		pos := s.goesOn(h, corrupt, limit)
+		pos := s.goesOn(e, h, corrupt, limit)
 		if corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
 			return found{}, false, err
 		}
@@ -352,9 +366,9 @@ func (s *segment) checkGuarded(h *handle, w *window, f found) (err error) {
 
 // goesOn finds where good batches go on behind damage, and notes the offset in the error. It returns the position, -1 if
 // none follows in the segment.
-func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
+func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) int64 {
 	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
-		bound: limit.pos(), budget: resyncBudget * limit.pos()}
+		bound: limit.pos(), dense: !e.gaps.Load(), endPos: limit.pos(), budget: resyncBudget * limit.pos()}
 	err := h.readIndexes(func(x *indexes) { // the next entry that leads to a good batch
 		offsets := x.offsets.bytes()
 		for i := seekPos(offsets, damage.Pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
@@ -387,10 +401,10 @@ func (s *segment) goesOn(h *handle, damage *CorruptError, limit mark) int64 {
 }
 
 // behindDamage completes an error about this segment, if it is one, by where reading can go on.
-func (s *segment) behindDamage(h *handle, err error, limit mark) error {
+func (s *segment) behindDamage(e *env, h *handle, err error, limit mark) error {
 	var corrupt *CorruptError
 	if errors.As(err, &corrupt) && corrupt.NextOffset == 0 && corrupt.Path == h.path {
-		s.goesOn(h, corrupt, limit)
+		s.goesOn(e, h, corrupt, limit)
 	}
 	return err
 }

@@ -316,11 +316,12 @@ func (ro *readOnly) extendLast(st state) error {
 // the search is bounded by that position. Without a bound, two adjacent batches inside the value of a record would be taken for
 // batches of the log.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
-	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1,
+		dense: !ro.l.gaps.Load(), tail: true, budget: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
 	if flushed {
-		r.bound, r.end = st.scanPos, st.scanOffset
+		r.bound, r.end, r.endPos = st.scanPos, st.scanOffset, st.scanPos
 	}
 	found, base, err = r.find(pos)
 	switch {

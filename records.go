@@ -162,7 +162,7 @@ func (l *Log) walkOne(r *reader, next, end int64, yield func(Record, error) bool
 			break
 		}
 		if next > from {
-			return next, false, r.seg.behindDamage(r.h, err, limit)
+			return next, false, r.seg.behindDamage(&l.env, r.h, err, limit)
 		}
 		f, ok, err = r.seg.locateBehind(&l.env, r.h, &r.w, err, next, limit)
 	}

@@ -106,7 +106,8 @@ func (c *segmentScan) scan() error {
 // log is durable before its first append.
 func (c *segmentScan) lookBehind() error {
 	size := min(c.size, maxSegmentBytes)
-	r := resync{f: c.f, base: c.base, next: c.offset, end: -1, size: size, bound: -1, budget: resyncBudget * size}
+	r := resync{f: c.f, base: c.base, next: c.offset, end: -1, size: size, bound: -1,
+		dense: !c.r.l.gaps.Load(), tail: true, budget: resyncBudget * size}
 	var err error
 	if r.zeros, err = lastByte(c.f, c.pos, size); err != nil {
 		return fmt.Errorf("seglog: read %s: %w", c.path, err)

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"hash/crc32"
 	"io"
 	"math"
@@ -13,7 +14,10 @@ import (
 //
 //   - the CRC in the damaged header fits the bytes up to it: only the length was wrong; or
 //   - the length in the damaged header leads to it; or
-//   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch.
+//   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch, or
+//     to one that continues its offsets and that the end of the file cuts off.
+//
+// Where no offsets are missing, its own must also fit those around (fits).
 //
 // The time is linear in the number of bytes, whatever they are: the CRCs of overlapping candidates are derived from sums over
 // the whole range, and searching on behind a first answer is paid from a budget.
@@ -26,7 +30,12 @@ type resync struct {
 	zeros int64 // from this position on there are only zeros
 	bound int64 // position where a batch is known to begin, or the batches to end; -1 if none is known
 
-	budget int64 // bytes that may be read to search on behind an answer
+	dense  bool  // no offsets are missing between batches, so that base offsets can be checked (fits)
+	endPos int64 // position where the batches end, if end is the offset where they do
+	tail   bool  // the file ends at size, so that the last batch may be torn there
+
+	budget int64 // bytes that may be read to search on behind an answer, or one that fits has refused
+	spent  bool  // fits has refused one, so that each further pass is paid from the budget
 }
 
 // resyncBudget is the budget as a multiple of the size of the file.
@@ -36,8 +45,20 @@ const resyncBudget = 4
 // leads at most this far behind the last byte that is not zero counts as right.
 const maxSlack = 64
 
-// find returns the position of the next good batch behind pos, and its base offset. found is -1 if there is none.
+// find returns the position of the next good batch behind pos, where the batch with offset next is damaged, and its base offset.
+// found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
+	return r.search(pos, r.trail(pos))
+}
+
+// trail returns the trail that begins where the batch with offset next is damaged.
+func (r *resync) trail(pos int64) offsetTrail {
+	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, budget: &r.budget, pos: pos, next: r.next, disputed: -1}
+}
+
+// search is find with a trail that may know nothing of the offset at pos.
+func (r *resync) search(pos int64, trail offsetTrail) (found, base int64, err error) {
+	r.spent = false
 	for {
 		if r.bound >= 0 && pos >= r.bound {
 			r.bound = -1 // no good batch is there any more: the writer has cut the file since
@@ -45,13 +66,21 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 		if pos, err = r.nextStart(pos); err != nil || pos < 0 {
 			return -1, 0, err
 		}
-		if good, err := r.good(pos); good || err != nil {
-			var h [headerLen]byte
-			if err == nil {
-				_, err = readUpTo(r.f, h[:], pos, r.size)
-			}
+		good, err := r.good(pos)
+		if !good && err == nil {
+			continue
+		}
+		var h [headerLen]byte
+		if err == nil {
+			_, err = readUpTo(r.f, h[:], pos, r.size)
+		}
+		if err == nil && r.dense {
+			good, err = trail.fits(h[:], pos)
+		}
+		if good || err != nil {
 			return pos, batch(h[:]).base(), err
 		}
+		r.spent = true
 	}
 }
 
@@ -94,7 +123,8 @@ const maxBefore = 16 << 20
 // before returns the position and base offset of the first good batch between the damage at pos and the batch at until,
 // whose base offset is base and to which find led. If there is none, it returns until and base. A second damage cuts such a
 // batch off from any position where a batch is known to begin, so find passes it over. It counts if headers lead from it
-// to exactly until, over damaged batches too, and all offsets on the way are among those that would be lost otherwise.
+// to exactly until, over damaged batches too, and all offsets on the way are among those that would be lost otherwise. Where
+// no offsets are missing, they must be as many.
 //
 // That is as safe as the rule for good batches that lead to a known position. Batches in the value of a record are followed
 // by other bytes of the record or, where the second damage cuts the value, by a header that leads to a position inside the
@@ -104,15 +134,22 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 	if until-pos > maxBefore {
 		return until, base, nil
 	}
-	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1, budget: resyncBudget * (until - pos)}
+	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1,
+		dense: r.dense, endPos: until, budget: resyncBudget * (until - pos)}
+	trail := lost.trail(pos)
 	for {
-		at, first, err := lost.find(pos)
+		at, first, err := lost.search(pos, trail)
+		trail.next = -1 // it is not known what the next search begins with
 		if err != nil || at < 0 {
 			return until, base, err
 		}
 		last, good := first-1, true
+		joins := first // the offset that joins all headers from at on
 		for to := at; ; {
 			if to == until {
+				if r.dense && joins != base {
+					break
+				}
 				return at, first, nil
 			}
 			var h [headerLen]byte
@@ -129,6 +166,7 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 				}
 			}
 			last = batch(h[:]).last()
+			joins += batch(h[:]).lastDelta() + 1
 			if to += batch(h[:]).size(); good {
 				pos = to // the next search begins there
 			}
@@ -175,8 +213,12 @@ func (r *resync) byLength(pos int64, h []byte) (int64, error) {
 func (r *resync) plausible(b []byte, pos int64) bool {
 	h := batch(b[:headerLen])
 	size, base, delta, count := h.size(), h.base(), h.lastDelta(), h.count()
+	least := r.next
+	if r.dense {
+		least++ // the damaged batch has an offset at least
+	}
 	return h[atMagic] == magicV2 && size >= headerLen && size <= r.size-pos && delta >= 0 && count >= 0 && count <= delta+1 &&
-		base >= r.next && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
+		base >= least && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
 }
 
 // good reports whether a whole batch stands at pos.
@@ -187,6 +229,18 @@ func (r *resync) good(pos int64) (bool, error) {
 	}
 	crc, err := sumRange(r.f, 0, pos+atAttributes, pos+batch(h[:]).size())
 	return err == nil && crc == batch(h[:]).crc(), err
+}
+
+// torn reports whether h, which stands at pos and may itself be cut off, begins with the header of a batch that the end of
+// the file cuts off.
+func (r *resync) torn(h batch, pos int64) bool {
+	switch {
+	case !r.tail || r.bound >= 0 || len(h) > atMagic && (h[atMagic] != magicV2 || h.size() < headerLen || h.size() <= r.size-pos):
+		return false
+	case len(h) < headerLen:
+		return true
+	}
+	return parseHeader(h) == "" && h.last()-r.base <= math.MaxInt32 && (r.end < 0 || h.last() < r.end)
 }
 
 // lastByte returns the position behind the last byte of [pos, end) of f that is not zero, or pos.
@@ -207,31 +261,6 @@ func lastByte(f io.ReaderAt, pos, end int64) (int64, error) {
 		end -= int64(len(p))
 	}
 	return pos, nil
-}
-
-// readUpTo reads as much of b at pos as there is below end.
-func readUpTo(f io.ReaderAt, b []byte, pos, end int64) (int, error) {
-	n, err := f.ReadAt(b[:max(0, min(int64(len(b)), end-pos))], pos)
-	if err == io.EOF {
-		err = nil
-	}
-	return n, err
-}
-
-// sumRange adds [pos, end) of f to a CRC. Bytes that a writer has trimmed meanwhile count as zeros.
-func sumRange(f io.ReaderAt, crc uint32, pos, end int64) (uint32, error) {
-	buf := make([]byte, min(end-pos, scanChunk))
-	for pos < end {
-		p := buf[:min(int64(len(buf)), end-pos)]
-		n, err := readUpTo(f, p, pos, end)
-		if err != nil {
-			return 0, err
-		}
-		clear(p[n:])
-		crc = crc32.Update(crc, castagnoli, p)
-		pos += int64(len(p))
-	}
-	return crc, nil
 }
 
 // resyncPass is one pass over the bytes behind a damaged batch.
@@ -282,7 +311,7 @@ func (p *resyncPass) run(limit int64) (int64, error) {
 		if n < len(buf) {
 			break
 		}
-		if p.best >= 0 && p.r.bound < 0 {
+		if p.r.spent || p.best >= 0 && p.r.bound < 0 {
 			if p.r.budget -= span; p.r.budget < 0 {
 				break
 			}
@@ -384,12 +413,20 @@ func (p *resyncPass) behind(c candidate) (joined, open bool) {
 	if i := c.end - p.lo; i >= 0 && i+headerLen <= int64(len(p.b)) {
 		copy(h[:], p.b[i:])
 	} else if n, err := readUpTo(p.r.f, h[:], c.end, p.r.size); n < headerLen || err != nil {
-		return false, c.end == p.r.bound
+		return err == nil && p.tornBehind(c, h[:n]), c.end == p.r.bound
 	}
 	if !p.r.plausible(h[:], c.end) {
-		return false, c.end == p.r.bound
+		return p.tornBehind(c, h[:]), c.end == p.r.bound
 	}
 	return batch(h[:]).base() == c.last+1, true
+}
+
+// tornBehind reports whether h is the header, as far as it is there, of a batch that continues the offsets of c and that the
+// end of the file cuts off. If the damaged batch may itself be the one that is cut off, whatever its value holds is cut off too.
+func (p *resyncPass) tornBehind(c candidate, h batch) bool {
+	base := binary.BigEndian.AppendUint64(nil, uint64(c.last+1))
+	k := min(len(h), len(base))
+	return bytes.Equal(h[:k], base[:k]) && p.r.torn(h, c.end) && !p.r.torn(p.header, p.pos)
 }
 
 func (p *resyncPass) push(c candidate) {
@@ -424,36 +461,4 @@ func (p *resyncPass) pop() candidate {
 	}
 	p.pending = h
 	return first
-}
-
-// rangeCRC returns the CRC of the last n bytes of a range, given the CRC of all of it and of the part before them. It works
-// like zlib's crc32_combine: a CRC is shifted over n bytes by multiplying it with x^8n modulo the polynomial.
-func rangeCRC(before, all uint32, n int64) uint32 {
-	shift := uint32(1) << 31 // x^0
-	for k := 3; n > 0; n, k = n>>1, k+1 {
-		if n&1 != 0 {
-			shift = multiplyCRC(crcPowers[k], shift)
-		}
-	}
-	return all ^ multiplyCRC(shift, before)
-}
-
-// crcPowers are x^(2^k) modulo the polynomial.
-var crcPowers = func() (p [3 + 32]uint32) {
-	p[0] = 1 << 30 // x^1
-	for k := range len(p) - 1 {
-		p[k+1] = multiplyCRC(p[k], p[k])
-	}
-	return p
-}()
-
-// multiplyCRC multiplies two polynomials modulo that of CRC-32C; the highest bit is the coefficient of x^0.
-func multiplyCRC(a, b uint32) (product uint32) {
-	for ; a != 0; a <<= 1 {
-		if a&(1<<31) != 0 {
-			product ^= b
-		}
-		b = b>>1 ^ crc32.Castagnoli&-(b&1)
-	}
-	return product
 }

@@ -100,7 +100,8 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 		}
 		end := max(v.last, pos)
 		if err == nil && end > pos {
-			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1, budget: v.budget}
+			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1,
+				dense: !v.gaps, endPos: v.last, tail: true, budget: v.budget}
 			found, next, err = r.find(pos)
 			v.budget = r.budget
 		}
@@ -154,7 +155,7 @@ func (v *salvage) walk(s *scanner) error {
 			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: why}
 		}
 		if next := v.next; b.base() > next && !v.gaps {
-			if why, err := v.raised(b.base(), next, s.pos); err != nil || why != "" {
+			if why, err := v.raised(b, next, s.pos); err != nil || why != "" {
 				if err != nil {
 					return err
 				}
@@ -189,16 +190,17 @@ func (v *salvage) walk(s *scanner) error {
 	}
 }
 
-// raised tells a real gap before a batch from a base offset that a flipped bit has raised, which no CRC detects. If another batch
-// follows, the scanner has compared the two. The last batch, which ends at position end, counts as damaged if its base offset
-// differs from the expected one, next, in a single bit; raised then returns the reason, and "" otherwise.
-func (v *salvage) raised(base, next, end int64) (string, error) {
+// raised tells a real gap before batch b from a base offset that a flipped bit has raised, which no CRC detects. If another batch
+// joins b, which ends at position end, the scanner has compared the two. Otherwise b counts as damaged if its base offset differs
+// from the expected one, next, in a single bit; raised then returns the reason, and "" otherwise.
+func (v *salvage) raised(b batch, next, end int64) (string, error) {
+	base, joins := b.base(), b.last()+1
 	if flipped := base ^ next; flipped&(flipped-1) != 0 {
 		return "", nil
 	}
 	var h [headerLen]byte
 	n, err := readUpTo(v.f, h[:], end, v.size)
-	if err != nil || n == headerLen && !isZero(h[:]) {
+	if err != nil || n == headerLen && parseHeader(h[:]) == "" && batch(h[:]).base() == joins {
 		return "", err
 	}
 	return fmt.Sprintf("its offset %d differs in one bit from the expected one", base), nil

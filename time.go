@@ -106,7 +106,7 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 			from = f.base // if the batch is damaged, its last offset may be wrong
 		}
 		if err != nil {
-			next, damaged := t.pass(s.behindDamage(r.h, err, limit))
+			next, damaged := t.pass(s.behindDamage(&l.env, r.h, err, limit))
 			if !damaged {
 				return 0, false, err
 			}

@@ -1,0 +1,255 @@
+package seglog
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+)
+
+// offsetDamage is damage to batch hurt of a log without gaps and behind it to the base offset of batch flipped.
+type offsetDamage struct {
+	per     int    // records of a batch
+	index   int    // Options.IndexBytes
+	hurt    int    // the batch that is damaged
+	how     string // how it is damaged
+	flipped int    // the batch whose base offset is damaged
+	bit     int    // the bit of it
+	lost    string // further damage, behind the flipped batch
+	killed  bool   // the log was not closed
+}
+
+const offsetBatches = 9
+
+// hit returns the batches that damage touches.
+func (d *offsetDamage) hit() map[int]bool {
+	hit := map[int]bool{d.hurt: true, d.flipped: true}
+	if d.lost != "" {
+		hit[d.flipped+1] = true
+	}
+	return hit
+}
+
+func (d *offsetDamage) value(offset int) []byte {
+	return bytes.Repeat([]byte{byte('a' + offset)}, 90)
+}
+
+// make returns the directory of a log with the damage, or "" if the bit makes no difference.
+func (d *offsetDamage) make(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := Open(dir, &Options{Flush: FlushNone, IndexBytes: d.index})
+	require.NoError(t, err)
+	for i := range offsetBatches {
+		var records []Record
+		for k := range d.per {
+			records = append(records, Record{Time: time.UnixMilli(1), Value: d.value(i*d.per + k)})
+		}
+		_, err := l.Append(records...)
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Sync())
+	files := dir
+	if d.killed {
+		files = copyFiles(t, dir)
+	}
+	require.NoError(t, l.Close())
+	path := filepath.Join(files, fileName(0, logSuffix))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var at []int
+	for pos, i := 0, 0; i < offsetBatches; pos, i = pos+int(batch(b[pos:]).size()), i+1 {
+		at = append(at, pos)
+	}
+	switch h := b[at[d.hurt]:]; d.how {
+	case "value":
+		h[headerLen+20] ^= 1
+	case "magic":
+		h[atMagic] ^= 1
+	case "length":
+		h[atBatchLength+3] ^= 2
+	case "offset":
+		h[atBaseOffset+7] ^= 64
+	case "header":
+		clear(h[:headerLen])
+	}
+	b[at[d.flipped]+7-d.bit/8] ^= 1 << (d.bit % 8)
+	switch d.lost {
+	case "value behind":
+		b[at[d.flipped+1]+headerLen+20] ^= 1
+	case "header behind":
+		clear(b[at[d.flipped+1]:][:headerLen])
+	}
+	require.NoError(t, os.WriteFile(path, b, 0o644))
+	return files
+}
+
+// between reports whether two damages cut batch i off from both sides: a destroyed header before it, and behind it a header that
+// does not join. Then it is not always found.
+func (d *offsetDamage) between(i int) bool {
+	return d.how == "header" && i > d.hurt && i < d.flipped
+}
+
+// least returns the number of batches that must be found.
+func (d *offsetDamage) least() int {
+	n := offsetBatches - len(d.hit())
+	for i := range offsetBatches {
+		if d.between(i) {
+			n--
+		}
+	}
+	return n
+}
+
+// check reads the log in every way. No record may have the offset of another one. Batches that the damage did not touch
+// must be found.
+func (d *offsetDamage) check(t *testing.T, l *Log, repaired bool, what string) {
+	t.Helper()
+	hit := d.hit()
+	for o := range offsetBatches * d.per {
+		r, err := l.Read(int64(o))
+		if err == nil {
+			require.Equal(t, d.value(o), r.Value, "%s: Read(%d)", what, o)
+		}
+		switch {
+		case d.between(o / d.per):
+		case hit[o/d.per]:
+			require.Error(t, err, "%s: Read(%d)", what, o)
+		default:
+			require.NoError(t, err, "%s: Read(%d)", what, o)
+		}
+		s, err := l.Section(int64(o), 1)
+		if err != nil {
+			require.True(t, hit[o/d.per] || d.between(o/d.per), "%s: Section(%d): %v", what, o, err)
+			continue
+		}
+		var sent bytes.Buffer
+		_, err = s.WriteTo(&sent)
+		require.NoError(t, err, what)
+		require.NoError(t, s.Close())
+		for r, err := range Decode(&sent) {
+			if err == nil {
+				require.Equal(t, d.value(int(r.Offset)), r.Value, "%s: Section(%d)", what, o)
+			}
+		}
+	}
+	if !repaired {
+		got, _ := readPast(t, what, l)
+		require.GreaterOrEqual(t, len(got), d.least()*d.per, what)
+		require.LessOrEqual(t, len(got), (offsetBatches-len(hit))*d.per, what)
+	}
+	for r, err := range l.Records(l.Offsets().Start) {
+		if err != nil {
+			require.False(t, repaired, "%s: %v", what, err)
+			break
+		}
+		require.Equal(t, d.value(int(r.Offset)), r.Value, what)
+	}
+}
+
+// A damaged batch and, behind it, one with a flipped bit in its base offset, which no CRC covers, must not give records the
+// offsets of others, in a log in which no offsets are missing: not to readers, and not to Repair, which would make it last.
+func TestOffsetsBehindDamage(t *testing.T) {
+	t.Parallel()
+	if race.On {
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
+	}
+	const last = offsetBatches - 1
+	var all []offsetDamage
+	for _, per := range []int{1, 3} {
+		for _, index := range []int{1, 500, defaultIndexBytes} {
+			for _, how := range []string{"value", "magic", "length", "offset", "header"} {
+				for _, bit := range []int{0, 1, 2, 3, 4, 40} {
+					for _, hurt := range []int{0, 3, last - 1} {
+						all = append(all, offsetDamage{per, index, hurt, how, hurt + 1, bit, "", bit%2 == 1 && (hurt < last-1 || how != "header")})
+					}
+					all = append(all, offsetDamage{per, index, 3, how, 5, bit, "", bit%2 == 0})
+					if how != "header" && how != "length" {
+						all = append(all, offsetDamage{per, index, 3, how, 4, bit, "value behind", false}, offsetDamage{per, index, 3, how, 4, bit, "header behind", false})
+					}
+				}
+			}
+		}
+	}
+	for i, d := range all {
+		if i%7 > 0 && *tortureStates == 0 {
+			continue // the bits differ in little else
+		}
+		what := fmt.Sprintf("%+v", d)
+		dir := d.make(t)
+		for _, readOnly := range []bool{true, false} {
+			l, err := Open(copyFiles(t, dir), &Options{Flush: FlushNone, IndexBytes: d.index, ReadOnly: readOnly})
+			if d.killed && !readOnly && err != nil {
+				require.ErrorIs(t, err, ErrCorrupt, what) // recovery refuses damage below the recovery point
+				continue
+			}
+			require.NoError(t, err, what)
+			d.check(t, l, false, what)
+			require.NoError(t, l.Close())
+		}
+		report, err := Verify(dir, nil)
+		require.NoError(t, err)
+		require.False(t, report.OK(), what)
+		require.GreaterOrEqual(t, report.Batches, int64(d.least()), "%s: %v", what, report.Problems)
+		require.LessOrEqual(t, report.Batches, int64(offsetBatches-len(d.hit())), "%s: %v", what, report.Problems)
+		_, err = Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+		require.NoError(t, err, what)
+		l, err := Open(dir, nil)
+		require.NoError(t, err, what)
+		d.check(t, l, true, what)
+		require.NoError(t, l.Close())
+	}
+}
+
+// A torn batch at the end of a file vouches for the batch before it as a whole one would, so that Repair keeps that one behind a
+// header that is destroyed, and no Open without a state file cuts it off.
+func TestResyncBeforeATornTail(t *testing.T) {
+	t.Parallel()
+	const n = 4
+	dir := damagedLog(t, n, func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i)}, 500) }, func(b []byte, at []int) { clear(b[at[1]:][:headerLen]) })
+	path := filepath.Join(dir, fileName(0, logSuffix))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	batchSize := info.Size() / n
+	for _, cut := range []int64{batchSize - 1, 300, headerLen, headerLen - 1, atMagic + 1, 11, 8} {
+		for _, promised := range []bool{true, false} {
+			what := fmt.Sprintf("%d bytes of the last batch, with a state file: %v", cut, promised)
+			torn := copyFiles(t, dir)
+			if !promised {
+				require.NoError(t, os.Remove(filepath.Join(torn, stateName)))
+			}
+			require.NoError(t, os.Truncate(filepath.Join(torn, fileName(0, logSuffix)), (n-1)*batchSize+cut))
+			_, err := Open(copyFiles(t, torn), nil)
+			require.ErrorIs(t, err, ErrCorrupt, what)
+			_, err = Repair(torn, &RepairOptions{Apply: true, KeepAfter: true})
+			require.NoError(t, err, what)
+			l, err := Open(torn, nil)
+			require.NoError(t, err, what)
+			r, err := l.Read(2)
+			require.NoError(t, err, what)
+			require.Equal(t, bytes.Repeat([]byte{'c'}, 500), r.Value)
+			require.NoError(t, l.Close())
+		}
+	}
+}
+
+// Batches in the value of a record are none of the log, whether the record is torn in one of them or not.
+func TestResyncInATornBatch(t *testing.T) {
+	dir := damagedLog(t, 3, func(i int) []byte { return embedded(int64(i + 1))[:300] }, func([]byte, []int) {})
+	require.NoError(t, os.Remove(filepath.Join(dir, stateName)))
+	path := filepath.Join(dir, fileName(0, logSuffix))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	one := int64(len(embedded(1))) / 10
+	require.NoError(t, os.Truncate(path, info.Size()/3*2+headerLen+8+one*3/2)) // one batch of the value, and half of the next one
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, l.Offsets().End)
+	require.NoError(t, l.Close())
+}
