@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -244,6 +245,10 @@ func TestInterruptedCutOfALostFile(t *testing.T) {
 // A log whose cut was interrupted and that was damaged as well must open after Repair, with what the report says, and with all
 // batches that were neither damaged nor to be cut.
 func TestRepairBesideAnInterruptedCut(t *testing.T) {
+	t.Parallel()
+	if race.On {
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
+	}
 	w, all := toBeCut(t)
 	segmentOf := func(i int) (base int64) {
 		for _, b := range all[:i+1] {
@@ -326,7 +331,7 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 							require.Equal(t, segmentOf(hit) == 0, len(r.Removed) > 0, "%v", r.Removed)
 						}
 						check(r, after)
-						for k := 1 + (at+hit)%3; ; k += 3 { // killed at an operation, and run again
+						for k := 1 + (at+hit)%5; ; k += 5 { // killed at an operation, and run again
 							s := sim.NewFS(s.World.Clone(), true)
 							n := 0
 							s.SetFault(func(sim.Kind, int, string) *sim.Fault {
