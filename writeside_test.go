@@ -206,6 +206,7 @@ func TestPreparerBesideAFailedRoll(t *testing.T) {
 		_, err = l.Append(Record{Value: make([]byte, 1200)})
 		require.NoError(t, err)
 	}
+	l.preparer.Kick() // its round for the first append may have looked before the second
 	<-h.began
 	h.SetFault(fails(sim.Rename, logSuffix, syscall.ENOSPC))
 	_, err = l.Append(Record{Value: make([]byte, 2000)})
