@@ -346,11 +346,12 @@ func (r *schedRun) bounds() error {
 		// Each user holds a few segments: the segment that it reads, one whose indexes it builds, one of a section. A snapshot
 		// holds two more.
 		most := 2*maxUnsealed + 12 + 4*r.c.users
-		if n := len(w.sim.Files); n > most {
-			return fmt.Errorf("log %d: %d files are open, want at most %d", i, n, most)
+		files, mappings := w.sim.InUse()
+		if files > most {
+			return fmt.Errorf("log %d: %d files are open, want at most %d", i, files, most)
 		}
-		if n := len(w.sim.Mappings); n > most {
-			return fmt.Errorf("log %d: %d mappings, want at most %d", i, n, most)
+		if mappings > most {
+			return fmt.Errorf("log %d: %d mappings, want at most %d", i, mappings, most)
 		}
 		if w.l == nil {
 			continue

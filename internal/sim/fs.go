@@ -139,6 +139,13 @@ func (s *FS) wrong(format string, args ...any) {
 	s.Misuse = append(s.Misuse, fmt.Sprintf(format, args...))
 }
 
+// InUse returns the numbers of open files and of mappings.
+func (s *FS) InUse() (files, mappings int) {
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	return len(s.Files), len(s.Mappings)
+}
+
 // Left describes the resources that were not released.
 func (s *FS) Left() (left []string) {
 	s.Mu.Lock()
