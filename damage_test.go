@@ -336,7 +336,19 @@ type outcome struct {
 	after    *sim.World
 }
 
-func (d *damaged) open(what string, w *sim.World) (out outcome) {
+// open opens a damaged log and reads it. Other tests run at the same time and allocate too, so the least of several attempts
+// counts against the limit.
+func (d *damaged) open(what string, w *sim.World) outcome {
+	for try := 1; ; try++ {
+		out, n := d.openOnce(what, w.Clone())
+		if n < maxDamagedAllocation || try == 5 {
+			require.Less(d.t, n, uint64(maxDamagedAllocation), what)
+			return out
+		}
+	}
+}
+
+func (d *damaged) openOnce(what string, w *sim.World) (out outcome, n uint64) {
 	warn := &warnings{Handler: slog.DiscardHandler}
 	opts := d.opts
 	opts.Logger = slog.New(warn)
@@ -353,11 +365,11 @@ func (d *damaged) open(what string, w *sim.World) (out outcome) {
 		}
 		require.NoError(d.t, l.Close(), what)
 	}
-	require.Less(d.t, allocated()-before, uint64(maxDamagedAllocation), what)
+	n = allocated() - before
 	require.Empty(d.t, s.Left(), what)
 	require.Empty(d.t, s.Misuse, what)
 	out.warnings, out.after = warn.lines, s.World
-	return out
+	return out, n
 }
 
 func allocated() uint64 {
