@@ -360,6 +360,26 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 	}
 }
 
+// Repair has nothing to do where a TruncateTo was interrupted and nothing is damaged: the next Open finishes it.
+func TestRepairOfAnInterruptedCutAlone(t *testing.T) {
+	w, all := toBeCut(t)
+	base := int64(0)
+	for _, b := range all {
+		if b.pos == 0 {
+			base = b.base
+		}
+		s := sim.NewFS(w.Clone(), true)
+		changeNote(t, s, false, func(s *state) { s.cut, s.cutBase, s.cutPos, s.cutLen = b.last+1, base, b.end(), 0 })
+		for _, keep := range []bool{false, true} {
+			r, _ := repaired(t, s.World, RepairOptions{KeepAfter: keep})
+			require.True(t, r.Sound(), "%+v", r)
+			require.Equal(t, b.last+1, r.End)
+			_, after := repaired(t, s.World, RepairOptions{Apply: true, KeepAfter: keep})
+			requireCut(t, sim.NewFS(after, true), all, b.last+1)
+		}
+	}
+}
+
 // After a cut, times are looked up among the records that are left, and SegmentAge counts from the first of them, also when the
 // log was opened again, whether it was closed or killed.
 func TestTimesAfterACut(t *testing.T) {

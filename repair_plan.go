@@ -268,6 +268,10 @@ func (s *repairSegment) endsLost() bool {
 // planState lowers the promises of the state file to what is kept.
 func (p *repair) planState(kept []*repairSegment) {
 	n := &p.next
+	if p.keepsCut(kept) {
+		n.end = n.cut
+		return
+	}
 	if len(kept) == 0 {
 		at := max(n.start, n.recoveryPoint)
 		if p.cuts() {
@@ -306,6 +310,24 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.raiseFence(n.end, int32(n.epoch))
 	}
 	p.describe()
+}
+
+// keepsCut reports whether a TruncateTo was interrupted and the next Open can finish it as noted.
+func (p *repair) keepsCut(kept []*repairSegment) bool {
+	if !p.cuts() || len(kept) == 0 || kept[0].base != p.st.first {
+		return false
+	}
+	for _, s := range p.segs {
+		if s.drop || len(s.lost) > 0 {
+			return false
+		}
+	}
+	joined := true // if not, a gap may be a missing segment, unless the cut has removed none and all are there
+	for i, s := range kept[1:] {
+		joined = joined && kept[i].next == s.base
+	}
+	last := kept[len(kept)-1]
+	return last.cut && last.newSize() == p.st.cutPos && (joined || p.st.differs(p.dir.bases) == "")
 }
 
 // moveCut adapts the note of an interrupted TruncateTo to a file from which bytes are taken out, so that the next Open can
