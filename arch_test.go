@@ -30,8 +30,8 @@ var layers = [][]string{
 		"file.go", "file_linux.go", "file_other.go", "open_unix.go", "open_windows.go",
 		"mmap_linux.go", "mmap_unix.go",
 	},
-	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"}, // 1: one batch, and the options
-	{"scan.go", "resync_offsets.go", "resync.go", "resync_pass.go", "index.go"},                 // 2: many batches
+	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"},   // 1: one batch, and the options
+	{"scan.go", "resync_offsets.go", "resync.go", "resync_pass.go", "index.go"}, // 2: many batches
 	{ // 3: the files of a log, one by one
 		"segment.go", "opensegments.go", "readcache.go", "window.go", "locate.go", "index_file.go", "tail.go", "gather.go", "manifest.go", "state.go", "statefile.go", "stats.go",
 	},

@@ -9,6 +9,35 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// changeState changes the state file of a log that is not open.
+func changeState(t *testing.T, dir string, change func(*state)) {
+	t.Helper()
+	path := filepath.Join(dir, stateName)
+	st, ok, err := readState(osFS{}, path)
+	require.NoError(t, err)
+	require.True(t, ok)
+	f, err := openState(osFS{}, path, st)
+	require.NoError(t, err)
+	require.NoError(t, f.commit(change))
+	require.NoError(t, f.close())
+}
+
+// segmentsIn makes a log of 110 records in more than three segments, and closes it.
+func segmentsIn(t *testing.T, dir string, o *Options) []SegmentInfo {
+	t.Helper()
+	l, err := Open(dir, o)
+	require.NoError(t, err)
+	for range 110 {
+		_, err := l.Append(Record{Value: make([]byte, 100)})
+		require.NoError(t, err)
+	}
+	segs, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(segs), 3)
+	require.NoError(t, l.Close())
+	return segs
+}
+
 // A segment wholly below the start that was not sealed before a kill waits for its deletion. Damage in it must not keep the
 // log from opening: nobody reads there, and Verify and Repair rightly find nothing wrong.
 func TestDamageBelowTheStart(t *testing.T) {
@@ -26,25 +55,10 @@ func TestDamageBelowTheStart(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				dir := t.TempDir()
 				o := &Options{SegmentBytes: 4096}
-				l, err := Open(dir, o)
-				require.NoError(t, err)
-				for range 110 {
-					_, err := l.Append(Record{Value: make([]byte, 100)})
-					require.NoError(t, err)
-				}
-				segs, err := l.Segments()
-				require.NoError(t, err)
-				require.Greater(t, len(segs), 3)
-				require.NoError(t, l.Close())
+				segs := segmentsIn(t, dir, o)
 
 				// The state as of a process that was killed behind DeleteBefore, before it sealed the first segment.
-				path := filepath.Join(dir, stateName)
-				st, ok, err := readState(osFS{}, path)
-				require.NoError(t, err)
-				require.True(t, ok)
-				f, err := openState(osFS{}, path, st)
-				require.NoError(t, err)
-				require.NoError(t, f.commit(func(s *state) {
+				changeState(t, dir, func(s *state) {
 					s.clean, s.start = false, segs[2].Base+1
 					s.scanBase, s.scanPos, s.scanOffset, s.segments, s.baseSum = 0, 0, 0, 1, 0
 					if marked {
@@ -53,8 +67,7 @@ func TestDamageBelowTheStart(t *testing.T) {
 						b := batch(first)
 						s.scanPos, s.scanOffset = b.size(), b.last()+1
 					}
-				}))
-				require.NoError(t, f.close())
+				})
 				b, err := os.ReadFile(segs[0].Path)
 				require.NoError(t, err)
 				require.NoError(t, os.WriteFile(segs[0].Path, do(b), 0o644))
@@ -66,7 +79,7 @@ func TestDamageBelowTheStart(t *testing.T) {
 				require.NoError(t, err)
 				require.Empty(t, report.Removed)
 				for range 2 {
-					l, err = Open(dir, o)
+					l, err := Open(dir, o)
 					require.NoError(t, err)
 					require.Equal(t, segs[2].Base+1, l.Offsets().Start)
 					next := l.Offsets().Start
@@ -97,29 +110,13 @@ func TestRepairTakesOutTheSegmentOfTheStart(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				dir := t.TempDir()
 				o := &Options{SegmentBytes: 4096, MayDelete: func(SegmentInfo) bool { return false }}
-				l, err := Open(dir, o)
-				require.NoError(t, err)
-				for range 110 {
-					_, err := l.Append(Record{Value: make([]byte, 100)})
-					require.NoError(t, err)
-				}
-				segs, err := l.Segments()
-				require.NoError(t, err)
-				require.Greater(t, len(segs), 3)
-				require.NoError(t, l.Close())
-				path := filepath.Join(dir, stateName)
-				st, ok, err := readState(osFS{}, path)
-				require.NoError(t, err)
-				require.True(t, ok)
-				f, err := openState(osFS{}, path, st)
-				require.NoError(t, err)
-				require.NoError(t, f.commit(func(s *state) {
+				segs := segmentsIn(t, dir, o)
+				changeState(t, dir, func(s *state) {
 					s.clean, s.start = false, segs[1].Base+1
 					if !sealed {
 						s.scanBase, s.scanPos, s.scanOffset, s.segments, s.baseSum = 0, 0, 0, 1, 0
 					}
-				}))
-				require.NoError(t, f.close())
+				})
 				b, err := os.ReadFile(segs[0].Path)
 				require.NoError(t, err)
 				do(b)
@@ -141,7 +138,7 @@ func TestRepairTakesOutTheSegmentOfTheStart(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, r.OK(), "%v", r.Problems)
 				for range 2 {
-					l, err = Open(dir, o)
+					l, err := Open(dir, o)
 					require.NoError(t, err)
 					require.Equal(t, segs[2].Base, l.Offsets().Start)
 					next := l.Offsets().Start
@@ -166,13 +163,7 @@ func TestRepairReportsAnInterruptedReset(t *testing.T) {
 	_, err = l.Append(Record{Value: []byte("v")})
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
-	path := filepath.Join(dir, stateName)
-	st, _, err := readState(osFS{}, path)
-	require.NoError(t, err)
-	f, err := openState(osFS{}, path, st)
-	require.NoError(t, err)
-	require.NoError(t, f.commit(func(s *state) { s.clean, s.cut, s.reset = false, 700, true }))
-	require.NoError(t, f.close())
+	changeState(t, dir, func(s *state) { s.clean, s.cut, s.reset = false, 700, true })
 	report, err := Repair(dir, &RepairOptions{Apply: true})
 	require.NoError(t, err)
 	require.EqualValues(t, 700, report.Start)

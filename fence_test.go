@@ -37,14 +37,7 @@ func fencedLog(t *testing.T, change func(*state, []batch)) (dir, name string, ba
 	}
 	require.Len(t, batches, 5)
 	require.Less(t, batches[1].epoch(), batches[2].epoch())
-	path := filepath.Join(dir, stateName)
-	st, ok, err := readState(osFS{}, path)
-	require.NoError(t, err)
-	require.True(t, ok)
-	f, err := openState(osFS{}, path, st)
-	require.NoError(t, err)
-	require.NoError(t, f.commit(func(s *state) { change(s, batches) }))
-	require.NoError(t, f.close())
+	changeState(t, dir, func(s *state) { change(s, batches) })
 	return dir, name, batches
 }
 
