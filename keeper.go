@@ -304,7 +304,7 @@ func (l *Log) takeSealed(t *tail) {
 // OnSeal has a worker of its own, so that a slow hook holds up nobody. It is called for each sealed segment in order. The
 // state file notes how far it was called, so that segments which were sealed by Close, by recovery or by another program
 // are not forgotten: the hook is called for them after the next Open. The worker begins with the first call that appends,
-// reads, deletes or asks for the offsets, and not with what the keeper does before Open returns, so that the hook may use the
+// reads, deletes or asks for the offsets, and not with what background work does before Open returns, so that the hook may use the
 // variable to which the result of Open is assigned.
 type hooks struct {
 	work     *sched.Worker
@@ -332,7 +332,7 @@ func (h *hooks) kick() {
 	}
 }
 
-// start is called by methods that the program calls, and not by those that the keeper calls.
+// start is called by methods that the program calls, and not by background work.
 func (h *hooks) start() {
 	if h.attached && !h.started.Load() && !h.started.Swap(true) {
 		h.work.Begin()

@@ -74,7 +74,7 @@ type Options struct {
 	RetentionAge time.Duration
 	// MayDelete, if not nil, is called before retention deletes a segment. If it returns false, that segment and those after it
 	// are kept until retention runs again. Calls do not overlap. They come from a goroutine of the log, or from that of a call
-	// of Retain, and must not call methods of the log that write.
+	// of Retain, and must not call methods of the log that write. Nothing but retention and Close waits for a slow call.
 	MayDelete func(SegmentInfo) bool
 	// OnSeal, if not nil, is called for each segment that will not change any more because it is sealed: flushed and trimmed,
 	// with its indexes written. It is called in the order of the segments, at least once for each: for segments that were

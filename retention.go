@@ -205,7 +205,7 @@ func (l *Log) Retain() (deleted int, err error) {
 	return l.retain()
 }
 
-// retain is Retain for the keeper.
+// retain is Retain without a start of the hooks, for the work in the background.
 func (l *Log) retain() (deleted int, err error) {
 	if err := l.writable(); err != nil {
 		return 0, err
