@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -19,7 +20,11 @@ func (f osFile) Reserve(pos, n int64) error {
 
 func (f osFile) Zero(pos, n int64) error { return pathError("zero", f.Name(), errors.ErrUnsupported) }
 
-func (f osFile) WriteBack(int64, int64) error { return nil }
+func (f osFile) StartWriteBack(int64, int64) {}
+
+func (f osFile) WriteBack(int64, int64) error { return errors.ErrUnsupported }
+
+func (f osFile) Device() *commit.Device { return nil }
 
 func (f osFile) Alone() (bool, error) { return false, nil }
 

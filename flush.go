@@ -124,13 +124,19 @@ func (l *Log) flushSegment(s *segment, m mark) (mark, error) {
 		from := s.flushed.load().pos()
 		unmapPages(h.m, from, m.pos()-from)
 	}
+	var from int64
 	if s.gather != nil {
-		if m, err = s.gather.write(&s.stored, h.f); err != nil {
+		if from, m, err = s.gather.write(&s.stored, h.f); err != nil {
 			return m, fmt.Errorf("seglog: write segment %d: %w", s.base, &writeBackError{h.named(err)}) // the buffer was let go
 		}
 	}
 	start := time.Now()
-	if err = h.f.Flush(); err != nil {
+	if s.gather != nil {
+		err = s.gather.flush(h.f, from, m.pos())
+	} else {
+		err = h.f.Flush()
+	}
+	if err != nil {
 		return m, fmt.Errorf("seglog: flush segment %d: %w", s.base, &writeBackError{h.named(err)})
 	}
 	took := time.Since(start)

@@ -3,6 +3,7 @@ package seglog
 import (
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -19,6 +20,61 @@ type gather struct {
 	at    int64
 
 	large atomic.Bool // the last flush wrote largeFlush or more
+
+	// device is where flushes of this file may be shared with those of other logs, or nil. That is right for a range that lies
+	// below settled: its blocks and the size of the file were flushed when they held zeros.
+	device *commit.Device
+	// settled and fill belong to the owner of Log.flushes. The first flush writes zeros up to fill, the end of the blocks that
+	// were reserved when the segment was opened.
+	settled, fill int64
+	// The zeros in [zeroFrom, zeroTo) were flushed by the preparer. Guarded by zeros.
+	zeros            sched.Mutex
+	zeroFrom, zeroTo int64
+}
+
+// zeroed notes that the preparer has flushed zeros in [from, to). Should they not join those before, these are forgotten: ranges
+// there are then flushed as if they had not been.
+func (g *gather) zeroed(from, to int64) {
+	g.zeros.Lock()
+	defer g.zeros.Unlock()
+	if from != g.zeroTo {
+		g.zeroFrom = from
+	}
+	g.zeroTo = to
+}
+
+// maxShared bounds what one file adds to the duration of a flush that others share.
+const maxShared = largeFlush
+
+// flush flushes [from, to) of f, the file of an active or rolled segment, together with other files if possible. Only the owner
+// of Log.flushes calls it.
+func (g *gather) flush(f vfs.File, from, to int64) error {
+	if g.device == nil {
+		return f.Flush()
+	}
+	g.settle(g.settled)
+	if to <= g.settled && to-from <= maxShared {
+		return g.device.Flush(f, from, to-from)
+	}
+	end := to
+	if g.fill > to && f.Zero(to, g.fill-to) == nil { // otherwise blocks without zeros will do
+		end = g.fill
+	}
+	if err := f.Flush(); err != nil {
+		return err
+	}
+	g.settle(end)
+	return nil
+}
+
+// settle raises settled to pos, and beyond if the preparer has flushed zeros there.
+func (g *gather) settle(pos int64) {
+	g.zeros.Lock()
+	defer g.zeros.Unlock()
+	g.settled = max(g.settled, pos)
+	if g.zeroFrom <= g.settled {
+		g.settled = max(g.settled, g.zeroTo)
+	}
 }
 
 // From largeFlush on, writing zeros ahead costs more disk time than the journaling that it avoids.
@@ -55,9 +111,9 @@ func (g *gather) drop() {
 	g.buf, g.spare = nil, nil
 }
 
-// write writes the gathered batches to the file of the segment whose mark is stored, and returns the mark up to which it is
-// then written. Only the owner of Log.flushes calls it.
-func (g *gather) write(stored *atomicMark, f vfs.File) (mark, error) {
+// write writes the gathered batches to the file of the segment whose mark is stored, from the position that it returns, and
+// returns the mark up to which it is then written. Only the owner of Log.flushes calls it.
+func (g *gather) write(stored *atomicMark, f vfs.File) (from int64, to mark, err error) {
 	g.mu.Lock()
 	b, at, m := g.buf, g.at, stored.load()
 	g.buf, g.spare, g.at = g.spare[:0], nil, m.pos()
@@ -67,7 +123,7 @@ func (g *gather) write(stored *atomicMark, f vfs.File) (mark, error) {
 	}
 	if len(b) > 0 {
 		if _, err := f.WriteAt(b, at); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	if cap(b) <= maxSpare {
@@ -75,5 +131,5 @@ func (g *gather) write(stored *atomicMark, f vfs.File) (mark, error) {
 		g.spare = b
 		g.mu.Unlock()
 	}
-	return m, nil
+	return at, m, nil
 }

@@ -27,7 +27,7 @@ type Log struct {
 
 	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
 	// gather.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: stateFile.mu, waiters.mu,
-	// transfers.mu, cutLog.mu, wallClock.mu, Limiter.mu, readCache.mu, Worker.mu, and sizes.mu, which Stats holds while it
+	// transfers.mu, cutLog.mu, gather.zeros, wallClock.mu, Limiter.mu, readCache.mu, Worker.mu, and sizes.mu, which Stats holds while it
 	// looks at files. A reader of a log that is written in this process takes segment.mu and openSegments.mu to open a segment,
 	// and no lock of Log.
 

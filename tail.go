@@ -73,7 +73,7 @@ func (t *tail) open(f vfs.File, path string, base int64, x *indexBuilder, size i
 		return err
 	}
 	if m != nil && t.e.o.Flush == FlushSync {
-		t.seg.gather = &gather{at: size}
+		t.seg.gather = &gather{at: size, fill: t.reserved.Load(), device: f.Device()}
 	}
 	t.h = newHandle(f, path, m)
 	t.h.x.Store(&x.indexes)
@@ -355,7 +355,7 @@ func (t *tail) lead(pos int64) int64 { return min(max(pos, t.ahead, minReserve),
 func (t *tail) zeroAhead(want int64) (err error) {
 	if t.seg.gather == nil {
 		for more := true; more && err == nil; {
-			_, more, err = t.zeroOne(t.h.f, want, zeroPiece)
+			_, _, more, err = t.zeroOne(t.h.f, want, zeroPiece)
 		}
 		return err
 	}
@@ -369,18 +369,25 @@ func (t *tail) zeroAhead(want int64) (err error) {
 	if f != t.h.f {
 		defer func() { err = errors.Join(err, f.Close()) }()
 	}
-	unflushed := int64(0)
+	from := t.reserved.Load() // where the zeros that are not flushed begin
+	to := from
 	for more := true; more; {
-		var n int64
-		if n, more, err = t.zeroOne(f, want, syncPiece); err != nil {
+		var at, n int64
+		if at, n, more, err = t.zeroOne(f, want, syncPiece); err != nil {
 			return err
 		}
-		unflushed += n
-		if unflushed >= zeroStep || !more && unflushed > 0 {
-			unflushed = 0
+		if n > 0 && at != to { // an append has reserved blocks meanwhile
+			from = at
+		}
+		if n > 0 {
+			to = at + n
+		}
+		if to-from >= zeroStep || !more && to > from {
 			if err := f.Flush(); err != nil {
 				return &writeBackError{err}
 			}
+			t.seg.gather.zeroed(from, to)
+			from = to
 		}
 	}
 	return nil
@@ -402,15 +409,15 @@ func (t *tail) zeroFile() (vfs.File, error) {
 }
 
 // zeroOne reserves one piece of at most size bytes behind the reserved blocks, fills it with zeros and, under FlushSync,
-// writes it back. It returns the size of the piece, and whether there is more to do up to want.
-func (t *tail) zeroOne(f vfs.File, want, size int64) (n int64, more bool, err error) {
-	from, n, err := t.zeroLocked(f, want, size)
+// writes it back. It returns the piece, [from, from+n), and whether there is more to do up to want.
+func (t *tail) zeroOne(f vfs.File, want, size int64) (from, n int64, more bool, err error) {
+	from, n, err = t.zeroLocked(f, want, size)
 	if n > 0 && t.seg.gather != nil {
-		if err := f.WriteBack(from, n); err != nil {
-			return n, false, &writeBackError{err}
+		if err := f.WriteBack(from, n); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return from, n, false, &writeBackError{err}
 		}
 	}
-	return n, err == nil && n > 0 && from+n < want, err
+	return from, n, err == nil && n > 0 && from+n < want, err
 }
 
 // zeroLocked is zeroOne up to the write-back. It returns the piece, [from, from+n).

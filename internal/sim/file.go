@@ -8,6 +8,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -136,15 +137,33 @@ func (f *File) Reserve(pos, n int64) error {
 	return nil
 }
 
-// WriteBack makes nothing durable, but it returns the error that the next flush would return.
-func (f *File) WriteBack(int64, int64) error {
+func (f *File) StartWriteBack(int64, int64) {}
+
+// WriteBack makes nothing durable by itself. A fault is a failed write of all dirty pages.
+func (f *File) WriteBack(pos, n int64) error {
 	f.s.Mu.Lock()
 	defer f.s.Mu.Unlock()
-	if f.Closed || !f.tell() {
-		return nil
+	if f.s.NoWriteBack {
+		return &fs.PathError{Op: "write back", Path: f.Path, Err: errors.ErrUnsupported}
 	}
-	return &fs.PathError{Op: "write back", Path: f.Path, Err: syscall.EIO}
+	fault, err := f.enter(WriteBack, true)
+	if fault != nil {
+		f.do(&Op{Kind: Flush, Failed: true, Keep: fault.Keep})
+		f.tell()
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	f.do(&Op{Kind: WriteBack, Pos: pos, N: n})
+	if f.tell() {
+		err = &fs.PathError{Op: "write back", Path: f.Path, Err: syscall.EIO}
+		f.s.Faults = append(f.s.Faults, Hit{"write back", f.Path, syscall.EIO})
+	}
+	return err
 }
+
+func (f *File) Device() *commit.Device { return f.s.Shared }
 
 func (f *File) Alone() (bool, error) {
 	f.s.Mu.Lock()

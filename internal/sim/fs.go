@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -54,6 +56,9 @@ func inFolder(folder, name string) (string, bool) {
 // the directory of the log it may hold directories for copies of the log.
 type FS struct {
 	Mapped bool // reserve and mmap work, as on ext4; otherwise the log is written by pwrite
+	// Shared, if not nil, is where files share flushes: the flush of one makes durable what write-back sent of the others.
+	Shared      *commit.Device
+	NoWriteBack bool // WriteBack is not supported
 
 	Mu       sync.Mutex // guards all that follows
 	World    *World
@@ -89,7 +94,12 @@ type Hit struct {
 
 // NewFS returns a file system on w.
 func NewFS(w *World, mapped bool) *FS {
-	return &FS{World: w, Mapped: mapped, Files: map[*File]bool{}, Mappings: map[*mapping]bool{}, locked: map[string]bool{}}
+	s := &FS{World: w, Mapped: mapped, Files: map[*File]bool{}, Mappings: map[*mapping]bool{}, locked: map[string]bool{}}
+	if mapped {
+		s.Shared = commit.NewDevice()
+		s.Shared.Observe(func() { sched.Started("device") }, func() { sched.Yield("flushed") })
+	}
+	return s
 }
 
 // ErrDead is the error of each call after Kill.

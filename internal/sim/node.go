@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 )
@@ -16,6 +17,7 @@ const (
 	Reserve              // the file becomes at least pos+n bytes long
 	Truncate             // the file becomes n bytes long
 	Flush
+	WriteBack // data of [pos, pos+n) is sent to the disk
 	Create
 	Rename
 	Link
@@ -36,7 +38,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [Kinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "create", "rename", "link", "remove",
+	return [Kinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "write back", "create", "rename", "link", "remove",
 		"syncdir", "told", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
 }
 
@@ -57,7 +59,7 @@ func (op *Op) String() string {
 	switch op.Kind {
 	case Write, Store:
 		s += fmt.Sprintf(" [%d, %d)", op.Pos, op.Pos+int64(len(op.Data)))
-	case Zero, Reserve:
+	case Zero, Reserve, WriteBack:
 		s += fmt.Sprintf(" [%d, %d)", op.Pos, op.Pos+op.N)
 	case Truncate:
 		s += fmt.Sprintf(" to %d", op.N)
@@ -83,6 +85,12 @@ type Node struct {
 	pending []*Op   // the operations since
 	sizes   []int64 // sizes[i] is the size after pending[:i]
 	dirty   []bool  // by page
+	// sent are the pages that write-back has sent to the disk since, as they were, with the number of operations before. The next
+	// flush of any file makes those durable that have been on the disk before.
+	sent map[int]sentPage
+	// floor is, by page, the number of operations that its durable contents include, if these were made durable by the flush of another
+	// file.
+	floor map[int]int
 
 	// On ext4, a page that was never on the disk and whose write-back failed loses all later writes, until the file is truncated
 	// below it. On other file systems, such a page is like any other once it is written again (observed on Linux 6.18).
@@ -98,6 +106,11 @@ type Node struct {
 
 	// lied says that a flush failed, after which cache and disk differ in pages that the kernel considers clean.
 	lied bool
+}
+
+type sentPage struct {
+	content []byte
+	after   int
 }
 
 func newNode(content []byte) *Node {
@@ -124,6 +137,7 @@ func (n *Node) clone() *Node {
 	c := *n
 	c.pending = slices.Clip(n.pending)
 	c.sizes = slices.Clip(n.sizes)
+	c.sent, c.floor = maps.Clone(n.sent), maps.Clone(n.floor)
 	c.dirty, c.once, c.Barred = slices.Clone(n.dirty), slices.Clone(n.once), slices.Clone(n.Barred)
 	return &c
 }
@@ -169,6 +183,7 @@ func (n *Node) apply(op *Op) {
 		}
 		// If the file grows again, it gets new blocks there.
 		keep := int((op.N + PageBytes - 1) / PageBytes)
+		maps.DeleteFunc(n.sent, func(p int, _ sentPage) bool { return int64(p+1)*PageBytes > op.N })
 		n.once, n.Barred = n.once[:min(keep, len(n.once))], n.Barred[:min(keep, len(n.Barred))]
 	case Reserve:
 		to = from // reserving dirties no page: the blocks read as zeros
@@ -214,8 +229,38 @@ func (n *Node) flush(op *Op) {
 		}
 	}
 	n.since, n.owned = n.Cache, false
-	n.pending, n.dirty = nil, nil
+	n.pending, n.dirty, n.sent, n.floor = nil, nil, nil, nil
 	n.sizes = []int64{int64(len(n.disk))}
+}
+
+// writeBack sends the dirty pages of a range to the disk, where they are not durable yet.
+func (n *Node) writeBack(op *Op) {
+	for p := int(op.Pos / PageBytes); int64(p)*PageBytes < op.Pos+op.N; p++ {
+		at := int64(p) * PageBytes
+		if !isMarked(n.dirty, p) || isMarked(n.Barred, p) || at >= int64(len(n.Cache)) {
+			continue
+		}
+		if n.sent == nil {
+			n.sent = map[int]sentPage{}
+		}
+		n.sent[p] = sentPage{slices.Clone(n.Cache[at:min(at+PageBytes, int64(len(n.Cache)))]), len(n.pending)}
+	}
+}
+
+// flushDisk makes what was sent to the disk durable, as the flush of any file does, in blocks that belonged to the file before.
+func (n *Node) flushDisk() {
+	for p, page := range n.sent {
+		at := p * PageBytes
+		if isMarked(n.once, p) && at+len(page.content) <= len(n.disk) {
+			n.disk = slices.Clone(n.disk)
+			copy(n.disk[at:], page.content)
+			if n.floor == nil {
+				n.floor = map[int]int{}
+			}
+			n.floor[p] = page.after
+		}
+	}
+	n.sent = nil
 }
 
 // version is the version of a dirty page that is on the disk after a power cut.
@@ -248,7 +293,11 @@ func (n *Node) image(size int, pick func(page int) version, rng *rand.Rand, mid 
 		if isMarked(n.Barred, p) {
 			continue
 		}
-		switch pick(p) {
+		v := pick(p)
+		if v == versionMid && mid < n.floor[p] {
+			v = versionOld
+		}
+		switch v {
 		case versionNew:
 			overlay(page, n.Cache, at, int64(len(n.Cache)))
 		case versionTorn:

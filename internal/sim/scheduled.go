@@ -158,7 +158,7 @@ func (f *scheduledFile) Zero(pos, n int64) error {
 }
 
 func (f *scheduledFile) WriteBack(pos, n int64) error {
-	f.at(Write)
+	f.at(WriteBack)
 	return f.File.WriteBack(pos, n)
 }
 

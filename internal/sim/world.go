@@ -60,6 +60,13 @@ func (w *World) Apply(op *Op) {
 	case Event:
 	case Flush:
 		w.Nodes[op.Node].flush(op)
+		if !op.Failed {
+			for _, n := range w.Nodes {
+				n.flushDisk()
+			}
+		}
+	case WriteBack:
+		w.Nodes[op.Node].writeBack(op)
 	case SyncDir:
 		w.syncDir(op.Name)
 	case Told:

@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 	"unsafe"
+
+	"github.com/seglog/seglog/internal/commit"
 )
 
 // ErrLocked is wrapped by the errors of FS.Lock and File.Lock if another owner has the lock.
@@ -83,8 +85,14 @@ type File interface {
 	// Zero writes zeros to [pos, pos+n), which is reserved: later stores find the pages in memory, and once the zeros are
 	// flushed, no block allocation is left to journal.
 	Zero(pos, n int64) error
-	// WriteBack writes [pos, pos+n) to the disk, as far as that is possible without a flush, and waits for it.
+	// StartWriteBack begins what WriteBack does and does not wait for it. It may do nothing.
+	StartWriteBack(pos, n int64)
+	// WriteBack sends [pos, pos+n) to the disk and waits until it has arrived there, perhaps in a volatile cache of the disk. The
+	// error is errors.ErrUnsupported where that is not possible.
 	WriteBack(pos, n int64) error
+	// Device returns the device on which the file may share flushes with other files, or nil. See commit.Device for what that
+	// takes.
+	Device() *commit.Device
 	// Flush returns once everything that was written is on stable storage (fdatasync).
 	Flush() error
 	// Mmap maps [0, n), which may reach past the end of the file: the caller touches only bytes that are reserved. The error

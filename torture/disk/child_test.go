@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -75,6 +77,7 @@ type request struct {
 	Seq     int  // the number of the first record
 	N       int  // the number of records, each a batch
 	Size    int  // the size of a value
+	Logs    int  // the number of logs
 	Expire  bool // records expire at once, but only an operation "retain" may delete them
 }
 
@@ -159,6 +162,10 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 		defer mayDelete.Store(false)
 		_, err = l.Retain()
 		return err
+	case "append to many":
+		return appendToMany(q, a)
+	case "read many":
+		return readMany(q, a)
 	case "snapshot":
 		return l.Snapshot(q.Dir)
 	case "readonly":
@@ -185,6 +192,60 @@ func answer(log **seglog.Log, q request, a *reply) (err error) {
 		return nil
 	}
 	return fmt.Errorf("no operation %q", q.Op)
+}
+
+var many []*seglog.Log
+
+func dirOf(q request, i int) string { return filepath.Join(q.Dir, strconv.Itoa(i)) }
+
+// appendToMany lets each of q.Logs logs append q.N records, side by side. The offsets of the reply are the ends of the logs.
+func appendToMany(q request, a *reply) error {
+	for i := len(many); i < q.Logs; i++ {
+		l, err := seglog.Open(dirOf(q, i), &seglog.Options{Flush: seglog.FlushSync, SegmentBytes: q.Segment})
+		if err != nil {
+			return err
+		}
+		many = append(many, l)
+	}
+	errs := make([]error, q.Logs)
+	var wg sync.WaitGroup
+	for i, l := range many {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range q.N {
+				if _, errs[i] = l.Append(seglog.Record{Value: value(i, q.Size)}); errs[i] != nil {
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	for _, l := range many {
+		a.Offsets = append(a.Offsets, l.Offsets().RecoveryPoint)
+	}
+	return errors.Join(errs...)
+}
+
+// readMany opens each of q.Logs logs, reads all of it, and answers with the ends.
+func readMany(q request, a *reply) error {
+	for i := range q.Logs {
+		l, err := seglog.Open(dirOf(q, i), nil)
+		if err != nil {
+			return err
+		}
+		var one reply
+		if err := answerAll(l, &one); err != nil {
+			return fmt.Errorf("log %d: %w", i, err)
+		}
+		for k, seq := range one.Seqs {
+			if seq != i || one.Offsets[k] != int64(k) {
+				return fmt.Errorf("log %d: record %d of log %d", i, one.Offsets[k], seq)
+			}
+		}
+		a.Offsets = append(a.Offsets, int64(len(one.Offsets)))
+	}
+	return nil
 }
 
 func answerAll(l *seglog.Log, a *reply) error {

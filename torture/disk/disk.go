@@ -14,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -41,6 +42,8 @@ type Disk struct {
 	dirty   map[int64]bool // where they may differ
 	doomed  []byte         // writes of blocks that hold this fail
 	failed  int            // so many did
+	flushes int
+	takes   time.Duration // a flush
 }
 
 // New makes an empty disk of size bytes, whose file appears in the directory dir, which exists and is empty.
@@ -76,6 +79,20 @@ func (d *Disk) Failed() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.failed
+}
+
+// SlowFlushes makes each flush take d.
+func (d *Disk) SlowFlushes(takes time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takes = takes
+}
+
+// Flushes is how often the disk has emptied its cache.
+func (d *Disk) Flushes() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.flushes
 }
 
 // PowerCut returns what the disk could hold if the power failed now: what was written before the last flush, and of the
@@ -154,6 +171,7 @@ func (d *Disk) put(img Image, number int64, b *block) {
 func (d *Disk) flush() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.flushes++
 	for number := range d.dirty {
 		d.put(d.flushed, number, d.cached[number])
 	}
@@ -216,6 +234,10 @@ func (d *Disk) Write(_ context.Context, _ fs.FileHandle, data []byte, pos int64)
 
 // Fsync is part of the FUSE file: what becomes of the FLUSH of a loop device.
 func (d *Disk) Fsync(context.Context, fs.FileHandle, uint32) syscall.Errno {
+	d.mu.Lock()
+	takes := d.takes
+	d.mu.Unlock()
+	time.Sleep(takes)
 	d.flush()
 	return 0
 }

@@ -1,0 +1,241 @@
+package seglog
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/sim"
+	"github.com/seglog/seglog/internal/vfs"
+)
+
+// The tests of flushes that several logs share, on a disk on which the flush of a file makes durable what was sent of others.
+
+var (
+	sharedSeeds  = flag.Int("shared", 4, "runs of TestSharedFlushPowerCut")
+	sharedPoints = flag.Int("shared-points", 50, "moments of the power cut in each run")
+)
+
+// sharedAck is the event that an append of a log has returned.
+type sharedAck struct {
+	log    int
+	offset int64
+}
+
+// sharedLogs is a process with several logs on one disk.
+type sharedLogs struct {
+	t    *testing.T
+	s    *sim.FS
+	logs []*Log
+}
+
+var sharedOptions = &Options{Flush: FlushSync, SegmentBytes: 100 << 10}
+
+func sharedDir(i int) string { return filepath.Join("logs", fmt.Sprint(sim.Copies, i)) }
+
+func openShared(t *testing.T, s *sim.FS, n int) *sharedLogs {
+	m := &sharedLogs{t: t, s: s}
+	for i := range n {
+		l, err := openFS(slowDisk{s}, sharedDir(i), sharedOptions)
+		require.NoError(t, err, i)
+		m.logs = append(m.logs, l)
+	}
+	return m
+}
+
+// sharedValue is the value of a record, which tells the log and the offset.
+func sharedValue(log int, offset int64, size int) []byte {
+	return append(fmt.Appendf(nil, "%d %d ", log, offset), make([]byte, size)...)
+}
+
+// run lets each log append n records, and notes each acknowledged one.
+func (m *sharedLogs) run(seed uint64, n int) (errs []error) {
+	errs = make([]error, len(m.logs))
+	var wg sync.WaitGroup
+	for i, l := range m.logs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			rng := rand.New(rand.NewPCG(seed, uint64(i)))
+			for range n {
+				want := l.Offsets().End
+				offset, err := l.Append(Record{Value: sharedValue(i, want, rng.IntN(6000))})
+				if err != nil {
+					errs[i] = err
+					return
+				}
+				m.s.Event("ack", sharedAck{i, offset})
+			}
+		}()
+	}
+	wg.Wait()
+	return errs
+}
+
+// kill ends the process. The logs fail as soon as they touch the disk again.
+func (m *sharedLogs) kill() {
+	m.s.Kill()
+	for _, l := range m.logs {
+		ignore(l.Close())
+	}
+}
+
+// checkShared opens the logs on w, which must hold all acknowledged records.
+func checkShared(t *testing.T, w *sim.World, acked []int64, what string) {
+	s := sim.NewFS(w, true)
+	for i, next := range acked {
+		if next == 0 {
+			continue
+		}
+		l, err := openFS(s, sharedDir(i), sharedOptions)
+		require.NoError(t, err, "%s, log %d", what, i)
+		require.GreaterOrEqual(t, l.Offsets().End, next, "%s: log %d lost acknowledged records", what, i)
+		for r, err := range l.Records(0) {
+			if err != nil || !bytes.HasPrefix(r.Value, sharedValue(i, r.Offset, 0)) {
+				require.Fail(t, "damaged", "%s: log %d, offset %d: %v", what, i, r.Offset, err)
+			}
+		}
+		s.Kill()
+		ignore(l.Close())
+		s = sim.NewFS(s.World, true)
+	}
+}
+
+// isSegment reports whether an operation is on a segment: it has the name under which it was opened.
+func isSegment(name string) bool {
+	return strings.HasSuffix(name, logSuffix) || strings.HasSuffix(name, nextName)
+}
+
+// unflushedAcks counts the appends that returned without a flush of their log's own since they were written.
+func unflushedAcks(ops []*sim.Op) (n int) {
+	written := map[string]bool{} // by folder: its segment was written to since its flush
+	for _, op := range ops {
+		folder := strings.Split(op.Name, "/")[0]
+		if isSegment(op.Name) && (op.Kind == sim.Write || op.Kind == sim.Flush) {
+			written[folder] = op.Kind == sim.Write
+		}
+		if ack, ok := op.Event.(sharedAck); ok && written[filepath.Base(sharedDir(ack.log))] {
+			n++
+		}
+	}
+	return n
+}
+
+// slowDisk takes its time to flush a file, so that appends of other logs come meanwhile.
+type slowDisk struct{ *sim.FS }
+
+func (s slowDisk) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := s.FS.Open(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return slowDiskFile{f}, nil
+}
+
+type slowDiskFile struct{ vfs.File }
+
+func (f slowDiskFile) Flush() error {
+	time.Sleep(100 * time.Microsecond)
+	return f.File.Flush()
+}
+
+// A power cut at any moment leaves every log with all records that its appends have acknowledged, whoever flushed them.
+func TestSharedFlushPowerCut(t *testing.T) {
+	for seed := range uint64(*sharedSeeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			const logs = 6
+			s := sim.NewFS(sim.NewWorld(), true)
+			s.World.Ext4 = seed%2 == 0
+			start := s.World.Clone()
+			m := openShared(t, s, logs)
+			for _, err := range m.run(seed, 60) {
+				require.NoError(t, err)
+			}
+			m.kill()
+			require.Empty(t, s.Misuse)
+			require.Greater(t, unflushedAcks(s.Ops), 20, "too few flushes were shared for this to be a test")
+
+			rng := rand.New(rand.NewPCG(seed, 100))
+			acked := make([]int64, logs)
+			w := start
+			for i, op := range s.Ops {
+				w.Apply(op)
+				if ack, ok := op.Event.(sharedAck); ok {
+					acked[ack.log] = ack.offset + 1
+				}
+				if rng.IntN(len(s.Ops)) >= *sharedPoints {
+					continue
+				}
+				cuts := []sim.Cut{sim.RandomCut(rng), sim.WholeCuts()[0]}
+				if rng.IntN(2) == 0 {
+					cuts[1] = sim.WholeCuts()[rng.IntN(len(sim.WholeCuts()))]
+				}
+				for _, c := range cuts {
+					checkShared(t, c.Apply(w), acked, fmt.Sprintf("after operation %d, %s", i, c.What))
+				}
+			}
+		})
+	}
+}
+
+// If the data of one log can't be written, that log fails, and the others acknowledge what is durable.
+func TestSharedFlushFailsOneLog(t *testing.T) {
+	const logs, bad = 6, 2
+	for _, kind := range []sim.Kind{sim.WriteBack, sim.Flush} {
+		t.Run(kind.String(), func(t *testing.T) {
+			s := sim.NewFS(sim.NewWorld(), true)
+			m := openShared(t, s, logs)
+			for _, err := range m.run(1, 20) {
+				require.NoError(t, err)
+			}
+			s.SetFault(func(k sim.Kind, _ int, path string) *sim.Fault {
+				if k == kind && strings.HasPrefix(path, m.logs[bad].dir) && isSegment(path) {
+					return &sim.Fault{Err: syscall.EIO}
+				}
+				return nil
+			})
+			for i, err := range m.run(2, 50) {
+				if i == bad {
+					require.ErrorIs(t, err, ErrFailed)
+					require.ErrorIs(t, err, syscall.EIO)
+					require.ErrorContains(t, err, m.logs[bad].dir)
+				} else {
+					require.NoError(t, err, i)
+				}
+			}
+			m.kill()
+			acked := make([]int64, logs)
+			for _, op := range s.Ops {
+				if ack, ok := op.Event.(sharedAck); ok {
+					acked[ack.log] = ack.offset + 1
+				}
+			}
+			checkShared(t, cutNamed(t, s.World, "nothing"), acked, "nothing")
+		})
+	}
+}
+
+// A file system that can't send a range to the disk flushes each file.
+func TestSharedFlushWithoutWriteBack(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	m := openShared(t, s, 4)
+	s.NoWriteBack = true
+	for _, err := range m.run(1, 40) {
+		require.NoError(t, err)
+	}
+	require.Zero(t, unflushedAcks(s.Ops))
+	for _, l := range m.logs {
+		require.NoError(t, l.Close())
+	}
+	require.Empty(t, s.Left())
+}
