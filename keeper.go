@@ -346,6 +346,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 		return
 	}
 	for {
+		cuts := l.settledCuts()
 		info, ok, err := h.untold(l)
 		if err != nil {
 			l.backgroundError("OnSeal not called for a sealed segment", err)
@@ -355,7 +356,7 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 			return
 		}
 		l.o.OnSeal(info)
-		l.state.stage(func(s *state) { s.told = max(s.told, info.Next) })
+		l.noteTold(info, cuts)
 		if err := l.state.note(); err != nil { // after a restart OnSeal is called again
 			l.backgroundError("call of OnSeal not noted", err)
 		}
@@ -365,6 +366,21 @@ func (h *hooks) tellAll(l *Log, stop <-chan struct{}) {
 		case <-stop:
 			return
 		default:
+		}
+	}
+}
+
+// noteTold notes that OnSeal was called for a segment that was in the log when l.cuts had the value cuts. If the segment was cut
+// since, others with its offsets may follow, for which it must be called as well.
+func (l *Log) noteTold(info SegmentInfo, cuts int64) {
+	for noted := false; !noted; {
+		l.state.stage(func(s *state) {
+			if noted = l.cuts.Load() == cuts; noted { // a cut that begins later lowers told again
+				s.told = max(s.told, info.Next)
+			}
+		})
+		if !noted && l.cutBelow(&cuts, info.Next) != nil {
+			return
 		}
 	}
 }

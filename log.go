@@ -252,6 +252,20 @@ func (l *Log) offsets() Offsets {
 	}
 }
 
+// cutBelow returns an *OffsetError if the log was cut below next since *cuts was read. It brings *cuts up to date.
+func (l *Log) cutBelow(cuts *int64, next int64) error {
+	if l.cuts.Load() == *cuts {
+		return nil
+	}
+	now := l.settledCuts()
+	lowest := l.lowestCut(*cuts)
+	*cuts = now
+	if next > lowest {
+		return &OffsetError{Offset: next, Offsets: l.Offsets()}
+	}
+	return nil
+}
+
 func (l *Log) highWatermark() int64 {
 	if l.o.Flush == FlushSync {
 		return l.durable.Load()

@@ -270,20 +270,6 @@ func (l *Log) afterCut(r *reader, next int64) (int64, int64, error) {
 	return next, l.readable(r.durable), err
 }
 
-// cutBelow returns an *OffsetError if the log was cut below next since *cuts was read. It brings *cuts up to date.
-func (l *Log) cutBelow(cuts *int64, next int64) error {
-	if l.cuts.Load() == *cuts {
-		return nil
-	}
-	now := l.settledCuts()
-	lowest := l.lowestCut(*cuts)
-	*cuts = now
-	if next > lowest {
-		return &OffsetError{Offset: next, Offsets: l.Offsets()}
-	}
-	return nil
-}
-
 // Wait returns once the record at offset can be read: with Oldest, once the log has a record; with Newest, once it has one
 // that was not there at the time of the call. Errors: those of ctx; an *OffsetError if the record was deleted; ErrFailed,
 // since a log that has failed gets no more records; ErrClosed.

@@ -198,7 +198,8 @@ func (e *env) removeProducersAbove(producers []int64, offset int64) (removed boo
 // The rules are Kafka's. Whole segments go, oldest first, up to the first that stays: by size while the log keeps at least
 // RetentionBytes without the segment; by age if the greatest time of its records is longer ago than RetentionAge (for a
 // segment without times, or with damaged batches, the time of its last change counts). A segment stays until OnSeal was
-// called for it and MayDelete agrees; MayDelete is also asked about the active segment, before it is rolled to be deleted.
+// called for it and MayDelete agrees. An active segment that is too old is rolled: with OnSeal at once, to be deleted when
+// that was called and MayDelete agrees; otherwise once MayDelete agrees.
 // A clock that jumps ahead counts only once it has stayed ahead for an hour.
 func (l *Log) Retain() (deleted int, err error) {
 	l.hooks.start()
@@ -222,6 +223,7 @@ func (l *Log) retain() (deleted int, err error) {
 			total += size
 		}
 	}
+	var rollErr error
 	offset, now, expired := l.start.Load(), l.now(), 0
 	for i, s := range segs {
 		last := i+1 == len(segs)
@@ -254,17 +256,44 @@ func (l *Log) retain() (deleted int, err error) {
 				break
 			}
 		}
-		if !last && !l.hooks.told(l, next) || l.o.MayDelete != nil && !l.hooks.mayDelete(l, info) {
+		if last && l.o.OnSeal != nil {
+			_, rollErr = l.rollAt(next) // it goes once it was sealed and OnSeal was called for it
 			break
+		}
+		if !l.hooks.told(l, next) || l.o.MayDelete != nil && !l.hooks.mayDelete(l, info) {
+			break
+		}
+		if last {
+			var rolled bool
+			if rolled, rollErr = l.rollAt(next); !rolled {
+				break
+			}
 		}
 		total -= size
 		offset = next
 		expired++
 	}
 	if expired == 0 {
-		return 0, nil
+		return 0, rollErr
 	}
-	return l.deleteBefore(offset, cuts)
+	deleted, err = l.deleteBefore(offset, cuts)
+	return deleted, errors.Join(err, rollErr)
+}
+
+// rollAt rolls the active segment if the log ends at offset and no more segments wait for their seal than may.
+func (l *Log) rollAt(offset int64) (rolled bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writable(); err != nil {
+		return false, err
+	}
+	if l.end.Load() != offset || l.writer.tail.seg.stored.load().pos() == 0 || len(l.writer.sealing) >= maxUnsealed {
+		return false, nil
+	}
+	if err := l.roll(offset); err != nil {
+		return false, fmt.Errorf("seglog: roll at offset %d: %w", offset, err)
+	}
+	return true, nil
 }
 
 // expired reports whether a segment is older than RetentionAge.

@@ -288,14 +288,110 @@ func TestOnSealAfterOpen(t *testing.T) {
 	}
 }
 
-// Retention by age must delete the active segment too, although OnSeal was not called for it.
+// Retention by age must delete the active segment too, but only after OnSeal was called for it, and MayDelete has agreed then.
 func TestRetentionAgeBesideOnSeal(t *testing.T) {
-	l := open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, RetentionAge: time.Hour, OnSeal: func(seglog.SegmentInfo) {}})
+	var l *seglog.Log
+	var sealed atomic.Bool
+	called := make(chan error, 10)
+	l = open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, RetentionAge: time.Hour,
+		OnSeal: func(s seglog.SegmentInfo) {
+			_, err := l.Read(s.Base)
+			called <- err
+			sealed.Store(true)
+		},
+		MayDelete: func(s seglog.SegmentInfo) bool {
+			if !sealed.Load() || !s.Sealed {
+				called <- errors.New("MayDelete was asked before OnSeal was called")
+			}
+			return true
+		}})
 	_, err := l.Append(seglog.Record{Time: time.Now().Add(-2 * time.Hour)})
 	require.NoError(t, err)
 	_, err = l.Retain()
 	require.NoError(t, err)
-	require.EqualValues(t, 1, l.Offsets().Start)
+	eventually(t, "the segment goes after OnSeal", func() bool { return l.Offsets().Start == 1 })
+	require.NoError(t, l.Close())
+	close(called)
+	require.NotEmpty(t, called)
+	for err := range called {
+		require.NoError(t, err)
+	}
+}
+
+// Records that are appended while MayDelete is asked about the active segment must not be taken away with it, nor may the
+// segment's own before them: retention deletes whole segments.
+func TestRetentionDeletesWholeSegments(t *testing.T) {
+	var l *seglog.Log
+	var appends atomic.Bool
+	asked := make(chan bool)
+	l = open(t, t.TempDir(), &seglog.Options{Flush: seglog.FlushNone, MayDelete: func(seglog.SegmentInfo) bool {
+		if appends.Load() {
+			asked <- true
+			<-asked
+		}
+		return true
+	}, RetentionAge: time.Hour})
+	appends.Store(true) // after what retention does at first
+	go func() {
+		<-asked
+		_, err := l.Append(seglog.Record{Time: time.Now().Add(-2 * time.Hour)})
+		appends.Store(false)
+		asked <- err == nil
+	}()
+	_, err := l.Append(seglog.Record{Time: time.Now().Add(-2 * time.Hour)})
+	require.NoError(t, err)
+	_, err = l.Retain()
+	require.NoError(t, err)
+	require.Zero(t, l.Offsets().Start)
+	require.EqualValues(t, 2, l.Offsets().End)
+	_, err = l.Retain()
+	require.NoError(t, err)
+	require.EqualValues(t, 2, l.Offsets().Start)
+}
+
+// OnSeal must be called for the segments that follow a cut, also where it ran for a segment with their offsets meanwhile.
+func TestOnSealBesideACut(t *testing.T) {
+	for name, cut := range map[string]func(l *seglog.Log) error{
+		"TruncateTo": func(l *seglog.Log) error { return l.TruncateTo(1) },
+		"Reset":      func(l *seglog.Log) error { return l.Reset(0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs, goOn, told := make(chan bool, 1), make(chan bool), make(chan seglog.SegmentInfo, 100)
+			first := true
+			dir := t.TempDir()
+			l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096, OnSeal: func(s seglog.SegmentInfo) {
+				if first {
+					first = false
+					runs <- true
+					<-goOn
+					return
+				}
+				told <- s
+			}})
+			appendN(t, l, 0, 300)
+			<-runs
+			require.NoError(t, cut(l))
+			goOn <- true
+			from := int(l.Offsets().End)
+			for l.Stats().Segments < 4 {
+				_, err := l.Append(seglog.Record{Value: make([]byte, 2500)})
+				require.NoError(t, err)
+			}
+			require.LessOrEqual(t, from, 1)
+			require.NoError(t, l.Close())
+			segs, err := open(t, dir, &seglog.Options{ReadOnly: true}).Segments()
+			require.NoError(t, err)
+			for _, s := range segs[:len(segs)-1] {
+				select {
+				case got := <-told:
+					require.Equal(t, s.Base, got.Base)
+					require.Equal(t, s.Next, got.Next)
+				case <-time.After(10 * time.Second):
+					require.Fail(t, "OnSeal was not called", "segment %d", s.Base)
+				}
+			}
+		})
+	}
 }
 
 // A segment that a reader uses must stay readable for it after a deletion, and its file be closed once the reader is done.

@@ -91,23 +91,43 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 			}
 			continue
 		}
-		end, next := first.end(), first.last+1
-		switch {
-		case n >= limit.pos()-first.pos:
-			end, next = limit.pos(), r.seg.base+limit.rel()
-		case n > first.size:
-			last, ok, err := r.seg.boundary(&l.env, r.h, &r.w, first.pos+n, limit)
-			if err != nil {
-				return err
-			}
-			if ok && last.end() > end {
-				end, next = last.end(), last.last+1
-			}
+		end, next, err := l.sectionEnd(r, first, n, limit)
+		if err != nil {
+			return err
 		}
 		*s = Section{l: l, seg: r.seg, h: r.h, pos: first.pos, end: end, len: end - first.pos, base: first.base, next: next}
 		r.h = nil // the section's now
 		return nil
 	}
+}
+
+// sectionEnd returns the end of a section of n bytes that begins with the batch first, and the offset behind. In a log without
+// gaps the last batch must end where the next offset begins: the receiver can't notice a wrong base offset, which no CRC covers,
+// until the batch behind does not join, and there may be none.
+func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next int64, err error) {
+	n = min(n, limit.pos()-first.pos)
+	whole := n == limit.pos()-first.pos
+	if whole && l.gaps.Load() {
+		return limit.pos(), r.seg.base + limit.rel(), nil
+	}
+	last := first
+	for pos := first.pos + n; n > first.size; pos = last.pos {
+		b, ok, err := r.seg.boundary(&l.env, r.h, &r.w, pos, limit)
+		if err != nil {
+			return 0, 0, err
+		}
+		if last = first; ok && b.end() > first.end() {
+			last = b
+		}
+		if last == first || last.end() < limit.pos() || last.last+1 == r.seg.base+limit.rel() {
+			break
+		}
+	}
+	if end, next = last.end(), last.last+1; end == limit.pos() && next != r.seg.base+limit.rel() && !l.gaps.Load() {
+		err = &CorruptError{Path: r.h.path, Pos: last.pos, Offset: last.base, Reason: fmt.Sprintf(
+			"batch with offsets %d to %d, in a segment that ends at position %d, offset %d", last.base, last.last, end, r.seg.base+limit.rel())}
+	}
+	return end, next, err
 }
 
 // emptySection makes the section for an offset that is not readable yet. It pins the last segment, so that the section can be
@@ -204,21 +224,19 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 	cuts := l.settledCuts()
 	for {
 		err := l.section(s, offset, n-written, durable)
-		switch {
-		case written == 0 && err == nil && l.cuts.Load() != cuts:
-			cuts = l.settledCuts() // the section may be of before the cut or of after it
-			if err := s.Close(); err != nil {
-				return 0, err
-			}
-			continue
-		case written > 0:
-			// After a cut, the section may not continue the one that was sent before.
-			if e := l.cutBelow(&cuts, offset); e != nil {
+		if l.cuts.Load() != cuts { // the section may be of before the cut or of after it
+			if e := l.cutSince(&cuts, offset, written); e != nil {
 				return written, e
 			}
-			if errors.Is(err, ErrOutOfRange) {
-				return written, nil // all that there is was sent
+			if err == nil {
+				err = s.Close()
 			}
+			if err == nil || errors.Is(err, ErrOutOfRange) {
+				continue
+			}
+		}
+		if written > 0 && errors.Is(err, ErrOutOfRange) {
+			return written, nil // all that there is was sent
 		}
 		if err != nil {
 			return written, err
@@ -236,9 +254,19 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 			return written, err
 		}
 		if written >= n || offset >= l.readable(durable) {
-			return written, nil
+			return written, l.cutSince(&cuts, offset, written)
 		}
 	}
+}
+
+// cutSince returns an *OffsetError if batches below next, of which written bytes were sent, were cut since l.cuts had the value
+// *cuts, which it brings up to date.
+func (l *Log) cutSince(cuts *int64, next, written int64) error {
+	if written == 0 {
+		*cuts = l.settledCuts()
+		return nil
+	}
+	return l.cutBelow(cuts, next)
 }
 
 // transfer is one call of WriteTo. It is pooled, so that a transfer allocates nothing.

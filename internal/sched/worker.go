@@ -66,6 +66,14 @@ func (w *Worker) Close() {
 
 func (w *Worker) run() {
 	Started(w.name)
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.runs { // a round has called runtime.Goexit, as a failing test does in a hook
+			w.runs = false
+			w.ended.Broadcast()
+		}
+	}()
 	for due := time.Duration(0); w.next(due); due = w.round() {
 		Yield("work")
 	}

@@ -48,6 +48,23 @@ func TestWorkerServesEachKick(t *testing.T) {
 	require.Equal(t, n, served.Load(), "a round after Close")
 }
 
+// A round that ends the goroutine, as a failing test in a hook does, must not keep Close waiting.
+func TestWorkerWhoseRoundExits(t *testing.T) {
+	rounds := make(chan bool, 2)
+	w := NewWorker("test", func() time.Duration {
+		rounds <- true
+		runtime.Goexit()
+		return 0
+	})
+	w.Begin()
+	for range 2 {
+		w.Kick()
+		<-rounds
+		time.Sleep(time.Millisecond)
+	}
+	w.Close()
+}
+
 // A round that says when the next is due must be followed by it then, once, and by none after Close.
 func TestWorkerRunsWhenDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
