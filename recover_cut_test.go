@@ -3,6 +3,7 @@ package seglog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -356,6 +357,67 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 					})
 				}
 			}
+		}
+	}
+}
+
+// A batch from above an interrupted cut lies over one below it, as after a misdirected write. Repair must take out that one alone, and
+// keep what it takes out beside the log, however far the cut has come.
+func TestRepairOfABatchFromAboveAnInterruptedCut(t *testing.T) {
+	const n, over, from, cut = 12, 1, 10, 7
+	value := func(offset int) []byte { return bytes.Repeat([]byte{byte('a' + offset)}, 400/(1+offset/2)) }
+	for _, divides := range []bool{false, true} {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprintf("divides a batch %v, file is cut %v", divides, done), func(t *testing.T) {
+				s := sim.NewFS(sim.NewWorld(), true)
+				l, err := openFS(s, sim.Dir, nil)
+				require.NoError(t, err)
+				for i := range n {
+					_, err := l.Append(Record{Value: value(2 * i)}, Record{Value: value(2*i + 1)})
+					require.NoError(t, err)
+				}
+				var all []found
+				for b, err := range l.Batches(0) {
+					require.NoError(t, err)
+					all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
+				}
+				require.NoError(t, l.Close())
+				name := fileName(0, logSuffix)
+				b := bytes.Clone(s.World.Get(name))
+				end, at := int64(2*cut), all[cut]
+				var rest batch
+				if divides {
+					rest, err = cutBatch(batch(bytes.Clone(b[at.pos:at.end()])), end+1, 1<<20)
+					require.NoError(t, err)
+					end++
+				}
+				changeNote(t, s, false, func(s *state) { s.cut, s.cutBase, s.cutPos, s.cutLen = end, 0, at.pos, int64(len(rest)) })
+				f, err := s.Open(filepath.Join(sim.Dir, stateName), vfs.OpenWrite)
+				require.NoError(t, err)
+				_, err = f.WriteAt(rest, restPos)
+				require.NoError(t, errors.Join(err, f.Close()))
+				moved := bytes.Clone(b[all[from].pos:all[from].end()])
+				if done {
+					b = append(b[:at.pos], rest...)
+				}
+				copy(b[all[over].pos:], moved)
+				s.World.Put(name, b)
+				r, after := repaired(t, s.World, RepairOptions{Apply: true, KeepAfter: true})
+				require.Len(t, r.Removed, 1)
+				require.Equal(t, [3]int64{all[over].pos, all[over].size, end}, [3]int64{r.Removed[0].Pos, r.Removed[0].Bytes, r.End})
+				require.Equal(t, b[all[over].pos:all[over].end()], after.Get(filepath.Base(r.Removed[0].Saved)))
+				l, err = openFS(sim.NewFS(after, true), sim.Dir, nil)
+				require.NoError(t, err)
+				require.Equal(t, end, l.Offsets().End)
+				for offset := range end {
+					rec, err := l.Read(offset)
+					if offset/2 != over {
+						require.NoError(t, err, "offset %d", offset)
+						require.Equal(t, value(int(offset)), rec.Value)
+					}
+				}
+				require.NoError(t, l.Close())
+			})
 		}
 	}
 }

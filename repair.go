@@ -153,12 +153,11 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
-	s.cut = p.cuts() && base == p.st.cutBase
 	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
+	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
+		w.size, w.end = min(w.size, p.st.cutPos), p.cutLimit
+	}
 	w.batch = func(b batch, pos int64) (string, error) {
-		if s.cut && b.last() >= p.cutLimit {
-			return "", nil
-		}
 		if why := p.check.check(b); why != "" {
 			return why, nil
 		}
@@ -175,9 +174,6 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		return "", nil
 	}
 	w.damage = func(d damage) (bool, error) {
-		if s.cut && d.offset >= p.cutLimit {
-			return true, nil
-		}
 		var corrupt *CorruptError
 		if !errors.As(d.cause, &corrupt) {
 			return false, d.cause // a disk that can't be read at the moment is no reason to throw its data away

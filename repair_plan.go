@@ -27,9 +27,9 @@ type repair struct {
 	epochs epochs
 	fixes  []epochAt // leader epochs to be set right
 
-	// Of an interrupted TruncateTo that the next Open will finish: the batches of the segment at st.cutBase that end below
-	// cutLimit stay, followed by rest, which may be empty. Positions don't tell them, since an earlier run of Repair that was
-	// interrupted may have taken bytes out of the file.
+	// Of an interrupted TruncateTo that the next Open will finish: the bytes of the segment at st.cutBase below st.cutPos stay,
+	// followed by rest, which may be empty. All batches there end below cutLimit: one with greater offsets is not at its place.
+	// An earlier run of Repair that was interrupted may have taken bytes out of the file, and all that was behind st.cutPos.
 	cutLimit int64
 	rest     batch
 }
