@@ -86,8 +86,8 @@ func (p *repair) run() error {
 		following := int64(-1)
 		if i+1 < len(p.dir.bases) {
 			following = p.dir.bases[i+1]
-		} else if info, err := p.e.fs.Stat(p.e.path(base, logSuffix)); err == nil && p.st.clean && info.Size <= p.st.endPos {
-			following = p.st.end
+		} else if info, err := p.e.fs.Stat(p.e.path(base, logSuffix)); err == nil {
+			following, _ = p.closedEnd(base, info.Size)
 		}
 		s, err := p.examine(base, following)
 		if err != nil {
@@ -154,8 +154,9 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
 	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
+	_, w.endPos = p.closedEnd(base, size)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
-		w.size, w.end = min(w.size, p.st.cutPos), p.cutLimit
+		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
 	}
 	w.batch = func(b batch, pos int64) (string, error) {
 		if why := p.check.check(b); why != "" {

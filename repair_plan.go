@@ -281,7 +281,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.empty(at)
 	} else {
 		last := kept[len(kept)-1]
-		n.end, n.endPos = last.next, last.newSize()
+		n.end, n.endPos = p.keepEnd(last), last.newSize()
 		for i, s := range kept[1:] {
 			if kept[i].below { // so that it still is, if the segment behind it goes
 				n.start = max(n.start, s.base)
@@ -310,6 +310,20 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.raiseFence(n.end, int32(n.epoch))
 	}
 	p.describe()
+}
+
+// keepEnd returns the offset at which the log ends, if last is the last segment. With KeepAfter that is where it ended before, as far as
+// the state file knows: an offset whose record is lost is not given out again.
+func (p *repair) keepEnd(last *repairSegment) int64 {
+	known := p.st.recoveryPoint
+	if p.st.clean {
+		known = max(known, p.st.end)
+	}
+	if !p.o.KeepAfter || p.st.cut >= 0 || known <= last.next || known-last.base > math.MaxInt32 {
+		return last.next
+	}
+	p.gap = true
+	return known
 }
 
 // keepsCut reports whether a TruncateTo was interrupted and the next Open can finish it as noted.

@@ -17,7 +17,7 @@ import (
 //   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch, or
 //     to one that continues its offsets and that the end of the file cuts off.
 //
-// Where no offsets are missing, its own must also fit those around (fits).
+// Where no offsets are missing, its own must also fit those around (fits), and those of most batches behind it (outvoted).
 //
 // The time is linear in the number of bytes, whatever they are: the CRCs of overlapping candidates are derived from sums over
 // the whole range, and searching on behind a first answer is paid from a budget.
@@ -29,13 +29,16 @@ type resync struct {
 	size  int64 // position up to which the file is read
 	zeros int64 // from this position on there are only zeros
 	bound int64 // position where a batch is known to begin, or the batches to end; -1 if none is known
+	until int64 // the offset of the batch at bound; 0 or less if it is not known
 
 	dense  bool  // no offsets are missing between batches, so that base offsets can be checked (fits)
+	jump   bool  // with dense: a good batch at the damaged position counts, if offsets are missing before it and not behind it
 	endPos int64 // position where the batches end, if end is the offset where they do
 	tail   bool  // the file ends at size, so that the last batch may be torn there
 
 	budget int64 // bytes that may be read to search on behind an answer, or one that fits has refused
 	spent  bool  // fits has refused one, so that each further pass is paid from the budget
+	doubts int64 // bytes that may be read to find out whether batches are at their place (outvoted)
 }
 
 // resyncBudget is the budget as a multiple of the size of the file.
@@ -49,12 +52,9 @@ const maxSlack = 64
 func (r *resync) plausible(b []byte, pos int64) bool {
 	h := batch(b[:headerLen])
 	size, base, delta, count := h.size(), h.base(), h.lastDelta(), h.count()
-	least := r.next
-	if r.dense {
-		least++ // the damaged batch has an offset at least
-	}
 	return h[atMagic] == magicV2 && size >= headerLen && size <= r.size-pos && delta >= 0 && count >= 0 && count <= delta+1 &&
-		base >= least && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
+		base >= r.next && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end) &&
+		(r.until <= 0 || pos >= r.bound || base+delta < r.until)
 }
 
 // good reports whether a whole batch stands at pos.

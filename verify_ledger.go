@@ -30,6 +30,15 @@ func (g *ledger) sealed(i int) bool {
 	return g.st.isSealed(g.dir.bases[i]) && !last
 }
 
+// closedEnd returns the offset and the position at which the batches of the segment at base end, whose file has size bytes, if it is
+// the last one of a log that was closed; otherwise -1 and 0. A file that was cut short ends before that.
+func (g *ledger) closedEnd(base, size int64) (end, endPos int64) {
+	if n := len(g.dir.bases); g.st.clean && base == g.dir.bases[n-1] && size <= g.st.endPos {
+		return g.st.end, g.st.endPos
+	}
+	return -1, 0
+}
+
 // belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
 // deletion. It may never be sealed.
 func (g *ledger) belowStart(following int64) bool {

@@ -83,7 +83,10 @@ func (c *segmentCheck) read(f vfs.File) error {
 	if c.sealed || !v.promised || v.st.clean && size == v.st.endPos {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	if c.following < 0 {
+		w.end, w.endPos = v.closedEnd(c.base, size)
+	}
 	err = w.run()
 	v.done += size
 	if err != nil {
@@ -111,14 +114,6 @@ func (c *segmentCheck) read(f vfs.File) error {
 		}
 	}
 	return nil
-}
-
-// bound returns the offset that no batch may reach, or -1 if there is no such bound.
-func (c *segmentCheck) bound(size int64) int64 {
-	if c.following < 0 && c.v.st.clean && size <= c.v.st.endPos {
-		return c.v.st.end
-	}
-	return c.following
 }
 
 func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
