@@ -1,9 +1,5 @@
 package seglog
 
-import (
-	"slices"
-)
-
 // find returns the position of the next good batch behind pos, where the batch with offset next is damaged, and its base offset.
 // found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
@@ -195,7 +191,7 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 		return until, base, nil
 	}
 	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1,
-		dense: r.dense, endPos: until, budget: resyncBudget * (until - pos)}
+		dense: r.dense, endPos: until, budget: resyncBudget*(until-pos) + firstChunk}
 	trail := lost.trail(pos)
 	for {
 		at, first, err := lost.search(pos, trail)
@@ -204,10 +200,10 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 			return until, base, err
 		}
 		last, good := first-1, true
-		joins := first // the offset that joins all headers from at on
+		joins := first // the offset that joins all headers from at on; -1: not known
 		for to := at; ; {
 			if to == until {
-				if r.dense && joins != base {
+				if r.dense && joins >= 0 && joins != base {
 					break
 				}
 				return at, first, nil
@@ -217,54 +213,43 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 			if err != nil {
 				return until, base, err
 			}
-			if n < headerLen || !lost.plausible(h[:], to) || batch(h[:]).base() <= last {
-				break
-			}
-			if good {
-				if good, err = lost.good(to); err != nil {
-					return until, base, err
+			end, delta := to+batch(h[:]).size(), batch(h[:]).lastDelta()
+			if n == headerLen && lost.plausible(h[:], to) && batch(h[:]).base() > last {
+				if joins < 0 {
+					joins = batch(h[:]).base()
+				}
+				if good {
+					if good, err = lost.good(to); err == nil && !good {
+						end, err = lost.orByLength(to, h[:])
+					}
+				}
+				last, joins = batch(h[:]).last(), joins+delta+1
+			} else {
+				good = false
+				if end, err = lost.flawed(to, h[:n], joins); end < 0 {
+					break
+				}
+				if last++; joins+delta >= base || delta < 0 {
+					joins = -1
+				} else if joins >= 0 {
+					joins += delta + 1
 				}
 			}
-			last = batch(h[:]).last()
-			joins += batch(h[:]).lastDelta() + 1
-			if to += batch(h[:]).size(); good {
+			if err != nil {
+				return until, base, err
+			}
+			if to = end; good {
 				pos = to // the next search begins there
 			}
 		}
 	}
 }
 
-// byLength returns the end of the batch with header h at pos, if only one bit of its length is wrong, and otherwise -1.
-func (r *resync) byLength(pos int64, h []byte) (int64, error) {
-	var ends []int64
-	for bit := range 32 {
-		size := lengthOverhead + int64(int32(uint32(batch(h).size()-lengthOverhead)^1<<bit))
-		end := pos + size
-		if size < headerLen || end > r.size || r.bound >= 0 && end > r.bound {
-			continue
-		}
-		var next [headerLen]byte
-		n, err := readUpTo(r.f, next[:], end, r.size)
-		if err != nil {
-			return -1, err
-		}
-		if end >= r.zeros || n == headerLen && r.plausible(next[:], end) {
-			ends = append(ends, end)
-		}
+// orByLength returns the end of the damaged batch with header h at pos, whose length may be wrong.
+func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
+	end, err := r.byLength(pos, h)
+	if end < 0 {
+		end = pos + batch(h).size()
 	}
-	slices.Sort(ends)
-	crc, at := uint32(0), pos+atAttributes
-	for _, end := range ends {
-		if r.budget -= end - at; r.budget < 0 {
-			return -1, nil
-		}
-		var err error
-		if crc, err = sumRange(r.f, crc, at, end); err != nil {
-			return -1, err
-		}
-		if at = end; crc == batch(h).crc() {
-			return end, nil
-		}
-	}
-	return -1, nil
+	return end, err
 }
