@@ -77,10 +77,10 @@ func (p *repair) run() error {
 		p.report.Start, p.report.End, p.report.Gaps = p.st.cut, p.st.cut, p.st.gaps
 		return nil
 	}
-	foreign := p.foreign()
-	if err := p.readCut(); err != nil {
-		return err
+	if p.void {
+		p.st.cut = -1
 	}
+	foreign := p.foreign()
 	p.epochs = newEpochs(p.promises())
 	for i, base := range p.dir.bases {
 		following := int64(-1)

@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -26,12 +25,6 @@ type repair struct {
 
 	epochs epochs
 	fixes  []epochAt // leader epochs to be set right
-
-	// Of an interrupted TruncateTo that the next Open will finish: the bytes of the segment at st.cutBase below st.cutPos stay,
-	// followed by rest, which may be empty. All batches there end below cutLimit: one with greater offsets is not at its place.
-	// An earlier run of Repair that was interrupted may have taken bytes out of the file, and all that was behind st.cutPos.
-	cutLimit int64
-	rest     batch
 }
 
 // repairSegment is one .log file, and what is to become of it.
@@ -53,34 +46,6 @@ type span struct {
 	pos, end         int64
 	base, next       int64
 	batches, records int64
-}
-
-// cuts reports whether a TruncateTo was interrupted that the next Open will finish by the plan in the state file.
-func (p *repair) cuts() bool { return p.promised && p.st.truncating() }
-
-// readCut reads what the state file has of the batch in which an interrupted TruncateTo ends the log.
-func (p *repair) readCut() error {
-	if !p.cuts() {
-		return nil
-	}
-	p.cutLimit = p.st.cut
-	if p.st.cutLen == 0 {
-		return nil
-	}
-	f, err := p.e.fs.Open(filepath.Join(p.e.dir, stateName), vfs.OpenRead)
-	if err != nil {
-		return err
-	}
-	rest, err := readRest(f, p.st.cutLen)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if !p.st.isRest(rest) { // the cut changed no file yet, and the next Open gives it up
-		p.st.cut = -1
-		return nil
-	}
-	p.rest, p.cutLimit = rest, rest.base()
-	return nil
 }
 
 // rewrite reports whether the file has to be replaced, since less of it is kept.
