@@ -243,12 +243,16 @@ func TestRepairOfARaisedOffset(t *testing.T) {
 	require.NoError(t, err)
 	content[last.Pos+4] ^= 1 << 6
 	require.NoError(t, os.WriteFile(path, content, 0o644))
+	verified, err := seglog.Verify(killed, nil)
+	require.NoError(t, err)
 	report, err := seglog.Repair(killed, &seglog.RepairOptions{Apply: true, KeepAfter: true})
 	require.NoError(t, err)
 	require.Len(t, report.Removed, 1)
 	require.Equal(t, last.Pos, report.Removed[0].Pos)
 	l = open(t, killed, nil)
-	require.EqualValues(t, 19, l.Offsets().End)
+	require.Equal(t, max(19, verified.Recovery), l.Offsets().End)
+	_, err = l.Read(19)
+	require.ErrorIs(t, err, seglog.ErrOutOfRange)
 	require.NoError(t, l.Close())
 }
 

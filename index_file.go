@@ -219,7 +219,7 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	src := &fileRange{h.f, 0, end}
 	endOffset := s.base + s.stored.load().rel()
 	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end, bound: -1,
-		dense: !e.gaps.Load(), endPos: end, budget: resyncBudget * end}
+		dense: !e.gaps.Load(), jump: true, endPos: end, budget: resyncBudget * end, doubts: resyncBudget * end}
 	var c scanner
 	c.init(src, h.path, 0, s.base, endOffset)
 	c.gaps = e.gaps.Load()

@@ -258,7 +258,7 @@ func (s *segment) checkGuarded(h *handle, w *window, f found) (err error) {
 // none follows in the segment.
 func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) int64 {
 	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
-		bound: limit.pos(), dense: !e.gaps.Load(), endPos: limit.pos(), budget: resyncBudget * limit.pos()}
+		bound: limit.pos(), dense: !e.gaps.Load(), jump: true, endPos: limit.pos(), budget: resyncBudget * limit.pos(), doubts: resyncBudget * limit.pos()}
 	err := h.readIndexes(func(x *indexes) { // the next entry that leads to a good batch
 		offsets := x.offsets.bytes()
 		for i := seekPos(offsets, damage.Pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
@@ -268,14 +268,16 @@ func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) in
 			}
 			var b [headerLen]byte
 			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() <= s.base+entry.rel {
-				r.bound = entry.pos
+				if r.bound = entry.pos; batch(b[:]).last() == s.base+entry.rel {
+					r.until = batch(b[:]).base()
+				}
 				return
 			}
 		}
 	})
 	pos, base := int64(-1), int64(0)
 	if err == nil {
-		if pos, base, err = r.find(damage.Pos); err == nil && pos >= 0 {
+		if pos, base, err = r.find(damage.Pos); err == nil && pos > damage.Pos {
 			pos, base, err = r.before(damage.Pos, pos, base)
 		}
 	}

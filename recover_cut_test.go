@@ -3,6 +3,7 @@ package seglog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -355,6 +356,119 @@ func TestRepairBesideAnInterruptedCut(t *testing.T) {
 						}
 					})
 				}
+			}
+		}
+	}
+}
+
+// cutInHalf returns the files of a log without gaps whose cut behind batch 7 of 12 was interrupted before it changed a file, its batches of
+// two records each, and the first part of the batch that the cut divides.
+func cutInHalf(t *testing.T, divides bool) (*sim.World, []found, batch) {
+	t.Helper()
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, nil)
+	require.NoError(t, err)
+	for i := range 12 {
+		_, err := l.Append(Record{Value: halfValue(2 * i)}, Record{Value: halfValue(2*i + 1)})
+		require.NoError(t, err)
+	}
+	var all []found
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
+	}
+	require.NoError(t, l.Close())
+	at := all[7]
+	end := at.base
+	var rest batch
+	if divides {
+		end++
+		rest, err = cutBatch(batch(bytes.Clone(s.World.Get(fileName(0, logSuffix))[at.pos:at.end()])), end, 1<<20)
+		require.NoError(t, err)
+	}
+	changeNote(t, s, false, func(s *state) { s.cut, s.cutBase, s.cutPos, s.cutLen = end, 0, at.pos, int64(len(rest)) })
+	f, err := s.Open(filepath.Join(sim.Dir, stateName), vfs.OpenWrite)
+	require.NoError(t, err)
+	_, err = f.WriteAt(rest, restPos)
+	require.NoError(t, errors.Join(err, f.Close()))
+	return s.World, all, rest
+}
+
+func halfValue(offset int) []byte { return bytes.Repeat([]byte{byte('a' + offset)}, 400/(1+offset/2)) }
+
+// A batch from above an interrupted cut lies over one below it, as after a misdirected write. Repair must take out that one alone, and
+// keep what it takes out beside the log, however far the cut has come.
+func TestRepairOfABatchFromAboveAnInterruptedCut(t *testing.T) {
+	const over, from = 1, 10
+	for _, divides := range []bool{false, true} {
+		for _, done := range []bool{false, true} {
+			t.Run(fmt.Sprintf("divides a batch %v, file is cut %v", divides, done), func(t *testing.T) {
+				w, all, rest := cutInHalf(t, divides)
+				name := fileName(0, logSuffix)
+				b := bytes.Clone(w.Get(name))
+				end := all[7].base
+				if divides {
+					end++
+				}
+				moved := bytes.Clone(b[all[from].pos:all[from].end()])
+				if done {
+					b = append(b[:all[7].pos], rest...)
+				}
+				copy(b[all[over].pos:], moved)
+				w.Put(name, b)
+				r, after := repaired(t, w, RepairOptions{Apply: true, KeepAfter: true})
+				require.Len(t, r.Removed, 1)
+				require.Equal(t, [3]int64{all[over].pos, all[over].size, end}, [3]int64{r.Removed[0].Pos, r.Removed[0].Bytes, r.End})
+				require.Equal(t, b[all[over].pos:all[over].end()], after.Get(filepath.Base(r.Removed[0].Saved)))
+				l, err := openFS(sim.NewFS(after, true), sim.Dir, nil)
+				require.NoError(t, err)
+				require.Equal(t, end, l.Offsets().End)
+				for offset := range end {
+					rec, err := l.Read(offset)
+					if offset/2 != over {
+						require.NoError(t, err, "offset %d", offset)
+						require.Equal(t, halfValue(int(offset)), rec.Value)
+					}
+				}
+				require.NoError(t, l.Close())
+			})
+		}
+	}
+}
+
+// Beside an interrupted cut, Verify reports an error where Open refuses the log or readers find damage, and only there. What the
+// cut removes, and the batch that it replaces by its first part, may be damaged.
+func TestVerifyBesideAnInterruptedCut(t *testing.T) {
+	t.Parallel()
+	for _, divides := range []bool{false, true} {
+		w, all, _ := cutInHalf(t, divides)
+		for _, hit := range []int{6, 7, 8} { // Verify waits for half a second in case the cut goes on
+			for _, how := range []string{"flip", "shorten"} {
+				t.Run(fmt.Sprintf("divides a batch %v, batch %d, %s", divides, hit, how), func(t *testing.T) {
+					t.Parallel()
+					w := w.Clone()
+					b := bytes.Clone(w.Get(fileName(0, logSuffix)))
+					if how == "shorten" {
+						b = b[:all[hit].pos+5]
+					} else {
+						b[all[hit].end()-1] ^= 1
+					}
+					w.Put(fileName(0, logSuffix), b)
+					report := verifyWorld(t, w, nil)
+					sound, _ := repaired(t, w, RepairOptions{KeepAfter: true})
+					opts := Options{}
+					l, err := openFS(sim.NewFS(w.Clone(), true), sim.Dir, &opts)
+					if err == nil {
+						_, err = readLog(l)
+						require.NoError(t, l.Close())
+					}
+					require.Equal(t, errors.Is(err, ErrCorrupt), !report.OK(), "Open %v, Verify %v", err, report.Problems)
+					require.Equal(t, sound.Sound(), report.OK(), "Repair %+v, Verify %v", sound, report.Problems)
+					if report.OK() {
+						require.Equal(t, sound.End, report.End)
+						require.Equal(t, sound.Records, report.Records)
+					}
+				})
 			}
 		}
 	}

@@ -77,17 +77,17 @@ func (p *repair) run() error {
 		p.report.Start, p.report.End, p.report.Gaps = p.st.cut, p.st.cut, p.st.gaps
 		return nil
 	}
-	foreign := p.foreign()
-	if err := p.readCut(); err != nil {
-		return err
+	if p.void {
+		p.st.cut = -1
 	}
+	foreign := p.foreign()
 	p.epochs = newEpochs(p.promises())
 	for i, base := range p.dir.bases {
 		following := int64(-1)
 		if i+1 < len(p.dir.bases) {
 			following = p.dir.bases[i+1]
-		} else if info, err := p.e.fs.Stat(p.e.path(base, logSuffix)); err == nil && p.st.clean && info.Size <= p.st.endPos {
-			following = p.st.end
+		} else if info, err := p.e.fs.Stat(p.e.path(base, logSuffix)); err == nil {
+			following, _ = p.closedEnd(base, info.Size)
 		}
 		s, err := p.examine(base, following)
 		if err != nil {
@@ -153,12 +153,12 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
-	s.cut = p.cuts() && base == p.st.cutBase
 	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
+	_, w.endPos = p.closedEnd(base, size)
+	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
+		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
+	}
 	w.batch = func(b batch, pos int64) (string, error) {
-		if s.cut && b.last() >= p.cutLimit {
-			return "", nil
-		}
 		if why := p.check.check(b); why != "" {
 			return why, nil
 		}
@@ -175,9 +175,6 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		return "", nil
 	}
 	w.damage = func(d damage) (bool, error) {
-		if s.cut && d.offset >= p.cutLimit {
-			return true, nil
-		}
 		var corrupt *CorruptError
 		if !errors.As(d.cause, &corrupt) {
 			return false, d.cause // a disk that can't be read at the moment is no reason to throw its data away

@@ -2,7 +2,6 @@ package seglog
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -26,12 +25,6 @@ type repair struct {
 
 	epochs epochs
 	fixes  []epochAt // leader epochs to be set right
-
-	// Of an interrupted TruncateTo that the next Open will finish: the batches of the segment at st.cutBase that end below
-	// cutLimit stay, followed by rest, which may be empty. Positions don't tell them, since an earlier run of Repair that was
-	// interrupted may have taken bytes out of the file.
-	cutLimit int64
-	rest     batch
 }
 
 // repairSegment is one .log file, and what is to become of it.
@@ -53,34 +46,6 @@ type span struct {
 	pos, end         int64
 	base, next       int64
 	batches, records int64
-}
-
-// cuts reports whether a TruncateTo was interrupted that the next Open will finish by the plan in the state file.
-func (p *repair) cuts() bool { return p.promised && p.st.truncating() }
-
-// readCut reads what the state file has of the batch in which an interrupted TruncateTo ends the log.
-func (p *repair) readCut() error {
-	if !p.cuts() {
-		return nil
-	}
-	p.cutLimit = p.st.cut
-	if p.st.cutLen == 0 {
-		return nil
-	}
-	f, err := p.e.fs.Open(filepath.Join(p.e.dir, stateName), vfs.OpenRead)
-	if err != nil {
-		return err
-	}
-	rest, err := readRest(f, p.st.cutLen)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if !p.st.isRest(rest) { // the cut changed no file yet, and the next Open gives it up
-		p.st.cut = -1
-		return nil
-	}
-	p.rest, p.cutLimit = rest, rest.base()
-	return nil
 }
 
 // rewrite reports whether the file has to be replaced, since less of it is kept.
@@ -281,7 +246,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.empty(at)
 	} else {
 		last := kept[len(kept)-1]
-		n.end, n.endPos = last.next, last.newSize()
+		n.end, n.endPos = p.keepEnd(last), last.newSize()
 		for i, s := range kept[1:] {
 			if kept[i].below { // so that it still is, if the segment behind it goes
 				n.start = max(n.start, s.base)
@@ -310,6 +275,20 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.raiseFence(n.end, int32(n.epoch))
 	}
 	p.describe()
+}
+
+// keepEnd returns the offset at which the log ends, if last is the last segment. With KeepAfter that is where it ended before, as far as
+// the state file knows: an offset whose record is lost is not given out again.
+func (p *repair) keepEnd(last *repairSegment) int64 {
+	known := p.st.recoveryPoint
+	if p.st.clean {
+		known = max(known, p.st.end)
+	}
+	if !p.o.KeepAfter || p.st.cut >= 0 || known <= last.next || known-last.base > math.MaxInt32 {
+		return last.next
+	}
+	p.gap = true
+	return known
 }
 
 // keepsCut reports whether a TruncateTo was interrupted and the next Open can finish it as noted.

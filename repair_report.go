@@ -4,8 +4,9 @@ package seglog
 type RepairOptions struct {
 	// Apply carries the repair out. Default: false, only report what would be done.
 	Apply bool
-	// KeepAfter keeps all good batches behind damage; readers then find offsets missing, which the format allows. Default:
-	// false, the log ends where the first damage begins.
+	// KeepAfter keeps all good batches behind damage; readers then find offsets missing, which the format allows. Where the last
+	// batches are lost, the log still ends at its recovery point, so that no offset is given out again. Default: false, the
+	// log ends where the first damage begins.
 	KeepAfter bool
 	// MaxInflatedBytes is as in Options: a compressed batch that inflates to more is kept, and its records are not checked.
 	// Default: 256 MiB.

@@ -1,9 +1,5 @@
 package seglog
 
-import (
-	"slices"
-)
-
 // find returns the position of the next good batch behind pos, where the batch with offset next is damaged, and its base offset.
 // found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
@@ -12,35 +8,136 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 
 // trail returns the trail that begins where the batch with offset next is damaged.
 func (r *resync) trail(pos int64) offsetTrail {
-	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, budget: &r.budget, pos: pos, next: r.next, disputed: -1}
+	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
 }
 
 // search is find with a trail that may know nothing of the offset at pos.
 func (r *resync) search(pos int64, trail offsetTrail) (found, base int64, err error) {
 	r.spent = false
-	for {
+	for here := r.dense && r.jump; ; {
 		if r.bound >= 0 && pos >= r.bound {
 			r.bound = -1 // no good batch is there any more: the writer has cut the file since
 		}
-		if pos, err = r.nextStart(pos); err != nil || pos < 0 {
-			return -1, 0, err
+		if !here {
+			if pos, err = r.nextStart(pos); err != nil || pos < 0 {
+				return -1, 0, err
+			}
 		}
-		good, err := r.good(pos)
-		if !good && err == nil {
-			continue
+		good, base, behind, err := r.counts(pos, &trail)
+		if good || err != nil {
+			return pos, base, err
+		}
+		if here = behind >= 0; here {
+			pos = behind
+		}
+	}
+}
+
+// counts reports whether a good batch stands at pos that fits those around, and returns its base offset. If more batches than one
+// are found not to fit, it also returns the position behind them, otherwise -1.
+func (r *resync) counts(pos int64, trail *offsetTrail) (good bool, base, behind int64, err error) {
+	if good, err = r.good(pos); !good || err != nil {
+		return false, 0, -1, err
+	}
+	var h [headerLen]byte
+	if _, err = readUpTo(r.f, h[:], pos, r.size); err != nil || !r.dense {
+		return true, batch(h[:]).base(), -1, err
+	}
+	good, sure, err := trail.fits(h[:], pos)
+	behind = -1
+	if good && !sure && err == nil {
+		if behind, err = r.outvoted(pos); behind >= 0 {
+			good, trail.next, trail.disputed = false, -1, -1
+		}
+	}
+	r.spent = r.spent || !good
+	return good, batch(h[:]).base(), behind, err
+}
+
+// outvoted tells whether the good batch at pos, and those that join it, have come from elsewhere, in a log in which no offsets
+// are missing: more batches behind them have lower offsets. A write that went to a wrong place leaves that where it covers
+// batches with later ones. outvoted returns the position behind the misplaced batches, and -1 if they are not.
+func (r *resync) outvoted(pos int64) (int64, error) {
+	if r.doubts <= 0 || pos == r.bound {
+		return -1, nil
+	}
+	rest := *r
+	rest.spent, rest.budget, rest.jump = true, r.doubts, false
+	defer func() { r.doubts = rest.budget }()
+	a, err := rest.run(pos, maxRun)
+	switch {
+	case err != nil || a.batches == maxRun || a.end == r.bound || r.end >= 0 && a.end >= r.endPos && a.next == r.end:
+		return -1, err
+	case r.bound >= 0 && a.end > r.bound:
+		return r.bound, nil
+	}
+	votes := int64(0)
+	for at := a.end; rest.budget > 0; {
+		if at, err = rest.goodFrom(at); at < 0 || err != nil {
+			return -1, err
 		}
 		var h [headerLen]byte
-		if err == nil {
-			_, err = readUpTo(r.f, h[:], pos, r.size)
+		if _, err := readUpTo(r.f, h[:], at, r.size); err != nil || batch(h[:]).base() >= a.next {
+			return -1, err
 		}
-		if err == nil && r.dense {
-			good, err = trail.fits(h[:], pos)
+		b, err := rest.run(at, a.batches-votes+1)
+		if err != nil {
+			return -1, err
 		}
-		if good || err != nil {
-			return pos, batch(h[:]).base(), err
+		if votes += b.batches; votes > a.batches || b.end == r.bound {
+			return a.end, nil
 		}
-		r.spent = true
+		at, rest.next = b.end, b.next
 	}
+	return -1, nil
+}
+
+// goodFrom returns the position of the first good batch from pos on, or -1.
+func (r *resync) goodFrom(pos int64) (int64, error) {
+	for {
+		if good, err := r.good(pos); good || err != nil {
+			return pos, err
+		}
+		if r.bound >= 0 && pos >= r.bound {
+			return -1, nil
+		}
+		var err error
+		if pos, err = r.nextStart(pos); err != nil || pos < 0 {
+			return -1, err
+		}
+	}
+}
+
+// run is a number of batches that join, up to position end and offset next.
+type run struct{ end, next, batches int64 }
+
+// maxRun is the number of joined batches that are taken to be at their place, whatever follows.
+const maxRun = 4096
+
+// run returns the run of at most most batches that begins with the good batch at pos, or with the position that is known to be
+// the beginning of one. It goes by the headers, but a run that ends in a batch of which a part is missing does not have that one.
+func (r *resync) run(pos, most int64) (run, error) {
+	n := run{end: pos}
+	last := n
+	for n.batches < most && n.end != r.bound {
+		var h [headerLen]byte
+		k, err := readUpTo(r.f, h[:], n.end, r.size)
+		if err != nil {
+			return n, err
+		}
+		if k < headerLen || !r.plausible(h[:], n.end) || n.batches > 0 && batch(h[:]).base() != n.next {
+			break
+		}
+		r.budget -= headerLen
+		last, n = n, run{n.end + batch(h[:]).size(), batch(h[:]).last() + 1, n.batches + 1}
+	}
+	if last.batches > 0 && n.batches < most && n.end != r.bound {
+		r.budget -= n.end - last.end
+		if good, err := r.good(last.end); !good || err != nil {
+			return last, err
+		}
+	}
+	return n, nil
 }
 
 // nextStart returns the next position behind pos at which a batch begins, which may be damaged, or -1 if there is none.
@@ -94,7 +191,7 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 		return until, base, nil
 	}
 	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1,
-		dense: r.dense, endPos: until, budget: resyncBudget * (until - pos)}
+		dense: r.dense, endPos: until, budget: resyncBudget*(until-pos) + firstChunk}
 	trail := lost.trail(pos)
 	for {
 		at, first, err := lost.search(pos, trail)
@@ -103,10 +200,10 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 			return until, base, err
 		}
 		last, good := first-1, true
-		joins := first // the offset that joins all headers from at on
+		joins := first // the offset that joins all headers from at on; -1: not known
 		for to := at; ; {
 			if to == until {
-				if r.dense && joins != base {
+				if r.dense && joins >= 0 && joins != base {
 					break
 				}
 				return at, first, nil
@@ -116,54 +213,43 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 			if err != nil {
 				return until, base, err
 			}
-			if n < headerLen || !lost.plausible(h[:], to) || batch(h[:]).base() <= last {
-				break
-			}
-			if good {
-				if good, err = lost.good(to); err != nil {
-					return until, base, err
+			end, delta := to+batch(h[:]).size(), batch(h[:]).lastDelta()
+			if n == headerLen && lost.plausible(h[:], to) && batch(h[:]).base() > last {
+				if joins < 0 {
+					joins = batch(h[:]).base()
+				}
+				if good {
+					if good, err = lost.good(to); err == nil && !good {
+						end, err = lost.orByLength(to, h[:])
+					}
+				}
+				last, joins = batch(h[:]).last(), joins+delta+1
+			} else {
+				good = false
+				if end, err = lost.flawed(to, h[:n], joins); end < 0 {
+					break
+				}
+				if last++; joins+delta >= base || delta < 0 {
+					joins = -1
+				} else if joins >= 0 {
+					joins += delta + 1
 				}
 			}
-			last = batch(h[:]).last()
-			joins += batch(h[:]).lastDelta() + 1
-			if to += batch(h[:]).size(); good {
+			if err != nil {
+				return until, base, err
+			}
+			if to = end; good {
 				pos = to // the next search begins there
 			}
 		}
 	}
 }
 
-// byLength returns the end of the batch with header h at pos, if only one bit of its length is wrong, and otherwise -1.
-func (r *resync) byLength(pos int64, h []byte) (int64, error) {
-	var ends []int64
-	for bit := range 32 {
-		size := lengthOverhead + int64(int32(uint32(batch(h).size()-lengthOverhead)^1<<bit))
-		end := pos + size
-		if size < headerLen || end > r.size || r.bound >= 0 && end > r.bound {
-			continue
-		}
-		var next [headerLen]byte
-		n, err := readUpTo(r.f, next[:], end, r.size)
-		if err != nil {
-			return -1, err
-		}
-		if end >= r.zeros || n == headerLen && r.plausible(next[:], end) {
-			ends = append(ends, end)
-		}
+// orByLength returns the end of the damaged batch with header h at pos, whose length may be wrong.
+func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
+	end, err := r.byLength(pos, h)
+	if end < 0 {
+		end = pos + batch(h).size()
 	}
-	slices.Sort(ends)
-	crc, at := uint32(0), pos+atAttributes
-	for _, end := range ends {
-		if r.budget -= end - at; r.budget < 0 {
-			return -1, nil
-		}
-		var err error
-		if crc, err = sumRange(r.f, crc, at, end); err != nil {
-			return -1, err
-		}
-		if at = end; crc == batch(h).crc() {
-			return end, nil
-		}
-	}
-	return -1, nil
+	return end, err
 }

@@ -16,6 +16,7 @@ type offsetTrail struct {
 	budget *int64
 
 	pos, next int64 // next is -1 once it is not known
+	least     int64 // the offset at the damage
 	// disputed is the end of a good batch that was passed over since the one behind it contradicts it; -1 if there is none.
 	disputed int64
 }
@@ -25,12 +26,15 @@ type offsetTrail struct {
 // headers from the damage up to it, the two headers behind it, and the offset at which the batches are known to end. One that
 // agrees is enough, since it takes two flipped bits to agree on a wrong offset. Without any, the batch counts unless one of them
 // contradicts it. Of two good batches that contradict each other, neither counts if nothing else tells which is right.
-func (t *offsetTrail) fits(b batch, pos int64) (bool, error) {
+//
+// Batches that were written to a wrong place agree with each other. It is sure that the batch is at its own if what is before it
+// or the end agrees.
+func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 	if err := t.follow(pos); err != nil {
-		return false, err
+		return false, false, err
 	}
 	if t.next == b.base() {
-		return true, nil
+		return true, true, nil
 	}
 	contradicted := t.next >= 0 || t.disputed == pos
 	t.disputed = -1
@@ -39,28 +43,27 @@ func (t *offsetTrail) fits(b batch, pos int64) (bool, error) {
 	for i := range 2 {
 		if t.end >= 0 && at >= t.endPos {
 			if next == t.end {
-				return true, nil
+				return true, true, nil
 			}
-			// A file that lost its last batches ends early too, so only a single bit counts.
-			flipped := b.base() ^ (b.base() + t.end - next)
-			contradicted = contradicted || i == 0 && flipped&(flipped-1) == 0
+			// A file that lost its last batches ends early too, but then the batch behind the damage is seldom the last one.
+			contradicted = contradicted || i == 0
 			break
 		}
 		h, err := t.headerAt(at)
-		good := false
+		whole := false
 		if err == nil && h != nil && h.base() != next && (i == 0 || h.base() != joined) {
-			h, good, err = t.whole(at) // a writer may be about to store that batch: its header alone proves nothing
+			h, whole, err = t.whole(at) // a writer may be about to store that batch: its header alone proves nothing
 		}
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
 		if h == nil {
 			break
 		}
 		if h.base() == next {
-			return true, nil
+			return true, false, nil
 		}
-		if good || i > 0 && h.base() == joined {
+		if whole || i > 0 && h.base() == joined {
 			contradicted, t.disputed = true, pos+b.size()
 		}
 		at, next, joined = at+h.size(), next+h.lastDelta()+1, h.last()+1
@@ -68,7 +71,8 @@ func (t *offsetTrail) fits(b batch, pos int64) (bool, error) {
 	if contradicted && t.next >= 0 { // the CRC covers the number of its offsets
 		t.pos, t.next = pos+b.size(), t.next+b.lastDelta()+1
 	}
-	return !contradicted, nil
+	// The damage has taken an offset at least, unless it is a batch too many.
+	return !contradicted && b.base() > t.least, false, nil
 }
 
 // follow moves the trail to pos. A header counts if it joins and each of its offsets has a record: damage that leaves it so is

@@ -15,9 +15,9 @@ import (
 //   - the CRC in the damaged header fits the bytes up to it: only the length was wrong; or
 //   - the length in the damaged header leads to it; or
 //   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch, or
-//     to one that continues its offsets and that the end of the file cuts off.
+//     to one that continues its offsets and that the end of the file cuts off, or one that is damaged where no CRC covers it.
 //
-// Where no offsets are missing, its own must also fit those around (fits).
+// Where no offsets are missing, its own must also fit those around (fits), and those of most batches behind it (outvoted).
 //
 // The time is linear in the number of bytes, whatever they are: the CRCs of overlapping candidates are derived from sums over
 // the whole range, and searching on behind a first answer is paid from a budget.
@@ -29,13 +29,16 @@ type resync struct {
 	size  int64 // position up to which the file is read
 	zeros int64 // from this position on there are only zeros
 	bound int64 // position where a batch is known to begin, or the batches to end; -1 if none is known
+	until int64 // the offset of the batch at bound; 0 or less if it is not known
 
 	dense  bool  // no offsets are missing between batches, so that base offsets can be checked (fits)
+	jump   bool  // with dense: a good batch at the damaged position counts, if offsets are missing before it and not behind it
 	endPos int64 // position where the batches end, if end is the offset where they do
 	tail   bool  // the file ends at size, so that the last batch may be torn there
 
 	budget int64 // bytes that may be read to search on behind an answer, or one that fits has refused
 	spent  bool  // fits has refused one, so that each further pass is paid from the budget
+	doubts int64 // bytes that may be read to find out whether batches are at their place (outvoted)
 }
 
 // resyncBudget is the budget as a multiple of the size of the file.
@@ -49,12 +52,9 @@ const maxSlack = 64
 func (r *resync) plausible(b []byte, pos int64) bool {
 	h := batch(b[:headerLen])
 	size, base, delta, count := h.size(), h.base(), h.lastDelta(), h.count()
-	least := r.next
-	if r.dense {
-		least++ // the damaged batch has an offset at least
-	}
 	return h[atMagic] == magicV2 && size >= headerLen && size <= r.size-pos && delta >= 0 && count >= 0 && count <= delta+1 &&
-		base >= least && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end)
+		base >= r.next && base+delta-r.base <= math.MaxInt32 && (r.end < 0 || base+delta < r.end) &&
+		(r.until <= 0 || pos >= r.bound || base+delta < r.until)
 }
 
 // good reports whether a whole batch stands at pos.
@@ -77,6 +77,67 @@ func (r *resync) torn(h batch, pos int64) bool {
 		return true
 	}
 	return parseHeader(h) == "" && h.last()-r.base <= math.MaxInt32 && (r.end < 0 || h.last() < r.end)
+}
+
+// flawed returns the end of a damaged batch that stands at pos behind offset next, if only one part of its header is not as it must
+// be: the number of its records, or what no CRC covers, that is magic, base offset or a bit of the length. It returns -1 if h, as far as
+// it is there, is not the header of one.
+func (r *resync) flawed(pos int64, h batch, next int64) (int64, error) {
+	if len(h) < headerLen {
+		return -1, nil
+	}
+	end, joins := pos+h.size(), h[atMagic] == magicV2 && h.base() == next
+	fits := h.size() >= headerLen && end <= r.size
+	if joins && fits && !r.plausible(h, pos) {
+		return end, nil
+	}
+	if fits && r.budget >= h.size() {
+		r.budget -= h.size()
+		crc, err := sumRange(r.f, 0, pos+atAttributes, end)
+		if err != nil || crc == h.crc() {
+			return end, err
+		}
+	}
+	if !joins {
+		return -1, nil
+	}
+	r.budget -= 32 * headerLen
+	return r.byLength(pos, h)
+}
+
+// byLength returns the end of the batch with header h at pos, if only one bit of its length is wrong, and otherwise -1.
+func (r *resync) byLength(pos int64, h []byte) (int64, error) {
+	var ends []int64
+	for bit := range 32 {
+		size := lengthOverhead + int64(int32(uint32(batch(h).size()-lengthOverhead)^1<<bit))
+		end := pos + size
+		if size < headerLen || end > r.size || r.bound >= 0 && end > r.bound {
+			continue
+		}
+		var next [headerLen]byte
+		n, err := readUpTo(r.f, next[:], end, r.size)
+		if err != nil {
+			return -1, err
+		}
+		if end >= r.zeros || n == headerLen && r.plausible(next[:], end) {
+			ends = append(ends, end)
+		}
+	}
+	slices.Sort(ends)
+	crc, at := uint32(0), pos+atAttributes
+	for _, end := range ends {
+		if r.budget -= end - at; r.budget < 0 {
+			return -1, nil
+		}
+		var err error
+		if crc, err = sumRange(r.f, crc, at, end); err != nil {
+			return -1, err
+		}
+		if at = end; crc == batch(h).crc() {
+			return end, nil
+		}
+	}
+	return -1, nil
 }
 
 // lastByte returns the position behind the last byte of [pos, end) of f that is not zero, or pos.
@@ -251,10 +312,15 @@ func (p *resyncPass) behind(c candidate) (joined, open bool) {
 	} else if n, err := readUpTo(p.r.f, h[:], c.end, p.r.size); n < headerLen || err != nil {
 		return err == nil && p.tornBehind(c, h[:n]), c.end == p.r.bound
 	}
-	if !p.r.plausible(h[:], c.end) {
-		return p.tornBehind(c, h[:]), c.end == p.r.bound
+	plausible, base := p.r.plausible(h[:], c.end), batch(h[:]).base()
+	if plausible && (base == c.last+1 || base > c.last && !p.r.dense) {
+		return base == c.last+1, true
 	}
-	return batch(h[:]).base() == c.last+1, true
+	if joined = !plausible && p.tornBehind(c, h[:]); !joined && c.end < p.r.zeros {
+		end, err := p.r.flawed(c.end, h[:], c.last+1)
+		joined = end >= 0 && err == nil
+	}
+	return joined, plausible || c.end == p.r.bound
 }
 
 // tornBehind reports whether h is the header, as far as it is there, of a batch that continues the offsets of c and that the

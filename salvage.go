@@ -19,7 +19,9 @@ type salvage struct {
 	size int64 // of the file
 	from int64 // all offsets in the file are at least from
 	end  int64 // and less than end; -1 if that is not known
-	gaps bool  // offsets may be missing
+	// endPos is the position where the batches end at offset end; 0: that is not known.
+	endPos int64
+	gaps   bool // offsets may be missing
 
 	epochs *epochs // of the batches before
 
@@ -34,6 +36,8 @@ type salvage struct {
 
 	last   int64 // end of the last byte that is not zero; -1: not known yet
 	budget int64 // see resync.budget
+	doubts int64 // and resync.doubts
+	jumped bool  // the walk ended at a good batch before which offsets are missing
 }
 
 // damage is a range of a .log file that holds no good batch, or a place where offsets are missing.
@@ -56,7 +60,7 @@ func (d damage) reason() string {
 
 // run walks the file. It returns the error of a callback or of the context, if one ended the walk.
 func (v *salvage) run() error {
-	v.next, v.zeros, v.last, v.budget = v.from, v.size, -1, resyncBudget*v.size
+	v.next, v.zeros, v.last, v.budget, v.doubts = v.from, v.size, -1, resyncBudget*v.size, resyncBudget*v.size
 	var s scanner
 	src := &fileRange{v.f, 0, v.size}
 	s.init(src, v.path, 0, v.next, v.end)
@@ -66,6 +70,7 @@ func (v *salvage) run() error {
 			src.pos = pos
 			s.restart(pos, v.next)
 		}
+		v.jumped = false
 		why := v.walk(&s)
 		if why == nil || why == errStop {
 			return nil
@@ -79,7 +84,7 @@ func (v *salvage) run() error {
 		if err != nil {
 			return err
 		}
-		if d.pos == d.end {
+		if d.pos == d.end && found < 0 {
 			return nil // only reserved blocks follow
 		}
 		if goOn, err := v.damage(d); err != nil || !goOn || found < 0 {
@@ -101,9 +106,11 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 		end := max(v.last, pos)
 		if err == nil && end > pos {
 			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1,
-				dense: !v.gaps, endPos: v.last, tail: true, budget: v.budget}
-			found, next, err = r.find(pos)
-			v.budget = r.budget
+				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), tail: true, budget: v.budget, doubts: v.doubts}
+			if found, next, err = r.find(pos); err == nil && found > pos {
+				found, next, err = r.before(pos, found, next)
+			}
+			v.budget, v.doubts = r.budget, r.doubts
 		}
 		switch {
 		case isEnded(err):
@@ -154,22 +161,9 @@ func (v *salvage) walk(s *scanner) error {
 			s.pos, s.r = pos, s.r-int(b.size())
 			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: why}
 		}
-		if next := v.next; b.base() > next && !v.gaps {
-			if why, err := v.raised(b, next, s.pos); err != nil || why != "" {
-				if err != nil {
-					return err
-				}
-				s.pos, s.r = pos, s.r-int(b.size())
-				return &CorruptError{Path: v.path, Pos: pos, Offset: next, Reason: why}
-			}
-			goOn, err := v.damage(damage{pos: pos, end: pos, offset: v.next, next: b.base(),
-				cause: &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: fmt.Sprintf("offsets are missing: batch has %d to %d", b.base(), b.last())}})
-			if err != nil {
-				return &salvageError{err}
-			}
-			if !goOn {
-				return errStop
-			}
+		if v.jumped = b.base() > v.next && !v.gaps; v.jumped {
+			s.pos, s.r = pos, s.r-int(b.size())
+			return &CorruptError{Path: v.path, Pos: pos, Offset: v.next, Reason: b.follows(v.next, false)}
 		}
 		why, err := v.batch(b, pos)
 		if err != nil {
@@ -188,22 +182,6 @@ func (v *salvage) walk(s *scanner) error {
 			return errStop
 		}
 	}
-}
-
-// raised tells a real gap before batch b from a base offset that a flipped bit has raised, which no CRC detects. If another batch
-// joins b, which ends at position end, the scanner has compared the two. Otherwise b counts as damaged if its base offset differs
-// from the expected one, next, in a single bit; raised then returns the reason, and "" otherwise.
-func (v *salvage) raised(b batch, next, end int64) (string, error) {
-	base, joins := b.base(), b.last()+1
-	if flipped := base ^ next; flipped&(flipped-1) != 0 {
-		return "", nil
-	}
-	var h [headerLen]byte
-	n, err := readUpTo(v.f, h[:], end, v.size)
-	if err != nil || n == headerLen && parseHeader(h[:]) == "" && batch(h[:]).base() == joins {
-		return "", err
-	}
-	return fmt.Sprintf("its offset %d differs in one bit from the expected one", base), nil
 }
 
 // epochs finds batches whose leader epoch was changed by a flipped bit; the CRC does not cover it. The epoch then differs in

@@ -113,7 +113,7 @@ func (v *verifier) segments() error {
 	v.epochs = newEpochs(v.promises())
 	for i := 0; i < len(v.dir.bases); {
 		base := v.dir.bases[i]
-		if v.st.cut >= 0 && (base >= v.st.cut || v.st.reset) && i > 0 {
+		if v.underCut() && (base >= v.st.cut || v.st.reset) && i > 0 {
 			break // removed when the cut is finished
 		}
 		c := segmentCheck{v: v, i: i, base: base, following: -1}
@@ -167,7 +167,7 @@ func (v *verifier) again(base int64) (int, error) {
 
 // names compares the segments that there are with those that the state file counts.
 func (v *verifier) names() error {
-	if v.st.cut >= 0 {
+	if v.underCut() {
 		v.problem(Problem{Path: filepath.Join(v.e.dir, stateName), Offset: v.st.cut, Severity: SeverityNote,
 			Reason: "a cut at this offset is under way, or was interrupted and is finished by the next Open"})
 		return nil

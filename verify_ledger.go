@@ -19,6 +19,37 @@ type ledger struct {
 	promised bool
 	torn     int // slots of the state file that are damaged
 	dir      directory
+
+	// Of an interrupted TruncateTo that the next Open will finish: the bytes of the segment at st.cutBase below st.cutPos stay,
+	// followed by rest, which may be empty. All batches there end below cutLimit: one with greater offsets is not at its place.
+	// A run of Repair that was interrupted may have taken bytes out of the file, and all that was behind st.cutPos.
+	cutLimit int64
+	rest     batch
+	// void: the batch that belongs to the note of the cut did not reach the disk, so no file was changed, and the next Open gives
+	// the cut up.
+	void bool
+}
+
+// cuts reports whether a TruncateTo was interrupted that the next Open will finish by the plan in the state file.
+func (g *ledger) cuts() bool { return g.promised && !g.void && g.st.truncating() }
+
+// underCut reports whether a TruncateTo or a Reset is under way, or was interrupted and is finished by the next Open.
+func (g *ledger) underCut() bool { return g.st.cut >= 0 && !g.void }
+
+// readCut reads what the state file f has of the batch in which an interrupted TruncateTo ends the log.
+func (g *ledger) readCut(f vfs.File) error {
+	g.cutLimit = g.st.cut
+	if !g.cuts() || g.st.cutLen == 0 {
+		return nil
+	}
+	rest, err := readRest(f, g.st.cutLen)
+	if err != nil {
+		return err
+	}
+	if g.void = !g.st.isRest(rest); !g.void {
+		g.rest, g.cutLimit = rest, rest.base()
+	}
+	return nil
 }
 
 // sealed reports whether all of segment i must be flushed and trimmed, with its indexes beside it.
@@ -28,6 +59,15 @@ func (g *ledger) sealed(i int) bool {
 		return !last
 	}
 	return g.st.isSealed(g.dir.bases[i]) && !last
+}
+
+// closedEnd returns the offset and the position at which the batches of the segment at base end, whose file has size bytes, if it is
+// the last one of a log that was closed; otherwise -1 and 0. A file that was cut short ends before that.
+func (g *ledger) closedEnd(base, size int64) (end, endPos int64) {
+	if n := len(g.dir.bases); g.st.clean && base == g.dir.bases[n-1] && size <= g.st.endPos {
+		return g.st.end, g.st.endPos
+	}
+	return -1, 0
 }
 
 // belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
@@ -58,6 +98,9 @@ func (g *ledger) read(e *env) error {
 		g.st, g.promised, err = readSlots(f)
 		if err == nil {
 			g.torn, err = tornSlots(f)
+		}
+		if err == nil && g.promised {
+			err = g.readCut(f)
 		}
 		if err = errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("seglog: read %s: %w", filepath.Join(e.dir, stateName), err)

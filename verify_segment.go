@@ -55,7 +55,7 @@ func (c *segmentCheck) run() error {
 }
 
 func (c *segmentCheck) add(p Problem) {
-	if st := &c.v.st; st.cut >= 0 && (st.reset || p.Offset >= st.cut) {
+	if st := &c.v.st; c.v.underCut() && (st.reset || p.Offset >= st.cut) {
 		return // removed when the cut is finished
 	}
 	if c.v.belowStart(c.following) {
@@ -80,14 +80,24 @@ func (c *segmentCheck) read(f vfs.File) error {
 		c.fail(maxSegmentBytes, size-maxSegmentBytes, -1, "file is larger than 2 GiB - 1")
 		size = maxSegmentBytes
 	}
-	if c.sealed || !v.promised || v.st.clean && size == v.st.endPos {
+	cut := v.cuts() && c.base == v.st.cutBase
+	if !cut && (c.sealed || !v.promised || v.st.clean && size == v.st.endPos) {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.bound(size), gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	if c.following < 0 {
+		w.end, w.endPos = v.closedEnd(c.base, size)
+	}
+	if cut {
+		w.size, w.end, w.endPos = min(size, v.st.cutPos), v.cutLimit, v.st.cutPos
+	}
 	err = w.run()
 	v.done += size
 	if err != nil {
 		return err
+	}
+	if cut {
+		return c.endCut(size, w.next)
 	}
 	c.r.Next = w.next
 	if c.following < 0 && v.promised && !c.damaged {
@@ -113,12 +123,23 @@ func (c *segmentCheck) read(f vfs.File) error {
 	return nil
 }
 
-// bound returns the offset that no batch may reach, or -1 if there is no such bound.
-func (c *segmentCheck) bound(size int64) int64 {
-	if c.following < 0 && c.v.st.clean && size <= c.v.st.endPos {
-		return c.v.st.end
+// endCut completes the check of the segment in which an interrupted TruncateTo ends the log: the batches that stay of its file, which
+// has size bytes, end at offset next, and are followed by what the state file has.
+func (c *segmentCheck) endCut(size, next int64) error {
+	v := c.v
+	lost := c.end < v.st.cutPos || !v.gaps() && next < v.cutLimit
+	if !c.damaged && (size < v.st.cutPos || lost && next < v.st.recoveryPoint) {
+		c.fail(c.end, 0, next, fmt.Sprintf("batches end here, a cut at offset %d was to leave %d bytes", v.st.cut, v.st.cutPos))
 	}
-	return c.following
+	c.r.Next = v.st.cut
+	if len(v.rest) == 0 {
+		return nil
+	}
+	why, err := c.batch(v.rest, v.st.cutPos)
+	if why != "" {
+		c.fail(v.st.cutPos, v.rest.size(), v.rest.base(), why)
+	}
+	return err
 }
 
 func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
@@ -178,14 +199,14 @@ func (c *segmentCheck) damage(d damage) (bool, error) {
 func (c *segmentCheck) joins() {
 	v := c.v
 	st := &v.st
-	if v.promised && c.i == 0 && c.base != st.first && st.cut < 0 {
+	if v.promised && c.i == 0 && c.base != st.first && !v.underCut() {
 		c.add(Problem{Path: v.e.path(st.first, logSuffix), Offset: st.first, Severity: SeverityError,
 			Reason: "first segment is missing, the next one is " + fileName(c.base, logSuffix)})
 	}
 	switch {
 	case c.open || c.missing:
 	case c.following < 0:
-		if v.promised && st.cut < 0 && c.r.Next < max(st.recoveryPoint, st.start) {
+		if v.promised && !v.underCut() && c.r.Next < max(st.recoveryPoint, st.start) {
 			c.fail(c.r.Bytes, 0, c.r.Next, fmt.Sprintf("log ends at this offset, its recovery point is %d", st.recoveryPoint))
 		}
 	case c.r.Next < c.following && !v.gaps() && (c.sealed || c.r.Next < st.recoveryPoint):

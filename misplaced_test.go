@@ -1,0 +1,145 @@
+package seglog
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
+)
+
+// misplacing is a closed log without gaps of which bytes are moved to a wrong place.
+type misplacing struct {
+	dir   string
+	index int
+	whole []byte
+	at    []BatchInfo
+}
+
+func misplacedValue(offset int64) []byte {
+	return bytes.Repeat([]byte{byte('a' + offset%26)}, 1+int(offset*37%150))
+}
+
+func newMisplacing(t *testing.T, batches, per, index int) *misplacing {
+	m := &misplacing{dir: t.TempDir(), index: index}
+	l, err := Open(m.dir, &Options{Flush: FlushNone, IndexBytes: index})
+	require.NoError(t, err)
+	for i := range batches {
+		var records []Record
+		for k := range per {
+			records = append(records, Record{Time: time.UnixMilli(1), Value: misplacedValue(int64(i*per + k))})
+		}
+		_, err := l.Append(records...)
+		require.NoError(t, err)
+	}
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		m.at = append(m.at, b)
+	}
+	require.NoError(t, l.Close())
+	m.whole, err = os.ReadFile(filepath.Join(m.dir, fileName(0, logSuffix)))
+	require.NoError(t, err)
+	return m
+}
+
+// inHeader reports whether pos lies between the base offset of a batch and what its CRC covers.
+func (m *misplacing) inHeader(pos int) bool {
+	return slices.ContainsFunc(m.at, func(b BatchInfo) bool { return int64(pos) > b.Pos && int64(pos) < b.Pos+atAttributes })
+}
+
+// check spoils the log and checks that readers, Verify and Repair all find the same batches: all that lie outside of the changed
+// bytes, but for at most spare of them, and no wrong one. The log must keep its end.
+func (m *misplacing) check(t *testing.T, what string, spoil func(b []byte), spare int) {
+	t.Helper()
+	b := bytes.Clone(m.whole)
+	spoil(b)
+	dir := copyFiles(t, m.dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), b, 0o644))
+	var want []int64
+	for _, at := range m.at {
+		if bytes.Equal(b[at.Pos:at.Pos+at.Bytes], m.whole[at.Pos:at.Pos+at.Bytes]) {
+			for offset := at.Base; offset < at.Next; offset++ {
+				want = append(want, offset)
+			}
+		}
+	}
+	end := m.at[len(m.at)-1].Next
+	if int64(len(want)) == end {
+		return
+	}
+	l, err := Open(dir, &Options{Flush: FlushNone, IndexBytes: m.index, ReadOnly: true})
+	require.NoError(t, err)
+	read, _ := readPast(t, what, l)
+	require.NoError(t, l.Close())
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.False(t, report.OK(), what)
+	repair, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+	require.NoError(t, err)
+	require.Equal(t, report.Records, repair.Records, what)
+	require.Equal(t, end, repair.End, what)
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.Equal(t, end, l.Offsets().End, what)
+	var kept []int64
+	for r, err := range l.Records(Oldest) {
+		require.NoError(t, err, what)
+		require.Equal(t, misplacedValue(r.Offset), r.Value, "%s: offset %d", what, r.Offset)
+		kept = append(kept, r.Offset)
+	}
+	require.NoError(t, l.Close())
+	require.Equal(t, int64(len(kept)), repair.Records, what)
+	require.LessOrEqual(t, len(missing(want, kept)), spare, "%s: %v", what, missing(want, kept))
+	require.LessOrEqual(t, len(missing(want, read)), spare, "%s: %v", what, missing(want, read))
+	require.Empty(t, missing(read, kept), what)
+	report, err = Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK(), "%s: %v", what, report.Problems)
+}
+
+func missing(want, got []int64) []int64 {
+	return slices.DeleteFunc(slices.Clone(want), func(x int64) bool { return slices.Contains(got, x) })
+}
+
+// A write to a wrong place puts batches of the log where others belong. In a log without gaps it costs the batches that it covers,
+// and none behind them: for readers, Verify and Repair alike.
+func TestMisplacedBatches(t *testing.T) {
+	t.Parallel()
+	if race.On {
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
+	}
+	rng := rand.New(rand.NewPCG(8, 1))
+	for _, per := range []int{1, 4} {
+		for _, index := range []int{500, defaultIndexBytes} {
+			m := newMisplacing(t, 60, per, index)
+			what := fmt.Sprintf("%d records in a batch, an index entry for %d bytes", per, index)
+			for range 8 * max(1, *tortureStates) {
+				size := 512 << rng.IntN(4)
+				from, to := rng.IntN(len(m.whole)/512)*512, rng.IntN(len(m.whole)/512)*512
+				// Where a block begins or ends in two headers, a batch gets another one's records, and no checksum tells.
+				if !(m.inHeader(from) && m.inHeader(to) || m.inHeader(from+size) && m.inHeader(to+size)) {
+					m.check(t, fmt.Sprintf("%s: block of %d from %d to %d", what, size, from, to), func(b []byte) {
+						copy(b[to:], m.whole[from:min(len(b), from+size, from+len(b)-to)])
+					}, 0)
+				}
+				x, y := m.at[rng.IntN(60)], m.at[rng.IntN(60)]
+				m.check(t, fmt.Sprintf("%s: batch of %d at %d", what, x.Base, y.Base), func(b []byte) {
+					copy(b[y.Pos:], m.whole[x.Pos:x.Pos+x.Bytes])
+				}, 0)
+				k := rng.IntN(59)
+				m.check(t, fmt.Sprintf("%s: batches %d and %d change places", what, k, k+1), func(b []byte) {
+					x, y := m.at[k], m.at[k+1]
+					n := copy(b[x.Pos:], m.whole[y.Pos:y.Pos+y.Bytes])
+					copy(b[x.Pos+int64(n):], m.whole[x.Pos:y.Pos])
+				}, 0)
+			}
+		}
+	}
+}
