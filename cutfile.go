@@ -308,6 +308,7 @@ func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 		}
 	}
 	w.sealing, w.tail, w.prepareAt = sealing, t, 0
+	w.received = receivedLast{next: -1} // the last batch may be another one now
 	w.sealed.Broadcast()
 	if reset {
 		l.start.Store(offset)

@@ -117,11 +117,16 @@ func (l *Log) Batches(from int64) iter.Seq2[BatchInfo, error] {
 		for next := first; next < end || next == first; {
 			var sec Section
 			err := l.section(&sec, next, scanChunk, false)
-			if err == nil && next != first {
-				err = l.cutBelow(&cuts, next)
+			if l.cuts.Load() != cuts { // the section may be of before the cut or of after it
+				if e := l.cutSince(&cuts, next, next-first); e != nil {
+					err = e
+				} else if err == nil {
+					_ = sec.Close() // of a file that was only read
+					continue
+				}
 			}
 			if err != nil {
-				_ = sec.Close() // of a file that was only read
+				_ = sec.Close()
 				yield(BatchInfo{}, err)
 				return
 			}

@@ -450,3 +450,34 @@ func TestReadOnlyBesideCuts(t *testing.T) {
 	all.Wait()
 	require.Positive(t, w.Stats().Truncations)
 }
+
+// A read-only log must not end before the recovery point that its writer has noted, as if the rest had never been there.
+func TestReadOnlyOfALogCutShort(t *testing.T) {
+	for _, policy := range []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushNone} {
+		dir := t.TempDir()
+		l := open(t, dir, &seglog.Options{Flush: policy, SegmentBytes: 8192})
+		for range 90 {
+			_, err := l.Append(seglog.Record{Value: make([]byte, 100)})
+			require.NoError(t, err)
+		}
+		require.NoError(t, l.Close())
+		r, err := seglog.Open(dir, &seglog.Options{ReadOnly: true})
+		require.NoError(t, err)
+		require.EqualValues(t, 90, r.Offsets().End)
+		require.NoError(t, r.Close())
+		segments := files(t, dir, "*.log")
+		last := segments[len(segments)-1]
+		st, err := os.Stat(last)
+		require.NoError(t, err)
+		size := st.Size()
+		first := storedBatches(t, dir)[0]
+		require.Zero(t, size%int64(len(first.bytes)), "the file would not end with a batch")
+		one := int64(len(first.bytes))
+		for _, size := range []int64{size - one, size / one / 2 * one, 0} {
+			require.NoError(t, os.Truncate(last, size))
+			_, err := seglog.Open(dir, &seglog.Options{ReadOnly: true})
+			require.ErrorIs(t, err, seglog.ErrCorrupt, "a last segment of %d bytes", size)
+			require.ErrorContains(t, err, last)
+		}
+	}
+}

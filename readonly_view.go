@@ -3,9 +3,11 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/seglog/seglog/internal/sched"
@@ -18,6 +20,9 @@ import (
 func (ro *readOnly) refreshLocked(st state) error {
 	for try := 0; ; try++ {
 		err := ro.bringUpTo(st)
+		if err == nil {
+			err = ro.endsEarly(st)
+		}
 		after, stateErr := ro.readWriterState()
 		if stateErr != nil {
 			return stateErr
@@ -64,6 +69,19 @@ func (ro *readOnly) bringUpTo(st state) error {
 		err = ro.extendView(st)
 	}
 	return err
+}
+
+// endsEarly returns a *CorruptError if the view lacks records at its end that the writer has noted as durable.
+func (ro *readOnly) endsEarly(st state) error {
+	l := ro.l
+	end := l.end.Load()
+	if !ro.promised || st.cut >= 0 || end >= st.recoveryPoint {
+		return nil
+	}
+	segs := l.view.Load().segs
+	last := segs[len(segs)-1]
+	return &CorruptError{Path: l.path(last.base, logSuffix), Pos: last.stored.load().pos(), Offset: end, NextOffset: st.recoveryPoint,
+		Reason: fmt.Sprintf("the log ends here, but was durable up to offset %d", st.recoveryPoint), cause: io.ErrUnexpectedEOF}
 }
 
 // rebuildView makes the view from a listing of the directory: at first, after a cut, and when all segments of the view were
@@ -303,6 +321,9 @@ func (ro *readOnly) extendLast(st state) error {
 		l.end.Store(b.last() + 1)
 	}
 	if c.next > l.end.Load() {
+		if c.next-s.base > 1<<31 { // a segment can't, and no cut leaves one so
+			return &CorruptError{Path: filepath.Join(l.dir, stateName), Offset: c.next, Reason: fmt.Sprintf("an end more than 2^31 above the last segment, %d", s.base)}
+		}
 		s.stored.store(markAt(c.next-s.base, c.pos))
 		s.flushed.store(s.stored.load())
 		l.end.Store(c.next)

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"io"
 	"runtime"
 	"strings"
@@ -46,4 +47,35 @@ func TestTransferFromAsTheLogIsClosed(t *testing.T) {
 		require.Fail(t, "TransferFrom waits for a peer although the log is closed")
 	}
 	require.NoError(t, l.Close())
+}
+
+// The leader epoch of the last batch, which TransferFrom remembers, must be forgotten with the batch: a log that is cut and then
+// as long as before has another one.
+func TestTransferFromEpochAfterACut(t *testing.T) {
+	of := func(base int64, epoch int32) io.Reader {
+		b := batch(encoded([]Record{{Time: time.UnixMilli(1)}}, base))
+		b.setEpoch(epoch)
+		return bytes.NewReader(b)
+	}
+	for name, cut := range map[string]func(l *Log) error{
+		"TruncateTo": func(l *Log) error { return l.TruncateTo(1) },
+		"Reset":      func(l *Log) error { return l.Reset(1) },
+	} {
+		l, err := Open(t.TempDir(), &Options{Flush: FlushNone})
+		require.NoError(t, err)
+		for i := range int64(3) {
+			_, err := l.TransferFrom(of(i, 5), -1)
+			require.NoError(t, err)
+		}
+		require.NoError(t, cut(l))
+		for l.Offsets().End < 3 {
+			_, err := l.Append(Record{})
+			require.NoError(t, err)
+		}
+		_, err = l.TransferFrom(of(3, 5), -1)
+		require.ErrorIs(t, err, ErrNotJoined, name)
+		_, err = l.TransferFrom(of(3, 6), -1)
+		require.NoError(t, err, name)
+		require.NoError(t, l.Close())
+	}
 }

@@ -20,8 +20,8 @@ import (
 //
 // If Snapshot fails, it removes everything that it made, except the directory. If a removal fails too, the error says so. What
 // is left then must be removed by hand before the directory can be used again; among it are LOCK and seglog.state, which keep
-// Open from taking the rest for a log. If Snapshot is killed, it leaves a directory that Open refuses, or one without any file,
-// which Open takes for a new log. Errors: ErrInvalid for a directory that is not empty; a *CorruptError for damage in the bytes
+// Open from taking the rest for a log. If Snapshot is killed, it leaves a directory that Open refuses, or one without any file but
+// LOCK, which Open takes for a new log. Errors: ErrInvalid for a directory that is not empty; a *CorruptError for damage in the bytes
 // to copy; those of the operating system; ErrFailed if a cut has failed half-way; ErrBusy if the writer of a read-only log
 // keeps cutting; ErrClosed.
 func (l *Log) Snapshot(dir string) error {

@@ -259,10 +259,10 @@ func (l *Log) transferTo(offset, n int64, conn net.Conn, durable bool) (written 
 	}
 }
 
-// cutSince returns an *OffsetError if batches below next, of which written bytes were sent, were cut since l.cuts had the value
-// *cuts, which it brings up to date.
-func (l *Log) cutSince(cuts *int64, next, written int64) error {
-	if written == 0 {
+// cutSince returns an *OffsetError if batches below next were cut since l.cuts had the value *cuts, which it brings up to date.
+// If the caller has used none so far, it can begin again.
+func (l *Log) cutSince(cuts *int64, next, used int64) error {
+	if used == 0 {
 		*cuts = l.settledCuts()
 		return nil
 	}

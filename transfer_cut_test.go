@@ -105,14 +105,15 @@ func TestTransferBesideACut(t *testing.T) {
 			require.NoError(t, err)
 			conn := new(bufferConn)
 			sections := 0
-			if c.inRead {
-				h.onRead = func() { again(l, c.cut) }
-			} else {
+			if !c.inRead {
 				conn.onWrite = func() {
 					if sections++; sections == 2 {
 						again(l, c.cut)
 					}
 				}
+			}
+			if c.inRead {
+				h.onRead = func() { again(l, c.cut) }
 			}
 			_, err = l.TransferTo(0, math.MaxInt64, conn)
 			seen := byte('a')
@@ -133,6 +134,37 @@ func TestTransferBesideACut(t *testing.T) {
 			require.NoError(t, l.Close())
 		})
 	}
+}
+
+// Batches must not go on behind a cut as if it had not been, either.
+func TestBatchesBesideACut(t *testing.T) {
+	h := &readHook{FS: sim.NewFS(sim.NewWorld(), false)}
+	l, err := openFS(h, sim.Dir, &Options{Flush: FlushNone, SegmentBytes: 8192})
+	require.NoError(t, err)
+	for l.Stats().Segments < 4 || l.Stats().Seals < 3 {
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+		time.Sleep(time.Millisecond)
+	}
+	h.base = l.view.Load().segs[1].base
+	_, err = l.Read(h.base) // so that it is open: a cut waits for whoever opens a segment
+	require.NoError(t, err)
+	h.onRead = func() {
+		require.NoError(t, l.TruncateTo(h.base+2))
+		for range 10 {
+			_, err := l.Append(Record{})
+			require.NoError(t, err)
+		}
+	}
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		require.True(t, b.Base < h.base+2 || b.Bytes < 1000, "a batch that was cut, at offset %d", b.Base)
+		if b.Base >= h.base+2 {
+			break
+		}
+	}
+	require.Nil(t, h.onRead)
+	require.NoError(t, l.Close())
 }
 
 // No CRC covers the base offset of a batch, so the receiver stores a last batch of a section under a wrong one. In a log without
