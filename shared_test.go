@@ -31,6 +31,12 @@ type sharedAck struct {
 	offset int64
 }
 
+// sharedStart is the event that a deletion has moved the start of a log.
+type sharedStart struct {
+	log   int
+	start int64
+}
+
 // sharedLogs is a process with several logs on one disk.
 type sharedLogs struct {
 	t    *testing.T
@@ -74,6 +80,13 @@ func (m *sharedLogs) run(seed uint64, n int) (errs []error) {
 					return
 				}
 				m.s.Event("ack", sharedAck{i, offset})
+				if rng.IntN(8) != 0 {
+					continue
+				}
+				if errs[i] = l.DeleteBefore(offset / 2); errs[i] != nil {
+					return
+				}
+				m.s.Event("start", sharedStart{i, offset / 2})
 			}
 		}()
 	}
@@ -90,7 +103,7 @@ func (m *sharedLogs) kill() {
 }
 
 // checkShared opens the logs on w, which must hold all acknowledged records.
-func checkShared(t *testing.T, w *sim.World, acked []int64, what string) {
+func checkShared(t *testing.T, w *sim.World, acked, starts []int64, what string) {
 	s := sim.NewFS(w, true)
 	for i, next := range acked {
 		if next == 0 {
@@ -99,7 +112,8 @@ func checkShared(t *testing.T, w *sim.World, acked []int64, what string) {
 		l, err := openFS(s, sharedDir(i), sharedOptions)
 		require.NoError(t, err, "%s, log %d", what, i)
 		require.GreaterOrEqual(t, l.Offsets().End, next, "%s: log %d lost acknowledged records", what, i)
-		for r, err := range l.Records(0) {
+		require.GreaterOrEqual(t, l.Offsets().Start, starts[i], "%s: log %d has records again that were deleted", what, i)
+		for r, err := range l.Records(Oldest) {
 			if err != nil || !bytes.HasPrefix(r.Value, sharedValue(i, r.Offset, 0)) {
 				require.Fail(t, "damaged", "%s: log %d, offset %d: %v", what, i, r.Offset, err)
 			}
@@ -166,12 +180,15 @@ func TestSharedFlushPowerCut(t *testing.T) {
 			require.Greater(t, unflushedAcks(s.Ops), 20, "too few flushes were shared for this to be a test")
 
 			rng := rand.New(rand.NewPCG(seed, 100))
-			acked := make([]int64, logs)
+			acked, starts := make([]int64, logs), make([]int64, logs)
 			w := start
 			for i, op := range s.Ops {
 				w.Apply(op)
 				if ack, ok := op.Event.(sharedAck); ok {
 					acked[ack.log] = ack.offset + 1
+				}
+				if moved, ok := op.Event.(sharedStart); ok {
+					starts[moved.log] = moved.start
 				}
 				if rng.IntN(len(s.Ops)) >= *sharedPoints {
 					continue
@@ -181,7 +198,7 @@ func TestSharedFlushPowerCut(t *testing.T) {
 					cuts[1] = sim.WholeCuts()[rng.IntN(len(sim.WholeCuts()))]
 				}
 				for _, c := range cuts {
-					checkShared(t, c.Apply(w), acked, fmt.Sprintf("after operation %d, %s", i, c.What))
+					checkShared(t, c.Apply(w), acked, starts, fmt.Sprintf("after operation %d, %s", i, c.What))
 				}
 			}
 		})
@@ -220,7 +237,7 @@ func TestSharedFlushFailsOneLog(t *testing.T) {
 					acked[ack.log] = ack.offset + 1
 				}
 			}
-			checkShared(t, cutNamed(t, s.World, "nothing"), acked, "nothing")
+			checkShared(t, cutNamed(t, s.World, "nothing"), acked, make([]int64, logs), "nothing")
 		})
 	}
 }
