@@ -84,7 +84,7 @@ const largeFlush = 256 << 10
 const maxSpare = 4 << 20
 
 // minGather is the size of the first buffer.
-const minGather = 4 << 10
+const minGather = 512
 
 // begin returns room for n bytes and keeps the buffer locked until end.
 func (g *gather) begin(n int64) []byte {
@@ -104,11 +104,13 @@ func (g *gather) end(n int) {
 	g.mu.Unlock()
 }
 
-// drop releases the buffers of a segment that is sealed.
+// drop releases the buffers, unless there is something in them.
 func (g *gather) drop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.buf, g.spare = nil, nil
+	if len(g.buf) == 0 {
+		g.buf, g.spare = nil, nil
+	}
 }
 
 // write writes the gathered batches to the file of the segment whose mark is stored, from the position that it returns, and

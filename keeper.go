@@ -119,7 +119,7 @@ func (l *Log) keepFlushing(s *dueTimes, now time.Time) {
 	}
 }
 
-// keepState flushes the state file stateFlushInterval after it was first changed.
+// keepState flushes the state file stateFlushInterval after it was first changed, and releases buffers that are not in use then.
 func (l *Log) keepState(s *dueTimes, now time.Time) {
 	switch {
 	case !l.stateDirty.Load():
@@ -131,6 +131,10 @@ func (l *Log) keepState(s *dueTimes, now time.Time) {
 		l.stateDirty.Store(false)
 		if err := l.state.flush(); err != nil {
 			l.backgroundError("state file not flushed", err)
+		}
+		segs := l.view.Load().segs
+		if g := segs[len(segs)-1].gather; g != nil && l.unflushed() == 0 {
+			g.drop() // the log may be idle from now on
 		}
 	}
 }

@@ -165,6 +165,35 @@ func TestKeeperFlushesTheState(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// A log that has nothing to do must not keep the buffers of its largest flush.
+func TestKeeperReleasesBuffers(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{})
+	g := l.writer.tail.seg.gather
+	held := func() int { return cap(g.buf) + cap(g.spare) }
+	_, err := l.Append(Record{Value: make([]byte, 60_000)})
+	require.NoError(t, err)
+	require.Greater(t, held(), 60_000)
+	due := dueTimes{stateFile: time.Now()}
+	l.flushes.Lock()
+	done := make(chan error)
+	go func() {
+		_, err := l.Append(Record{Value: make([]byte, 60_000)})
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return l.unflushed() > 0 }, 10*time.Second, time.Millisecond)
+	l.keep(&due)
+	l.flushes.Unlock()
+	require.NoError(t, <-done)
+	require.Greater(t, held(), 50_000, "there was something in them")
+	l.stateDirty.Store(true)
+	due.stateFile = time.Now()
+	l.keep(&due)
+	require.Zero(t, held())
+	appendNumbered(t, l)
+	require.NoError(t, l.Close())
+}
+
 // A round seals one segment, notes that everything in front of the next is durable, and leaves nothing due. If it fails, the error
 // is told, and another attempt is due sealRetry later.
 func TestKeeperSeals(t *testing.T) {
