@@ -268,7 +268,7 @@ func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) in
 			}
 			var b [headerLen]byte
 			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() <= s.base+entry.rel {
-				if r.bound = entry.pos; batch(b[:]).last() == s.base+entry.rel {
+				if r.bound = entry.pos; r.dense && batch(b[:]).last() == s.base+entry.rel {
 					r.until = batch(b[:]).base()
 				}
 				return

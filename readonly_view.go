@@ -338,7 +338,7 @@ func (ro *readOnly) extendLast(st state) error {
 // batches of the log.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
 	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1,
-		dense: !ro.l.gaps.Load(), tail: true, budget: resyncBudget * size}
+		dense: !ro.l.gaps.Load(), jump: true, tail: true, budget: resyncBudget * size, doubts: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
 	if flushed {
@@ -348,7 +348,7 @@ func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found,
 	switch {
 	case found < 0 && flushed:
 		return st.scanPos, st.scanOffset, err
-	case found >= 0 && err == nil && flushed:
+	case found > pos && err == nil && flushed:
 		return r.before(pos, found, base)
 	}
 	return found, base, err

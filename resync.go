@@ -3,18 +3,25 @@ package seglog
 // find returns the position of the next good batch behind pos, where the batch with offset next is damaged, and its base offset.
 // found is -1 if there is none.
 func (r *resync) find(pos int64) (found, base int64, err error) {
-	return r.search(pos, r.trail(pos))
+	bounded := r.bound >= 0
+	found, base, err = r.search(pos, r.trail(pos))
+	if found < 0 && err == nil && bounded && r.spent { // what leads to the bound does not count
+		r.bound, r.until = -1, 0
+		return r.search(pos, r.trail(pos))
+	}
+	return found, base, err
 }
 
 // trail returns the trail that begins where the batch with offset next is damaged.
 func (r *resync) trail(pos int64) offsetTrail {
-	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
+	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
 }
 
 // search is find with a trail that may know nothing of the offset at pos.
 func (r *resync) search(pos int64, trail offsetTrail) (found, base int64, err error) {
 	r.spent = false
-	for here := r.dense && r.jump; ; {
+	jump := r.dense && r.jump
+	for here := jump; ; jump = false {
 		if r.bound >= 0 && pos >= r.bound {
 			r.bound = -1 // no good batch is there any more: the writer has cut the file since
 		}
@@ -23,7 +30,7 @@ func (r *resync) search(pos int64, trail offsetTrail) (found, base int64, err er
 				return -1, 0, err
 			}
 		}
-		good, base, behind, err := r.counts(pos, &trail)
+		good, base, behind, err := r.counts(pos, &trail, jump)
 		if good || err != nil {
 			return pos, base, err
 		}
@@ -35,7 +42,7 @@ func (r *resync) search(pos int64, trail offsetTrail) (found, base int64, err er
 
 // counts reports whether a good batch stands at pos that fits those around, and returns its base offset. If more batches than one
 // are found not to fit, it also returns the position behind them, otherwise -1.
-func (r *resync) counts(pos int64, trail *offsetTrail) (good bool, base, behind int64, err error) {
+func (r *resync) counts(pos int64, trail *offsetTrail, jump bool) (good bool, base, behind int64, err error) {
 	if good, err = r.good(pos); !good || err != nil {
 		return false, 0, -1, err
 	}
@@ -46,7 +53,7 @@ func (r *resync) counts(pos int64, trail *offsetTrail) (good bool, base, behind 
 	good, sure, err := trail.fits(h[:], pos)
 	behind = -1
 	if good && !sure && err == nil {
-		if behind, err = r.outvoted(pos); behind >= 0 {
+		if behind, err = r.outvoted(pos, jump); behind >= 0 {
 			good, trail.next, trail.disputed = false, -1, -1
 		}
 	}
@@ -56,8 +63,9 @@ func (r *resync) counts(pos int64, trail *offsetTrail) (good bool, base, behind 
 
 // outvoted tells whether the good batch at pos, and those that join it, have come from elsewhere, in a log in which no offsets
 // are missing: more batches behind them have lower offsets. A write that went to a wrong place leaves that where it covers
-// batches with later ones. outvoted returns the position behind the misplaced batches, and -1 if they are not.
-func (r *resync) outvoted(pos int64) (int64, error) {
+// batches with later ones. With jump, no bytes are lost before pos, so that as many are enough. outvoted returns the position behind the
+// misplaced batches, and -1 if they are not.
+func (r *resync) outvoted(pos int64, jump bool) (int64, error) {
 	if r.doubts <= 0 || pos == r.bound {
 		return -1, nil
 	}
@@ -84,7 +92,7 @@ func (r *resync) outvoted(pos int64) (int64, error) {
 		if err != nil {
 			return -1, err
 		}
-		if votes += b.batches; votes > a.batches || b.end == r.bound {
+		if votes += b.batches; votes > a.batches || jump && votes == a.batches || b.end == r.bound || r.end >= 0 && b.end >= r.endPos && b.next == r.end {
 			return a.end, nil
 		}
 		at, rest.next = b.end, b.next
@@ -214,7 +222,9 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 				return until, base, err
 			}
 			end, delta := to+batch(h[:]).size(), batch(h[:]).lastDelta()
-			if n == headerLen && lost.plausible(h[:], to) && batch(h[:]).base() > last {
+			plausible := n == headerLen && lost.plausible(h[:], to)
+			switch follows := batch(h[:]).base() > last; {
+			case plausible && follows:
 				if joins < 0 {
 					joins = batch(h[:]).base()
 				}
@@ -224,16 +234,19 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 					}
 				}
 				last, joins = batch(h[:]).last(), joins+delta+1
-			} else {
+			case plausible && !r.dense:
+				end = -1
+			default:
 				good = false
-				if end, err = lost.flawed(to, h[:n], joins); end < 0 {
-					break
-				}
+				end, err = lost.flawed(to, h[:n], joins)
 				if last++; joins+delta >= base || delta < 0 {
 					joins = -1
 				} else if joins >= 0 {
 					joins += delta + 1
 				}
+			}
+			if end < 0 && err == nil {
+				break
 			}
 			if err != nil {
 				return until, base, err

@@ -13,6 +13,8 @@ type offsetTrail struct {
 	end    int64
 	endPos int64
 	tail   bool
+	bound  int64
+	until  int64
 	budget *int64
 
 	pos, next int64 // next is -1 once it is not known
@@ -57,7 +59,7 @@ func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 		if err != nil {
 			return false, false, err
 		}
-		if h == nil {
+		if h == nil || t.until > 0 && at < t.bound && h.last() >= t.until {
 			break
 		}
 		if h.base() == next {

@@ -81,12 +81,17 @@ func (r *resync) torn(h batch, pos int64) bool {
 
 // flawed returns the end of a damaged batch that stands at pos behind offset next, if only one part of its header is not as it must
 // be: the number of its records, or what no CRC covers, that is magic, base offset or a bit of the length. It returns -1 if h, as far as
-// it is there, is not the header of one.
+// it is there, is not the header of one. With gaps, where only the batch behind tells that offsets are right, only a bit of the base
+// offset may be wrong.
 func (r *resync) flawed(pos int64, h batch, next int64) (int64, error) {
 	if len(h) < headerLen {
 		return -1, nil
 	}
-	end, joins := pos+h.size(), h[atMagic] == magicV2 && h.base() == next
+	flipped := h.base() ^ next
+	if flipped != 0 && (h[atMagic] != magicV2 || !r.dense && flipped&(flipped-1) != 0) {
+		return -1, nil
+	}
+	end, joins := pos+h.size(), h[atMagic] == magicV2 && flipped == 0
 	fits := h.size() >= headerLen && end <= r.size
 	if joins && fits && !r.plausible(h, pos) {
 		return end, nil
@@ -313,7 +318,7 @@ func (p *resyncPass) behind(c candidate) (joined, open bool) {
 		return err == nil && p.tornBehind(c, h[:n]), c.end == p.r.bound
 	}
 	plausible, base := p.r.plausible(h[:], c.end), batch(h[:]).base()
-	if plausible && (base == c.last+1 || base > c.last && !p.r.dense) {
+	if plausible && (base == c.last+1 || !p.r.dense) {
 		return base == c.last+1, true
 	}
 	if joined = !plausible && p.tornBehind(c, h[:]); !joined && c.end < p.r.zeros {

@@ -107,7 +107,7 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 		if err == nil && end > pos {
 			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1,
 				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), tail: true, budget: v.budget, doubts: v.doubts}
-			if found, next, err = r.find(pos); err == nil && found > pos {
+			if found, next, err = r.find(pos); err == nil && found > pos && r.dense {
 				found, next, err = r.before(pos, found, next)
 			}
 			v.budget, v.doubts = r.budget, r.doubts

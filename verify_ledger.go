@@ -70,6 +70,16 @@ func (g *ledger) closedEnd(base, size int64) (end, endPos int64) {
 	return -1, 0
 }
 
+// endPos returns the position at which the batches of the segment at base must end, by the state file or, if it is sealed, by the size
+// of its file; 0 if that is not known. Zeros at the end may be blocks that are reserved, or all that is left of a batch.
+func (g *ledger) endPos(base, size int64) int64 {
+	_, pos := g.closedEnd(base, size)
+	if n := len(g.dir.bases); pos == 0 && g.promised && g.st.isSealed(base) && base != g.dir.bases[n-1] {
+		pos = size
+	}
+	return pos
+}
+
 // belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
 // deletion. It may never be sealed.
 func (g *ledger) belowStart(following int64) bool {

@@ -85,8 +85,9 @@ func (c *segmentCheck) read(f vfs.File) error {
 		c.openIndexes()
 	}
 	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	w.endPos = v.endPos(c.base, size)
 	if c.following < 0 {
-		w.end, w.endPos = v.closedEnd(c.base, size)
+		w.end, _ = v.closedEnd(c.base, size)
 	}
 	if cut {
 		w.size, w.end, w.endPos = min(size, v.st.cutPos), v.cutLimit, v.st.cutPos
