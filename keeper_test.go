@@ -171,21 +171,21 @@ func TestKeeperReleasesBuffers(t *testing.T) {
 	l, _ := withoutWorkers(t, s, Options{})
 	g := l.writer.tail.seg.gather
 	held := func() int { return cap(g.buf) + cap(g.spare) }
-	_, err := l.Append(Record{Value: make([]byte, 60_000)})
+	_, err := l.Append(Record{Value: make([]byte, 20_000)})
 	require.NoError(t, err)
-	require.Greater(t, held(), 60_000)
+	require.Greater(t, held(), 20_000)
 	due := dueTimes{stateFile: time.Now()}
 	l.flushes.Lock()
 	done := make(chan error)
 	go func() {
-		_, err := l.Append(Record{Value: make([]byte, 60_000)})
+		_, err := l.Append(Record{Value: make([]byte, 20_000)})
 		done <- err
 	}()
 	require.Eventually(t, func() bool { return l.unflushed() > 0 }, 10*time.Second, time.Millisecond)
 	l.keep(&due)
 	l.flushes.Unlock()
 	require.NoError(t, <-done)
-	require.Greater(t, held(), 50_000, "there was something in them")
+	require.Greater(t, held(), 15_000, "there was something in them")
 	l.stateDirty.Store(true)
 	due.stateFile = time.Now()
 	l.keep(&due)
