@@ -308,10 +308,8 @@ func (ro *readOnly) extendLast(st state) error {
 			if e != nil || found < 0 {
 				return errors.Join(err, e)
 			}
-			if !c.skipTo(found, base) {
-				src.pos = found
-				c.restart(found, base)
-			}
+			src.pos = found // and read again: the writer may have written the batch at pos since
+			c.restart(found, base)
 			continue
 		}
 		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())

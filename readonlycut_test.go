@@ -3,6 +3,7 @@ package seglog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"sync/atomic"
@@ -214,4 +215,60 @@ func TestCutOfASharedSegmentOnAFullDisk(t *testing.T) {
 	}
 	require.Equal(t, end, n)
 	require.NoError(t, snapshot.Close())
+}
+
+// staleOnce is a file system on which the first read of a segment comes before a write: it finds zeros from a position on.
+type staleOnce struct {
+	osFS
+	from int64
+	read atomic.Bool
+}
+
+type staleFile struct {
+	vfs.File
+	fs *staleOnce
+}
+
+func (s *staleOnce) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := s.osFS.Open(path, mode)
+	if err != nil || filepath.Ext(path) != logSuffix {
+		return f, err
+	}
+	return staleFile{f, s}, nil
+}
+
+func (f staleFile) ReadAt(p []byte, pos int64) (int, error) {
+	n, err := f.File.ReadAt(p, pos)
+	if pos <= f.fs.from && pos+int64(n) > f.fs.from && !f.fs.read.Swap(true) {
+		clear(p[f.fs.from-pos : n])
+	}
+	return n, err
+}
+
+// A read-only log must not go on with what it has read of a batch before that was written, once it has seen that the batch is there.
+func TestReadOnlySeesABatchWrittenMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	var positions []int64
+	for range 4 {
+		positions = append(positions, l.Stats().AppendedBytes)
+		_, err := l.Append(Record{Value: make([]byte, 100)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	opened := make(chan error)
+	go func() {
+		r, err := openFS(&staleOnce{from: positions[2]}, dir, &Options{ReadOnly: true})
+		if err == nil && r.Offsets().End != 4 {
+			err = fmt.Errorf("the log ends at %d", r.Offsets().End)
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		require.NoError(t, err)
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "Open does not return")
+	}
 }
