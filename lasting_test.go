@@ -467,7 +467,7 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 			return flushed
 		}
 		opened := func() *Log {
-			l, err := openFS(s, sim.Dir, &Options{Flush: policy})
+			l, err := openFS(s, sim.Dir, &Options{Flush: policy, SegmentBytes: 1 << 20})
 			require.NoError(t, err)
 			return l
 		}

@@ -445,8 +445,8 @@ func TestVerifyBesideAnInterruptedCut(t *testing.T) {
 		for _, hit := range []int{6, 7, 8} { // Verify waits for half a second in case the cut goes on
 			for _, how := range []string{"flip", "shorten"} {
 				t.Run(fmt.Sprintf("divides a batch %v, batch %d, %s", divides, hit, how), func(t *testing.T) {
-					t.Parallel()
 					w := w.Clone()
+					t.Parallel()
 					b := bytes.Clone(w.Get(fileName(0, logSuffix)))
 					if how == "shorten" {
 						b = b[:all[hit].pos+5]
@@ -456,7 +456,7 @@ func TestVerifyBesideAnInterruptedCut(t *testing.T) {
 					w.Put(fileName(0, logSuffix), b)
 					report := verifyWorld(t, w, nil)
 					sound, _ := repaired(t, w, RepairOptions{KeepAfter: true})
-					opts := Options{}
+					opts := Options{SegmentBytes: 1 << 20}
 					l, err := openFS(sim.NewFS(w.Clone(), true), sim.Dir, &opts)
 					if err == nil {
 						_, err = readLog(l)
