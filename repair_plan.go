@@ -288,6 +288,7 @@ func (p *repair) keepEnd(last *repairSegment) int64 {
 		return last.next
 	}
 	p.gap = true
+	p.report.Changes = append(p.report.Changes, fmt.Sprintf("the log still ends at %d, and nothing is left from %d on", known, last.next))
 	return known
 }
 
