@@ -237,6 +237,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.end = n.cut
 		return
 	}
+	start := n.start
 	if len(kept) == 0 {
 		at := max(n.start, n.recoveryPoint)
 		if p.cuts() {
@@ -252,7 +253,8 @@ func (p *repair) planState(kept []*repairSegment) {
 				n.start = max(n.start, s.base)
 			}
 		}
-		n.start = min(max(n.start, kept[0].base), n.end)
+		start = max(n.start, kept[0].base)
+		n.start = min(start, n.end)
 		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))
 		scan := last
 		bases := make([]int64, len(kept))
@@ -273,6 +275,10 @@ func (p *repair) planState(kept []*repairSegment) {
 	if n.cut >= 0 && (n.end <= n.cut && !p.cuts() || p.cuts() && !p.moveCut(kept)) {
 		n.cut = -1
 		n.raiseFence(n.end, int32(n.epoch))
+	}
+	if n.cut >= 0 && p.cuts() { // the log will end there, not behind the last batch that is kept of the files
+		n.start = min(max(n.start, start), n.cut)
+		n.recoveryPoint = max(n.recoveryPoint, n.start)
 	}
 	p.describe()
 }

@@ -31,9 +31,10 @@ func (m batchEnd) tells(pos int64) bool { return m.pos > 0 && pos == m.pos }
 
 // fits reports whether the good batch with header b at pos counts in a log in which no offsets are missing. No CRC covers a
 // base offset, so a flipped bit in it would give the records the offsets of others. What tells is around the batch: the
-// headers from the damage up to it, the two headers behind it, and the offset at which the batches are known to end, or to be flushed. One that
-// agrees is enough, since it takes two flipped bits to agree on a wrong offset. Without any, the batch counts unless one of them
-// contradicts it. Of two good batches that contradict each other, neither counts if nothing else tells which is right.
+// headers from the damage up to it, the two headers behind it, and the offset at which the batches are known to end, or up to which
+// they were flushed. One that agrees is enough, since it takes two flipped bits to agree on a wrong offset. Without any, the batch
+// counts unless one of them contradicts it. Of two good batches that contradict each other, neither counts if nothing else tells
+// which is right.
 //
 // Batches that were written to a wrong place agree with each other. It is sure that the batch is at its own if what is before it
 // or the end agrees.
