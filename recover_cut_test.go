@@ -474,6 +474,24 @@ func TestVerifyBesideAnInterruptedCut(t *testing.T) {
 	}
 }
 
+// Damage just below an interrupted cut must not move the start of the log down, which lies in what is damaged.
+func TestRepairKeepsTheStartBesideAnInterruptedCut(t *testing.T) {
+	w, all, _ := cutInHalf(t, true)
+	s := sim.NewFS(w, true)
+	changeNote(t, s, false, func(s *state) { s.start = all[6].base })
+	b := bytes.Clone(w.Get(fileName(0, logSuffix)))
+	b[all[5].end()-1] ^= 1
+	b[all[6].end()-1] ^= 1
+	s.World.Put(fileName(0, logSuffix), b)
+	r, after := repaired(t, s.World, RepairOptions{Apply: true, KeepAfter: true})
+	require.Equal(t, [2]int64{all[6].base, all[7].base + 1}, [2]int64{r.Start, r.End})
+	l, err := openFS(sim.NewFS(after, true), sim.Dir, nil)
+	require.NoError(t, err)
+	require.Equal(t, [2]int64{r.Start, r.End}, [2]int64{l.Offsets().Start, l.Offsets().End})
+	requireOffsets(t, l, Oldest, all[7].base)
+	require.NoError(t, l.Close())
+}
+
 // Repair has nothing to do where a TruncateTo was interrupted and nothing is damaged: the next Open finishes it.
 func TestRepairOfAnInterruptedCutAlone(t *testing.T) {
 	w, all := toBeCut(t)

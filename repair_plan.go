@@ -237,6 +237,7 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.end = n.cut
 		return
 	}
+	start := n.start
 	if len(kept) == 0 {
 		at := max(n.start, n.recoveryPoint)
 		if p.cuts() {
@@ -252,7 +253,8 @@ func (p *repair) planState(kept []*repairSegment) {
 				n.start = max(n.start, s.base)
 			}
 		}
-		n.start = min(max(n.start, kept[0].base), n.end)
+		start = max(n.start, kept[0].base)
+		n.start = min(start, n.end)
 		n.recoveryPoint = max(n.start, min(n.recoveryPoint, n.end))
 		scan := last
 		bases := make([]int64, len(kept))
@@ -274,6 +276,10 @@ func (p *repair) planState(kept []*repairSegment) {
 		n.cut = -1
 		n.raiseFence(n.end, int32(n.epoch))
 	}
+	if n.cut >= 0 && p.cuts() { // the log will end there, not behind the last batch that is kept of the files
+		n.start = min(max(n.start, start), n.cut)
+		n.recoveryPoint = max(n.recoveryPoint, n.start)
+	}
 	p.describe()
 }
 
@@ -288,6 +294,7 @@ func (p *repair) keepEnd(last *repairSegment) int64 {
 		return last.next
 	}
 	p.gap = true
+	p.report.Changes = append(p.report.Changes, fmt.Sprintf("the log still ends at %d, and nothing is left from %d on", known, last.next))
 	return known
 }
 

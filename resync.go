@@ -14,7 +14,7 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 
 // trail returns the trail that begins where the batch with offset next is damaged.
 func (r *resync) trail(pos int64) offsetTrail {
-	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
+	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, mark: r.flushed, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
 }
 
 // search is find with a trail that may know nothing of the offset at pos.

@@ -12,6 +12,7 @@ type offsetTrail struct {
 	size   int64 // as those of resync
 	end    int64
 	endPos int64
+	mark   batchEnd
 	tail   bool
 	bound  int64
 	until  int64
@@ -23,11 +24,17 @@ type offsetTrail struct {
 	disputed int64
 }
 
+// batchEnd is a position at which a batch is known to end, and the offset behind it. Position 0 stands for none.
+type batchEnd struct{ pos, offset int64 }
+
+func (m batchEnd) tells(pos int64) bool { return m.pos > 0 && pos == m.pos }
+
 // fits reports whether the good batch with header b at pos counts in a log in which no offsets are missing. No CRC covers a
 // base offset, so a flipped bit in it would give the records the offsets of others. What tells is around the batch: the
-// headers from the damage up to it, the two headers behind it, and the offset at which the batches are known to end. One that
-// agrees is enough, since it takes two flipped bits to agree on a wrong offset. Without any, the batch counts unless one of them
-// contradicts it. Of two good batches that contradict each other, neither counts if nothing else tells which is right.
+// headers from the damage up to it, the two headers behind it, and the offset at which the batches are known to end, or up to which
+// they were flushed. One that agrees is enough, since it takes two flipped bits to agree on a wrong offset. Without any, the batch
+// counts unless one of them contradicts it. Of two good batches that contradict each other, neither counts if nothing else tells
+// which is right.
 //
 // Batches that were written to a wrong place agree with each other. It is sure that the batch is at its own if what is before it
 // or the end agrees.
@@ -35,14 +42,21 @@ func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 	if err := t.follow(pos); err != nil {
 		return false, false, err
 	}
-	if t.next == b.base() {
+	if t.next == b.base() || t.mark.tells(pos) && b.base() == t.mark.offset {
 		return true, true, nil
 	}
-	contradicted := t.next >= 0 || t.disputed == pos
+	contradicted := t.next >= 0 || t.disputed == pos || t.mark.tells(pos)
 	t.disputed = -1
 	at, next := pos+b.size(), b.last()+1
 	joined := next // what would join the batch just before at
 	for i := range 2 {
+		if t.mark.tells(at) {
+			if next == t.mark.offset {
+				return true, true, nil
+			}
+			contradicted = contradicted || i == 0
+			break
+		}
 		if t.end >= 0 && at >= t.endPos {
 			if next == t.end {
 				return true, true, nil

@@ -256,12 +256,13 @@ func TestResyncInATornBatch(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
-// Where the end of a segment is known, from the state file of a closed log or from the name of the next segment, no shifted base
-// offset of the last batch passes behind a header that is destroyed: its records must not get the offsets of others.
+// Where the end of a segment is known, from the state file of a log that was closed or flushed or from the name of the next segment,
+// no shifted base offset of the last batch passes behind a header that is destroyed: its records must not get the offsets of others.
 func TestOffsetsBeforeAKnownEnd(t *testing.T) {
 	t.Parallel()
 	sizes := []int{5, 5, 4, 5}
-	for _, sealed := range []bool{false, true} {
+	for _, known := range []string{"closed", "flushed", "sealed"} {
+		sealed := known == "sealed"
 		whole := t.TempDir()
 		l, err := Open(whole, &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
 		require.NoError(t, err)
@@ -292,8 +293,14 @@ func TestOffsetsBeforeAKnownEnd(t *testing.T) {
 			at = append(at, pos)
 		}
 		require.Len(t, at, len(sizes))
+		if known == "flushed" {
+			changeState(t, whole, func(s *state) {
+				require.EqualValues(t, len(b), s.scanPos)
+				s.clean, s.end, s.endPos = false, 0, 0
+			})
+		}
 		for _, shift := range []int64{-4, -3, -2, -1, 1, 2, 3, 4, 8} {
-			what := fmt.Sprintf("sealed %v, shift %d", sealed, shift)
+			what := fmt.Sprintf("%s, shift %d", known, shift)
 			c := bytes.Clone(b)
 			for i := range headerLen - 8 {
 				c[at[2]+8+i] = byte(0xa5 + i*7)
@@ -308,6 +315,10 @@ func TestOffsetsBeforeAKnownEnd(t *testing.T) {
 					require.Equal(t, end, report.End, what)
 				}
 				l, err := Open(dir, nil)
+				if known == "flushed" && !repaired {
+					require.ErrorIs(t, err, ErrCorrupt)
+					continue
+				}
 				require.NoError(t, err, what)
 				require.Equal(t, end, l.Offsets().End, what)
 				got, _ := readPast(t, what, l)

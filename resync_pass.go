@@ -31,10 +31,11 @@ type resync struct {
 	bound int64 // position where a batch is known to begin, or the batches to end; -1 if none is known
 	until int64 // the offset of the batch at bound; 0 or less if it is not known
 
-	dense  bool  // no offsets are missing between batches, so that base offsets can be checked (fits)
-	jump   bool  // with dense: a good batch at the damaged position counts, if offsets are missing before it and not behind it
-	endPos int64 // position where the batches end, if end is the offset where they do
-	tail   bool  // the file ends at size, so that the last batch may be torn there
+	dense   bool     // no offsets are missing between batches, so that base offsets can be checked (fits)
+	jump    bool     // with dense: a good batch at the damaged position counts, if offsets are missing before it and not behind it
+	endPos  int64    // position where the batches end, if end is the offset where they do
+	flushed batchEnd // the boundary of two batches that is known, if any
+	tail    bool     // the file ends at size, so that the last batch may be torn there
 
 	budget int64 // bytes that may be read to search on behind an answer, or one that fits has refused
 	spent  bool  // fits has refused one, so that each further pass is paid from the budget

@@ -20,8 +20,9 @@ type salvage struct {
 	from int64 // all offsets in the file are at least from
 	end  int64 // and less than end; -1 if that is not known
 	// endPos is the position where the batches end at offset end; 0: that is not known.
-	endPos int64
-	gaps   bool // offsets may be missing
+	endPos  int64
+	flushed batchEnd // see resync.flushed
+	gaps    bool     // offsets may be missing
 
 	epochs *epochs // of the batches before
 
@@ -106,7 +107,7 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 		end := max(v.last, pos)
 		if err == nil && end > pos {
 			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1,
-				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), tail: true, budget: v.budget, doubts: v.doubts}
+				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), flushed: v.flushed, tail: true, budget: v.budget, doubts: v.doubts}
 			if found, next, err = r.find(pos); err == nil && found > pos && r.dense {
 				found, next, err = r.before(pos, found, next)
 			}
