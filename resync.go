@@ -192,8 +192,9 @@ const maxBefore = 16 << 20
 //
 // That is as safe as the rule for good batches that lead to a known position. Batches in the value of a record are followed
 // by other bytes of the record or, where the second damage cuts the value, by a header that leads to a position inside the
-// record, and never to the beginning of a batch of the log. For the same reason two joined batches do not count here by
-// themselves, as they do where no position is known, nor if the second damage destroyed a header.
+// record. They lead to the beginning of a batch of the log only if a value was made to end where its record does
+// (docs/reliability.md, "Not shown"). For the same reason two joined batches do not count here by themselves, as they do where no
+// position is known, nor if the second damage destroyed a header.
 func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 	if until-pos > maxBefore {
 		return until, base, nil
