@@ -272,3 +272,39 @@ func TestReadOnlySeesABatchWrittenMeanwhile(t *testing.T) {
 		require.Fail(t, "Open does not return")
 	}
 }
+
+// beforeOpen is a file system that calls do, once, before the first segment is opened.
+type beforeOpen struct {
+	osFS
+	do func()
+}
+
+func (b *beforeOpen) Open(path string, mode vfs.OpenMode) (vfs.File, error) {
+	if do := b.do; do != nil && filepath.Base(path) == fileName(0, logSuffix) {
+		b.do = nil
+		do()
+	}
+	return b.osFS.Open(path, mode)
+}
+
+// A deletion by the writer must not make OffsetForTime take segments for damaged that are deleted while it looks at them.
+func TestReadOnlyTimesBesideADeletion(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Open(dir, &Options{SegmentBytes: 4096, Flush: FlushNone})
+	require.NoError(t, err)
+	for i := range 30 {
+		_, err := w.Append(Record{Time: time.Unix(int64(i), 0), Value: make([]byte, 1000)})
+		require.NoError(t, err)
+	}
+	for w.Stats().Seals < w.Stats().Rolls {
+		time.Sleep(time.Millisecond)
+	}
+	r, err := openFS(&beforeOpen{do: func() { require.NoError(t, w.DeleteBefore(20)) }}, dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	require.Zero(t, r.Offsets().Start)
+	offset, err := r.OffsetForTime(time.Unix(0, 0))
+	require.NoError(t, err)
+	require.EqualValues(t, 20, offset)
+	require.NoError(t, r.Close())
+	require.NoError(t, w.Close())
+}

@@ -17,13 +17,25 @@ func (l *Log) OffsetForTime(t time.Time) (int64, error) {
 	if t.Nanosecond()%1e6 > 0 && ms < math.MaxInt64 {
 		ms++ // a record at t's own millisecond is earlier than t
 	}
+	never := ms == math.MaxInt64 && t.After(time.UnixMilli(ms))
+	for a := (attempt{}); ; {
+		l.try(&a)
+		offset, err := l.firstSince(ms, never)
+		if err == nil || !l.readOnly.overtaken(&a, &err) {
+			return offset, err
+		}
+	}
+}
+
+// firstSince is OffsetForTime for a time in milliseconds, or with never for one after all times.
+func (l *Log) firstSince(ms int64, never bool) (int64, error) {
 	r := readers.Get().(*reader)
 	defer r.release()
 	r.d.limit = l.o.MaxInflatedBytes
 	if err := l.catchUp(); err != nil {
 		return 0, err
 	}
-	if ms == math.MaxInt64 && t.After(time.UnixMilli(ms)) {
+	if never {
 		return l.highWatermark(), nil
 	}
 	search := timeSearch{r: r, ms: ms}
