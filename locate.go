@@ -259,22 +259,7 @@ func (s *segment) checkGuarded(h *handle, w *window, f found) (err error) {
 func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) int64 {
 	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
 		bound: limit.pos(), dense: !e.gaps.Load(), jump: true, endPos: limit.pos(), budget: resyncBudget * limit.pos(), doubts: resyncBudget * limit.pos()}
-	err := h.readIndexes(func(x *indexes) { // the next entry that leads to a good batch
-		offsets := x.offsets.bytes()
-		for i := seekPos(offsets, damage.Pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
-			entry := hintAt(offsets, i)
-			if good, err := r.good(entry.pos); !good || err != nil {
-				continue
-			}
-			var b [headerLen]byte
-			if n, err := readUpTo(h.f, b[:], entry.pos, limit.pos()); err == nil && n == headerLen && batch(b[:]).last() <= s.base+entry.rel {
-				if r.bound = entry.pos; r.dense && batch(b[:]).last() == s.base+entry.rel {
-					r.until = batch(b[:]).base()
-				}
-				return
-			}
-		}
-	})
+	err := h.readIndexes(func(x *indexes) { r.boundBy(x.offsets.bytes(), damage.Pos) })
 	pos, base := int64(-1), int64(0)
 	if err == nil {
 		if pos, base, err = r.find(damage.Pos); err == nil && pos > damage.Pos {

@@ -481,3 +481,42 @@ func TestReadOnlyOfALogCutShort(t *testing.T) {
 		}
 	}
 }
+
+// Between two damaged places, a read-only log of a closed directory must find the same sound batches as a log that is opened for
+// writing.
+func TestReadOnlyBetweenTwoDamages(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	appendN(t, l, 0, 300)
+	require.NoError(t, l.Close())
+	path := files(t, dir, "*.log")[0]
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	all := storedBatches(t, dir)
+	pos := 0
+	for _, s := range all {
+		if s.base == 10 || s.base == 250 {
+			clear(b[pos : pos+len(s.bytes)])
+		}
+		pos += len(s.bytes)
+	}
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	for _, readOnly := range []bool{true, false} {
+		l := open(t, dir, &seglog.Options{ReadOnly: readOnly})
+		var next []int64
+		for from := int64(0); from < 300; {
+			for r, err := range l.Records(from) {
+				if err != nil {
+					var damage *seglog.CorruptError
+					require.ErrorAs(t, err, &damage)
+					next = append(next, damage.Offset, damage.NextOffset)
+					from = damage.NextOffset
+					break
+				}
+				from = r.Offset + 1
+			}
+		}
+		require.Equal(t, []int64{10, 11, 250, 251}, next, "read-only: %v", readOnly)
+		require.NoError(t, l.Close())
+	}
+}

@@ -332,7 +332,7 @@ func (ro *readOnly) extendLast(st state) error {
 
 // passDamage returns the position and base offset of the next good batch after damage at pos of the last segment, of which
 // size bytes may hold batches; found is -1 if there is none. If the state says where the flushed batches of this segment end,
-// the search is bounded by that position. Without a bound, two adjacent batches inside the value of a record would be taken for
+// the search is bounded by that position, or by an entry of its index before. Without a bound, two adjacent batches inside the value of a record would be taken for
 // batches of the log.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
 	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1,
@@ -341,6 +341,10 @@ func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found,
 	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
 	if flushed {
 		r.bound, r.end, r.endPos = st.scanPos, st.scanOffset, st.scanPos
+		// Of a log that was closed there is an index, which the writer replaces before it ends: a nearer bound loses less.
+		if offsets, why, err := readIndex(&ro.l.env, segment, indexSuffix); err == nil && why == "" {
+			r.boundBy(offsets, pos)
+		}
 	}
 	found, base, err = r.find(pos)
 	switch {

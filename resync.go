@@ -267,3 +267,23 @@ func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
 	}
 	return end, err
 }
+
+// boundBy makes the next entry of an offset index behind pos that leads to a good batch the bound of the search.
+func (r *resync) boundBy(offsets []byte, pos int64) {
+	for i := seekPos(offsets, pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
+		entry := hintAt(offsets, i)
+		if r.bound >= 0 && entry.pos >= r.bound {
+			return
+		}
+		if good, err := r.good(entry.pos); !good || err != nil {
+			continue
+		}
+		var b [headerLen]byte
+		if n, err := readUpTo(r.f, b[:], entry.pos, r.size); err == nil && n == headerLen && batch(b[:]).last() <= r.base+entry.rel {
+			if r.bound = entry.pos; r.dense && batch(b[:]).last() == r.base+entry.rel {
+				r.until = batch(b[:]).base()
+			}
+			return
+		}
+	}
+}
