@@ -27,6 +27,8 @@ type diskFile struct {
 }
 
 func (d *disk) add() *diskFile {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	f := &diskFile{disk: d}
 	d.files = append(d.files, f)
 	return f

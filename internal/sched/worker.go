@@ -66,10 +66,11 @@ func (w *Worker) Close() {
 
 func (w *Worker) run() {
 	Started(w.name)
+	ended := false
 	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.runs { // a round has called runtime.Goexit, as a failing test does in a hook
+		if !ended { // a round has called runtime.Goexit, as a failing test does in a hook
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			w.runs = false
 			w.ended.Broadcast()
 		}
@@ -77,6 +78,7 @@ func (w *Worker) run() {
 	for due := time.Duration(0); w.next(due); due = w.round() {
 		Yield("work")
 	}
+	ended = true // next has said so, and another goroutine may run by now
 }
 
 // next reports whether there is to be another round at once. If not, the worker's goroutine is about to end, and due, if it is
