@@ -64,11 +64,7 @@ func toBeCut(t *testing.T) (*sim.World, []found) {
 	end := l.Offsets().End
 	_, err = l.TransferFrom(bytes.NewReader(append(spaced(end, 1, 1), spaced(end+11, 2, 1)...)), -1)
 	require.NoError(t, err)
-	var all []found
-	for b, err := range l.Batches(0) {
-		require.NoError(t, err)
-		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
-	}
+	all := batchesOf(t, l)
 	require.NoError(t, l.Close())
 	return s.World, all
 }
@@ -372,11 +368,7 @@ func cutInHalf(t *testing.T, divides bool) (*sim.World, []found, batch) {
 		_, err := l.Append(Record{Value: halfValue(2 * i)}, Record{Value: halfValue(2*i + 1)})
 		require.NoError(t, err)
 	}
-	var all []found
-	for b, err := range l.Batches(0) {
-		require.NoError(t, err)
-		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
-	}
+	all := batchesOf(t, l)
 	require.NoError(t, l.Close())
 	at := all[7]
 	end := at.base
@@ -561,4 +553,14 @@ func TestTimesAfterACut(t *testing.T) {
 			})
 		}
 	}
+}
+
+// batchesOf returns where the batches of a log lie in its segment.
+func batchesOf(t *testing.T, l *Log) (all []found) {
+	t.Helper()
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
+	}
+	return all
 }
