@@ -49,7 +49,7 @@ func (l *Log) dropRest(s *segment) {
 
 // farBehind reports whether more than l.cachedEnd bytes follow behind a sealed segment.
 func (l *Log) farBehind(s *segment) bool {
-	if s.written() {
+	if !s.final() {
 		return false
 	}
 	v := l.view.Load()

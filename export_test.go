@@ -1,5 +1,7 @@
 package seglog
 
+import "errors"
+
 // RecoveryCase returns the letter of the recovery case whose text Open logs as found.
 func RecoveryCase(finds string) string {
 	for _, c := range append(recoveryCases, emptyLog) {
@@ -8,4 +10,20 @@ func RecoveryCase(finds string) string {
 		}
 	}
 	return ""
+}
+
+// Rest puts the log to rest, if it is not in use, and reports whether it rests.
+func Rest(l *Log) (rests bool, err error) {
+	if err := errors.Join(l.state.flush(), l.rest()); err != nil {
+		return false, err
+	}
+	l.opened.closeAll()
+	return l.atRest() && !l.state.isOpen(), nil
+}
+
+// Unsealed returns the number of segments that wait for their seal.
+func Unsealed(l *Log) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.writer.sealing)
 }

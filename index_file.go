@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,38 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 		return s.rebuildLocked(e, h, why)
 	}
 	return nil
+}
+
+// resumeIndexes returns the indexes of the last segment of a log that was closed, for appends to go on with. It checks those in the
+// files, and builds new ones if they do not fit.
+func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder, error) {
+	offsets, why, err := readIndex(e, s.base, indexSuffix)
+	var times []byte
+	if why == "" && err == nil {
+		times, why, err = readIndex(e, s.base, timeSuffix)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h := newHandle(f, path, nil)
+	if why == "" {
+		h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
+		why = s.checkIndexes(e, h)
+	}
+	if why == "" {
+		x := newIndexBuilder(e.o.IndexBytes)
+		x.resume(offsets, times)
+		o, t := x.files()
+		x.saved = bytes.Equal(o, offsets) && bytes.Equal(t, times)
+		return x, nil
+	}
+	x, damage, err := s.buildIndexes(e, h) // the damage is reported when it is read
+	if err != nil {
+		return nil, err
+	}
+	e.stats.indexRebuilds.Add(1)
+	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why, "damage", damage)
+	return x, nil
 }
 
 // mapIndexFrom is the size from which on an index file is mapped. Below it, reading costs less; above it, the indexes of
@@ -191,7 +224,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	}
 	h.x.Store(rebuilt)
 	e.stats.indexRebuilds.Add(1)
-	if e.o.ReadOnly || s.is(phaseGone) {
+	if e.o.ReadOnly || s.is(phaseGone) || s.written() {
 		return nil
 	}
 	if damage != nil {

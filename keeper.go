@@ -16,7 +16,9 @@ var backgroundWork = sched.Limiter{Most: max(8, 2*runtime.NumCPU())}
 
 // startBackground lets the preparer work ahead of the appends, and the keeper do the work that can wait.
 func (l *Log) startBackground() {
-	l.keeper.Kick() // recovery may have left segments to seal
+	if !l.atRest() {
+		l.keeper.Kick() // recovery may have left segments to seal
+	}
 	l.preparer.Begin()
 	l.keeper.Begin()
 	l.retention.Begin()
@@ -42,12 +44,15 @@ type dueTimes struct {
 	stateFile time.Time // flush the state file
 	cool      time.Time // forget which parts of the mappings are in memory
 	seal      time.Time // try a failed seal again
+	rest      time.Time // let the log rest unless something is appended
+
+	appends int64 // the number of appends when rest was set
 }
 
 // next returns the time until the first of them, or 0 if there is no work.
 func (s *dueTimes) next(now time.Time) time.Duration {
 	var first time.Time
-	for _, due := range []time.Time{s.flush, s.stateFile, s.cool, s.seal} {
+	for _, due := range []time.Time{s.flush, s.stateFile, s.cool, s.seal, s.rest} {
 		if !due.IsZero() && (first.IsZero() || due.Before(first)) {
 			first = due
 		}
@@ -76,8 +81,9 @@ func (l *Log) keep(s *dueTimes) time.Duration {
 		s.cool = now.Add(warmFor)
 	} else if !now.Before(s.cool) {
 		s.cool = now.Add(warmFor)
-		l.opened.cool()
+		l.opened.cool(l.atRest())
 	}
+	l.keepResting(s, now)
 	return s.next(time.Now())
 }
 
@@ -119,7 +125,7 @@ func (l *Log) keepFlushing(s *dueTimes, now time.Time) {
 	}
 }
 
-// keepState flushes the state file stateFlushInterval after it was first changed, and releases buffers that are not in use then.
+// keepState flushes the state file stateFlushInterval after it was first changed.
 func (l *Log) keepState(s *dueTimes, now time.Time) {
 	switch {
 	case !l.stateDirty.Load():
@@ -131,10 +137,6 @@ func (l *Log) keepState(s *dueTimes, now time.Time) {
 		l.stateDirty.Store(false)
 		if err := l.state.flush(); err != nil {
 			l.backgroundError("state file not flushed", err)
-		}
-		segs := l.view.Load().segs
-		if g := segs[len(segs)-1].gather; g != nil && l.unflushed() == 0 {
-			g.drop() // the log may be idle from now on
 		}
 	}
 }

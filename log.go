@@ -26,7 +26,7 @@ type Log struct {
 	closed  atomic.Bool
 
 	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
-	// gather.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: stateFile.mu, waiters.mu,
+	// gather.mu; stateFile.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: waiters.mu,
 	// transfers.mu, cutLog.mu, gather.zeros, wallClock.mu, Limiter.mu, readCache.mu, Worker.mu, and sizes.mu, which Stats holds while it
 	// looks at files. A reader of a log that is written in this process takes segment.mu and openSegments.mu to open a segment,
 	// and no lock of Log.
@@ -170,6 +170,12 @@ func (l *Log) finish() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &l.writer
+	if l.untouched() {
+		if err := l.state.flush(); err != nil { // OnSeal may have been called
+			return fmt.Errorf("seglog: close: %w", err)
+		}
+		return nil
+	}
 	m := w.tail.seg.stored.load()
 	err := l.state.commit(func(s *state) {
 		s.clean = true
@@ -206,6 +212,14 @@ func (l *Log) sealAll() error {
 	w := &l.writer
 	if err := l.failed(); err != nil {
 		return err
+	}
+	if l.untouched() {
+		return nil
+	}
+	if w.tail.h == nil {
+		if err := l.wakeTail(w.tail); err != nil {
+			return err
+		}
 	}
 	if err := l.flushTo(l.lastMoment()); err != nil {
 		return err

@@ -239,12 +239,16 @@ func (o *openSegments) drop(s *segment) {
 	}
 }
 
-// cool makes the next read of each segment look whether its bytes are still in memory.
-func (o *openSegments) cool() {
+// cool makes the next read of each segment look whether its bytes are still in memory. Of a log at rest it also closes the
+// segments that were not read since the call before.
+func (o *openSegments) cool(atRest bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, s := range o.ring {
-		if h := s.h.Load(); h != nil {
+	for i := len(o.ring) - 1; i >= 0; i-- {
+		s := o.ring[i]
+		if atRest && !s.touched.Swap(false) {
+			o.closeAt(i)
+		} else if h := s.h.Load(); h != nil {
 			h.warm.cool()
 		}
 	}

@@ -59,6 +59,7 @@ func (l *Log) open() error {
 		if err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
+		l.state.e = &l.env
 	}
 	r := recovery{l: l, st: st, promised: promised, dir: dir}
 	if err := r.run(); err != nil {
@@ -102,6 +103,9 @@ func (r *recovery) run() error {
 		if err := r.checkNames(); err != nil {
 			return err
 		}
+		if r.leaveClosed() {
+			return l.state.rest()
+		}
 	} else {
 		l.gaps.Store(true)
 		if err := l.unfinished(r.dir); err != nil {
@@ -134,6 +138,51 @@ func (r *recovery) run() error {
 		l.gaps.Store(r.gap)
 	}
 	return r.takeOver()
+}
+
+// leaveClosed takes over a log that was closed without a change on the disk: it reads nothing but the names of the files, and the
+// size of the last segment. It returns false if something has to be done first.
+func (r *recovery) leaveClosed() bool {
+	l, st, bases := r.l, &r.st, r.dir.bases
+	n := len(bases)
+	if !st.clean || st.failed || st.cut >= 0 || n == 0 || len(r.deleted)+len(r.dir.leftover) > 0 || r.dir.unnamed >= 0 {
+		return false
+	}
+	last := bases[n-1]
+	if st.scanBase != last || st.scanPos != st.endPos || st.scanOffset != st.end || st.recoveryPoint != st.end ||
+		st.end < last || st.end-last > 1<<31 || st.start > st.end || st.endPos > maxSegmentBytes {
+		return false
+	}
+	for _, at := range r.dir.producers {
+		if at > st.end {
+			return false
+		}
+	}
+	if info, err := l.fs.Stat(l.path(last, logSuffix)); err != nil || info.IsDir || info.Size != st.endPos {
+		return false
+	}
+	for i, base := range bases[:n-1] {
+		r.segs = append(r.segs, newSealed(base, bases[i+1]))
+	}
+	s := &segment{base: last}
+	s.enter(phaseClosed)
+	s.maxTime.Store(unknownTime)
+	s.stored.store(markAt(st.end-last, st.endPos))
+	s.flushed.store(s.stored.load())
+	r.segs = append(r.segs, s)
+	r.last = decide(finding{promised: true, clean: true, last: true, joins: true})
+	w := &l.writer
+	w.tail = &tail{e: &l.env, seg: s}
+	w.epoch, w.fenceOffset, w.fenceEpoch = int32(st.epoch), st.fenceOffset, int32(st.fenceEpoch)
+	if w.fenceOffset == fenceLifted {
+		w.fenceOffset = st.end
+	}
+	l.producers = r.dir.producers
+	l.start.Store(max(bases[0], st.start))
+	l.durable.Store(st.end)
+	l.end.Store(st.end)
+	l.view.Store(&view{r.segs})
+	return true
 }
 
 func (r *recovery) closeScans() error {

@@ -1,12 +1,9 @@
 package seglog
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-
-	"github.com/seglog/seglog/internal/vfs"
 )
 
 // trust takes the last segment of a log that was closed without a scan. It checks the indexes, and rebuilds them if
@@ -17,33 +14,12 @@ func (c *segmentScan) trust() error {
 	c.from = markAt(c.offset-c.base, c.pos)
 	s := newSealed(c.base, c.offset)
 	s.stored.store(c.from)
-	h := newHandle(c.f, c.path, nil)
-	offsets, why, err := readIndex(&l.env, c.base, indexSuffix)
-	var times []byte
-	if why == "" && err == nil {
-		times, why, err = readIndex(&l.env, c.base, timeSuffix)
-	}
-	if err != nil {
+	var err error
+	if c.x, err = s.resumeIndexes(&l.env, c.f, c.path); err != nil {
 		return err
 	}
-	if why == "" {
-		h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
-		why = s.checkIndexes(&l.env, h)
-	}
-	c.x = newIndexBuilder(l.o.IndexBytes)
-	if why == "" {
-		c.x.resume(offsets, times)
-		o, t := c.x.files()
-		c.x.saved = bytes.Equal(o, offsets) && bytes.Equal(t, times)
-	} else {
-		var damage error // reported when it is read
-		if c.x, damage, err = s.buildIndexes(&l.env, h); err != nil {
-			return err
-		}
-		l.stats.indexRebuilds.Add(1)
-		l.o.Logger.Warn("seglog: index rebuilt", "dir", l.dir, "segment", c.base, "reason", why, "damage", damage)
-	}
-	return c.readFirstTime()
+	c.firstTime, err = firstTime(c.f, c.pos, nil)
+	return err
 }
 
 // scan checks the batches from the point on where recovery starts to check. Of those before it, which were flushed, it
@@ -160,19 +136,6 @@ func (c *segmentScan) walkFlushed() error {
 	return err
 }
 
-func (c *segmentScan) readFirstTime() error {
-	c.firstTime = noTimestamp
-	if c.pos == 0 {
-		return nil
-	}
-	var b [headerLen]byte
-	if _, err := c.f.ReadAt(b[:], 0); err != nil {
-		return fmt.Errorf("seglog: read %s: %w", c.path, err)
-	}
-	c.firstTime = batch(b[:]).maxTimestamp()
-	return nil
-}
-
 // forgive lets a segment wholly below the start pass, however its scan ended. Nobody reads it any more, and it goes once it
 // is sealed: damage in it is no reason to refuse the log. Neither Verify nor Repair looks at it.
 func (c *segmentScan) forgive(err error) error {
@@ -199,24 +162,4 @@ func (c *segmentScan) damage() error {
 		reason = fmt.Sprintf("segment ends at offset %d, the next one is %s and the recovery point %d", c.offset, fileName(c.next, logSuffix), c.r.st.recoveryPoint)
 	}
 	return &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: reason}
-}
-
-// onlyZeros reports whether [pos, end) of f holds only zeros, as do blocks that are reserved behind the last batch.
-func onlyZeros(f vfs.File, pos, end int64) (bool, error) {
-	buf := make([]byte, min(end-pos, scanChunk))
-	for pos < end {
-		p := buf[:min(int64(len(buf)), end-pos)]
-		n, err := f.ReadAt(p, pos)
-		if !isZero(p[:n]) {
-			return false, nil
-		}
-		if err != nil && err != io.EOF {
-			return false, err
-		}
-		if n == 0 {
-			return true, nil
-		}
-		pos += int64(n)
-	}
-	return true, nil
 }

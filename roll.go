@@ -25,6 +25,9 @@ func (l *Log) checkDirectory() error {
 // changed. l.mu is held.
 func (l *Log) roll(base int64) error {
 	w := &l.writer
+	if err := l.wake(); err != nil {
+		return err
+	}
 	if err := l.checkDirectory(); err != nil {
 		return err
 	}
@@ -101,8 +104,12 @@ func (l *Log) prepareAhead() time.Duration {
 func (l *Log) prepare() error {
 	l.mu.Lock()
 	t := l.writer.tail
+	atRest := t.h == nil
 	needNext := l.writer.next == nil && t.seg.stored.load().pos() >= l.o.SegmentBytes/2
 	l.mu.Unlock()
+	if atRest {
+		return nil
+	}
 	err := l.prepareTail(t)
 	var next *tail
 	if needNext && err == nil {
@@ -111,13 +118,13 @@ func (l *Log) prepare() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if next != nil {
-		if l.writer.next != nil { // a roll made one, and then failed
+		if l.writer.next != nil || l.writer.tail.h == nil { // a roll made one, and then failed; or the log is at rest by now
 			err = errors.Join(err, next.discard())
 		} else {
 			l.writer.next = next
 		}
 	}
-	if l.writer.tail == t {
+	if l.writer.tail == t && t.h != nil {
 		l.planPreparation()
 	}
 	return err
@@ -127,7 +134,7 @@ func (l *Log) prepare() error {
 func (l *Log) prepareTail(t *tail) error {
 	l.preparing.Lock()
 	defer l.preparing.Unlock()
-	if t.seg.is(phaseGone) || !t.h.ref() {
+	if t.seg.is(phaseGone) || t.h == nil || !t.h.ref() {
 		return nil
 	}
 	err := t.prepare()

@@ -295,3 +295,23 @@ func (d *recordReader) each(b batch, from int64, path string, pos int64, yield f
 		}
 	}
 }
+
+// onlyZeros reports whether [pos, end) of f holds only zeros, as do blocks that are reserved behind the last batch.
+func onlyZeros(f io.ReaderAt, pos, end int64) (bool, error) {
+	buf := make([]byte, min(end-pos, scanChunk))
+	for pos < end {
+		p := buf[:min(int64(len(buf)), end-pos)]
+		n, err := f.ReadAt(p, pos)
+		if !isZero(p[:n]) {
+			return false, nil
+		}
+		if err != nil && err != io.EOF {
+			return false, err
+		}
+		if n == 0 {
+			return true, nil
+		}
+		pos += int64(n)
+	}
+	return true, nil
+}

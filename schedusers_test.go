@@ -78,7 +78,7 @@ func (u *schedUser) step() {
 		call   func(o Offsets)
 	}
 	acts := []act{{40, u.append}, {8, u.appendBatch}, {10, u.read}, {4, u.walk}, {3, u.follow}, {4, u.section},
-		{6, u.sync}, {4, u.waitDurable}, {3, u.wait}, {2, u.time}, {3, u.pause}}
+		{6, u.sync}, {4, u.rest}, {4, u.waitDurable}, {3, u.wait}, {2, u.time}, {3, u.pause}}
 	if c.transfers {
 		acts = append(acts, act{8, u.transfer})
 	}
@@ -266,6 +266,8 @@ func (u *schedUser) section(o Offsets) {
 func (u *schedUser) sync(Offsets) {
 	ignore(u.w.do(&histCall{kind: histMark, offset: math.MaxInt64}, u.name+": sync", u.w.l.Sync))
 }
+
+func (u *schedUser) rest(Offsets) { ignore(u.w.l.rest()) }
 
 func (u *schedUser) waitDurable(o Offsets) {
 	offset := u.between(max(o.Start, o.End-3), o.End+2)

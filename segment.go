@@ -24,9 +24,10 @@ const unknownTime = -2
 
 // phase is where a segment is in its life. It only moves forward:
 //
-//	prepared ──> active ──> rolled ──> sealed ──> gone
+//	prepared or closed ──> active ──> rolled ──> sealed ──> gone
 //
 // prepared: seglog.next, made ready by the preparer, who alone touches it.
+// closed:   the last segment of a log that was closed, with its indexes in files; the first append makes it active (Log.wake).
 // active:   the writer appends; the writer and the preparer extend the file, both under tail.grow.
 // rolled:   nobody extends the file any more; the keeper flushes it, trims it and writes its indexes.
 // sealed:   the files do not change any more.
@@ -35,6 +36,7 @@ type phase int32
 
 const (
 	phasePrepared phase = iota
+	phaseClosed
 	phaseActive
 	phaseRolled
 	phaseSealed
@@ -93,17 +95,18 @@ type segment struct {
 	// stored is the end of the appended data, flushed the end of its durable part. In a sealed segment they are equal; their
 	// position is sizeUnknown until the segment is opened or its size is asked for.
 	stored, flushed atomicMark
-	h               atomic.Pointer[handle] // nil: not open
-	maxTime         atomic.Int64           // greatest timestamp, or unknownTime
-	gather          *gather                // under FlushSync: the batches that are stored and not flushed; nil if not mapped
-	startPos        atomic.Int64           // see Log.startPos; 0: not known
-	checked         atomic.Uint64          // sizes of the index files that were found to fit; 0: none were
-	phase           atomic.Int32           // a phase
-	touched         atomic.Bool            // used since the last sweep of openSegments
-	reported        atomic.Bool            // the Logger was told that the times of the segment can't be had
-	lent            atomic.Bool            // sockets may hold pages of the file, which must not change any more
-	held            holders                // counts the bytes of deleted segments that still take space
-	mu              sched.Mutex            // held to open, to seal and to cut it, and to build its indexes
+	h               atomic.Pointer[handle]  // nil: not open
+	maxTime         atomic.Int64            // greatest timestamp, or unknownTime
+	gather          *gather                 // under FlushSync: the batches that are stored and not flushed; nil if not mapped
+	own             atomic.Pointer[indexes] // the writer's indexes while the log is at rest; otherwise nil (see tail.rest)
+	startPos        atomic.Int64            // see Log.startPos; 0: not known
+	checked         atomic.Uint64           // sizes of the index files that were found to fit; 0: none were
+	phase           atomic.Int32            // a phase
+	touched         atomic.Bool             // used since the last sweep of openSegments
+	reported        atomic.Bool             // the Logger was told that the times of the segment can't be had
+	lent            atomic.Bool             // sockets may hold pages of the file, which must not change any more
+	held            holders                 // counts the bytes of deleted segments that still take space
+	mu              sched.Mutex             // held to open, to seal and to cut it, and to build its indexes
 }
 
 // enter moves the segment on to phase p, unless it is further already.
@@ -118,8 +121,14 @@ func (s *segment) enter(p phase) {
 
 func (s *segment) is(p phase) bool { return phase(s.phase.Load()) == p }
 
-// written reports whether the segment is not sealed yet: its indexes are the writer's, in memory, and must not be rebuilt.
-func (s *segment) written() bool { return phase(s.phase.Load()) < phaseSealed }
+// written reports whether the segment's indexes are the writer's, in memory, and must not be rebuilt.
+func (s *segment) written() bool {
+	p := phase(s.phase.Load())
+	return p < phaseSealed && p != phaseClosed
+}
+
+// final reports whether nothing will be appended to the segment any more.
+func (s *segment) final() bool { return phase(s.phase.Load()) >= phaseSealed }
 
 // newSealed returns a sealed segment with the offsets [base, next) that is not opened yet.
 func newSealed(base, next int64) *segment {
@@ -361,12 +370,18 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 	if err := s.learnSize(f, path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	m, err := f.Mmap(s.stored.load().pos(), false)
+	size := s.stored.load().pos()
+	if !s.final() {
+		size = max(size, e.o.SegmentBytes) // a reader may still use the mapping when more is appended
+	}
+	m, err := f.Mmap(size, false)
 	if err != nil {
 		m = nil // not on this platform, or out of mappings: read through the descriptor
 	}
 	h := newHandle(f, path, m)
-	if err := s.loadIndexes(e, h); err != nil {
+	if own := s.own.Load(); own != nil {
+		h.x.Store(own)
+	} else if err := s.loadIndexes(e, h); err != nil {
 		return nil, errors.Join(err, h.unref())
 	}
 	h.refs.Add(1)

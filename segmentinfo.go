@@ -9,7 +9,7 @@ import (
 )
 
 func (l *Log) info(s *segment, next, size int64) SegmentInfo {
-	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: !s.written()}
+	return SegmentInfo{Path: l.path(s.base, logSuffix), Base: s.base, Next: next, Bytes: size, MaxTime: timeOf(s.maxTime.Load()), Sealed: s.final()}
 }
 
 // trueInfo is info with the greatest time looked up. It leaves the time out if the segment is missing, or too damaged to
@@ -57,7 +57,7 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	if limit := s.stored.load(); end < s.base+limit.rel() && !l.gaps.Load() {
 		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
 	}
-	s.maxTime.Store(ms)
+	s.maxTime.CompareAndSwap(unknownTime, ms) // else the segment is written again, and an append was first
 	return ms, nil
 }
 
@@ -121,7 +121,7 @@ func (l *Log) bytes(v *view) int64 {
 	}
 	sum, sealed := c.sum, true
 	for _, s := range v.segs[c.n:] {
-		sealed = sealed && !s.written() // asked before the size, which then no longer changes
+		sealed = sealed && s.final() // asked before the size, which then no longer changes
 		size, err := l.size(s)
 		if err != nil {
 			size, sealed = 0, false // the file can't be looked at; the next call tries again

@@ -392,7 +392,9 @@ func (u *simUser) step() error {
 		return u.reset(between(0, l.end()+20))
 	case n < 86:
 		return u.deleteBefore(between(lo, l.end()))
-	case n < 93:
+	case n < 90:
+		return u.log.rest()
+	case n < 94:
 		return u.sync()
 	case n < 96:
 		return u.verify()

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
@@ -13,12 +14,15 @@ import (
 
 // stateFile keeps seglog.state.
 type stateFile struct {
-	f  vfs.File
-	mu sched.Mutex
+	e    *env // opens the file again; nil: it stays open
+	path string
+	mu   sched.Mutex
 	// Guarded by mu:
-	cur   state
-	dirty bool // written since the last flush
-	buf   [stateLen]byte
+	f        vfs.File // nil while the log is at rest, if nothing was noted since
+	cur      state
+	dirty    bool // written since the last flush
+	flushing bool
+	buf      [stateLen]byte
 	// missed is a note that met somebody else who held mu. Whoever holds mu writes it afterwards: a reader in another process
 	// sees durable records only once they are noted, and the next flush may be hours away.
 	missed atomic.Pointer[flushedNote]
@@ -70,10 +74,62 @@ func openState(fsys vfs.FS, path string, cur state) (*stateFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stateFile{f: f, cur: cur}, nil
+	return &stateFile{path: path, f: f, cur: cur}, nil
 }
 
-func (s *stateFile) close() error { return errors.Join(s.f.Unlock(), s.f.Close()) }
+// close closes the file, if it is open. s.mu is held, or nobody else uses s.
+func (s *stateFile) close() error {
+	f := s.f
+	if f == nil {
+		return nil
+	}
+	s.f = nil
+	return errors.Join(f.Unlock(), f.Close())
+}
+
+// rest closes the file until something is to be noted, unless a part of it is not flushed. The file LOCK keeps other writers out
+// meanwhile.
+func (s *stateFile) rest() error {
+	s.mu.Lock()
+	defer s.unlock()
+	if s.dirty || s.flushing || s.missed.Load() != nil {
+		return nil
+	}
+	return s.close()
+}
+
+func (s *stateFile) isOpen() bool {
+	s.mu.Lock()
+	defer s.unlock()
+	return s.f != nil
+}
+
+// file returns the file, and opens it if the log was at rest. The name may lead to another file by now, which must not be written
+// to. s.mu is held.
+func (s *stateFile) file() (vfs.File, error) {
+	if s.f != nil {
+		return s.f, nil
+	}
+	if s.e == nil {
+		return nil, fs.ErrClosed
+	}
+	f, err := s.e.acquire(s.path, vfs.OpenWrite)
+	if err != nil {
+		return nil, err
+	}
+	if err = f.Lock(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	found, _, unread := readEachSlot(f)                                           // a slot that can't be read says nothing
+	if err = s.e.ours(); err == nil && unread == nil && found.seq-s.cur.seq > 1 { // a write that failed may have taken effect
+		err = fmt.Errorf("%w: %s was changed by another writer", errNotOurs, s.path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Unlock(), f.Close())
+	}
+	s.f = f
+	return f, nil
+}
 
 // renew replaces the file, whose pages a failed flush may have spoilt, by a new one with the same contents.
 func (s *stateFile) renew(e *env) error {
@@ -198,7 +254,12 @@ func (s *stateFile) putRest(rest []byte) error {
 	if len(rest) == 0 {
 		return nil
 	}
-	_, err := s.f.WriteAt(rest, restPos)
+	s.mu.Lock()
+	defer s.unlock()
+	f, err := s.file()
+	if err == nil {
+		_, err = f.WriteAt(rest, restPos)
+	}
 	return err
 }
 
@@ -226,26 +287,32 @@ func (s *stateFile) dropRest() {
 // flush makes what was noted durable. Notes go on meanwhile.
 func (s *stateFile) flush() error {
 	s.mu.Lock()
-	dirty := s.dirty
-	s.dirty = false
-	s.unlock()
-	if !dirty {
+	if !s.dirty {
+		s.unlock()
 		return nil
 	}
-	err := s.f.Flush()
+	f := s.f
+	s.dirty, s.flushing = false, true
+	s.unlock()
+	err := f.Flush()
+	s.mu.Lock()
+	s.flushing = false
 	if err != nil {
-		s.mu.Lock()
 		s.dirty = true
-		s.unlock()
 	}
+	s.unlock()
 	return err
 }
 
 // put writes next to the slot whose turn it is. s.mu is held.
 func (s *stateFile) put(next state) error {
+	f, err := s.file()
+	if err != nil {
+		return err
+	}
 	next.seq++
 	next.encode(s.buf[:])
-	if _, err := s.f.WriteAt(s.buf[:], int64(next.seq%2)*stateSlotGap); err != nil {
+	if _, err := f.WriteAt(s.buf[:], int64(next.seq%2)*stateSlotGap); err != nil {
 		return err
 	}
 	s.cur, s.dirty = next, true

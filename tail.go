@@ -27,11 +27,13 @@ const (
 
 // tail is the writer's side of the active segment. Log.mu guards it, except for what prepare does beside appends.
 type tail struct {
-	e         *env
-	seg       *segment
+	e   *env
+	seg *segment
+	// h is nil while the log is at rest. Changes of it and of seg.gather also take the ownership of Log.flushes, and
+	// Log.preparing.
 	h         *handle
-	x         *indexBuilder
-	firstTime int64 // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
+	x         *indexBuilder // nil in a log that was not written to since it was opened
+	firstTime int64         // timestamp of the first batch, for Options.SegmentAge; noTimestamp before it
 
 	// grow is held to change the size of the file, which segment.phase must allow.
 	grow sched.Mutex
@@ -66,19 +68,28 @@ func openTail(e *env, f vfs.File, path string, base int64, x *indexBuilder, size
 }
 
 func (t *tail) open(f vfs.File, path string, base int64, x *indexBuilder, size int64) error {
-	t.seg, t.x, t.firstTime = &segment{base: base}, x, noTimestamp
-	t.seg.maxTime.Store(x.maxTime)
+	t.seg, t.firstTime = &segment{base: base}, noTimestamp
 	m, err := t.reserveAndMap(f, size)
 	if err != nil {
 		return err
 	}
-	if m != nil && t.e.o.Flush == FlushSync {
-		t.seg.gather = &gather{at: size, fill: t.reserved.Load(), device: f.Device()}
-	}
-	t.h = newHandle(f, path, m)
-	t.h.x.Store(&x.indexes)
-	t.seg.hold(t.e, t.h)
+	t.use(f, path, x, m, size)
 	return nil
+}
+
+// use makes f the file of the segment, of which the first size bytes are good, x its indexes and m its mapping.
+func (t *tail) use(f vfs.File, path string, x *indexBuilder, m *vfs.Mapping, size int64) {
+	s := t.seg
+	switch gathers := m != nil && t.e.o.Flush == FlushSync; {
+	case !gathers:
+		s.gather = nil
+	case s.gather == nil:
+		s.gather = &gather{at: size, fill: t.reserved.Load(), device: f.Device()}
+	}
+	s.maxTime.Store(x.maxTime)
+	t.x, t.h = x, newHandle(f, path, m)
+	t.h.x.Store(&x.indexes)
+	s.hold(t.e, t.h)
 }
 
 // reserveAndMap reserves the first blocks behind size and maps the file. It returns nil where mapping is not safe or not
@@ -89,9 +100,14 @@ func (t *tail) reserveAndMap(f vfs.File, size int64) (*vfs.Mapping, error) {
 		step = minSegmentBytes
 	}
 	first := max(size, min(t.e.o.SegmentBytes, size+step))
-	// A file that is full already rolls at the next append. Its last byte is reserved all the same, to see whether the file
-	// system can do it.
-	err := f.Reserve(max(0, min(size, first-1)), max(1, first-size))
+	var err error
+	if have := t.reserved.Load(); have > size {
+		first = have // of a log that was at rest
+	} else {
+		// A file that is full already rolls at the next append. Its last byte is reserved all the same, to see whether the file
+		// system can do it.
+		err = f.Reserve(max(0, min(size, first-1)), max(1, first-size))
+	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		return nil, nil
 	}
@@ -245,6 +261,21 @@ func (t *tail) publish(old mark, b batch) (err error) {
 	}
 	t.seg.stored.store(markAt(rel+1, old.pos()+int64(len(b))))
 	return nil
+}
+
+// firstTime returns the value of tail.firstTime for a segment that consists of the first size bytes of f, followed by rest.
+func firstTime(f vfs.File, size int64, rest batch) (int64, error) {
+	switch {
+	case size > 0:
+		var b [headerLen]byte
+		if _, err := f.ReadAt(b[:], 0); err != nil {
+			return 0, err
+		}
+		return batch(b[:]).maxTimestamp(), nil
+	case rest != nil:
+		return rest.maxTimestamp(), nil
+	}
+	return noTimestamp, nil
 }
 
 // seal leaves the file as Kafka does: trimmed, with its indexes beside it. Its batches are flushed already. The names in the

@@ -78,13 +78,16 @@ func (l *Log) Reset(offset int64) error {
 // stays until the file is flushed.
 func (l *Log) cut(offset int64, reset bool) error {
 	w := &l.writer
-	if err := l.checkDirectory(); err != nil {
+	err := l.wake()
+	if err == nil {
+		err = l.checkDirectory()
+	}
+	if err != nil {
 		return fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
 	}
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
 	var plan cutPlan
-	var err error
 	if reset {
 		// No flush, since the unflushed records are dropped. The new segment is made now, because later a shortage would latch
 		// the log.
@@ -251,21 +254,6 @@ func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) 
 		return nil, wrapBatchError(err, h.path, f.pos, offset)
 	}
 	return rest, nil
-}
-
-// firstTime returns the value of tail.firstTime for a segment that consists of the first size bytes of f, followed by rest.
-func firstTime(f vfs.File, size int64, rest batch) (int64, error) {
-	switch {
-	case size > 0:
-		var b [headerLen]byte
-		if _, err := f.ReadAt(b[:], 0); err != nil {
-			return 0, err
-		}
-		return batch(b[:]).maxTimestamp(), nil
-	case rest != nil:
-		return rest.maxTimestamp(), nil
-	}
-	return noTimestamp, nil
 }
 
 // indexesBelow makes the indexes for the part of a segment below pos. It takes over the entries for batches below pos, and adds

@@ -187,10 +187,13 @@ func (l *Log) place(head, b batch, base int64, epoch int32) error {
 // that are not flushed, so a writer that rolls faster than the keeper seals has to wait (makeRoom).
 const maxUnsealed = 8
 
-// makeRoom waits until the keeper has caught up, if the batch needs a roll. l.mu is held, and is released while makeRoom
-// waits, so what the caller read before may be out of date.
+// makeRoom wakes a log at rest, and waits until the keeper has caught up, if the batch needs a roll. l.mu is held, and is released
+// while makeRoom waits, so what the caller read before may be out of date.
 func (l *Log) makeRoom(size, count, maxTime int64) error {
 	w := &l.writer
+	if err := l.wake(); err != nil {
+		return err
+	}
 	begun := w.sealsBegun
 	for len(w.sealing) >= maxUnsealed {
 		if err := l.writable(); err != nil {

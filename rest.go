@@ -1,0 +1,222 @@
+package seglog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/seglog/seglog/internal/vfs"
+)
+
+// A log at rest holds two descriptors, of LOCK and of its directory, no mapping, no buffers and no timer, so that a process can
+// have thousands of logs that are seldom used. There are two ways to come to rest. A log that was closed is at rest after Open,
+// which changes nothing on the disk, and nor does Close if nothing was appended. A log to which nothing was appended for restAfter
+// closes its active segment and its state file, which need no other change for that. Reads open the last segment like a sealed
+// one. The next append, roll or cut wakes the log.
+
+// restAfter is how long nothing must have been appended to a log before it rests. The append that wakes it pays for an open, a
+// stat and an mmap.
+const restAfter = 2 * time.Second
+
+// atRest reports whether the log is at rest.
+func (l *Log) atRest() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writer.tail.h == nil
+}
+
+// keepResting lets the log rest once nothing was appended for restAfter.
+func (l *Log) keepResting(s *dueTimes, now time.Time) {
+	l.mu.Lock()
+	appends, resting := l.writer.appended.batches, l.writer.tail.h == nil
+	l.mu.Unlock()
+	switch {
+	case resting && !l.state.isOpen() || l.failed() != nil:
+		s.rest = time.Time{}
+	case s.rest.IsZero() || appends != s.appends:
+		s.rest, s.appends = now.Add(restAfter), appends
+	case !now.Before(s.rest):
+		s.rest = now.Add(restAfter)
+		if err := l.rest(); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
+			l.backgroundError("log not put to rest", err)
+		}
+		if l.atRest() && !l.state.isOpen() {
+			s.rest = time.Time{}
+		}
+	}
+}
+
+// rest releases what a log that nobody appends to does not need. It does nothing if the log is in use.
+func (l *Log) rest() error {
+	if err := l.writable(); err != nil {
+		return err
+	}
+	if err := l.flushTo(l.moment()); err != nil { // under FlushNone; otherwise it is flushed already
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.flushes.Lock()
+	defer l.flushes.Unlock()
+	l.preparing.Lock()
+	defer l.preparing.Unlock()
+	if err := l.writable(); err != nil {
+		return err
+	}
+	w := &l.writer
+	if t := w.tail; t.h != nil {
+		if len(w.sealing) > 0 || t.torn || t.seg.stored.load() != t.seg.flushed.load() {
+			return nil
+		}
+		if next := w.next; next != nil {
+			w.next = nil
+			if err := next.discard(); err != nil {
+				return fmt.Errorf("seglog: discard the next segment: %w", err)
+			}
+		}
+		if err := t.rest(); err != nil {
+			return err
+		}
+		l.flusher.rewrites = nil // all are done, since everything is flushed
+	}
+	return l.state.rest()
+}
+
+// rest closes the file of an active segment that is flushed. Readers go on to use the indexes that t has in memory.
+func (t *tail) rest() error {
+	s := t.seg
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.own.Store(&t.x.indexes)
+	t.h, t.buf = nil, nil
+	if s.gather != nil {
+		s.gather.drop()
+	}
+	return s.close()
+}
+
+// wake makes a log at rest ready for an append, a roll or a cut. If it fails, the log is still at rest, and the next call tries
+// again. l.mu is held.
+func (l *Log) wake() error {
+	t := l.writer.tail
+	if t != nil && t.h != nil {
+		return nil
+	}
+	if err := l.writable(); err != nil {
+		return err
+	}
+	err := l.wakeTail(t)
+	if err != nil {
+		l.stats.errors.Add(1)
+		l.failUnlessShortage(inDoubt(err))
+		if failed := l.failed(); failed != nil {
+			return failed
+		}
+	}
+	return err
+}
+
+// wakeTail opens the active segment for writing. l.mu is held.
+func (l *Log) wakeTail(t *tail) error {
+	if err := l.checkDirectory(); err != nil {
+		return err
+	}
+	s, path := t.seg, l.path(t.seg.base, logSuffix)
+	f, err := l.acquire(path, vfs.OpenWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &CorruptError{Path: path, Offset: s.base, NextOffset: l.end.Load(), Reason: "segment is missing", cause: err}
+	}
+	if err != nil {
+		return fmt.Errorf("seglog: open segment %d: %w", s.base, err)
+	}
+	x, err := l.wakeFile(t, f, path)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	pos := s.stored.load().pos()
+	m, err := t.reserveAndMap(f, pos)
+	if err == nil && s.is(phaseClosed) {
+		if err = l.noteWritten(s, pos); err != nil {
+			t.reserved.Store(0)
+			_ = f.Truncate(pos) // so that the next Open finds the log as it was closed; else it takes the zeros away
+		}
+	}
+	if err != nil {
+		if m != nil {
+			err = errors.Join(err, m.Unmap())
+		}
+		return errors.Join(err, f.Close())
+	}
+	l.flushes.Lock()
+	defer l.flushes.Unlock()
+	l.preparing.Lock()
+	defer l.preparing.Unlock()
+	s.mu.Lock()
+	l.opened.drop(s)
+	old := s.h.Load() // of a reader
+	t.use(f, path, x, m, pos)
+	s.own.Store(nil)
+	s.enter(phaseActive)
+	s.mu.Unlock()
+	if old != nil {
+		_ = old.unref() // of a file that was only read
+	}
+	t.populated = pos
+	l.planPreparation()
+	l.keeper.Kick() // which lets the log rest again
+	return nil
+}
+
+// wakeFile checks that f, the file of the last segment, is as it was when the log came to rest, and returns its indexes.
+func (l *Log) wakeFile(t *tail, f vfs.File, path string) (*indexBuilder, error) {
+	s := t.seg
+	pos := s.stored.load().pos()
+	size, err := f.Size()
+	if err != nil {
+		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)
+	}
+	if size < pos {
+		return nil, &CorruptError{Path: path, Pos: size, Offset: s.base, NextOffset: l.end.Load(), Reason: fmt.Sprintf("file has %d bytes, had %d", size, pos)}
+	}
+	if !s.is(phaseClosed) {
+		t.reserved.Store(min(t.reserved.Load(), size))
+		return t.x, nil
+	}
+	if size > pos { // blocks that an attempt to wake has reserved
+		zeros, err := onlyZeros(f, pos, size)
+		if err == nil && !zeros {
+			err = &CorruptError{Path: path, Pos: pos, Offset: l.end.Load(), Reason: fmt.Sprintf("file has %d bytes, had %d", size, pos)}
+		}
+		if err == nil {
+			err = f.Truncate(pos)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	x, err := s.resumeIndexes(&l.env, f, path)
+	if err == nil {
+		t.firstTime, err = firstTime(f, pos, nil)
+	}
+	return x, err
+}
+
+// noteWritten takes the clean mark out of the state file, before the first append to a log that was closed. pos is the end of the last
+// segment s.
+func (l *Log) noteWritten(s *segment, pos int64) error {
+	w := &l.writer
+	err := l.state.commit(func(st *state) {
+		st.clean, st.policy = false, l.o.Flush
+		st.end, st.endPos, st.recoveryPoint = l.end.Load(), pos, l.end.Load()
+		st.set(l.view.Load().bases(), s.base, s.stored.load())
+		st.fenceOffset, st.fenceEpoch = w.fenceOffset, int64(w.fenceEpoch)
+	})
+	if err != nil {
+		err = fmt.Errorf("seglog: write to a closed log: %w", err)
+	}
+	return err
+}
+
+// untouched reports whether the log is as it was closed. l.mu is held.
+func (l *Log) untouched() bool { return l.writer.tail.seg.is(phaseClosed) && l.failed() == nil }
