@@ -59,7 +59,15 @@ func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l.retention = sched.NewWorker("retention", l.retainRound)
 	l.preparer = sched.NewWorker("preparer", l.prepareAhead)
 	l.hooks.init(l)
-	if err := l.open(); err != nil {
+	returned := false
+	defer func() {
+		if !returned { // the Logger's handler panicked
+			_ = l.release()
+		}
+	}()
+	err := l.open()
+	returned = true
+	if err != nil {
 		if e := l.release(); e != nil {
 			err = errors.Join(err, e)
 		}

@@ -247,7 +247,9 @@ const (
 func (ro *readOnly) readWriterState() (state, error) {
 	l := ro.l
 	ro.looked = time.Since(ro.began)
-	if time.Since(ro.opened) >= followEvery {
+	// As long as there is none, each look is a new one: once the writer has made it, the directory may change in ways that only the
+	// state tells.
+	if ro.state == nil || time.Since(ro.opened) >= followEvery {
 		f, err := l.acquire(filepath.Join(l.dir, stateName), vfs.OpenRead)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return state{}, fmt.Errorf("seglog: open %s: %w", l.dir, err)

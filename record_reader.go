@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -371,11 +372,12 @@ func cutBatch(b batch, offset, limit int64) (batch, error) {
 	if err := d.err(); err != nil {
 		return nil, err
 	}
-	body, attributes := d.body[:kept], b.attributes()
+	plain, attributes := d.body[:kept], b.attributes()
+	body := plain
 	if b.codec() != CodecNone {
-		out, ok, err := deflate(b.codec(), body)
+		out, ok, err := deflate(b.codec(), plain)
 		if err != nil {
-			return nil, err
+			return nil, invalid("%v", err)
 		}
 		if ok && count > 0 {
 			body = out
@@ -392,5 +394,13 @@ func cutBatch(b batch, offset, limit int64) (batch, error) {
 	be.PutUint64(cut[atMaxTimestamp:], uint64(greatest))
 	be.PutUint32(cut[atRecordsCount:], uint32(count))
 	cut.seal()
+	if cut.codec() == CodecNone {
+		return cut, nil
+	}
+	// The batch is about to take the place of b, so a compressor that lost something must be noticed now.
+	if back, _, err := cut.inflate(nil, int64(len(plain))); err != nil || !bytes.Equal(back, plain) {
+		return nil, invalid("the compressor registered for %v does not give back what it was given: %d bytes came to %d, and inflate to %d (%v)",
+			cut.codec(), len(plain), len(body), len(back), err)
+	}
 	return cut, nil
 }

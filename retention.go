@@ -143,7 +143,10 @@ func (l *Log) drop(segs []*segment) error {
 		s.mu.Unlock()
 		l.opened.drop(s)
 	}
-	return errors.Join(append(errs, l.syncDir())...)
+	if err := l.syncDir(); err != nil {
+		errs = append(errs, fmt.Errorf("seglog: flush directory after a deletion: %w", err))
+	}
+	return errors.Join(errs...)
 }
 
 // removeUndeleted removes the files that a deletion could not. The next Open knows them by their offsets below the start, which

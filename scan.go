@@ -225,7 +225,7 @@ func isZero(b []byte) bool {
 
 // wrapBatchError turns an error about the records of a batch into one that says where the batch is.
 func wrapBatchError(err error, path string, pos, offset int64) error {
-	if errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated) {
+	if errors.Is(err, ErrCodec) || errors.Is(err, ErrInflated) || errors.Is(err, ErrInvalid) {
 		if path == "" {
 			path = "stream"
 		}

@@ -51,7 +51,12 @@ func (l *Log) snapshot(dir string) (err error) {
 	if err := s.prepare(); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.release(err != nil)) }()
+	defer func() {
+		if err != nil && l.closed.Load() && errors.Is(err, fs.ErrClosed) {
+			err = ErrClosed // Close has closed the directory, or a segment, meanwhile
+		}
+		err = errors.Join(err, s.release(err != nil))
+	}()
 	began := time.Now()
 	for try := 1; ; try++ {
 		last := try >= snapshotTries && (l.readOnly == nil || time.Since(began) > maxCutWait)

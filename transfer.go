@@ -365,6 +365,9 @@ func (t *transfer) copy(w io.Writer) error {
 		t.buf = make([]byte, vfs.CopyChunk)
 	}
 	for s.pos < s.end || len(s.header) > 0 {
+		if s.h == nil {
+			return errSectionClosed
+		}
 		if s.l.closed.Load() {
 			return ErrClosed
 		}
@@ -400,7 +403,9 @@ func (t *transfer) copy(w io.Writer) error {
 // sent notes that the destination took n bytes.
 func (s *Section) sent(n int64) {
 	s.pos += n
-	s.l.passed(s.seg, s.h, s.pos-n, s.pos)
+	if s.h != nil { // else the writer's Write has closed the section
+		s.l.passed(s.seg, s.h, s.pos-n, s.pos)
+	}
 }
 
 // short returns the error for a file that ends before the section does.

@@ -22,7 +22,7 @@ import (
 // has the file, the part below offset is copied. Iterators past offset end with an *OffsetError; those at or below it go on.
 //
 // Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for an offset in a gap and more than 2^31 above the
-// base offset of its segment; a *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the
+// base offset of its segment, and if a registered compressor fails or loses bytes; a *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the
 // operating system's for a failed read or a shortage, such as a full disk; ErrClosed; ErrReadOnly. After each of these nothing
 // has changed. Other failures latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files.
 func (l *Log) TruncateTo(offset int64) error {

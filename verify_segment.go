@@ -41,8 +41,10 @@ func (c *segmentCheck) run() error {
 		c.fail(0, 0, c.base, "segment can't be opened: "+err.Error())
 		return nil
 	}
-	err = c.read(f)
-	err = errors.Join(err, f.Close())
+	err = func() (err error) {
+		defer func() { err = errors.Join(err, f.Close()) }() // also if VerifyOptions.Progress or a decompressor panics
+		return c.read(f)
+	}()
 	if err != nil {
 		return err
 	}
