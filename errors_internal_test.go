@@ -145,7 +145,7 @@ func TestTemporaryName(t *testing.T) {
 		}
 	}
 	e := env{fs: osFS{}, dir: t.TempDir()}
-	require.NoError(t, replaceFile(&e, e.path(7, indexSuffix), bytes.Repeat([]byte{1}, 8)))
+	require.NoError(t, replaceFile(&e, e.path(7, indexSuffix), bytes.Repeat([]byte{1}, 8), true))
 	names, err := e.fs.List(e.dir)
 	require.NoError(t, err)
 	require.Equal(t, []string{filepath.Base(e.path(7, indexSuffix))}, names)

@@ -232,7 +232,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 		return nil // Repair will change the batches
 	}
 	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why)
-	if err := writeIndexes(e, s.base, x); err != nil {
+	if err := writeIndexes(e, s.base, x, true); err != nil {
 		// The log is whole and the indexes are in memory; the next Open finds the same and tries again.
 		e.stats.errors.Add(1)
 		e.o.Logger.Error("seglog: rebuilt index not written", "dir", e.dir, "segment", s.base, "err", err)
@@ -287,18 +287,19 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	}
 }
 
-// writeIndexes writes both index files and renames them into place, so that no crash leaves a part of one under its name.
-func writeIndexes(e *env, base int64, x *indexBuilder) error {
+// writeIndexes writes both index files and renames them into place, so that no kill leaves a part of one under its name, and with
+// flush no power cut either, once the caller has synced the directory.
+func writeIndexes(e *env, base int64, x *indexBuilder, flush bool) error {
 	offsets, times := x.files()
-	if err := replaceFile(e, e.path(base, indexSuffix), offsets); err != nil {
+	if err := replaceFile(e, e.path(base, indexSuffix), offsets, flush); err != nil {
 		return err
 	}
-	return replaceFile(e, e.path(base, timeSuffix), times)
+	return replaceFile(e, e.path(base, timeSuffix), times, flush)
 }
 
-// replaceFile writes a file under a temporary name, flushes it, and renames it to path. The caller syncs the directory. A new
-// file without contents, such as the offset index of a small segment, has nothing to flush.
-func replaceFile(e *env, path string, content []byte) error {
+// replaceFile writes a file under a temporary name, flushes it if asked to, and renames it to path. A new file without contents, such
+// as the offset index of a small segment, has nothing to flush.
+func replaceFile(e *env, path string, content []byte, flush bool) error {
 	tmp := filepath.Join(e.dir, tmpPrefix+filepath.Base(path))
 	f, err := e.create(tmp)
 	if err != nil {
@@ -306,7 +307,7 @@ func replaceFile(e *env, path string, content []byte) error {
 	}
 	if len(content) > 0 {
 		_, err := f.WriteAt(content, 0)
-		if err == nil {
+		if err == nil && flush {
 			err = f.Flush()
 		}
 		if err != nil {

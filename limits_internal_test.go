@@ -41,7 +41,7 @@ func hugeSegment(t *testing.T, dir string, end int64) (records int64) {
 	}
 	require.NoError(t, f.Truncate(end))
 	require.NoError(t, f.Close())
-	require.NoError(t, writeIndexes(&e, 0, x))
+	require.NoError(t, writeIndexes(&e, 0, x, true))
 	s, err := openState(osFS{}, filepath.Join(dir, stateName), state{cut: -1})
 	require.NoError(t, err)
 	require.NoError(t, s.commit(func(s *state) {

@@ -224,7 +224,7 @@ func (l *Log) sealAll() error {
 	if err := l.flushTo(l.lastMoment()); err != nil {
 		return err
 	}
-	for _, t := range append(w.sealing[:len(w.sealing):len(w.sealing)], w.tail) {
+	for _, t := range w.sealing {
 		if t.seg.is(phaseGone) {
 			continue
 		}
@@ -232,9 +232,18 @@ func (l *Log) sealAll() error {
 			l.failUnlessShortage(inDoubt(err))
 			return fmt.Errorf("seglog: close segment %d: %w", t.seg.base, err)
 		}
-		if t != w.tail {
-			t.seg.enter(phaseSealed)
+		t.seg.enter(phaseSealed)
+	}
+	if err := w.tail.leave(); err != nil {
+		return fmt.Errorf("seglog: close segment %d: %w", w.tail.seg.base, err)
+	}
+	l.flushes.Lock()
+	defer l.flushes.Unlock()
+	if names := l.names.Load(); names != l.flusher.namesSynced { // the state file is about to count them
+		if err := l.syncDir(); err != nil {
+			return fmt.Errorf("seglog: close: flush directory: %w", err)
 		}
+		l.flusher.namesSynced = names
 	}
 	return nil
 }

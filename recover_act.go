@@ -87,7 +87,7 @@ func (r *recovery) adopt(c *segmentScan) error {
 	}
 	for _, suffix := range []string{indexSuffix, timeSuffix} {
 		if _, err := l.fs.Stat(l.path(c.base, suffix)); err != nil {
-			if err := writeIndexes(&l.env, c.base, c.x); err != nil {
+			if err := writeIndexes(&l.env, c.base, c.x, true); err != nil {
 				return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
 			}
 			l.stats.indexRebuilds.Add(1)

@@ -365,7 +365,7 @@ func (s *snapshot) store(src vfs.File, x *indexBuilder, base, size int64) error 
 	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
-	return writeIndexes(&s.to, base, x)
+	return writeIndexes(&s.to, base, x, true)
 }
 
 // link links the files of a sealed segment into the copy, or copies them where they can't be linked.

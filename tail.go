@@ -286,11 +286,26 @@ func (t *tail) seal() error {
 		return err
 	}
 	if !t.x.saved {
-		if err := writeIndexes(t.e, t.seg.base, t.x); err != nil {
+		if err := writeIndexes(t.e, t.seg.base, t.x, true); err != nil {
 			return err
 		}
 	}
 	return t.e.syncDir()
+}
+
+// leave is seal for the last segment of a log that is closed, whose flushes can be spared: if a power cut brings the old size of the
+// file back, the next Open does not find what the clean mark says and looks behind the end, and indexes can be built anew.
+func (t *tail) leave() error {
+	t.seg.enter(phaseRolled)
+	t.grow.Lock()
+	defer t.grow.Unlock()
+	if err := t.h.f.Truncate(t.seg.stored.load().pos()); err != nil {
+		return t.h.named(err)
+	}
+	if t.x.saved {
+		return nil
+	}
+	return writeIndexes(t.e, t.seg.base, t.x, false)
 }
 
 // trim gives back the blocks behind the end.
