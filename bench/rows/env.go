@@ -124,6 +124,7 @@ func All() []Row {
 		{"15", "growth", growth},
 		{"16", "TruncateTo 5 records back, by size of the segment", truncateEnd},
 		{"17", "durable append 1 KiB, by number of logs", manyLogs},
+		{"17b", "durable append 1 KiB to 100 logs beside batches of 1 MiB to another", besideLargeBatches},
 		{"index", "random Read and Append by Options.IndexBytes", indexDistance},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
