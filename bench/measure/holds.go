@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// Holds is what a process has of what is limited.
+// Holds is what a process has of what is limited. Mappings are those of files: a thread has two others, and comes when it pleases.
 type Holds struct{ Goroutines, Descriptors, Mappings, Heap int64 }
 
 // ProcessHolds counts them, after a garbage collection.
@@ -20,7 +20,7 @@ func ProcessHolds() Holds {
 	runtime.ReadMemStats(&m)
 	open, _ := os.ReadDir("/proc/self/fd") // what can't be read counts as nothing
 	maps, _ := os.ReadFile("/proc/self/maps")
-	return Holds{int64(runtime.NumGoroutine()), int64(len(open)), int64(bytes.Count(maps, []byte{'\n'})), int64(m.HeapAlloc)}
+	return Holds{int64(runtime.NumGoroutine()), int64(len(open)), int64(bytes.Count(maps, []byte(" /"))), int64(m.HeapAlloc)}
 }
 
 // Minus is what h has more than before.
