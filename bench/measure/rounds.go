@@ -12,6 +12,7 @@ type Sample struct {
 	Bytes   int64
 	Usage   Usage
 	Latency *Histogram // nil where the clock would cost more than the work
+	Flushes int64      // of the disk, those for others included; 0 where they are not counted
 }
 
 // Subject is one side of a comparison. Round prepares, measures and cleans up; only what lies within its StartUsage counts.
@@ -79,6 +80,11 @@ func (s *Series) CPUPerOp() []float64 {
 // AllocsPerOp are the allocations per operation of each round.
 func (s *Series) AllocsPerOp() []float64 {
 	return s.per(func(m Sample) float64 { return float64(m.Usage.Mallocs) / float64(m.Ops) })
+}
+
+// FlushesPerOp are the flushes of the disk per operation of each round.
+func (s *Series) FlushesPerOp() []float64 {
+	return s.per(func(m Sample) float64 { return float64(m.Flushes) / float64(m.Ops) })
 }
 
 func (s *Series) per(f func(Sample) float64) []float64 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -12,9 +13,7 @@ import (
 
 // Many is a process with as many files as it has logs, whose blocks were written before: what many logs are held against.
 type Many struct {
-	files  []manyFile
-	limit  int64
-	shared bool
+	files []manyFile
 
 	mu      sync.Mutex
 	waiting []manyWait
@@ -25,6 +24,7 @@ type Many struct {
 type manyFile struct {
 	mu     sync.Mutex
 	file   *os.File
+	limit  int64
 	pos    int64
 	offset int64
 	buf    []byte
@@ -37,19 +37,17 @@ type manyWait struct {
 	done     chan error
 }
 
-// OpenMany makes n files of limit bytes of zeros. If shared, the callers that wait at the same time share one flush of the
-// disk: the bytes of each are sent to it, and one fdatasync makes it empty its cache. That suffices only because no block
-// is allocated and no size changes. Otherwise each append has an fdatasync of its own.
-func OpenMany(dir string, n int, limit int64, shared bool) (*Many, error) {
-	m := &Many{files: make([]manyFile, n), limit: limit, shared: shared, kick: make(chan struct{}, 1)}
-	zeros := make([]byte, limit)
+// OpenMany makes files of zeros, of limits bytes each. A file that is full is written from its front again.
+func OpenMany(dir string, limits []int64) (*Many, error) {
+	m := &Many{files: make([]manyFile, len(limits)), kick: make(chan struct{}, 1)}
+	zeros := make([]byte, slices.Max(limits))
 	for i := range m.files {
 		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%06d.raw", i)))
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
-		m.files[i].file = f
-		if _, err := f.WriteAt(zeros, 0); err != nil {
+		m.files[i].file, m.files[i].limit = f, limits[i]
+		if _, err := f.WriteAt(zeros[:limits[i]], 0); err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
 	}
@@ -58,33 +56,28 @@ func OpenMany(dir string, n int, limit int64, shared bool) (*Many, error) {
 			return nil, errors.Join(err, m.Close())
 		}
 	}
-	if shared {
-		m.flusher.Go(m.flush)
-	}
+	m.flusher.Go(m.flush)
 	return m, nil
 }
 
-// Append writes value into file i, and returns when it is on the disk.
+// Append writes value into file i, and flushes that file.
 func (m *Many) Append(i int, value []byte) error {
-	f := &m.files[i]
-	f.mu.Lock()
-	f.buf = AppendFrame(f.buf[:0], f.offset, value)
-	if f.pos+int64(len(f.buf)) > m.limit {
-		f.pos = 0
-	}
-	from := f.pos
-	_, err := f.file.WriteAt(f.buf, from)
-	f.pos += int64(len(f.buf))
-	f.offset++
-	to := f.pos
-	f.mu.Unlock()
+	w, err := m.write(i, value)
 	if err != nil {
 		return err
 	}
-	if !m.shared {
-		return unix.Fdatasync(int(f.file.Fd()))
+	return unix.Fdatasync(int(w.file.Fd()))
+}
+
+// AppendShared writes value into file i, and shares a flush of the disk with the callers that wait at the same time: the bytes
+// of each are sent to it, and one fdatasync makes it empty its cache. That suffices only because no block is allocated and no
+// size changes.
+func (m *Many) AppendShared(i int, value []byte) error {
+	w, err := m.write(i, value)
+	if err != nil {
+		return err
 	}
-	w := manyWait{f.file, from, to, make(chan error, 1)}
+	w.done = make(chan error, 1)
 	m.mu.Lock()
 	m.waiting = append(m.waiting, w)
 	m.mu.Unlock()
@@ -93,6 +86,23 @@ func (m *Many) Append(i int, value []byte) error {
 	default:
 	}
 	return <-w.done
+}
+
+func (m *Many) write(i int, value []byte) (manyWait, error) {
+	f := &m.files[i]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.buf = AppendFrame(f.buf[:0], f.offset, value)
+	if f.pos+int64(len(f.buf)) > f.limit {
+		f.pos = 0
+	}
+	from := f.pos
+	if _, err := f.file.WriteAt(f.buf, from); err != nil {
+		return manyWait{}, err
+	}
+	f.pos += int64(len(f.buf))
+	f.offset++
+	return manyWait{file: f.file, from: from, to: f.pos}, nil
 }
 
 // flush serves all that wait, round after round.

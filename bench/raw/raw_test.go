@@ -230,3 +230,37 @@ func TestZerosNeverFallOnAppends(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, int64(n*len(AppendFrame(nil, 0, value))), scanned)
 }
+
+// TestManyAppendsLieInTheirFiles goes round in a file that is full, and appends in both ways.
+func TestManyAppendsLieInTheirFiles(t *testing.T) {
+	dir := t.TempDir()
+	value := []byte("a value")
+	frame := int64(len(AppendFrame(nil, 0, value)))
+	m, err := OpenMany(dir, []int64{3 * frame, 10 * frame})
+	require.NoError(t, err)
+	for range 4 {
+		require.NoError(t, m.Append(0, value))
+		require.NoError(t, m.AppendShared(1, value))
+	}
+	require.NoError(t, m.Close())
+	for name, offsets := range map[string][]int64{"000000.raw": {3, 1, 2}, "000001.raw": {0, 1, 2, 3, 0}} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		for i, offset := range offsets {
+			require.Equal(t, uint64(offset), binary.BigEndian.Uint64(b[int64(i)*frame:]), "frame %d of %s", i, name)
+		}
+	}
+}
+
+func TestStatesOpenAndClose(t *testing.T) {
+	s, err := MakeStates(t.TempDir(), 3)
+	require.NoError(t, err)
+	for range 2 {
+		for i := range 3 {
+			require.NoError(t, s.Open(i))
+		}
+		for i := range 3 {
+			require.NoError(t, s.Close(i))
+		}
+	}
+}

@@ -37,8 +37,9 @@ type Line struct {
 	Value   float64              `json:"value"`       // the median over the rounds, in the row's unit
 	Spread  float64              `json:"spread"`      // half of greatest minus least, as a share of the median
 	Rounds  []float64            `json:"rounds"`
-	CPU     float64              `json:"cpu"`    // median processor seconds per operation
-	Allocs  float64              `json:"allocs"` // median allocations per operation
+	CPU     float64              `json:"cpu"`               // median processor seconds per operation
+	Allocs  float64              `json:"allocs"`            // median allocations per operation
+	Flushes float64              `json:"flushes,omitempty"` // median flushes of the disk per operation; 0 where they are not counted
 	Latency *measure.Percentiles `json:"latency,omitempty"`
 
 	Setup string `json:"setup,omitempty"`
@@ -66,9 +67,16 @@ type Result struct {
 	CPUUnit   string   `json:"cpu_unit"`
 	XName     string   `json:"x_name,omitempty"` // what the lines' X is, where it is a column
 	Lines     []Line   `json:"lines"`
+	Tables    []Table  `json:"tables,omitempty"`
 	Checks    []Check  `json:"checks"`
 	Others    float64  `json:"others"` // share of the processors that went to other processes meanwhile
 	Notes     []string `json:"notes,omitempty"`
+}
+
+// Table is what a row tells beside its lines.
+type Table struct {
+	Head []string   `json:"head"`
+	Rows [][]string `json:"rows"`
 }
 
 func atLeast(what string, target, result float64) Check {
@@ -116,6 +124,7 @@ func All() []Row {
 		{"15", "growth", growth},
 		{"16", "TruncateTo 5 records back, by size of the segment", truncateEnd},
 		{"17", "durable append 1 KiB, by number of logs", manyLogs},
+		{"17b", "durable append 1 KiB to 100 logs beside batches of 1 MiB to another", besideLargeBatches},
 		{"index", "random Read and Append by Options.IndexBytes", indexDistance},
 		{"sizes", "throughput by record size", sweepSizes},
 		{"callers", "durable throughput by callers", sweepCallers},
@@ -249,7 +258,7 @@ func fill(l Line, s *measure.Series, rounds []float64) Line {
 		return l
 	}
 	l.Value, l.Spread = measure.Median(rounds), measure.Spread(rounds)
-	l.CPU, l.Allocs = measure.Median(s.CPUPerOp()), measure.Median(s.AllocsPerOp())
+	l.CPU, l.Allocs, l.Flushes = measure.Median(s.CPUPerOp()), measure.Median(s.AllocsPerOp()), measure.Median(s.FlushesPerOp())
 	if h := s.Latency(); h != nil {
 		p := h.Percentiles()
 		l.Latency = &p

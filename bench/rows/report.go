@@ -30,9 +30,10 @@ func (r *Report) Row(id string) *Result {
 // Print writes a result as a Markdown table, then its targets.
 func (r *Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "\n### %s: %s\n\nGuarantee: %s. Unit: %s.\n\n", r.Row, r.Work, r.Guarantee, r.Unit)
-	latency, promises := false, false
+	latency, promises, flushes := false, false, false
 	for _, l := range r.Lines {
 		latency = latency || l.Latency != nil
+		flushes = flushes || l.Flushes > 0
 		promises = promises || l.Kill != ""
 	}
 	head := []string{"subject"}
@@ -40,6 +41,9 @@ func (r *Result) Print(w io.Writer) {
 		head = append(head, r.XName)
 	}
 	head = append(head, r.Unit, "spread", r.CPUUnit, "allocs/op")
+	if flushes {
+		head = append(head, "flushes/op")
+	}
 	if latency {
 		head = append(head, "p50", "p99", "p99.9", "p99.99", "max")
 	}
@@ -49,7 +53,15 @@ func (r *Result) Print(w io.Writer) {
 	row(w, head)
 	row(w, strings.Split(strings.Repeat("---,", len(head)-1)+"---", ","))
 	for _, l := range r.Lines {
-		row(w, r.cells(l, latency, promises))
+		row(w, r.cells(l, latency, promises, flushes))
+	}
+	for _, t := range r.Tables {
+		fmt.Fprintln(w)
+		row(w, t.Head)
+		row(w, strings.Split(strings.Repeat("---,", len(t.Head)-1)+"---", ","))
+		for _, cells := range t.Rows {
+			row(w, cells)
+		}
 	}
 	for _, n := range r.Notes {
 		fmt.Fprintf(w, "\n%s.\n", n)
@@ -79,7 +91,7 @@ func (c Check) verdict() string {
 	return "SHORT"
 }
 
-func (r *Result) cells(l Line, latency, promises bool) []string {
+func (r *Result) cells(l Line, latency, promises, flushes bool) []string {
 	cells := []string{l.Name}
 	if l.Note != "" {
 		cells[0] += " (" + l.Note + ")"
@@ -95,6 +107,9 @@ func (r *Result) cells(l Line, latency, promises bool) []string {
 		cells = append(cells, r.value(l.Value), fmt.Sprintf("±%.0f %%", 100*l.Spread), r.cpu(l.CPU), figure(l.Allocs))
 	} else {
 		cells = append(cells, "", "", "", "")
+	}
+	if flushes {
+		cells = append(cells, figure(l.Flushes))
 	}
 	if latency {
 		cells = append(cells, percentiles(l.Latency)...)

@@ -77,7 +77,7 @@ func TestEveryRowHasAnIdentifierOfItsOwn(t *testing.T) {
 	for i := range 15 {
 		require.True(t, seen[figure(float64(i+1))], i+1)
 	}
-	for _, id := range []string{"7b", "7c", "16", "17"} {
+	for _, id := range []string{"7b", "7c", "16", "17", "17b"} {
 		require.True(t, seen[id], id)
 	}
 }

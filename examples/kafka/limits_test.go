@@ -371,7 +371,7 @@ func TestAnswersAreBounded(t *testing.T) {
 func TestProducersAreBounded(t *testing.T) {
 	ps := producers{byID: map[int64]*producer{}}
 	for id := range int64(3 * maxProducers) {
-		ps.get(id)
+		ps.find(id)
 	}
 	require.LessOrEqual(t, len(ps.byID), maxProducers)
 	require.Contains(t, ps.byID, int64(3*maxProducers-1))

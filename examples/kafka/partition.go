@@ -2,9 +2,10 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/seglog/seglog"
 )
@@ -18,19 +19,26 @@ type partition struct {
 	waiting   waiters
 }
 
-// openPartition opens or creates the log in dir and reads the state of idempotent producers off its tail.
-func openPartition(dir string, settings layers, logger *slog.Logger) (*partition, error) {
-	p := &partition{dir: dir, logger: logger}
-	if err := p.open(settings); err != nil {
-		return nil, err
+// opensAtOnce bounds how many partitions are opened or closed at the same time. Most of it is waiting for the disk, one thread
+// each.
+const opensAtOnce = 32
+
+// each calls f for all partitions, up to opensAtOnce at a time, and returns the errors of all.
+func each(ps []*partition, f func(*partition) error) error {
+	errs := make([]error, len(ps))
+	var g errgroup.Group
+	g.SetLimit(opensAtOnce)
+	for i, p := range ps {
+		g.Go(func() error {
+			errs[i] = f(p)
+			return nil
+		})
 	}
-	p.producers.byID = map[int64]*producer{}
-	if err := p.producers.load(p.log()); err != nil {
-		return nil, errors.Join(fmt.Errorf("producers of %s: %w", dir, err), p.close())
-	}
-	return p, nil
+	g.Wait()
+	return errors.Join(errs...)
 }
 
+// open opens or creates the log.
 func (p *partition) open(settings layers) error {
 	o, err := settings.options()
 	if err != nil {
@@ -40,6 +48,9 @@ func (p *partition) open(settings layers) error {
 	log, err := seglog.Open(p.dir, o)
 	if err != nil {
 		return err
+	}
+	if p.log() == nil {
+		p.producers.from = tailOf(log)
 	}
 	p.current.Store(log)
 	return nil
@@ -55,7 +66,11 @@ func (p *partition) reopen(settings layers) error {
 
 func (p *partition) log() *seglog.Log { return p.current.Load() }
 
+// close may be called of a partition that could not be opened.
 func (p *partition) close() error {
 	defer p.waiting.wake()
-	return p.log().Close()
+	if log := p.log(); log != nil {
+		return log.Close()
+	}
+	return nil
 }

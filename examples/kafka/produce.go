@@ -54,8 +54,8 @@ func (s *Server) produce(_ *request, req *kmsg.ProduceRequest) kmsg.Response {
 	return resp
 }
 
-// appendsAtOnce bounds the goroutines of one produce request.
-const appendsAtOnce = 32
+// appendsAtOnce bounds the goroutines of one produce request. Those that wait for the disk share its flushes.
+const appendsAtOnce = 128
 
 // logRefused logs the first error of a request; a client that wants all of them has them.
 func (s *Server) logRefused(resp *kmsg.ProduceResponse) {
@@ -101,7 +101,10 @@ func (p *partition) append(batch []byte) (base int64, err error) {
 	if h.producerID < 0 {
 		return appendTo(p.log(), batch)
 	}
-	pr := p.producers.get(h.producerID)
+	pr, err := p.producers.get(p.log(), h.producerID)
+	if err != nil {
+		return -1, err
+	}
 	pr.mu.Lock()
 	defer pr.mu.Unlock()
 	base, duplicate, err := pr.check(h)

@@ -143,6 +143,28 @@ func TestIdempotence(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c", "d", "e"}, values(rs))
 }
 
+// TestDuplicateBehindOthers checks that a batch sent again after a restart is found, although the state of producers is read only
+// then, and others have meanwhile sent more than is read of a log.
+func TestDuplicateBehindOthers(t *testing.T) {
+	b := startBroker(t, Config{})
+	b.createTopic("t", 1, nil)
+	cl := b.client()
+	sent := encodeBatch(42, 0, 0, "a", "b")
+	require.Zero(t, produceRaw(t, cl, "t", sent).ErrorCode)
+	b.restart()
+	p, err := b.server.topics.partition("t", 0)
+	require.NoError(t, err)
+	other := encodeBatch(-1, -1, -1, make([]string, 12_000)...)
+	for n := 0; n <= tailBytes; n += len(other) {
+		_, err := p.append(other)
+		require.NoError(t, err)
+	}
+	require.Nil(t, p.producers.byID, "nobody has asked for it")
+	again := produceRaw(t, cl, "t", sent)
+	require.Zero(t, again.ErrorCode)
+	require.Zero(t, again.BaseOffset)
+}
+
 func TestSequenceWraps(t *testing.T) {
 	p := &producer{epoch: -1}
 	h := batchHeader{producerID: 1, firstSequence: 1<<31 - 2, lastDelta: 3}

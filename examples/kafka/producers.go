@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"sync"
@@ -15,11 +13,12 @@ import (
 
 // producers are the idempotent producers of one partition: for each the epoch and the last batches, so that a batch sent
 // again, because its answer was lost, is answered again and not stored again. It is all in the batches themselves:
-// after a restart it is read off the log's tail.
+// after a restart it is read off the log's tail, once it is asked for.
 type producers struct {
-	mu    sync.Mutex // guards byID and swept, not what is in them
-	byID  map[int64]*producer
+	mu    sync.Mutex          // guards byID and swept, not what is in them
+	byID  map[int64]*producer // nil until the tail is read
 	swept time.Time
+	from  int64 // where the log's tail began when it was opened
 }
 
 type producer struct {
@@ -43,9 +42,23 @@ const (
 	forgetAfter = 24 * time.Hour
 )
 
-func (ps *producers) get(id int64) *producer {
+// get returns a producer of the partition in log. The first call reads what there is to know of all of them; so a start does
+// not have to read the tails of all logs.
+func (ps *producers) get(log *seglog.Log, id int64) (*producer, error) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
+	if ps.byID == nil {
+		ps.byID = map[int64]*producer{}
+		if err := ps.load(log); err != nil {
+			ps.byID = nil
+			return nil, fmt.Errorf("producers: %w", err)
+		}
+	}
+	return ps.find(id), nil
+}
+
+// find returns a producer, a new one if there is none. ps.mu is held.
+func (ps *producers) find(id int64) *producer {
 	now := time.Now()
 	if now.Sub(ps.swept) > time.Hour {
 		ps.swept = now
@@ -125,39 +138,25 @@ func (p *producer) note(h batchHeader, base int64) {
 // in flight at a crash had sent last, and read in a moment.
 const tailBytes = 32 << 20
 
-// load reads the state off the log's tail. Where that begins is reckoned by the average size of a record: nothing depends
-// on it being exact. A producer that is not found there may go on with any sequence number.
-func (ps *producers) load(log *seglog.Log) error {
+// tailOf is the offset where the tail of a log begins, reckoned by the average size of a record: nothing depends on it being
+// exact.
+func tailOf(log *seglog.Log) int64 {
 	o := log.Offsets()
-	from := o.Start
 	if size := log.Stats().Bytes; size > tailBytes {
-		from = o.End - int64(float64(o.End-o.Start)*tailBytes/float64(size))
+		return o.End - int64(float64(o.End-o.Start)*tailBytes/float64(size))
 	}
-	var buf bytes.Buffer
-	for from < o.HighWatermark {
-		s, err := log.Section(from, 8<<20)
+	return o.Start
+}
+
+// load reads the state off the log's tail. A producer that is not found there may go on with any sequence number.
+func (ps *producers) load(log *seglog.Log) error {
+	for b, err := range log.Batches(max(ps.from, log.Offsets().Start)) {
 		if err != nil {
 			return err
 		}
-		buf.Reset()
-		_, err = s.WriteTo(&buf)
-		from = s.Next()
-		s.Close()
-		if err != nil {
-			return err
-		}
-		for b := buf.Bytes(); len(b) > 0; {
-			h, err := parseBatchHeader(b)
-			if err == nil && h.size > int64(len(b)) {
-				err = io.ErrUnexpectedEOF
-			}
-			if err != nil {
-				return fmt.Errorf("batch before offset %d: %w", from, err)
-			}
-			if h.producerID >= 0 && h.attributes&attrControl == 0 {
-				ps.get(h.producerID).note(h, h.base)
-			}
-			b = b[h.size:]
+		if b.ProducerID >= 0 && !b.Control {
+			h := batchHeader{producerEpoch: b.ProducerEpoch, firstSequence: b.BaseSequence, lastDelta: int32(b.Next - b.Base - 1)}
+			ps.find(b.ProducerID).note(h, b.Base)
 		}
 	}
 	return nil

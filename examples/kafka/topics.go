@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/seglog/seglog"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -89,39 +92,48 @@ func openTopics(dir string, defaults map[string]string, most int, logger *slog.L
 	}
 	for name, r := range rows {
 		if r.Deleting {
-			err = ts.remove(name, r.Partitions)
-		} else {
-			err = ts.openTopic(name, r)
-		}
-		if err != nil {
-			return nil, err
+			if err = ts.remove(name, r.Partitions); err != nil {
+				return nil, err
+			}
+			delete(rows, name)
 		}
 	}
-	return ts, nil
+	return ts, ts.open(rows)
 }
 
-// openTopic opens or creates the partitions of a topic that are not open yet, and publishes it. The table knows of it
-// already, so that a start after a kill creates what is missing.
-func (ts *topics) openTopic(name string, r topicRow) error {
-	t := &topic{name: name, settings: layers{r.Settings, ts.defaults}}
+// open opens or creates the partitions of topics that are not open yet, and publishes the topics. The table knows of them
+// already, so that a start after a kill creates what is missing. After an error no further partition is opened.
+func (ts *topics) open(rows map[string]topicRow) error {
+	var all []*topic
 	var opened []*partition
-	if old := ts.get(name); old != nil {
-		t.partitions = slices.Clone(old.partitions)
-	}
-	for i := len(t.partitions); i < r.Partitions; i++ {
-		p, err := openPartition(ts.partitionDir(name, i), t.settings, ts.logger)
-		if err != nil {
-			for _, p := range opened {
-				err = errors.Join(err, p.close())
-			}
-			return err
+	g, ctx := errgroup.WithContext(context.Background())
+	g.SetLimit(opensAtOnce)
+	for name, r := range rows {
+		t := &topic{name: name, settings: layers{r.Settings, ts.defaults}}
+		if old := ts.get(name); old != nil {
+			t.partitions = slices.Clone(old.partitions)
 		}
-		opened = append(opened, p)
-		t.partitions = append(t.partitions, p)
+		for i := len(t.partitions); i < r.Partitions; i++ {
+			p := &partition{dir: ts.partitionDir(name, i), logger: ts.logger}
+			opened = append(opened, p)
+			t.partitions = append(t.partitions, p)
+			g.Go(func() error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return p.open(t.settings)
+			})
+		}
+		all = append(all, t)
+	}
+	if err := g.Wait(); err != nil {
+		return errors.Join(err, each(opened, (*partition).close))
 	}
 	ts.mu.Lock()
-	ts.byName[name] = t
-	ts.mu.Unlock()
+	defer ts.mu.Unlock()
+	for _, t := range all {
+		ts.byName[t.name] = t
+	}
 	return nil
 }
 
@@ -180,7 +192,8 @@ func (ts *topics) create(name string, partitions int, settings map[string]string
 	if err := ts.save(name, r); err != nil {
 		return err
 	}
-	if err := ts.openTopic(name, r); err != nil {
+	if err := ts.open(map[string]topicRow{name: r}); err != nil {
+		ts.logger.Error("topic not created", "topic", name, "err", err)
 		return errors.Join(err, ts.remove(name, partitions))
 	}
 	return nil
@@ -224,7 +237,7 @@ func (ts *topics) grow(name string, partitions int, dry bool) error {
 	if err := ts.save(name, r); err != nil {
 		return err
 	}
-	return ts.openTopic(name, r) // what fails here the next start tries again
+	return ts.open(map[string]topicRow{name: r}) // what fails here the next start tries again
 }
 
 // alter changes a topic's settings. The logs are closed and opened with the new ones; whoever is using them meanwhile is
@@ -247,11 +260,7 @@ func (ts *topics) alter(name string, dry bool, change func(settings map[string]s
 	ts.mu.Lock()
 	ts.byName[name] = changed
 	ts.mu.Unlock()
-	var errs []error
-	for _, p := range changed.partitions {
-		errs = append(errs, p.reopen(changed.settings))
-	}
-	return errors.Join(errs...)
+	return each(changed.partitions, func(p *partition) error { return p.reopen(changed.settings) })
 }
 
 // delete removes a topic and its records. Cut short, the next start finishes it.
@@ -268,10 +277,8 @@ func (ts *topics) delete(name string) error {
 	ts.mu.Lock()
 	delete(ts.byName, name)
 	ts.mu.Unlock()
-	for _, p := range t.partitions {
-		if err := p.close(); err != nil {
-			ts.logger.Warn("closing a deleted partition", "dir", p.dir, "err", err)
-		}
+	if err := each(t.partitions, (*partition).close); err != nil {
+		ts.logger.Warn("closing a deleted topic", "topic", name, "err", err)
 	}
 	return ts.remove(name, len(t.partitions))
 }
@@ -287,11 +294,9 @@ func (ts *topics) remove(name string, partitions int) error {
 }
 
 func (ts *topics) close() error {
-	var errs []error
+	var ps []*partition
 	for _, t := range ts.all() {
-		for _, p := range t.partitions {
-			errs = append(errs, p.close())
-		}
+		ps = append(ps, t.partitions...)
 	}
-	return errors.Join(append(errs, ts.table.close())...)
+	return errors.Join(each(ps, (*partition).close), ts.table.close())
 }

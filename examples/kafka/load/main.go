@@ -1,8 +1,9 @@
 // Command load produces to or consumes from any Kafka server as fast as it can, and prints how fast that was. compare.sh
-// uses it on this server and on a real broker.
+// uses it on this server and on a real broker, many.sh on a server of many partitions.
 //
 //	go run ./load -server 127.0.0.1:9092 -topic t -produce -clients 8
 //	go run ./load -server 127.0.0.1:9092 -topic t -clients 8
+//	go run ./load -server 127.0.0.1:9092 -topic m -produce -clients 8 -partitions 1000 -spread -buffered 125 -linger 0
 package main
 
 import (
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +28,10 @@ type options struct {
 	partitions    int
 	clients       int
 	bytes, size   int64
+	spread        bool
+	buffered      int
+	linger        time.Duration
+	waits         [][]time.Duration // by client, until a record was acknowledged
 }
 
 func main() {
@@ -37,6 +43,10 @@ func main() {
 	flag.IntVar(&o.clients, "clients", 1, "producers that share the work, or consumers that each read all of it")
 	flag.Int64Var(&o.bytes, "bytes", 1<<30, "values to produce, or to consume by each client, in bytes")
 	flag.Int64Var(&o.size, "size", 1024, "bytes of a value")
+	exists := flag.Bool("exists", false, "produce to a topic that there is")
+	flag.BoolVar(&o.spread, "spread", false, "produce each record to the next partition")
+	flag.IntVar(&o.buffered, "buffered", 50_000, "records of a producer that are not acknowledged yet, at most")
+	flag.DurationVar(&o.linger, "linger", 5*time.Millisecond, "how long a producer waits for more records before it sends")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "load produces to or consumes from a Kafka server as fast as it can, and prints how fast that was.\n\n"+
 			"  go run ./load -server 127.0.0.1:9092 -topic t -produce -clients 8\n\n")
@@ -54,17 +64,25 @@ func main() {
 	defer cancel()
 	work, total := o.consume, o.bytes*int64(o.clients)
 	if *produce {
-		if err := o.createTopic(ctx); err != nil {
-			fail(err)
+		if !*exists {
+			if err := o.createTopic(ctx); err != nil {
+				fail(err)
+			}
 		}
 		work, total = o.produce, o.bytes
+		o.waits = make([][]time.Duration, o.clients)
 	}
 	began := time.Now()
 	if err := o.all(ctx, work); err != nil {
 		fail(err)
 	}
 	took := time.Since(began).Seconds()
-	fmt.Printf("%.0f MB/s, %.2f s\n", float64(total)/took/1e6, took)
+	fmt.Printf("%.0f MB/s, %.2f s", float64(total)/took/1e6, took)
+	if waits := slices.Sorted(slices.Values(slices.Concat(o.waits...))); len(waits) > 0 {
+		at := func(share int) time.Duration { return waits[(len(waits)-1)*share/100].Round(10 * time.Microsecond) }
+		fmt.Printf(", %.0f records/s, acknowledged after p50 %v p99 %v", float64(len(waits))/took, at(50), at(99))
+	}
+	fmt.Println()
 }
 
 func fail(err error) {
@@ -99,8 +117,12 @@ func (o *options) all(ctx context.Context, work func(ctx context.Context, client
 
 // produce sends this client's share and waits until it is acknowledged.
 func (o *options) produce(ctx context.Context, client int) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(o.server), kgo.DefaultProduceTopic(o.topic), kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(50_000))
+	opts := []kgo.Opt{kgo.SeedBrokers(o.server), kgo.DefaultProduceTopic(o.topic), kgo.ProducerBatchCompression(kgo.NoCompression()),
+		kgo.ProducerLinger(o.linger), kgo.MaxBufferedRecords(o.buffered)}
+	if o.spread {
+		opts = append(opts, kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+	}
+	cl, err := kgo.NewClient(opts...)
 	if err != nil {
 		return err
 	}
@@ -111,8 +133,12 @@ func (o *options) produce(ctx context.Context, client int) error {
 		binary.LittleEndian.PutUint64(value[i:], seed.Uint64())
 	}
 	var failed atomic.Pointer[error]
-	for range o.bytes / o.size / int64(o.clients) {
+	waits := make([]time.Duration, o.bytes/o.size/int64(o.clients))
+	o.waits[client] = waits
+	for i := range waits {
+		began := time.Now()
 		cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+			waits[i] = time.Since(began)
 			if err != nil {
 				failed.CompareAndSwap(nil, &err)
 			}
