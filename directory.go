@@ -131,7 +131,11 @@ type directory struct {
 func (e *env) list() (directory, error) {
 	var names []string
 	err := e.withDescriptor(func() (err error) {
-		names, err = e.fs.List(e.dir)
+		if e.dirH != nil {
+			names, err = e.dirH.List()
+		} else {
+			names, err = e.fs.List(e.dir)
+		}
 		return err
 	})
 	if err != nil {

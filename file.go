@@ -3,9 +3,11 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
@@ -51,7 +53,7 @@ func (osFS) Stat(path string) (vfs.FileInfo, error) {
 }
 
 func (osFS) List(dir string) ([]string, error) {
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +69,9 @@ func (osFS) MkdirAll(dir string) error {
 		if err == nil {
 			if !st.IsDir() {
 				return &fs.PathError{Op: "mkdir", Path: d, Err: errors.New("not a directory")}
+			}
+			if len(created) == 0 {
+				return nil
 			}
 			break
 		}
@@ -115,8 +120,16 @@ type openDirectory struct{ f *os.File }
 func (d openDirectory) Close() error { return d.f.Close() }
 func (d openDirectory) Held() error  { return sameFile(d.f) }
 
+func (d openDirectory) List() ([]string, error) {
+	if _, err := d.f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return d.f.Readdirnames(-1)
+}
+
+// O_NONBLOCK, which means nothing for a directory, spares the system calls by which package os would try to set it.
 func (osFS) OpenDir(dir string) (vfs.Directory, error) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,29 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 	return nil
 }
 
+// lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
+// false if a batch behind the one that the entry points to has a greater timestamp.
+func (s *segment) lastTime(e *env, h *handle) (ms, end int64, ok bool, err error) {
+	from := hint{rel: -1}
+	ms, end = noTimestamp, s.base
+	var w window
+	limit := s.stored.load()
+	w.reset(h, limit.pos())
+	_, greater, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
+		if times := x.times.bytes(); len(times) > 0 {
+			var rel uint32
+			ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
+			from = seekOffset(x.offsets.bytes(), rel)
+		}
+		return s.walk(e, &w, from, limit, func(f found) bool {
+			end = f.last + 1
+			p, err := w.at(f.pos, headerLen)
+			return err == nil && batch(p).maxTimestamp() > ms
+		})
+	})
+	return ms, end, !greater, err
+}
+
 // resumeIndexes returns the indexes of the last segment of a log that was closed, for appends to go on with. It checks those in the
 // files, and builds new ones if they do not fit.
 func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder, error) {
@@ -61,6 +84,14 @@ func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder,
 	if why == "" {
 		h.x.Store(&indexes{offsets: newTable(offsets), times: newTable(times)})
 		why = s.checkIndexes(e, h)
+	}
+	if why == "" { // a time index that is older than the offset index is no harm to readers, but appends must not go on with it
+		switch _, _, ok, err := s.lastTime(e, h); {
+		case err != nil && err != errIndex && !errors.Is(err, ErrCorrupt):
+			return nil, err
+		case err == nil && !ok || err == errIndex:
+			why = "time index ends early"
+		}
 	}
 	if why == "" {
 		x := newIndexBuilder(e.o.IndexBytes)

@@ -478,6 +478,15 @@ func TestCloseFlushesWhatChanged(t *testing.T) {
 		require.NoError(t, l.Sync())
 		require.Equal(t, []string{stateName}, closes(l), "after an append")
 		l = opened()
+		for range 10 {
+			_, err := l.Append(Record{Value: make([]byte, 1000)})
+			require.NoError(t, err)
+		}
+		require.NoError(t, l.Sync())
+		index := tmpPrefix + fileName(0, indexSuffix)
+		require.Equal(t, []string{index, tmpPrefix + fileName(0, timeSuffix), sim.Dir, stateName}, closes(l),
+			"an old time index beside a new offset index would not be noticed")
+		l = opened()
 		for l.Stats().Rolls == 0 {
 			_, err := l.Append(Record{Value: make([]byte, 1000)})
 			require.NoError(t, err)

@@ -58,6 +58,7 @@ func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l.keeper = sched.NewWorker("keeper", func() time.Duration { return l.keep(&due) })
 	l.retention = sched.NewWorker("retention", l.retainRound)
 	l.preparer = sched.NewWorker("preparer", l.prepareAhead)
+	l.opened.first = l.keeper.Kick // which closes it after a while
 	l.hooks.init(l)
 	returned := false
 	defer func() {

@@ -28,7 +28,7 @@ func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 // Lock takes a flock(2) lock on the file at path. The kernel releases it when the process ends, so a dead holder never
 // blocks. The pid of the holder is written into the file only for the error message of the next process.
 func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NONBLOCK, 0o644) // as for OpenDir
 	if err != nil {
 		return nil, err
 	}

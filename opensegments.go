@@ -131,7 +131,8 @@ func (b *openBudget) leave(o *openSegments) {
 type openSegments struct {
 	budget *openBudget // nil: counted nowhere
 	limit  int
-	slot   int // in budget.logs; guarded by budget.mu
+	slot   int    // in budget.logs; guarded by budget.mu
+	first  func() // called when the first segment is opened; may be nil
 
 	// mu is held while a segment is closed, so that once closeAll has returned nobody closes one any more.
 	mu   sched.Mutex
@@ -143,6 +144,9 @@ func (o *openSegments) add(s *segment) {
 	o.mu.Lock()
 	o.ring = append(o.ring, s)
 	o.resized(1)
+	if len(o.ring) == 1 && o.first != nil {
+		o.first()
+	}
 	for tries := 0; len(o.ring) > o.limit && tries < 2*len(o.ring); tries++ {
 		if o.hand >= len(o.ring) {
 			o.hand = 0

@@ -37,11 +37,10 @@ func (l *Log) open() error {
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	statePath := filepath.Join(l.dir, stateName)
 	var st state
 	var promised bool
 	err = l.withDescriptor(func() (err error) {
-		st, promised, err = readState(l.fs, statePath)
+		st, promised, err = l.takeState()
 		return err
 	})
 	if err != nil {
@@ -50,16 +49,6 @@ func (l *Log) open() error {
 	dir, err := l.list()
 	if err != nil {
 		return err
-	}
-	if promised {
-		err = l.withDescriptor(func() (err error) {
-			l.state, err = openState(l.fs, statePath, st)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
-		}
-		l.state.e = &l.env
 	}
 	r := recovery{l: l, st: st, promised: promised, dir: dir}
 	if err := r.run(); err != nil {
@@ -84,6 +73,23 @@ func (l *Log) open() error {
 	l.o.Logger.Info("seglog: opened", "dir", l.dir, "found", r.last.finds, "offset", o.End, "start", o.Start,
 		"segments", len(l.view.Load().segs), "dur", time.Since(start))
 	return nil
+}
+
+// takeState opens and locks the state file, and returns what it promises. It leaves the file alone if it promises nothing.
+func (l *Log) takeState() (st state, promised bool, err error) {
+	path := filepath.Join(l.dir, stateName)
+	f, err := lockState(l.fs, path, vfs.OpenWrite)
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, false, nil
+	}
+	if err != nil {
+		return st, false, err
+	}
+	if st, promised, err = readSlots(f); err != nil || !promised {
+		return st, false, errors.Join(err, f.Unlock(), f.Close())
+	}
+	l.state = &stateFile{open: l.reopenState, f: f, cur: st}
+	return st, true, nil
 }
 
 func (r *recovery) run() error {

@@ -296,7 +296,7 @@ func (r *recovery) takeOver() error {
 		if err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
-		l.state.e = &l.env
+		l.state.open = l.reopenState
 	}
 	scan := w.unsealed()
 	from := scan.flushed.load()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/seglog/seglog/internal/vfs"
@@ -216,6 +217,27 @@ func (l *Log) noteWritten(s *segment, pos int64) error {
 		err = fmt.Errorf("seglog: write to a closed log: %w", err)
 	}
 	return err
+}
+
+// reopenState opens the state file of a log at rest, which its name may not lead to any more.
+func (l *Log) reopenState() (f vfs.File, err error) {
+	err = l.withDescriptor(func() error {
+		f, err = lockState(l.fs, filepath.Join(l.dir, stateName), vfs.OpenWrite)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err = l.ours(); err == nil {
+		if err = l.lock.Held(); errors.Is(err, errReplaced) {
+			err = fmt.Errorf("%w: %w", errNotOurs, err)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Unlock(), f.Close())
+	}
+	l.keeper.Kick() // which closes it after a while
+	return f, nil
 }
 
 // untouched reports whether the log is as it was closed. l.mu is held.

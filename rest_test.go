@@ -36,8 +36,11 @@ func TestIdleLogRests(t *testing.T) {
 	require.False(t, l.state.isOpen())
 	require.Zero(t, l.keep(&due))
 
+	kicked := false
+	l.opened.first = func() { kicked = true }
 	_, err := l.Read(0)
 	require.NoError(t, err)
+	require.True(t, kicked)
 	require.Positive(t, l.keep(&due))
 	for range 2 {
 		due.cool = time.Now()
@@ -45,6 +48,12 @@ func TestIdleLogRests(t *testing.T) {
 	}
 	require.Zero(t, l.keep(&due))
 	require.Zero(t, l.Stats().OpenSegments, "the last segment is closed once nobody reads it")
+	require.NoError(t, l.DeleteBefore(1))
+	require.True(t, l.state.isOpen())
+	require.Positive(t, l.keep(&due))
+	due.rest = time.Now()
+	require.Zero(t, l.keep(&due))
+	require.False(t, l.state.isOpen(), "the state file is closed again")
 	appendNumbered(t, l)
 	require.False(t, l.atRest())
 	require.Positive(t, l.keep(&due))
@@ -204,5 +213,47 @@ func TestWakeFails(t *testing.T) {
 				require.NoError(t, l.Close())
 			}
 		}
+	}
+}
+
+// Appends must not go on with a time index that is older than the offset index: the time of the segment would be too low, and
+// retention delete what is young.
+func TestOldTimeIndexIsBuiltAnew(t *testing.T) {
+	for _, read := range []bool{false, true} {
+		s := sim.NewFS(sim.NewWorld(), true)
+		o := &Options{Flush: FlushNone, SegmentBytes: 1 << 20}
+		at := func(l *Log, ms int64, n int) {
+			for range n {
+				_, err := l.Append(Record{Value: make([]byte, 1000), Time: time.UnixMilli(ms)})
+				require.NoError(t, err)
+			}
+		}
+		l, err := openFS(s, sim.Dir, o)
+		require.NoError(t, err)
+		at(l, 100, 3)
+		require.NoError(t, l.Close())
+		old := bytes.Clone(s.World.Get(fileName(0, timeSuffix)))
+		l, err = openFS(s, sim.Dir, o)
+		require.NoError(t, err)
+		at(l, 5000, 1)
+		at(l, 50, 60)
+		require.NoError(t, l.Close())
+		s.World.Put(fileName(0, timeSuffix), old)
+		l, err = openFS(s, sim.Dir, o)
+		require.NoError(t, err)
+		if read {
+			_, err = l.Read(10)
+			require.NoError(t, err)
+		}
+		at(l, 60, 1)
+		got, err := l.OffsetForTime(time.UnixMilli(3000))
+		require.NoError(t, err)
+		require.EqualValues(t, 3, got)
+		infos, err := l.Segments()
+		require.NoError(t, err)
+		require.EqualValues(t, 5000, infos[0].MaxTime.UnixMilli())
+		require.NoError(t, l.Close())
+		r := verifyWorld(t, s.World, nil)
+		require.Empty(t, r.Problems)
 	}
 }

@@ -159,30 +159,39 @@ func TestDirectoryTakenAtRest(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "log")
-			l, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
-			require.NoError(t, err)
-			appendSome(t, l, 10)
-			putToRest(t, l)
-			take(t, dir)
-			other, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
-			require.NoError(t, err)
-			appendSome(t, other, 20)
-			end := other.Offsets().End
-			_, err = l.Append(seglog.Record{Value: []byte("into the wrong file")})
-			require.ErrorIs(t, err, seglog.ErrFailed)
-			require.ErrorContains(t, err, dir)
-			require.ErrorIs(t, l.TruncateTo(3), seglog.ErrFailed)
-			require.ErrorIs(t, l.Close(), seglog.ErrFailed)
-			appendSome(t, other, 1)
-			require.Equal(t, end+1, other.Offsets().End)
-			require.NoError(t, other.Close())
-			r, err := seglog.Verify(dir, nil)
-			require.NoError(t, err)
-			require.Empty(t, r.Problems)
-			require.Equal(t, end+1, r.End)
+			takeAtRest(t, take, func(l *seglog.Log) error { return l.DeleteBefore(3) })
+			takeAtRest(t, take, func(l *seglog.Log) error {
+				_, err := l.Append(seglog.Record{Value: []byte("into the wrong file")})
+				return err
+			})
 		})
 	}
+}
+
+// takeAtRest takes the directory of a log at rest away, and makes a call, which must fail.
+func takeAtRest(t *testing.T, take func(t *testing.T, dir string), call func(l *seglog.Log) error) {
+	dir := filepath.Join(t.TempDir(), "log")
+	l, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	appendSome(t, l, 10)
+	putToRest(t, l)
+	take(t, dir)
+	other, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	appendSome(t, other, 20)
+	end := other.Offsets().End
+	err = call(l)
+	require.ErrorIs(t, err, seglog.ErrFailed)
+	require.ErrorContains(t, err, dir)
+	require.ErrorIs(t, l.TruncateTo(3), seglog.ErrFailed)
+	require.ErrorIs(t, l.Close(), seglog.ErrFailed)
+	appendSome(t, other, 1)
+	require.Equal(t, end+1, other.Offsets().End)
+	require.NoError(t, other.Close())
+	r, err := seglog.Verify(dir, nil)
+	require.NoError(t, err)
+	require.Empty(t, r.Problems)
+	require.Equal(t, end+1, r.End)
 }
 
 // A file that was cut or removed while the log was at rest is an error that names it.

@@ -45,10 +45,10 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 		return 0, err
 	}
 	defer h.unref()
-	ms, end, ok, err := l.lastTime(s, h)
+	ms, end, ok, err := s.lastTime(&l.env, h)
 	if err == nil && !ok || err == errIndex {
 		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
-			ms, end, _, err = l.lastTime(s, h)
+			ms, end, _, err = s.lastTime(&l.env, h)
 		}
 	}
 	if err != nil {
@@ -59,29 +59,6 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	}
 	s.maxTime.CompareAndSwap(unknownTime, ms) // else the segment is written again, and an append was first
 	return ms, nil
-}
-
-// lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
-// false if a batch behind the one that the entry points to has a greater timestamp.
-func (l *Log) lastTime(s *segment, h *handle) (ms, end int64, ok bool, err error) {
-	from := hint{rel: -1}
-	ms, end = noTimestamp, s.base
-	var w window
-	limit := s.stored.load()
-	w.reset(h, limit.pos())
-	_, greater, err := s.guardedLookUp(h, func(x *indexes) (found, bool, error) {
-		if times := x.times.bytes(); len(times) > 0 {
-			var rel uint32
-			ms, rel = timeEntry(times, len(times)/timeEntryLen-1)
-			from = seekOffset(x.offsets.bytes(), rel)
-		}
-		return s.walk(&l.env, &w, from, limit, func(f found) bool {
-			end = f.last + 1
-			p, err := w.at(f.pos, headerLen)
-			return err == nil && batch(p).maxTimestamp() > ms
-		})
-	})
-	return ms, end, !greater, err
 }
 
 // size returns the size of a segment's batches. It does not open the segment, and remembers the answer.

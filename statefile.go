@@ -14,8 +14,7 @@ import (
 
 // stateFile keeps seglog.state.
 type stateFile struct {
-	e    *env // opens the file again; nil: it stays open
-	path string
+	open func() (vfs.File, error) // opens and locks the file again after rest; nil: it stays open
 	mu   sched.Mutex
 	// Guarded by mu:
 	f        vfs.File // nil while the log is at rest, if nothing was noted since
@@ -62,19 +61,24 @@ func (s state) flushed(n flushedNote) state {
 // openState opens the state file for writing and locks it: should somebody remove the file LOCK, a second writer is still
 // kept out.
 func openState(fsys vfs.FS, path string, cur state) (*stateFile, error) {
-	f, err := fsys.Open(path, vfs.OpenWrite)
+	f, err := lockState(fsys, path, vfs.OpenWrite)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err = fsys.Open(path, vfs.OpenCreate)
-	}
-	if err == nil {
-		if err = f.Lock(); err != nil {
-			err = errors.Join(err, f.Close())
-		}
+		f, err = lockState(fsys, path, vfs.OpenCreate)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &stateFile{path: path, f: f, cur: cur}, nil
+	return &stateFile{f: f, cur: cur}, nil
+}
+
+func lockState(fsys vfs.FS, path string, mode vfs.OpenMode) (vfs.File, error) {
+	f, err := fsys.Open(path, mode)
+	if err == nil {
+		if err = f.Lock(); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, err
 }
 
 // close closes the file, if it is open. s.mu is held, or nobody else uses s.
@@ -110,21 +114,16 @@ func (s *stateFile) file() (vfs.File, error) {
 	if s.f != nil {
 		return s.f, nil
 	}
-	if s.e == nil {
+	if s.open == nil {
 		return nil, fs.ErrClosed
 	}
-	f, err := s.e.acquire(s.path, vfs.OpenWrite)
+	f, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	if err = f.Lock(); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	found, _, unread := readEachSlot(f)                                           // a slot that can't be read says nothing
-	if err = s.e.ours(); err == nil && unread == nil && found.seq-s.cur.seq > 1 { // a write that failed may have taken effect
-		err = fmt.Errorf("%w: %s was changed by another writer", errNotOurs, s.path)
-	}
-	if err != nil {
+	found, _, unread := readEachSlot(f)           // a slot that can't be read says nothing
+	if unread == nil && found.seq-s.cur.seq > 1 { // a write that failed may have taken effect
+		err = fmt.Errorf("%w: another writer has changed %s", errNotOurs, stateName)
 		return nil, errors.Join(err, f.Unlock(), f.Close())
 	}
 	s.f = f

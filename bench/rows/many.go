@@ -30,7 +30,7 @@ const (
 	manyThreads = 8000
 	// manyAtOnce is how many logs are opened or closed at the same time.
 	manyAtOnce = 64
-	// manyDescriptors is how many a log has, at most.
+	// manyDescriptors is how many a log has at work. At rest it has two.
 	manyDescriptors = 4
 	// The zeros of all files of the raw process together, and of one at most.
 	manyZeros    = 256 << 20
@@ -251,8 +251,8 @@ func manyRatios(lines []Line) (checks []Check) {
 	return checks
 }
 
-// manyRest is how long logs have nothing to do before it is looked at what they hold.
-const manyRest = 2 * time.Second
+// manyRest is how long logs have nothing to do before it is looked at what they hold. They come to rest within four seconds.
+const manyRest = 5 * time.Second
 
 // many measures n logs in some ways.
 func (e *Env) many(n int, ways []manyWay, r *Result, held *Table) (err error) {

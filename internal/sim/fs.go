@@ -294,9 +294,10 @@ type Directory struct {
 // NewDirectory returns the open directory dir of fsys.
 func NewDirectory(fsys vfs.FS, dir string) Directory { return Directory{fsys, dir} }
 
-func (d Directory) Sync() error { return d.fsys.SyncDir(d.dir) }
-func (Directory) Close() error  { return nil }
-func (Directory) Held() error   { return nil }
+func (d Directory) Sync() error             { return d.fsys.SyncDir(d.dir) }
+func (d Directory) List() ([]string, error) { return d.fsys.List(d.dir) }
+func (Directory) Close() error              { return nil }
+func (Directory) Held() error               { return nil }
 
 func (s *FS) OpenDir(dir string) (vfs.Directory, error) {
 	s.Mu.Lock()

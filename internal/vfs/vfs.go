@@ -44,6 +44,8 @@ type Directory interface {
 	io.Closer
 	// Sync makes the names in the directory durable.
 	Sync() error
+	// List returns the names in the directory, in any order. Only one goroutine calls it at a time.
+	List() ([]string, error)
 	// Held returns an error if the name of the directory now leads to another one, or to none.
 	Held() error
 }
