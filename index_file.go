@@ -218,8 +218,10 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	x = newIndexBuilder(e.o.IndexBytes)
 	src := &fileRange{h.f, 0, end}
 	endOffset := s.base + s.stored.load().rel()
-	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end, bound: -1,
+	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end,
 		dense: !e.gaps.Load(), jump: true, endPos: end, budget: resyncBudget * end, doubts: resyncBudget * end}
+	var known []byte // the offset index that there was
+	limit := int64(-1)
 	var c scanner
 	c.init(src, h.path, 0, s.base, endOffset)
 	c.gaps = e.gaps.Load()
@@ -232,9 +234,16 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 		if errors.Is(err, ErrCorrupt) {
 			if damage == nil {
 				damage = err
+				var why string
+				if known, why, err = readIndex(e, s.base, indexSuffix); err != nil {
+					return nil, nil, err
+				}
+				if why == "" {
+					limit = end
+				}
 			}
 			r.next = c.next
-			found, base, err := r.find(pos)
+			found, base, err := r.goesOn(pos, known, limit)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -268,11 +268,27 @@ func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
 	return end, err
 }
 
+// goesOn returns the position and base offset of the next good batch behind the damage at pos, as find and before do; found is -1 if there
+// is none. Readers, Repair and Verify all go by it, so that they find the same batches. The search is bounded by the next entry
+// of offsets, the offset index, that leads to a good batch, or else by limit, if that is not -1: without a bound, two adjacent batches
+// inside the value of a record would be taken for batches of the log.
+func (r *resync) goesOn(pos int64, offsets []byte, limit int64) (found, base int64, err error) {
+	r.bound, r.until = limit, 0
+	r.boundBy(offsets, pos)
+	if found, base, err = r.find(pos); found > pos && err == nil {
+		return r.before(pos, found, base)
+	}
+	return found, base, err
+}
+
 // boundBy makes the next entry of an offset index behind pos that leads to a good batch the bound of the search.
 func (r *resync) boundBy(offsets []byte, pos int64) {
 	for i := seekPos(offsets, pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
 		entry := hintAt(offsets, i)
 		if r.bound >= 0 && entry.pos >= r.bound {
+			return
+		}
+		if r.budget < 0 {
 			return
 		}
 		if good, err := r.good(entry.pos); !good || err != nil {
