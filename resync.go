@@ -14,7 +14,7 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 
 // trail returns the trail that begins where the batch with offset next is damaged.
 func (r *resync) trail(pos int64) offsetTrail {
-	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, mark: r.flushed, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
+	return offsetTrail{f: r.f, size: r.size, zeros: r.zeros, end: r.end, endPos: r.endPos, mark: r.flushed, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
 }
 
 // search is find with a trail that may know nothing of the offset at pos.
@@ -273,6 +273,14 @@ func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
 // of offsets, the offset index, that leads to a good batch, or else by limit, if that is not -1: without a bound, two adjacent batches
 // inside the value of a record would be taken for batches of the log.
 func (r *resync) goesOn(pos int64, offsets []byte, limit int64) (found, base int64, err error) {
+	if m := r.flushed; m.moved { // it counts only if nothing is found without it
+		endPos := r.endPos
+		r.flushed, r.endPos = batchEnd{offset: m.offset}, r.size
+		if found, base, err = r.goesOn(pos, offsets, -1); found >= 0 || err != nil {
+			return found, base, err
+		}
+		r.flushed, r.endPos = batchEnd{pos: m.pos, offset: m.offset}, endPos
+	}
 	r.bound, r.until = limit, 0
 	r.boundBy(offsets, pos)
 	if found, base, err = r.find(pos); found > pos && err == nil {

@@ -116,8 +116,10 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last,
 				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), flushed: v.flushed, tail: true, budget: v.budget, doubts: v.doubts}
 			limit := int64(-1)
-			if v.indexed && pos < v.endPos && v.endPos == v.size {
+			if v.indexed && v.endPos == v.size {
 				limit = v.endPos
+			} else if v.indexed && v.flushed.pos > pos && v.flushed.pos <= v.size {
+				limit = v.flushed.pos
 			}
 			found, next, err = r.goesOn(pos, v.offsets, limit)
 			v.budget, v.doubts = r.budget, r.doubts
