@@ -199,6 +199,15 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	if n := len(s.spans); n > 0 {
 		s.next, end = s.spans[n-1].next, s.spans[n-1].end
 	}
+	if p.promised && p.st.isSealed(base) && following >= 0 && !s.cut {
+		offsets, _, err := readIndex(&p.e, base, indexSuffix)
+		if err != nil {
+			return nil, err
+		}
+		if s.short = endsEarly(f, offsets, base, end, s.next, following); s.short && p.gaps() && len(s.lost) == 0 {
+			s.lost = append(s.lost, damage{pos: end, end: end, offset: s.next, next: following, cause: &CorruptError{Reason: lostEnd}})
+		}
+	}
 	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 && !s.cut {
 		s.next = p.st.endOffset(base, end, s.next)
 	}

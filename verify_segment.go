@@ -115,6 +115,9 @@ func (c *segmentCheck) read(f vfs.File) error {
 			c.add(Problem{Path: c.r.Path, Pos: w.zeros, Bytes: size - w.zeros, Offset: w.next, Severity: SeverityWarning, Reason: "zeros behind the last batch"})
 		}
 	}
+	if c.sealed && v.promised && !c.damaged && v.gaps() && endsEarly(f, c.x.offsets, c.base, size, w.next, c.following) {
+		c.fail(c.end, 0, w.next, lostEnd)
+	}
 	if c.x != nil && !c.damaged && (c.sealed || c.r.TailBytes == 0) {
 		c.x.finish(v.o.IndexBytes)
 		for _, p := range c.x.problems {
