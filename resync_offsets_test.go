@@ -341,7 +341,8 @@ func TestOffsetsBeforeAKnownEnd(t *testing.T) {
 func TestResyncOfBatchesInAValue(t *testing.T) {
 	t.Parallel()
 	const batches, per, holds = 60, 10, 7
-	for joined := range 4 {
+	for i := range 8 {
+		joined, gaps := i/2, i%2 == 1
 		dir := t.TempDir()
 		l, err := Open(dir, &Options{Flush: FlushNone})
 		require.NoError(t, err)
@@ -356,6 +357,11 @@ func TestResyncOfBatchesInAValue(t *testing.T) {
 			_, err := l.Append(records...)
 			require.NoError(t, err)
 		}
+		if gaps {
+			_, err := l.TransferFrom(bytes.NewReader(spaced(batches*per, 2, 5)), -1)
+			require.NoError(t, err)
+		}
+		want := (batches-1)*per + 2*(i%2)
 		var at BatchInfo
 		for b, err := range l.Batches(holds * per) {
 			require.NoError(t, err)
@@ -368,15 +374,15 @@ func TestResyncOfBatchesInAValue(t *testing.T) {
 		_, err = f.WriteAt(make([]byte, headerLen), at.Pos)
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
-		what := fmt.Sprintf("%d in the value", joined)
+		what := fmt.Sprintf("%d in the value, gaps: %v", joined, gaps)
 		l, err = Open(dir, &Options{ReadOnly: true})
 		require.NoError(t, err)
 		got, _ := readPast(t, what, l)
-		require.Len(t, got, (batches-1)*per, what)
+		require.Len(t, got, want, what)
 		require.NoError(t, l.Close())
 		report, err := Repair(dir, &RepairOptions{KeepAfter: true})
 		require.NoError(t, err)
-		require.EqualValues(t, (batches-1)*per, report.Records, what)
+		require.EqualValues(t, want, report.Records, what)
 		verified, err := Verify(dir, nil)
 		require.NoError(t, err)
 		require.Equal(t, report.Records, verified.Records, what)
