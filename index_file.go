@@ -271,6 +271,23 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	return nil
 }
 
+// checkEnd returns a *CorruptError, and notes it for readers, if the segment, whose batches end at offset next, has lost some there.
+func (s *segment) checkEnd(e *env, h *handle, next int64) error {
+	offsets, why, err := readIndex(e, s.base, indexSuffix)
+	size, sizeErr := h.f.Size()
+	if why != "" || err != nil || sizeErr != nil {
+		return nil
+	}
+	following := s.base + s.stored.load().rel()
+	if !endsEarly(h.f, offsets, s.base, size, next, following) {
+		return nil
+	}
+	h.short.Store(true)
+	return &CorruptError{Path: h.path, Pos: size, Offset: next, NextOffset: following, Reason: lostEnd}
+}
+
+const lostEnd = "the segment ends here, and its index leads to batches behind"
+
 // buildIndexes reads the whole segment and checks every batch. Damaged batches get no entry, so that those before and behind
 // them can still be found. damage is the first damage.
 func (s *segment) buildIndexes(e *env, h *handle) (x *indexBuilder, damage, err error) {
@@ -282,8 +299,10 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	x = newIndexBuilder(e.o.IndexBytes)
 	src := &fileRange{h.f, 0, end}
 	endOffset := s.base + s.stored.load().rel()
-	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end, bound: -1,
+	r := resync{f: h.f, base: s.base, end: endOffset, size: end, zeros: end,
 		dense: !e.gaps.Load(), jump: true, endPos: end, budget: resyncBudget * end, doubts: resyncBudget * end}
+	var known []byte // the offset index that there was
+	limit := int64(-1)
 	var c scanner
 	c.init(src, h.path, 0, s.base, endOffset)
 	c.gaps = e.gaps.Load()
@@ -291,14 +310,24 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 		pos := c.pos
 		b, err := c.scan()
 		if err == io.EOF {
+			if damage == nil {
+				damage = s.checkEnd(e, h, c.next)
+			}
 			return x, damage, nil
 		}
 		if errors.Is(err, ErrCorrupt) {
 			if damage == nil {
 				damage = err
+				var why string
+				if known, why, err = readIndex(e, s.base, indexSuffix); err != nil {
+					return nil, nil, err
+				}
+				if why == "" {
+					limit = end
+				}
 			}
 			r.next = c.next
-			found, base, err := r.find(pos)
+			found, base, err := r.goesOn(pos, known, limit)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -316,6 +345,21 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 		}
 		x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
 	}
+}
+
+// endsEarly reports whether the offset index of a sealed segment leads behind the end of its file f, which has size bytes and batches up
+// to offset next: the file has lost batches. A segment is flushed before its index is written, and a cut removes the index first. No single
+// damage to an index looks like that, since both parts of its last entry must lead there, and the one before to a batch.
+func endsEarly(f io.ReaderAt, offsets []byte, base, size, next, following int64) bool {
+	n := len(offsets) / offsetEntryLen
+	k := seekPos(offsets, size-1)
+	if k < 0 || k == n-1 || checkEntries(offsets, nil, maxSegmentBytes, following-base) != "" || base+hintAt(offsets, n-1).rel < next {
+		return false
+	}
+	var h [headerLen]byte
+	known := hintAt(offsets, k)
+	read, err := readUpTo(f, h[:], known.pos, size)
+	return err == nil && read == headerLen && batch(h[:]).last() == base+known.rel
 }
 
 // writeIndexes writes both index files and renames them into place, so that no kill leaves a part of one under its name, and with

@@ -258,13 +258,11 @@ func (s *segment) checkGuarded(h *handle, w *window, f found) (err error) {
 // none follows in the segment.
 func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) int64 {
 	r := resync{f: h.f, base: s.base, next: damage.Offset, end: s.base + limit.rel(), size: limit.pos(), zeros: limit.pos(),
-		bound: limit.pos(), dense: !e.gaps.Load(), jump: true, endPos: limit.pos(), budget: resyncBudget * limit.pos(), doubts: resyncBudget * limit.pos()}
-	err := h.readIndexes(func(x *indexes) { r.boundBy(x.offsets.bytes(), damage.Pos) })
+		dense: !e.gaps.Load(), jump: true, endPos: limit.pos(), budget: resyncBudget * limit.pos(), doubts: resyncBudget * limit.pos()}
 	pos, base := int64(-1), int64(0)
-	if err == nil {
-		if pos, base, err = r.find(damage.Pos); err == nil && pos > damage.Pos {
-			pos, base, err = r.before(damage.Pos, pos, base)
-		}
+	var err error
+	if e := h.readIndexes(func(x *indexes) { pos, base, err = r.goesOn(damage.Pos, x.offsets.bytes(), limit.pos()) }); e != nil {
+		err = e
 	}
 	switch {
 	case err != nil:

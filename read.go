@@ -170,11 +170,11 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 	f, b, ok, err := l.find(r, offset)
 	for err == nil {
 		if !ok || f.base > offset {
-			if !l.gaps.Load() {
+			if !l.gaps.Load() || !ok && l.lostEnd(r.h) {
 				if !ok {
-					f.pos = r.limit(l).pos()
+					f.pos, f.base = r.limit(l).pos(), r.seg.base+r.limit(l).rel()
 				}
-				return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, Reason: "the segment ends before this offset"}
+				return Record{}, &CorruptError{Path: r.h.path, Pos: f.pos, Offset: offset, NextOffset: f.base, Reason: "the segment ends before this offset"}
 			}
 			return Record{}, &OffsetError{Offset: offset, Offsets: l.Offsets()}
 		}
@@ -192,6 +192,12 @@ func (l *Log) read(offset int64, durable bool) (Record, error) {
 		}
 	}
 	return Record{}, err
+}
+
+// lostEnd reports whether the file of a segment has lost batches at its end, in a log with gaps. Of a directory without a state file,
+// nothing tells: a broker may have cut the file off.
+func (l *Log) lostEnd(h *handle) bool {
+	return h.short.Load() && (l.readOnly == nil || l.readOnly.promised)
 }
 
 // find is locate, but for the batch of the record that was read last, and the one behind it. It also returns the batch as it

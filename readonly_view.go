@@ -335,25 +335,31 @@ func (ro *readOnly) extendLast(st state) error {
 // the search is bounded by that position, or by an entry of its index before. Without a bound, two adjacent batches inside the value of a record would be taken for
 // batches of the log.
 func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
-	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, bound: -1,
+	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size,
 		dense: !ro.l.gaps.Load(), jump: true, tail: true, budget: resyncBudget * size, doubts: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
-	flushed := st.scanBase == segment && st.scanPos > pos && st.scanPos <= size
-	if flushed {
-		r.bound, r.end, r.endPos = st.scanPos, st.scanOffset, st.scanPos
+	r.flushed = st.flushedEnd(segment, size)
+	limit := int64(-1)
+	var offsets []byte
+	if m := r.flushed; m.pos > pos && m.pos <= size {
+		limit, r.end, r.endPos = m.pos, m.offset, m.pos
 		// Of a log that was closed there is an index, which the writer replaces before it ends: a nearer bound loses less.
-		if offsets, why, err := readIndex(&ro.l.env, segment, indexSuffix); err == nil && why == "" {
-			r.boundBy(offsets, pos)
+		if index, why, err := readIndex(&ro.l.env, segment, indexSuffix); err == nil && why == "" {
+			offsets = index
 		}
 	}
-	found, base, err = r.find(pos)
-	switch {
-	case found < 0 && flushed:
-		return st.scanPos, st.scanOffset, err
-	case found > pos && err == nil && flushed:
-		return r.before(pos, found, base)
+	if found, base, err = r.goesOn(pos, offsets, limit); found < 0 && limit >= 0 {
+		return limit, st.scanOffset, err
 	}
 	return found, base, err
+}
+
+// flushedEnd returns the boundary of two batches in the segment at base, whose file has size bytes, up to which recovery need not check.
+func (s *state) flushedEnd(base, size int64) batchEnd {
+	if base != s.scanBase || s.scanPos == 0 {
+		return batchEnd{}
+	}
+	return batchEnd{s.scanPos, s.scanOffset, s.clean && size > s.endPos}
 }
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They

@@ -256,7 +256,7 @@ func (l *Log) nextSegment(r *reader, next, end int64, limit mark) (int64, error)
 	if next < behind && r.limit(l) != limit {
 		return next, nil // the segment has grown since limit was read: look again
 	}
-	if next < behind && !l.gaps.Load() {
+	if next < behind && (!l.gaps.Load() || l.lostEnd(r.h)) {
 		return next, &CorruptError{Path: r.h.path, Pos: limit.pos(), Offset: next, NextOffset: min(behind, end),
 			Reason: fmt.Sprintf("the batches of the segment end before this offset, the next one is %d", behind)}
 	}

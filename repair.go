@@ -3,6 +3,7 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -19,8 +20,8 @@ import (
 // other bytes, and its batches are neither checked nor counted. If seglog.state itself is of another log, Repair can't tell, and
 // the next Open may end the log below RepairReport.End, or refuse it.
 //
-// Without Apply, Repair changes nothing. It locks the directory while it runs, and returns ErrLocked if the log is open. It
-// may be killed at any point and run again.
+// Without Apply, Repair changes nothing. It locks the directory while it runs, and returns ErrLocked if the log is open; without
+// Apply, it does so only where there is the file LOCK already. It may be killed at any point and run again.
 func Repair(dir string, opts *RepairOptions) (*RepairReport, error) {
 	return repairFS(osFS{}, dir, opts)
 }
@@ -42,18 +43,21 @@ func repairFS(fsys vfs.FS, dir string, opts *RepairOptions) (report *RepairRepor
 		return nil, invalid("RepairOptions.MaxInflatedBytes is %d", p.o.MaxInflatedBytes)
 	}
 	p.check.d.limit = p.o.MaxInflatedBytes
-	lock, err := fsys.Lock(filepath.Join(abs, lockName))
-	if errors.Is(err, ErrLocked) {
-		return nil, err
-	}
-	if err != nil {
-		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
-	}
-	defer func() {
-		if e := lock.Close(); e != nil && err == nil {
-			report, err = nil, fmt.Errorf("seglog: repair %s: %w", abs, e)
+	path := filepath.Join(abs, lockName)
+	if _, missing := fsys.Stat(path); p.o.Apply || !errors.Is(missing, fs.ErrNotExist) { // who only looks leaves no file behind
+		lock, failed := fsys.Lock(path)
+		if errors.Is(failed, ErrLocked) {
+			return nil, failed
 		}
-	}()
+		if failed != nil {
+			return nil, fmt.Errorf("seglog: repair %s: %w", abs, failed)
+		}
+		defer func() {
+			if e := lock.Close(); e != nil && err == nil {
+				report, err = nil, fmt.Errorf("seglog: repair %s: %w", abs, e)
+			}
+		}()
+	}
 	if err := p.run(); err != nil {
 		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
 	}
@@ -153,8 +157,8 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 			spans: []span{{end: size, base: base, next: following}}}, nil
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
-	w := salvage{f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
-	w.endPos, w.flushed = p.endPos(base, size), p.flushed(base)
+	w := salvage{e: &p.e, f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
+	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base, size)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
 		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
 	}
@@ -190,6 +194,10 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		return nil, err
 	}
 	s.zeros = w.zeros
+	if n := len(s.lost); n > 0 && s.lost[n-1].end == w.zeros { // its last bytes may be zeros
+		s.zeros = min(w.size, w.zeros+maxSlack)
+		s.lost[n-1].end = s.zeros
+	}
 	if w.zeros == w.size && size > w.size && !s.cut {
 		s.zeros = size
 		s.lost = append(s.lost, damage{pos: w.size, end: size, offset: w.next, next: -1, cause: &CorruptError{Reason: "file is larger than 2 GiB - 1"}})
@@ -198,6 +206,15 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	end := int64(0)
 	if n := len(s.spans); n > 0 {
 		s.next, end = s.spans[n-1].next, s.spans[n-1].end
+	}
+	if p.promised && p.st.isSealed(base) && following >= 0 && !s.cut {
+		offsets, _, err := readIndex(&p.e, base, indexSuffix)
+		if err != nil {
+			return nil, err
+		}
+		if s.short = endsEarly(f, offsets, base, end, s.next, following); s.short && p.gaps() && len(s.lost) == 0 {
+			s.lost = append(s.lost, damage{pos: end, end: end, offset: s.next, next: following, cause: &CorruptError{Reason: lostEnd}})
+		}
 	}
 	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 && !s.cut {
 		s.next = p.st.endOffset(base, end, s.next)

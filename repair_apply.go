@@ -128,16 +128,15 @@ func (p *repair) build(s *repairSegment, parts []span) (err error) {
 	return out.Flush()
 }
 
-// change does to one file what is planned. Its indexes are removed first; they are rebuilt when the segment is next read.
+// change does to one file what is planned. Its indexes are removed first, also if only these lead to batches that are lost; they are rebuilt
+// when the segment is next read.
 func (p *repair) change(s *repairSegment) error {
-	if !s.drop && !s.rewrite() {
-		if s.zeros < s.size && p.trims(s) {
-			return p.trim(s)
-		}
-		return nil
+	stays := !s.drop && !s.rewrite()
+	if stays && !s.short {
+		return p.trim(s)
 	}
 	path := p.e.path(s.base, logSuffix)
-	if !s.drop {
+	if !s.drop && !stays {
 		if err := p.build(s, s.spans); err != nil {
 			return err
 		}
@@ -148,6 +147,8 @@ func (p *repair) change(s *repairSegment) error {
 		}
 	}
 	switch {
+	case stays:
+		return p.trim(s)
 	case !s.drop:
 		return p.e.fs.Rename(p.temp(), path)
 	case len(s.lost) == 1 && s.lost[0].saved != "":
@@ -160,8 +161,11 @@ func (p *repair) change(s *repairSegment) error {
 	}
 }
 
-// trim takes zeros off the end of a segment.
+// trim takes zeros off the end of a segment, if there are any that have to go.
 func (p *repair) trim(s *repairSegment) error {
+	if s.zeros == s.size || !p.trims(s) {
+		return nil
+	}
 	f, err := p.e.fs.Open(p.e.path(s.base, logSuffix), vfs.OpenWrite)
 	if err != nil {
 		return err

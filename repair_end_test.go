@@ -3,6 +3,7 @@ package seglog
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -79,4 +80,27 @@ func TestRepairKeepsTheEnd(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Without Apply, Repair leaves nothing behind; with it, the file that keeps a batch at the end of the log has all of its bytes, the last
+// one too, which is zero.
+func TestRepairOfTheLastBatch(t *testing.T) {
+	dir := damagedLog(t, 5, func(i int) []byte { return make([]byte, i*10) }, func(b []byte, at []int) { b[at[4]+headerLen+2] ^= 1 })
+	require.NoError(t, os.Remove(filepath.Join(dir, lockName)))
+	b, err := os.ReadFile(filepath.Join(dir, fileName(0, logSuffix)))
+	require.NoError(t, err)
+	before, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	dry, err := Repair(dir, nil)
+	require.NoError(t, err)
+	after, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Equal(t, len(before), len(after), "%v", after)
+	report, err := Repair(dir, &RepairOptions{Apply: true})
+	require.NoError(t, err)
+	require.Equal(t, dry.Removed, report.Removed)
+	require.Len(t, report.Removed, 1)
+	saved, err := os.ReadFile(report.Removed[0].Saved)
+	require.NoError(t, err)
+	require.Equal(t, b[report.Removed[0].Pos:], saved)
 }

@@ -38,6 +38,7 @@ type repairSegment struct {
 	drop       bool     // the whole file goes
 	below      bool     // it lies wholly below the start, where the next segment begins
 	cut        bool     // an interrupted TruncateTo ends the log in it; only what that keeps of it is in spans
+	short      bool     // it has lost batches at its end, to which its index leads
 	beyond     bool     // an interrupted TruncateTo removes it; nobody looked into it
 }
 
@@ -154,7 +155,7 @@ func (p *repair) plan() {
 				m.Saved = p.saveName(s, d)
 				s.lost[i].saved = m.Saved
 			}
-			if m.Bytes > 0 || !p.gaps() {
+			if m.Bytes > 0 || s.short || !p.gaps() {
 				r.Removed = append(r.Removed, m)
 			}
 		}

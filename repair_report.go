@@ -20,7 +20,7 @@ type Removal struct {
 	Bytes  int64  `json:"bytes"`           // 0 if only offsets are missing
 	Offset int64  `json:"offset"`          // the offsets [Offset, Next) can't be read afterwards
 	Next   int64  `json:"next"`            // -1: all offsets up to the end of the file
-	Good   int64  `json:"good,omitempty"`  // how many good batches go too, since they lie behind the damage
+	Good   int64  `json:"good,omitempty"`  // how many good batches go too, since they lie behind the damage; of a segment into which Repair need not look, 0
 	Saved  string `json:"saved,omitempty"` // file that keeps the bytes; "" if there is none, as for zeros
 	Reason string `json:"reason"`
 }

@@ -14,7 +14,7 @@ func (r *resync) find(pos int64) (found, base int64, err error) {
 
 // trail returns the trail that begins where the batch with offset next is damaged.
 func (r *resync) trail(pos int64) offsetTrail {
-	return offsetTrail{f: r.f, size: r.size, end: r.end, endPos: r.endPos, mark: r.flushed, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
+	return offsetTrail{f: r.f, size: r.size, zeros: r.zeros, end: r.end, endPos: r.endPos, mark: r.flushed, tail: r.tail, bound: r.bound, until: r.until, budget: &r.budget, pos: pos, next: r.next, least: r.next, disputed: -1}
 }
 
 // search is find with a trail that may know nothing of the offset at pos.
@@ -62,7 +62,7 @@ func (r *resync) counts(pos int64, trail *offsetTrail, jump bool) (good bool, ba
 }
 
 // outvoted tells whether the good batch at pos, and those that join it, have come from elsewhere, in a log in which no offsets
-// are missing: more batches behind them have lower offsets. A write that went to a wrong place leaves that where it covers
+// are missing: without them, more offsets behind can be kept in order. A write that went to a wrong place leaves that where it covers
 // batches with later ones. With jump, no bytes are lost before pos, so that as many are enough. outvoted returns the position behind the
 // misplaced batches, and -1 if they are not.
 func (r *resync) outvoted(pos int64, jump bool) (int64, error) {
@@ -74,30 +74,57 @@ func (r *resync) outvoted(pos int64, jump bool) (int64, error) {
 	defer func() { r.doubts = rest.budget }()
 	a, err := rest.run(pos, maxRun)
 	switch {
-	case err != nil || a.batches == maxRun || a.end == r.bound || r.end >= 0 && a.end >= r.endPos && a.next == r.end:
+	case err != nil || a.batches == maxRun || r.settles(a):
 		return -1, err
 	case r.bound >= 0 && a.end > r.bound:
 		return r.bound, nil
 	}
-	votes := int64(0)
-	for at := a.end; rest.budget > 0; {
-		if at, err = rest.goodFrom(at); at < 0 || err != nil {
-			return -1, err
-		}
-		var h [headerLen]byte
-		if _, err := readUpTo(r.f, h[:], at, r.size); err != nil || batch(h[:]).base() >= a.next {
-			return -1, err
-		}
-		b, err := rest.run(at, a.batches-votes+1)
+	runs := []run{a}
+	for last := a; last.batches < a.batches+manyBatches && len(runs) < maxRuns && rest.budget > 0; {
+		at, err := rest.goodFrom(last.end)
 		if err != nil {
 			return -1, err
 		}
-		if votes += b.batches; votes > a.batches || jump && votes == a.batches || b.end == r.bound || r.end >= 0 && b.end >= r.endPos && b.next == r.end {
-			return a.end, nil
+		if at < 0 {
+			break
 		}
-		at, rest.next = b.end, b.next
+		if last, err = rest.run(at, a.batches+manyBatches); err != nil {
+			return -1, err
+		}
+		if runs = append(runs, last); r.settles(last) {
+			if last.first < a.next {
+				return a.end, nil
+			}
+			break
+		}
+	}
+	with, without := inOrder(runs, true), inOrder(runs[1:], false)
+	if with < without || jump && with == without {
+		return a.end, nil
 	}
 	return -1, nil
+}
+
+// settles reports whether a run is known to be at its place by where it ends.
+func (r *resync) settles(n run) bool {
+	return n.end == r.bound || r.end >= 0 && n.end >= r.endPos && n.next == r.end
+}
+
+// inOrder returns how many offsets of runs can be kept so that they go up, at most. With first, the first run is kept.
+func inOrder(runs []run, first bool) (most int64) {
+	kept := make([]int64, len(runs)) // of the runs up to one that is kept; 0: it is not
+	for i, n := range runs {
+		if i == 0 || !first {
+			kept[i] = n.next - n.first
+		}
+		for k, before := range runs[:i] {
+			if kept[k] > 0 && before.next < n.next {
+				kept[i] = max(kept[i], kept[k]+n.next-max(n.first, before.next))
+			}
+		}
+		most = max(most, kept[i])
+	}
+	return most
 }
 
 // goodFrom returns the position of the first good batch from pos on, or -1.
@@ -116,11 +143,14 @@ func (r *resync) goodFrom(pos int64) (int64, error) {
 	}
 }
 
-// run is a number of batches that join, up to position end and offset next.
-type run struct{ end, next, batches int64 }
+// run is a number of batches that join, from offset first up to position end and offset next.
+type run struct{ end, first, next, batches int64 }
 
-// maxRun is the number of joined batches that are taken to be at their place, whatever follows.
-const maxRun = 4096
+const (
+	maxRun      = 4096 // joined batches that are taken to be at their place, whatever follows
+	maxRuns     = 16   // runs that are compared
+	manyBatches = 64   // that a run must have more than the first one, so that those behind it don't matter
+)
 
 // run returns the run of at most most batches that begins with the good batch at pos, or with the position that is known to be
 // the beginning of one. It goes by the headers, but a run that ends in a batch of which a part is missing does not have that one.
@@ -137,7 +167,10 @@ func (r *resync) run(pos, most int64) (run, error) {
 			break
 		}
 		r.budget -= headerLen
-		last, n = n, run{n.end + batch(h[:]).size(), batch(h[:]).last() + 1, n.batches + 1}
+		if last = n; n.batches == 0 {
+			n.first = batch(h[:]).base()
+		}
+		n.end, n.next, n.batches = n.end+batch(h[:]).size(), batch(h[:]).last()+1, n.batches+1
 	}
 	if last.batches > 0 && n.batches < most && n.end != r.bound {
 		r.budget -= n.end - last.end
@@ -268,11 +301,35 @@ func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
 	return end, err
 }
 
+// goesOn returns the position and base offset of the next good batch behind the damage at pos, as find and before do; found is -1 if there
+// is none. Readers, Repair and Verify all go by it, so that they find the same batches. The search is bounded by the next entry
+// of offsets, the offset index, that leads to a good batch, or else by limit, if that is not -1: without a bound, two adjacent batches
+// inside the value of a record would be taken for batches of the log.
+func (r *resync) goesOn(pos int64, offsets []byte, limit int64) (found, base int64, err error) {
+	if m := r.flushed; m.moved { // it counts only if nothing is found without it
+		endPos := r.endPos
+		r.flushed, r.endPos = batchEnd{offset: m.offset}, r.size
+		if found, base, err = r.goesOn(pos, offsets, -1); found >= 0 || err != nil {
+			return found, base, err
+		}
+		r.flushed, r.endPos = batchEnd{pos: m.pos, offset: m.offset}, endPos
+	}
+	r.bound, r.until = limit, 0
+	r.boundBy(offsets, pos)
+	if found, base, err = r.find(pos); found > pos && err == nil {
+		return r.before(pos, found, base)
+	}
+	return found, base, err
+}
+
 // boundBy makes the next entry of an offset index behind pos that leads to a good batch the bound of the search.
 func (r *resync) boundBy(offsets []byte, pos int64) {
 	for i := seekPos(offsets, pos) + 1; i < len(offsets)/offsetEntryLen; i++ {
 		entry := hintAt(offsets, i)
 		if r.bound >= 0 && entry.pos >= r.bound {
+			return
+		}
+		if r.budget < 0 {
 			return
 		}
 		if good, err := r.good(entry.pos); !good || err != nil {

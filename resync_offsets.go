@@ -10,6 +10,7 @@ import (
 type offsetTrail struct {
 	f      io.ReaderAt
 	size   int64 // as those of resync
+	zeros  int64
 	end    int64
 	endPos int64
 	mark   batchEnd
@@ -25,7 +26,10 @@ type offsetTrail struct {
 }
 
 // batchEnd is a position at which a batch is known to end, and the offset behind it. Position 0 stands for none.
-type batchEnd struct{ pos, offset int64 }
+type batchEnd struct {
+	pos, offset int64
+	moved       bool // bytes were inserted into the file, before pos or behind it
+}
 
 func (m batchEnd) tells(pos int64) bool { return m.pos > 0 && pos == m.pos }
 
@@ -50,6 +54,9 @@ func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 	at, next := pos+b.size(), b.last()+1
 	joined := next // what would join the batch just before at
 	for i := range 2 {
+		if at >= t.zeros && next == t.mark.offset {
+			return true, true, nil // wherever that is now: bytes may have been inserted before it, or left out
+		}
 		if t.mark.tells(at) {
 			if next == t.mark.offset {
 				return true, true, nil

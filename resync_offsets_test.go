@@ -335,3 +335,56 @@ func TestOffsetsBeforeAKnownEnd(t *testing.T) {
 		}
 	}
 }
+
+// Batches in the value of a record, joined and with offsets of the batch that holds them, are none of the log if the header of that
+// batch is destroyed: an entry of the index leads to a batch behind it, and they do not lead there.
+func TestResyncOfBatchesInAValue(t *testing.T) {
+	t.Parallel()
+	const batches, per, holds = 60, 10, 7
+	for i := range 8 {
+		joined, gaps := i/2, i%2 == 1
+		dir := t.TempDir()
+		l, err := Open(dir, &Options{Flush: FlushNone})
+		require.NoError(t, err)
+		for i := range batches {
+			records := make([]Record, per)
+			for k := range records {
+				records[k].Value = []byte("of this log")
+			}
+			if i == holds {
+				records[0].Value = embedded(holds*per + 2)[:joined*len(embedded(0))/10]
+			}
+			_, err := l.Append(records...)
+			require.NoError(t, err)
+		}
+		if gaps {
+			_, err := l.TransferFrom(bytes.NewReader(spaced(batches*per, 2, 5)), -1)
+			require.NoError(t, err)
+		}
+		want := (batches-1)*per + 2*(i%2)
+		var at BatchInfo
+		for b, err := range l.Batches(holds * per) {
+			require.NoError(t, err)
+			at = b
+			break
+		}
+		require.NoError(t, l.Close())
+		f, err := os.OpenFile(at.Path, os.O_RDWR, 0)
+		require.NoError(t, err)
+		_, err = f.WriteAt(make([]byte, headerLen), at.Pos)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		what := fmt.Sprintf("%d in the value, gaps: %v", joined, gaps)
+		l, err = Open(dir, &Options{ReadOnly: true})
+		require.NoError(t, err)
+		got, _ := readPast(t, what, l)
+		require.Len(t, got, want, what)
+		require.NoError(t, l.Close())
+		report, err := Repair(dir, &RepairOptions{KeepAfter: true})
+		require.NoError(t, err)
+		require.EqualValues(t, want, report.Records, what)
+		verified, err := Verify(dir, nil)
+		require.NoError(t, err)
+		require.Equal(t, report.Records, verified.Records, what)
+	}
+}

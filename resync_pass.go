@@ -17,7 +17,7 @@ import (
 //   - good batches lead from it to a position where a batch is known to begin; or, if there is none, to another good batch, or
 //     to one that continues its offsets and that the end of the file cuts off, or one that is damaged where no CRC covers it.
 //
-// Where no offsets are missing, its own must also fit those around (fits), and those of most batches behind it (outvoted).
+// Where no offsets are missing, its own must also fit those around (fits), and keep more of those behind it in order than would be without it (outvoted).
 //
 // The time is linear in the number of bytes, whatever they are: the CRCs of overlapping candidates are derived from sums over
 // the whole range, and searching on behind a first answer is paid from a budget.

@@ -13,6 +13,7 @@ import (
 // salvage walks the batches of one .log file, and goes on behind damage: Verify reports what it finds, Repair keeps the good
 // batches. A scanner stops at the first bad byte; with salvage one flipped bit costs one batch.
 type salvage struct {
+	e    *env
 	f    vfs.File
 	path string
 	base int64 // base offset, by the file's name
@@ -35,10 +36,12 @@ type salvage struct {
 	next  int64
 	zeros int64
 
-	last   int64 // end of the last byte that is not zero; -1: not known yet
-	budget int64 // see resync.budget
-	doubts int64 // and resync.doubts
-	jumped bool  // the walk ended at a good batch before which offsets are missing
+	last    int64  // end of the last byte that is not zero; -1: not known yet
+	offsets []byte // the offset index, if there is one
+	indexed bool   // there is one
+	budget  int64  // see resync.budget
+	doubts  int64  // and resync.doubts
+	jumped  bool   // the walk ended at a good batch before which offsets are missing
 }
 
 // damage is a range of a .log file that holds no good batch, or a place where offsets are missing.
@@ -102,15 +105,23 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 	found = -1
 	if errors.Is(why, ErrCorrupt) {
 		if v.last < 0 {
-			v.last, err = lastByte(v.f, pos, v.size)
+			if v.last, err = lastByte(v.f, pos, v.size); err == nil {
+				var why string
+				v.offsets, why, err = readIndex(v.e, v.base, indexSuffix)
+				v.indexed = why == ""
+			}
 		}
 		end := max(v.last, pos)
 		if err == nil && end > pos {
-			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last, bound: -1,
+			r := resync{f: v.f, base: v.base, next: v.next, end: v.end, size: v.size, zeros: v.last,
 				dense: !v.gaps, jump: v.jumped, endPos: max(v.last, v.endPos), flushed: v.flushed, tail: true, budget: v.budget, doubts: v.doubts}
-			if found, next, err = r.find(pos); err == nil && found > pos && r.dense {
-				found, next, err = r.before(pos, found, next)
+			limit := int64(-1)
+			if v.indexed && v.endPos == v.size {
+				limit = v.endPos
+			} else if v.indexed && v.flushed.pos > pos && v.flushed.pos <= v.size {
+				limit = v.flushed.pos
 			}
+			found, next, err = r.goesOn(pos, v.offsets, limit)
 			v.budget, v.doubts = r.budget, r.doubts
 		}
 		switch {

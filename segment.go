@@ -161,6 +161,7 @@ type handle struct {
 	x    atomic.Pointer[indexes]
 	// trusted: a read-only log has made sure, after the file was opened, that it is the file of the segment in the view.
 	trusted atomic.Bool
+	short   atomic.Bool // the file has lost batches at its end (checkEnd)
 	// The segment and the budget that count the handle, or nil.
 	seg    *segment
 	budget *openBudget

@@ -80,14 +80,6 @@ func (g *ledger) endPos(base, size int64) int64 {
 	return pos
 }
 
-// flushed returns the boundary of two batches in the segment at base up to which recovery need not check.
-func (g *ledger) flushed(base int64) batchEnd {
-	if !g.promised || base != g.st.scanBase {
-		return batchEnd{}
-	}
-	return batchEnd{g.st.scanPos, g.st.scanOffset}
-}
-
 // belowStart reports whether a segment that ends where following begins lies wholly below the start, and waits for its
 // deletion. It may never be sealed.
 func (g *ledger) belowStart(following int64) bool {

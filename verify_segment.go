@@ -86,8 +86,8 @@ func (c *segmentCheck) read(f vfs.File) error {
 	if !cut && (c.sealed || !v.promised || v.st.clean && size == v.st.endPos) {
 		c.openIndexes()
 	}
-	w := salvage{f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
-	w.endPos, w.flushed = v.endPos(c.base, size), v.flushed(c.base)
+	w := salvage{e: &v.e, f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
+	w.endPos, w.flushed = v.endPos(c.base, size), v.st.flushedEnd(c.base, size)
 	if c.following < 0 {
 		w.end, _ = v.closedEnd(c.base, size)
 	}
@@ -116,6 +116,9 @@ func (c *segmentCheck) read(f vfs.File) error {
 		case c.sealed:
 			c.add(Problem{Path: c.r.Path, Pos: w.zeros, Bytes: size - w.zeros, Offset: w.next, Severity: SeverityWarning, Reason: "zeros behind the last batch"})
 		}
+	}
+	if c.sealed && v.promised && !c.damaged && v.gaps() && endsEarly(f, c.x.offsets, c.base, size, w.next, c.following) {
+		c.fail(c.end, 0, w.next, lostEnd)
 	}
 	if c.x != nil && !c.damaged && (c.sealed || c.r.TailBytes == 0) {
 		c.x.finish(v.o.IndexBytes)

@@ -1,0 +1,106 @@
+package seglog
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Where a sealed segment of a log with gaps has lost its last batches, nothing tells that from a gap but its index, which leads to some of
+// them: readers and Verify say so, and Repair takes the index away.
+func TestLostEndOfASegmentInALogWithGaps(t *testing.T) {
+	whole := t.TempDir()
+	o := &Options{Flush: FlushNone, SegmentBytes: minSegmentBytes, IndexBytes: 500}
+	l, err := Open(whole, o)
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(append(spaced(0, 5, 1), spaced(8, 200, 2)...)), -1)
+	require.NoError(t, err)
+	segs, err := l.Segments()
+	require.NoError(t, err)
+	require.Greater(t, len(segs), 3)
+	var at []BatchInfo // of the second segment
+	var all []int64
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		all = append(all, b.Base)
+		if b.Path == segs[1].Path {
+			at = append(at, b)
+		}
+	}
+	end := l.Offsets().End
+	require.NoError(t, l.Close())
+
+	for _, lost := range []int{0, 6, 20} {
+		short := copyFiles(t, whole)
+		name := filepath.Base(segs[1].Path)
+		from, next := at[len(at)-1].Next, segs[2].Base
+		if lost > 0 {
+			from = at[len(at)-lost-1].Next
+			require.NoError(t, os.Truncate(filepath.Join(short, name), at[len(at)-lost].Pos))
+		}
+		missed := func(l *Log) (damages int) {
+			got, damages := readPast(t, name, l)
+			require.Len(t, got, len(all)-lost)
+			return damages
+		}
+		want := min(1, lost)
+		for _, readOnly := range []bool{true, false, true} {
+			o := *o
+			o.ReadOnly = readOnly
+			l, err := Open(short, &o)
+			require.NoError(t, err)
+			require.Equal(t, want, missed(l))
+			for i := range lost {
+				var corrupt *CorruptError
+				_, err := l.Read(at[len(at)-lost+i].Base)
+				require.ErrorAs(t, err, &corrupt)
+				require.Equal(t, next, corrupt.NextOffset)
+				_, err = l.Section(at[len(at)-lost+i].Base, 1)
+				require.ErrorAs(t, err, &corrupt)
+			}
+			_, err = l.Read(segs[1].Base - 1) // a gap
+			require.ErrorIs(t, err, ErrOutOfRange)
+			require.NoError(t, l.Close())
+		}
+		report, err := Verify(short, nil)
+		require.NoError(t, err)
+		require.Equal(t, lost == 0, report.OK(), "%v", report.Problems)
+
+		// A broker cuts segments off and leaves their indexes as they are for a while.
+		foreign := copyFiles(t, short)
+		require.NoError(t, os.Remove(filepath.Join(foreign, stateName)))
+		report, err = Verify(foreign, nil)
+		require.NoError(t, err)
+		require.True(t, report.OK(), "%v", report.Problems)
+		l, err := Open(foreign, &Options{ReadOnly: true})
+		require.NoError(t, err)
+		require.Zero(t, missed(l))
+		require.NoError(t, l.Close())
+
+		for _, keep := range []bool{true, false} {
+			dir := copyFiles(t, short)
+			report, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: keep})
+			require.NoError(t, err)
+			require.Equal(t, lost == 0, report.Sound(), "%+v", report)
+			if lost > 0 {
+				require.Equal(t, from, report.Removed[0].Offset, "%+v", report)
+				require.Equal(t, keep, report.End == end, "%+v", report)
+			}
+			again, err := Repair(dir, &RepairOptions{KeepAfter: keep})
+			require.NoError(t, err)
+			require.True(t, again.Sound(), "%+v", again)
+			verified, err := Verify(dir, nil)
+			require.NoError(t, err)
+			require.True(t, verified.OK(), "%v", verified.Problems)
+			l, err := Open(dir, o)
+			require.NoError(t, err)
+			got, damages := readPast(t, "repaired", l)
+			require.Zero(t, damages)
+			require.Len(t, got, int(report.Records))
+			require.NoError(t, l.Close())
+		}
+	}
+}
