@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"runtime/debug"
+
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // found is a batch that locate came to: its position, size and offsets.
@@ -264,6 +266,9 @@ func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) in
 	if e := h.readIndexes(func(x *indexes) { pos, base, err = r.goesOn(damage.Pos, x.offsets.bytes(), limit.pos()) }); e != nil {
 		err = e
 	}
+	if pos == damage.Pos && base <= damage.Offset && err == nil {
+		pos, base, err = s.behindUndecoded(h, pos, limit)
+	}
 	switch {
 	case err != nil:
 		return -1 // the damage is what is reported
@@ -273,6 +278,20 @@ func (s *segment) goesOn(e *env, h *handle, damage *CorruptError, limit mark) in
 		damage.NextOffset = base
 	}
 	return pos
+}
+
+// behindUndecoded returns the position and offset behind the batch at pos, of which the CRC is right and the records can't be decoded: its
+// writer damaged it. The position is -1 if the segment ends there.
+func (s *segment) behindUndecoded(h *handle, pos int64, limit mark) (end, next int64, err error) {
+	var head [headerLen]byte
+	if err := vfs.ReadFull(h.f, head[:], pos); err != nil {
+		return -1, 0, err
+	}
+	b := batch(head[:])
+	if end, next = pos+b.size(), b.last()+1; end >= limit.pos() {
+		end = -1
+	}
+	return end, next, nil
 }
 
 // behindDamage completes an error about this segment, if it is one, by where reading can go on.
