@@ -120,11 +120,14 @@ func (l *Log) wake() error {
 
 // wakeTail opens the active segment for writing. l.mu is held.
 func (l *Log) wakeTail(t *tail) error {
-	if err := l.checkDirectory(); err != nil {
-		return err
-	}
 	s, path := t.seg, l.path(t.seg.base, logSuffix)
 	f, err := l.acquire(path, vfs.OpenWrite)
+	if held := l.checkDirectory(); held != nil { // looked at when the file is open, since its name may lead elsewhere
+		if err == nil {
+			held = errors.Join(held, f.Close())
+		}
+		return held
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return &CorruptError{Path: path, Offset: s.base, NextOffset: l.end.Load(), Reason: "segment is missing", cause: err}
 	}
@@ -163,7 +166,7 @@ func (l *Log) wakeTail(t *tail) error {
 	if old != nil {
 		_ = old.unref() // of a file that was only read
 	}
-	t.populated = pos
+	t.populated, t.woke = pos, pos
 	l.planPreparation()
 	l.keeper.Kick() // which lets the log rest again
 	return nil

@@ -257,3 +257,31 @@ func TestOldTimeIndexIsBuiltAnew(t *testing.T) {
 		require.Empty(t, r.Problems)
 	}
 }
+
+// A log that rests after each append must not make the next segment ready each time, which takes as much writing as a segment.
+func TestRestsNearTheEndOfASegment(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	for l.end.Load() < 40 {
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+	}
+	created := 0
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Create && filepath.Base(path) == nextName {
+			created++
+		}
+		return nil
+	})
+	for range 20 {
+		require.NoError(t, l.rest())
+		_, err := l.Append(Record{Value: make([]byte, 1000)})
+		require.NoError(t, err)
+		require.NoError(t, l.prepare())
+	}
+	s.SetFault(nil)
+	require.LessOrEqual(t, created, 2)
+	require.NoError(t, l.Close())
+	require.Empty(t, s.Left())
+}

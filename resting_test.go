@@ -228,3 +228,39 @@ func TestFileChangedAtRest(t *testing.T) {
 		}
 	}
 }
+
+// If the directory of a log at work is moved, and another log begun under its name, neither the writer nor its preparer may touch
+// the other log's files.
+func TestDirectoryMovedUnderTheWriter(t *testing.T) {
+	for _, policy := range []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushNone} {
+		dir := filepath.Join(t.TempDir(), "log")
+		o := &seglog.Options{Flush: policy, SegmentBytes: 4 << 20}
+		l, err := seglog.Open(dir, o)
+		require.NoError(t, err)
+		appendSome(t, l, 10)
+		require.NoError(t, os.Rename(dir, dir+".old"))
+		other, err := seglog.Open(dir, o)
+		require.NoError(t, err)
+		for range 200 {
+			_, err := other.Append(seglog.Record{Value: make([]byte, 4000)})
+			require.NoError(t, err)
+		}
+		for range 200 { // its blocks ahead run out again and again
+			if _, err := l.Append(seglog.Record{Value: make([]byte, 4000)}); err != nil {
+				break
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+		_ = l.Close() // which says that the directory was moved
+		n := 0
+		for _, err := range other.Records(0) {
+			require.NoError(t, err)
+			n++
+		}
+		require.Equal(t, 200, n)
+		require.NoError(t, other.Close())
+		r, err := seglog.Verify(dir, nil)
+		require.NoError(t, err)
+		require.Empty(t, r.Problems)
+	}
+}

@@ -105,7 +105,7 @@ func (l *Log) prepare() error {
 	l.mu.Lock()
 	t := l.writer.tail
 	atRest := t.h == nil
-	needNext := l.writer.next == nil && t.seg.stored.load().pos() >= l.o.SegmentBytes/2
+	needNext := l.writer.next == nil && t.seg.stored.load().pos() >= t.half()
 	l.mu.Unlock()
 	if atRest {
 		return nil
@@ -150,6 +150,6 @@ func (l *Log) planPreparation() {
 		w.prepareAt = pos + (reserved-pos)/2
 	}
 	if w.next == nil {
-		w.prepareAt = min(w.prepareAt, max(l.o.SegmentBytes/2, pos+1))
+		w.prepareAt = min(w.prepareAt, max(w.tail.half(), pos+1))
 	}
 }

@@ -309,12 +309,18 @@ func (s *segment) pin(e *env) (*handle, error) {
 	return s.openSealed(e)
 }
 
-// acquire opens a file.
+// acquire opens a file. If it is to be written to, and the name of the log's directory leads to another one by now, the file is not the
+// log's, and must be left alone.
 func (e *env) acquire(path string, mode vfs.OpenMode) (f vfs.File, err error) {
 	err = e.withDescriptor(func() error {
 		f, err = e.fs.Open(path, mode)
 		return err
 	})
+	if err == nil && mode != vfs.OpenRead {
+		if err = e.ours(); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	return f, err
 }
 
@@ -361,6 +367,9 @@ func (s *segment) openSealed(e *env) (*handle, error) {
 			return nil, errGone
 		}
 		if errors.Is(err, fs.ErrNotExist) {
+			if notOurs := e.ours(); notOurs != nil {
+				return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, notOurs)
+			}
 			return nil, &CorruptError{Path: path, Offset: s.base, NextOffset: s.base + s.stored.load().rel(), Reason: "segment is missing", cause: err}
 		}
 		return nil, fmt.Errorf("seglog: open segment %d: %w", s.base, err)

@@ -41,6 +41,7 @@ type tail struct {
 	reserved  atomic.Int64
 	populated int64 // pages below this position are mapped; used by the preparer alone
 	ahead     int64 // how far the previous segment was prepared ahead of its appends
+	woke      int64 // where the segment ended when the log came to rest last; 0 if it never did
 
 	// For batches that are written by pwrite (see begin):
 	buf   []byte      // the batch being encoded
@@ -398,6 +399,10 @@ func (t *tail) prepare() error {
 	}
 	return nil
 }
+
+// half is the position from which on the next segment is made ready: half of the way to the end, from the beginning or, since a log
+// that rests gives the next segment up, from where the log woke.
+func (t *tail) half() int64 { return max(t.e.o.SegmentBytes/2, t.woke+(t.e.o.SegmentBytes-t.woke)/2) }
 
 // lead returns the number of bytes that prepare works ahead of an append at pos: as many as the segment holds already or the
 // previous one was given, between minReserve and maxReserve.
