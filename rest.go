@@ -141,7 +141,7 @@ func (l *Log) wakeTail(t *tail) error {
 	pos := s.stored.load().pos()
 	m, err := t.reserveAndMap(f, pos)
 	if err == nil && s.is(phaseClosed) {
-		if err = l.noteWritten(s, pos); err != nil {
+		if err = l.noteWritten(); err != nil {
 			t.reserved.Store(0)
 			_ = f.Truncate(pos) // so that the next Open finds the log as it was closed; else it takes the zeros away
 		}
@@ -206,14 +206,12 @@ func (l *Log) wakeFile(t *tail, f vfs.File, path string) (*indexBuilder, error) 
 	return x, err
 }
 
-// noteWritten takes the clean mark out of the state file, before the first append to a log that was closed. pos is the end of the last
-// segment s.
-func (l *Log) noteWritten(s *segment, pos int64) error {
+// noteWritten takes the clean mark out of the state file, before the first append to a log that was closed.
+func (l *Log) noteWritten() error {
 	w := &l.writer
 	err := l.state.commit(func(st *state) {
+		// The rest is as leaveClosed found it, except for what a deletion may be changing beside this.
 		st.clean, st.policy = false, l.o.Flush
-		st.end, st.endPos, st.recoveryPoint = l.end.Load(), pos, l.end.Load()
-		st.set(l.view.Load().bases(), s.base, s.stored.load())
 		st.fenceOffset, st.fenceEpoch = w.fenceOffset, int64(w.fenceEpoch)
 	})
 	if err != nil {

@@ -285,3 +285,38 @@ func TestRestsNearTheEndOfASegment(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.Empty(t, s.Left())
 }
+
+// The first append to a log that was closed must not bring segments back into the state file that a deletion beside it has taken out.
+func TestDeletionBesideTheFirstAppend(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	o := &Options{SegmentBytes: 4096}
+	l, err := openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	appendValues(t, l, 200)
+	require.NoError(t, l.Close())
+	l, err = openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	segs := l.view.Load().segs
+	require.Greater(t, len(segs), 3)
+	l.changing.Lock()
+	require.NoError(t, l.state.commit(func(st *state) { // as moveStart does, which then waits for the writer
+		st.start = segs[2].base
+		st.deleted((&view{segs[:2]}).bases(), segs[2].base)
+	}))
+	appendValues(t, l, 1)
+	l.state.mu.Lock()
+	m := l.state.cur.manifest
+	l.state.unlock()
+	require.Empty(t, m.differs((&view{segs[2:]}).bases()))
+	l.mu.Lock()
+	l.view.Store(&view{l.view.Load().segs[2:]})
+	raise(&l.start, segs[2].base)
+	l.mu.Unlock()
+	require.NoError(t, l.drop(segs[:2]))
+	l.changing.Unlock()
+	require.NoError(t, l.Close())
+	l, err = openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	require.Equal(t, segs[2].base, l.Offsets().Start)
+	require.NoError(t, l.Close())
+}
