@@ -301,7 +301,7 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 // without the intent.
 func (l *Log) settle(t *tail, segs []*segment, offset int64, reset bool) error {
 	w := &l.writer
-	sealing := w.sealing[:0:0]
+	var sealing []*tail // a new array, since the old one would keep the others
 	for _, s := range w.sealing {
 		if !s.seg.is(phaseGone) {
 			sealing = append(sealing, s)

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -62,6 +63,12 @@ func (t *table) grow(size int64) []byte {
 	copy(grown, t.bytes())
 	t.b.Store(&grown)
 	return grown
+}
+
+// shrink gives back the room for more entries. Nobody adds any meanwhile.
+func (t *table) shrink() {
+	b := bytes.Clone(t.bytes())
+	t.b.Store(&b)
 }
 
 // indexes are both indexes of a segment, in memory or mapped.

@@ -97,7 +97,8 @@ func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder,
 		x := newIndexBuilder(e.o.IndexBytes)
 		x.resume(offsets, times)
 		o, t := x.files()
-		x.saved = bytes.Equal(o, offsets) && bytes.Equal(t, times)
+		// Close has not flushed the files of a small segment (tail.leave), which a seal must.
+		x.saved = len(offsets) > 0 && bytes.Equal(o, offsets) && bytes.Equal(t, times)
 		return x, nil
 	}
 	x, damage, err := s.buildIndexes(e, h) // the damage is reported when it is read

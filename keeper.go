@@ -278,7 +278,7 @@ func (l *Log) takeSealed(t *tail) {
 		l.mu.Unlock()
 		return
 	}
-	w.sealing = append(w.sealing[:0:0], w.sealing[1:]...)
+	w.sealing = append([]*tail(nil), w.sealing[1:]...) // the old array would keep t
 	cut := t.seg.is(phaseGone)
 	if !cut {
 		t.seg.enter(phaseSealed)

@@ -89,6 +89,8 @@ func (t *tail) rest() error {
 	s := t.seg
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	t.x.offsets.shrink()
+	t.x.times.shrink()
 	s.own.Store(&t.x.indexes)
 	t.h, t.buf = nil, nil
 	if s.gather != nil {

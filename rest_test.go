@@ -320,3 +320,67 @@ func TestDeletionBesideTheFirstAppend(t *testing.T) {
 	require.Equal(t, segs[2].base, l.Offsets().Start)
 	require.NoError(t, l.Close())
 }
+
+// A log at rest must not hold the memory of segments that are sealed, nor room for index entries to come.
+func TestRestReleasesTheIndexes(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{Flush: FlushNone, SegmentBytes: 64 << 10})
+	require.NoError(t, err)
+	for l.Stats().Rolls < 3 {
+		appendValues(t, l, 1)
+	}
+	require.Eventually(t, func() bool { return l.Stats().Seals == 3 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, l.rest())
+	require.True(t, l.atRest())
+	require.Zero(t, cap(l.writer.sealing))
+	x := l.writer.tail.x
+	require.Len(t, *x.offsets.b.Load(), len(x.offsets.bytes()))
+	require.Len(t, *x.times.b.Load(), len(x.times.bytes()))
+	appendValues(t, l, 3000)
+	_, err = l.Read(l.Offsets().End - 1)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	require.Empty(t, verifyWorld(t, s.World, nil).Problems)
+}
+
+// Damage to one slot of the state file must not keep a log at rest from noting anything.
+func TestStateDamagedAtRest(t *testing.T) {
+	for slot := range 2 {
+		for _, reopen := range []bool{false, true} {
+			s := sim.NewFS(sim.NewWorld(), true)
+			l, _ := withoutWorkers(t, s, Options{})
+			appendValues(t, l, 10)
+			if reopen {
+				require.NoError(t, l.Close())
+				l, _ = withoutWorkers(t, s, Options{})
+			}
+			require.NoError(t, l.state.flush())
+			require.NoError(t, l.rest())
+			require.False(t, l.state.isOpen())
+			s.World.Get(stateName)[slot*stateSlotGap+40] ^= 1
+			require.NoError(t, l.DeleteBefore(1))
+			appendValues(t, l, 1)
+			require.NoError(t, l.TruncateTo(5))
+			require.NoError(t, l.Close())
+			require.Empty(t, verifyWorld(t, s.World, nil).Problems)
+		}
+	}
+}
+
+// A seal must flush the index files also if Close wrote them, which does not flush those of a small segment.
+func TestSealFlushesIndexesOfAClosedLog(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	o := &Options{SegmentBytes: 4096}
+	l, err := openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	appendValues(t, l, 3)
+	require.NoError(t, l.Close())
+	l, err = openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	_, err = l.Append(Record{Value: make([]byte, 3900)})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return l.Stats().Seals == 1 }, 10*time.Second, time.Millisecond)
+	w := cutNamed(t, s.World, "nothing")
+	require.NotEmpty(t, w.Get(fileName(0, timeSuffix)), "the time index is on the disk")
+	require.NoError(t, l.Close())
+}

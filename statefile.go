@@ -121,8 +121,9 @@ func (s *stateFile) file() (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, _, unread := readEachSlot(f)           // a slot that can't be read says nothing
-	if unread == nil && found.seq-s.cur.seq > 1 { // a write that failed may have taken effect
+	// One slot may be damaged, or not readable, and a write that failed may have taken effect.
+	found, ok, _ := readEachSlot(f)
+	if ok && (found.seq+1 < s.cur.seq || found.seq > s.cur.seq+1) {
 		err = fmt.Errorf("%w: another writer has changed %s", errNotOurs, stateName)
 		return nil, errors.Join(err, f.Unlock(), f.Close())
 	}
