@@ -21,6 +21,9 @@ func Rest(l *Log) (rests bool, err error) {
 	return l.atRest() && !l.state.isOpen(), nil
 }
 
+// StopRetention ends the retention in the background.
+func StopRetention(l *Log) { l.retention.Close() }
+
 // Unsealed returns the number of segments that wait for their seal.
 func Unsealed(l *Log) int {
 	l.mu.Lock()
