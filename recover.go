@@ -167,15 +167,18 @@ func (r *recovery) leaveClosed() bool {
 	if info, err := l.fs.Stat(l.path(last, logSuffix)); err != nil || info.IsDir || info.Size != st.endPos {
 		return false
 	}
+	segs := make([]segment, n)
+	r.segs = make([]*segment, n)
 	for i, base := range bases[:n-1] {
-		r.segs = append(r.segs, newSealed(base, bases[i+1]))
+		segs[i].initSealed(base, bases[i+1])
+		r.segs[i] = &segs[i]
 	}
-	s := &segment{base: last}
+	s := &segs[n-1]
+	s.base, r.segs[n-1] = last, s
 	s.enter(phaseClosed)
 	s.maxTime.Store(unknownTime)
 	s.stored.store(markAt(st.end-last, st.endPos))
 	s.flushed.store(s.stored.load())
-	r.segs = append(r.segs, s)
 	r.last = decide(finding{promised: true, clean: true, last: true, joins: true})
 	w := &l.writer
 	w.tail = &tail{e: &l.env, seg: s}
