@@ -45,10 +45,11 @@ fail() {
 JVM=(java -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto
     "-Dlog4j2.configurationFile=$W/log4j2.properties" -cp "$LIB/../interop.jar:$LIB/*")
 
+# free_port: below 32768, where Linux takes the ports of outgoing connections from, which come and go.
 free_port() {
     local port
     while :; do
-        port=$((20000 + RANDOM % 20000))
+        port=$((20000 + RANDOM % 12000))
         (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     echo "$port"
