@@ -79,7 +79,8 @@ type Options struct {
 	// OnSeal, if not nil, is called for each segment that will not change any more because it is sealed: flushed and trimmed,
 	// with its indexes written. It is called in the order of the segments, at least once for each: for segments that were
 	// sealed without a call when the process ended, it is called after the next Open. The calls come from a goroutine of the
-	// log, and the last ones from Close, when the log's methods already return ErrClosed.
+	// log, and the last ones from Close, when the log's methods already return ErrClosed. Until then a call may use all methods but
+	// Close. A panic ends the process, as in any goroutine; after runtime.Goexit, OnSeal is called again for the same segment.
 	OnSeal func(SegmentInfo)
 
 	// CheckEveryRead makes each Read check the CRC of the whole batch. Default: false, so that a check of a batch of many

@@ -12,7 +12,7 @@ import (
 // Record is one entry of a log.
 type Record struct {
 	Offset  int64     // set by the log
-	Time    time.Time // millisecond precision; zero in an Append means now, zero in a read that the writer stored no time
+	Time    time.Time // millisecond precision, from 1970 on; zero in an Append means now, zero in a read that the writer stored no time
 	Key     []byte    // nil: no key, which is not the same as an empty one
 	Value   []byte    // nil: a tombstone
 	Headers []Header

@@ -14,7 +14,7 @@ import (
 //
 // The iterator may be used more than once. Each iteration ends after its first error, and the errors are those of Read. An
 // offset between the high watermark and the end of the log is no error, and yields nothing. A TruncateTo or Reset to an
-// offset below the position of the iteration ends it with an *OffsetError. After a *CorruptError, a new iteration from its
+// offset below the position of the iteration ends it with an *OffsetError, and so does retention that overtakes it. After a *CorruptError, a new iteration from its
 // NextOffset yields the records behind the damage.
 func (l *Log) Records(from int64) iter.Seq2[Record, error] {
 	next := l.newest(from)
