@@ -60,7 +60,7 @@ type Peer struct {
 // All lists the peers in the order of the tables.
 func All() []Peer {
 	return []Peer{
-		tidwallWAL, raftWAL, etcdWAL, Prometheus, natsFileStore, pebbleRecord, boltDB,
+		tidwallWAL, raftWAL, etcdWAL, Prometheus, natsFileStore, Pebble, boltDB,
 		absent("rosedblabs/wal", "github.com/rosedblabs/wal"),
 		absent("klevdb", "github.com/klev-dev/klevdb"),
 		absent("liftbridge commitlog", "github.com/liftbridge-io/liftbridge"),

@@ -5,10 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/stretchr/testify/require"
 )
 
@@ -20,7 +23,7 @@ func value(i int) []byte {
 }
 
 func TestEveryPeerKeepsItsRecords(t *testing.T) {
-	for _, p := range All() {
+	for _, p := range append(All(), PebbleRecycled) {
 		if p.Absent != "" {
 			continue
 		}
@@ -109,7 +112,7 @@ func TestPeersTakeBackTheirLastRecords(t *testing.T) {
 }
 
 func TestEveryPeerTakesManyCallers(t *testing.T) {
-	for _, p := range All() {
+	for _, p := range append(All(), PebbleRecycled) {
 		if p.Absent != "" || !p.Durable {
 			continue
 		}
@@ -224,3 +227,43 @@ const (
 	timeout = 5 * time.Second
 	tick    = time.Millisecond
 )
+
+// TestPebbleRollsOverItsOldLogs reads a log that the file of an older one was taken for: it ends where the older records begin.
+func TestPebbleRollsOverItsOldLogs(t *testing.T) {
+	log, err := PebbleRecycled.Open(t.TempDir(), Setup{Durable: true, Callers: 1})
+	require.NoError(t, err)
+	write := log.Appender()
+	values := make([][]byte, 1000)
+	for i := range values {
+		values[i] = make([]byte, 10<<10)
+	}
+	recycle := log.(*pebbleLog).recycle
+	first, num, since := recycle.num, recycle.num, 0
+	for since < 3 || num < first+pebbleSpares {
+		require.NoError(t, write(values))
+		if recycle.num != num {
+			num, since = recycle.num, 0
+		}
+		since++
+	}
+	require.NoError(t, log.Close())
+	file, err := os.Open(recycle.name)
+	require.NoError(t, err)
+	defer file.Close()
+	records, n := readPebble(record.NewReader, file, num), 0
+	for ; ; n++ {
+		r, err := records.Next()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, r)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1000*since, n)
+}
+
+// readPebble opens a reader with a number of a type that is internal to Pebble.
+func readPebble[N ~uint64](open func(io.Reader, N) *record.Reader, r io.Reader, num uint64) *record.Reader {
+	return open(r, N(num))
+}

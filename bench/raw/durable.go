@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -53,9 +52,7 @@ func Durable(dir string, layout Layout) (peers.Log, error) {
 	}
 	d := &durable{file: file, limit: limit}
 	if layout == ZeroedAhead {
-		d.more, d.laid = make(chan struct{}, 1), make(chan error, 1)
-		d.zeroing.Go(d.layZeros)
-		if err := d.wantZeros(zeroStretch / 2); err != nil {
+		if d.zeros, err = newAhead(zeroStretch, d.layZeros); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
@@ -69,9 +66,8 @@ func prepare(file *os.File, layout Layout, size int64) error {
 			return err
 		}
 	case ZeroFilled:
-		zeros := make([]byte, 1<<20)
-		for pos := int64(0); pos < size; pos += int64(len(zeros)) {
-			if _, err := file.WriteAt(zeros, pos); err != nil {
+		for pos := int64(0); pos < size; pos += int64(len(zeroPiece)) {
+			if _, err := file.WriteAt(zeroPiece, pos); err != nil {
 				return err
 			}
 		}
@@ -83,88 +79,64 @@ type durable struct {
 	file  *os.File
 	pos   int64
 	limit int64
-
-	// ZeroedAhead only.
-	more    chan struct{} // asks for the next stretch of zeros, and is closed at the end
-	laid    chan error    // says that one is there
-	asked   bool
-	zeroed  int64 // bytes below are zero-filled or written
-	zeroing sync.WaitGroup
+	zeros *ahead // ZeroedAhead only
 }
 
-// zeroStretch is laid and flushed at once; the next one is asked for when half of it is used up.
+// zeroStretch is laid and flushed at once.
 const zeroStretch = 16 << 20
 
-func (d *durable) layZeros() {
-	zeros := make([]byte, 1<<20)
-	next := int64(0)
-	for range d.more {
-		var err error
-		for end := next + zeroStretch; next < end && err == nil; next += int64(len(zeros)) {
-			_, err = d.file.WriteAt(zeros, next)
-		}
-		d.laid <- errors.Join(err, unix.Fdatasync(int(d.file.Fd())))
+var zeroPiece = make([]byte, 1<<20)
+
+func (d *durable) layZeros(pos int64) (err error) {
+	for end := pos + zeroStretch; pos < end && err == nil; pos += int64(len(zeroPiece)) {
+		_, err = d.file.WriteAt(zeroPiece, pos)
 	}
+	return errors.Join(err, unix.Fdatasync(int(d.file.Fd())))
 }
 
-// wantZeros returns once there are zeros up to end, having asked for more in time. Zeros must never be laid where an
-// append may be, so one that outruns them waits.
-func (d *durable) wantZeros(end int64) error {
-	for {
-		if !d.asked && end+zeroStretch/2 > d.zeroed {
-			d.more <- struct{}{}
-			d.asked = true
+// place is where the next n bytes go.
+func (d *durable) place(n int) (pos int64, err error) {
+	if d.zeros != nil {
+		if err := d.zeros.want(d.pos + int64(n)); err != nil {
+			return 0, err
 		}
-		if !d.asked {
-			return nil
-		}
-		if end <= d.zeroed {
-			select {
-			case err := <-d.laid:
-				d.asked = false
-				d.zeroed += zeroStretch
-				return err
-			default:
-				return nil
-			}
-		}
-		if err := <-d.laid; err != nil {
-			return err
-		}
-		d.asked = false
-		d.zeroed += zeroStretch
 	}
+	if d.pos+int64(n) > d.limit {
+		d.pos = 0
+	}
+	pos = d.pos
+	d.pos += int64(n)
+	return pos, nil
 }
 
 func (d *durable) Appender() peers.Append {
 	var buf []byte
 	var offset int64
 	return func(values [][]byte) error {
-		buf = buf[:0]
-		for _, v := range values {
-			buf = AppendFrame(buf, offset, v)
-			offset++
-		}
-		if d.more != nil {
-			if err := d.wantZeros(d.pos + int64(len(buf))); err != nil {
-				return err
-			}
-		}
-		if d.pos+int64(len(buf)) > d.limit {
-			d.pos = 0
-		}
-		if _, err := d.file.WriteAt(buf, d.pos); err != nil {
+		buf = appendFrames(buf[:0], &offset, values)
+		pos, err := d.place(len(buf))
+		if err != nil {
 			return err
 		}
-		d.pos += int64(len(buf))
+		if _, err := d.file.WriteAt(buf, pos); err != nil {
+			return err
+		}
 		return unix.Fdatasync(int(d.file.Fd()))
 	}
 }
 
+// appendFrames appends the values as frames from *offset on, which it moves behind them.
+func appendFrames(dst []byte, offset *int64, values [][]byte) []byte {
+	for _, v := range values {
+		dst = AppendFrame(dst, *offset, v)
+		*offset++
+	}
+	return dst
+}
+
 func (d *durable) Close() error {
-	if d.more != nil {
-		close(d.more)
-		d.zeroing.Wait()
+	if d.zeros != nil {
+		d.zeros.close()
 	}
 	return d.file.Close()
 }

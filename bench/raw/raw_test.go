@@ -7,8 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog/bench/peers"
@@ -148,6 +150,14 @@ func TestAppendersWriteFramesThatAScanAccepts(t *testing.T) {
 		"zeroed ahead": func(dir string) (peers.Log, error) { return Durable(dir, ZeroedAhead) },
 		"zero-filled":  func(dir string) (peers.Log, error) { return Durable(dir, ZeroFilled) },
 	}
+	for _, o := range Overlaps {
+		open[o.String()] = func(dir string) (peers.Log, error) { return InFlight(dir, ZeroFilled, o) }
+	}
+	for _, how := range Mappings {
+		if how < MapRecycled { // the others are not followed by zeros only
+			open["mapped "+how.String()] = func(dir string) (peers.Log, error) { return MappedOver(dir, how) }
+		}
+	}
 	for name, f := range open {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -262,5 +272,85 @@ func TestStatesOpenAndClose(t *testing.T) {
 		for i := range 3 {
 			require.NoError(t, s.Close(i))
 		}
+	}
+}
+
+// TestRecycledFilesAreReadUpToTheFence has appends roll over files of older frames twice, so that one comes round.
+func TestRecycledFilesAreReadUpToTheFence(t *testing.T) {
+	value := bytes.Repeat([]byte{7}, 300_001)
+	frame := int64(len(AppendFrame(nil, 0, value)))
+	open := map[string]func(dir string) (peers.Log, error){}
+	for _, how := range Recyclings {
+		if how != Recycled {
+			open[how.String()] = func(dir string) (peers.Log, error) { return DurableRecycled(dir, how) }
+		}
+	}
+	for _, how := range []Mapping{MapRecycled, MapRecycledKept, MapRecycledPopulated} {
+		open["mapped "+how.String()] = func(dir string) (peers.Log, error) { return MappedOver(dir, how) }
+	}
+	for name, open := range open {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			log, err := open(dir)
+			require.NoError(t, err)
+			write := log.Appender()
+			size, begins := int64(RecycledBytes), int64(RecycledBytes/2-RecycledBytes/64)
+			if m, ok := log.(*mappedOver); ok {
+				size, begins = int64(len(m.data)), 0
+			}
+			perFile := (size - FrameHeader - int64(os.Getpagesize())) / frame
+			n := (size-begins)/frame + perFile + 5
+			for range n {
+				require.NoError(t, write([][]byte{value}))
+			}
+			require.NoError(t, log.Close())
+			file, err := os.Open(filepath.Join(dir, "000002.raw"))
+			require.NoError(t, err)
+			defer file.Close()
+			got, err := ScanFile(file, size)
+			require.NoError(t, err)
+			require.Positive(t, got)
+			require.Zero(t, got%frame)
+			require.Less(t, got, 20*frame, "older frames are read on from the last one")
+		})
+	}
+}
+
+// TestGroupsInFlightLieInOrder has callers at work, and finds each one's records in their order and none missing.
+func TestGroupsInFlightLieInOrder(t *testing.T) {
+	for _, o := range Overlaps {
+		t.Run(o.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			log, err := InFlight(dir, ZeroedAhead, o)
+			require.NoError(t, err)
+			const callers, each = 16, 50
+			var wg sync.WaitGroup
+			for c := range callers {
+				write := log.Appender()
+				wg.Go(func() {
+					for i := range each {
+						if !assert.NoError(t, write([][]byte{numbered(int64(c*each+i), make([]byte, 100+c))})) {
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			require.NoError(t, log.Close())
+			file, err := os.Open(filepath.Join(dir, "000000.raw"))
+			require.NoError(t, err)
+			defer file.Close()
+			seen := make([]int64, callers)
+			next := int64(0)
+			_, err = scanFile(file, 1<<20, func(frame []byte) {
+				require.Equal(t, next, lastOffset(frame))
+				next++
+				v := int64(binary.BigEndian.Uint64(valueOf(frame)))
+				require.Equal(t, seen[v/each], v%each)
+				seen[v/each]++
+			})
+			require.NoError(t, err)
+			require.Equal(t, int64(callers*each), next)
+		})
 	}
 }
