@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"batch.go", "record_reader.go", "producer.go", "codec.go", "options.go"},   // 1: one batch, and the options
 	{"scan.go", "resync_offsets.go", "resync.go", "resync_pass.go", "index.go"}, // 2: many batches
 	{ // 3: the files of a log, one by one
-		"segment.go", "opensegments.go", "readcache.go", "window.go", "locate.go", "index_file.go", "tail.go", "gather.go", "manifest.go", "state.go", "statefile.go", "stats.go",
+		"segment.go", "opensegments.go", "readcache.go", "window.go", "locate.go", "index_file.go", "tail.go", "prepare.go", "gather.go", "manifest.go", "state.go", "statefile.go", "stats.go",
 	},
 	{ // 4: the log
 		"log.go", "open.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go", "rest.go",

@@ -230,7 +230,7 @@ func (r *recovery) create(base int64) error {
 	if r.promised {
 		base = r.st.start
 	}
-	t, err := newTail(&l.env, rollName, nil)
+	t, err := newTail(&l.env, rollName)
 	if err == nil {
 		if err = t.activate(base); err != nil {
 			err = errors.Join(err, t.discard())

@@ -12,7 +12,7 @@ import (
 
 // A log at rest holds two descriptors, of LOCK and of its directory, no mapping, no buffers and no timer, so that a process can
 // have thousands of logs that are seldom used. There are two ways to come to rest. A log that was closed is at rest after Open,
-// which changes nothing on the disk, and nor does Close if nothing was appended. A log to which nothing was appended for restAfter
+// which changes nothing but the number of the process in LOCK, and nor does Close if nothing was appended. A log to which nothing was appended for restAfter
 // closes its active segment and its state file, which need no other change for that. Reads open the last segment like a sealed
 // one. The next append, roll or cut wakes the log.
 

@@ -42,7 +42,7 @@ func (l *Log) roll(base int64) error {
 		}
 	}
 	if w.next == nil {
-		next, err := newTail(&l.env, rollName, nil)
+		next, err := newTail(&l.env, rollName)
 		if err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (l *Log) prepare() error {
 	err := l.prepareTail(t)
 	var next *tail
 	if needNext && err == nil {
-		next, err = newTail(&l.env, nextName, t)
+		next, err = prepareNext(&l.env, t)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

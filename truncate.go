@@ -92,7 +92,7 @@ func (l *Log) cut(offset int64, reset bool) error {
 		// No flush, since the unflushed records are dropped. The new segment is made now, because later a shortage would latch
 		// the log.
 		if err = l.removeUndeleted(); err == nil && w.next == nil {
-			w.next, err = newTail(&l.env, rollName, nil)
+			w.next, err = newTail(&l.env, rollName)
 		}
 	} else {
 		if err = l.flushOnce(math.MaxInt64); err != nil { // appends that wait for a flush get the error, too
