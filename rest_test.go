@@ -380,7 +380,7 @@ func TestSealFlushesIndexesOfAClosedLog(t *testing.T) {
 	_, err = l.Append(Record{Value: make([]byte, 3900)})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return l.Stats().Seals == 1 }, 10*time.Second, time.Millisecond)
-	w := cutNamed(t, s.World, "nothing")
+	w := cutNamed(t, s.Kill(), "nothing") // the preparer may still be at work
 	require.NotEmpty(t, w.Get(fileName(0, timeSuffix)), "the time index is on the disk")
-	require.NoError(t, l.Close())
+	_ = l.Close()
 }
