@@ -234,13 +234,12 @@ func (l *Log) sealAll() error {
 		}
 		t.seg.enter(phaseSealed)
 	}
-	synced, err := w.tail.leave()
-	if err != nil {
+	if err := w.tail.leave(); err != nil {
 		return fmt.Errorf("seglog: close segment %d: %w", w.tail.seg.base, err)
 	}
 	l.flushes.Lock()
 	defer l.flushes.Unlock()
-	if names := l.names.Load(); !synced && names != l.flusher.namesSynced { // the state file is about to count them
+	if names := l.names.Load(); names != l.flusher.namesSynced { // the state file is about to count them
 		if err := l.syncDir(); err != nil {
 			return fmt.Errorf("seglog: close: flush directory: %w", err)
 		}

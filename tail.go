@@ -289,25 +289,21 @@ func (t *tail) seal() error {
 }
 
 // leave is seal for the last segment of a log that is closed, some of whose flushes can be spared. If a power cut brings the old size
-// of the file back, the next Open does not find what the clean mark says, and looks behind the end. The indexes of a segment without
-// an entry in the offset index are checked against all of its batches when they are read, so that it does not matter which of their
-// files a power cut takes. Of any other segment, an old time index beside a new offset index would not be noticed; synced says that
-// the directory was flushed for these.
-func (t *tail) leave() (synced bool, err error) {
+// of the file back, the next Open does not find what the clean mark says, and looks behind the end. The directory is not flushed for
+// the index files: it does not matter which of their names lead to what they did before, since missing entries at the end of either are
+// noticed before they could do harm (segment.checkIndexes, Log.maxTime, segment.resumeIndexes). Nor are the index files of a segment
+// without an entry in the offset index flushed: they are checked against all of its batches when they are read.
+func (t *tail) leave() error {
 	t.seg.enter(phaseRolled)
 	t.grow.Lock()
 	defer t.grow.Unlock()
 	if err := t.h.f.Truncate(t.seg.stored.load().pos()); err != nil {
-		return false, t.h.named(err)
+		return t.h.named(err)
 	}
 	if t.x.saved {
-		return false, nil
+		return nil
 	}
-	indexed := len(t.x.offsets.bytes()) > 0
-	if err := writeIndexes(t.e, t.seg.base, t.x, indexed); err != nil || !indexed {
-		return false, err
-	}
-	return true, t.e.syncDir()
+	return writeIndexes(t.e, t.seg.base, t.x, len(t.x.offsets.bytes()) > 0)
 }
 
 // trim gives back the blocks behind the end.
