@@ -100,5 +100,7 @@ func (m *manifest) foreign(bases []int64) int {
 // and every Open refuses it.
 var unfinishedManifest = manifest{segments: 1, baseSum: -1}
 
-// isUnfinished reports whether m is unfinishedManifest.
-func (m *manifest) isUnfinished() bool { return m.baseSum < 0 }
+// isUnfinished reports whether m is unfinishedManifest. A negative sum alone does not tell: that of great offsets overflows.
+func (m *manifest) isUnfinished() bool {
+	return m.segments == unfinishedManifest.segments && m.baseSum == unfinishedManifest.baseSum
+}

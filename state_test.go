@@ -219,3 +219,19 @@ func TestManifest(t *testing.T) {
 	require.True(t, unfinishedManifest.isUnfinished())
 	require.NotEmpty(t, unfinishedManifest.differs([]int64{0}))
 }
+
+// The sum of base offsets overflows where these are great, as times in nanoseconds are, and must not look like that of a snapshot that
+// was not finished.
+func TestManifestOfGreatOffsets(t *testing.T) {
+	var bases []int64
+	for i := range int64(30) {
+		bases = append(bases, 1_700_000_000_000_000_000+10*i)
+		var m manifest
+		m.set(bases, bases[len(bases)-1], markAt(1, 61))
+		require.False(t, m.isUnfinished(), bases)
+		require.Empty(t, m.differs(bases))
+		if other := bases[0] + 5; i > 0 {
+			require.Equal(t, 1, m.foreign(slices.Insert(slices.Clone(bases), 1, other)))
+		}
+	}
+}
