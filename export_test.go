@@ -14,7 +14,7 @@ func RecoveryCase(finds string) string {
 
 // Rest puts the log to rest, if it is not in use, and reports whether it rests.
 func Rest(l *Log) (rests bool, err error) {
-	if err := errors.Join(l.state.flush(), l.rest()); err != nil {
+	if err := errors.Join(l.state.flush(), l.rest(false)); err != nil {
 		return false, err
 	}
 	l.opened.closeAll()

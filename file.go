@@ -85,6 +85,9 @@ func (osFS) MkdirAll(dir string) error {
 	}
 	for _, d := range created {
 		if err := (osFS{}).SyncDir(filepath.Dir(d)); err != nil {
+			for _, d := range created { // so that the next call makes them again, and their names durable
+				_ = os.Remove(d)
+			}
 			return err
 		}
 	}

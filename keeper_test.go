@@ -174,7 +174,7 @@ func TestRestReleasesBuffers(t *testing.T) {
 	_, err := l.Append(Record{Value: make([]byte, 20_000)})
 	require.NoError(t, err)
 	require.Greater(t, cap(g.buf)+cap(g.spare), 20_000)
-	require.NoError(t, l.rest())
+	require.NoError(t, l.rest(false))
 	require.Zero(t, cap(g.buf)+cap(g.spare))
 	appendNumbered(t, l)
 	require.NoError(t, l.Close())

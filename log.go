@@ -26,7 +26,7 @@ type Log struct {
 	closed  atomic.Bool
 
 	// The locks are taken in this order: closing, hooks.asking, changing, mu, flushes, preparing; segment.mu, tail.grow,
-	// gather.mu; stateFile.mu; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: waiters.mu,
+	// gather.mu; stateFile.mu; openBudget.resting; openSegments.mu, openBudget.mu. The others are leaves, held for a moment: waiters.mu,
 	// transfers.mu, cutLog.mu, gather.zeros, wallClock.mu, Limiter.mu, readCache.mu, Worker.mu, and sizes.mu, which Stats holds while it
 	// looks at files. A reader of a log that is written in this process takes segment.mu and openSegments.mu to open a segment,
 	// and no lock of Log.
@@ -46,6 +46,7 @@ type Log struct {
 	names      atomic.Int64 // counts segments that got their names
 	dirty      atomic.Bool  // FlushAsync: something was appended since the last flush started
 	stateDirty atomic.Bool  // the state file has changes that are not flushed
+	restSoon   atomic.Bool  // other logs need the descriptors of this one
 
 	readers        waiters // for the high watermark
 	durableWaiters waiters // for the recovery point
@@ -98,6 +99,7 @@ func (l *Log) release() error {
 		}
 	}
 	l.opened.closeAll()
+	l.opened.budget.writesNoMore(&l.env)
 	if l.state != nil {
 		errs = append(errs, l.state.close())
 	}

@@ -1,6 +1,9 @@
 package seglog
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/seglog/seglog/internal/sched"
@@ -18,9 +21,19 @@ type openBudget struct {
 	open   atomic.Int64 // handles of segments, also of closed and deleted segments while somebody holds them
 	sealed atomic.Int64 // segments in the rings of all logs
 
-	mu   sched.Mutex
-	logs []*openSegments // those with a segment in their ring
-	hand int             // the log whose ring is swept next
+	mu      sched.Mutex
+	logs    []*openSegments   // those with a segment in their ring
+	hand    int               // the log whose ring is swept next
+	writers map[*env]restable // logs that are open for writing
+
+	// resting is held while logs are made to rest. Whoever waits for it may hold any lock, so its holder waits for no lock of a log.
+	resting sched.Mutex
+}
+
+// restable is a Log that is open for writing.
+type restable interface {
+	appendWarmth() (warmth int64, awake bool)
+	makeRest() bool
 }
 
 // processSegments is the budget of the logs on the operating system's files.
@@ -106,6 +119,57 @@ func (b *openBudget) closeHalf() {
 	for _, o := range logs {
 		o.closeHalf()
 	}
+}
+
+// restLogs lets logs rest that are open for writing, other than that of caller, those first that were appended to least of late. It is
+// for a process without a descriptor left: a log at rest holds two or three fewer. It returns false if all are at rest already;
+// otherwise some may be in use at the moment, or have to be flushed first, so that it may help to call it again.
+func (b *openBudget) restLogs(caller *env) bool {
+	if b == nil {
+		return false
+	}
+	b.resting.Lock()
+	defer b.resting.Unlock()
+	b.mu.Lock()
+	logs := maps.Clone(b.writers)
+	b.mu.Unlock()
+	type awake struct {
+		l      restable
+		warmth int64
+	}
+	var all []awake
+	for e, l := range logs {
+		if warmth, ok := l.appendWarmth(); ok && e != caller {
+			all = append(all, awake{l, warmth})
+		}
+	}
+	slices.SortFunc(all, func(a, b awake) int { return cmp.Compare(a.warmth, b.warmth) })
+	rest := 0
+	for _, a := range all {
+		if a.l.makeRest() {
+			rest++
+		}
+		if rest > len(all)/8 { // the next ones who need a descriptor find one
+			break
+		}
+	}
+	return len(all) > 0
+}
+
+// writes and writesNoMore keep the list of logs that are open for writing.
+func (b *openBudget) writes(e *env, l restable) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.writers == nil {
+		b.writers = map[*env]restable{}
+	}
+	b.writers[e] = l
+}
+
+func (b *openBudget) writesNoMore(e *env) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.writers, e)
 }
 
 // join and leave keep the list of logs that have something to close. The ring's mutex is held.

@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -145,6 +147,87 @@ func TestDescriptorsAreTakenFromOtherLogs(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.NoError(t, a.Close())
 	require.NoError(t, b.Close())
+}
+
+// If more logs are appended to at once than the process has descriptors for, those that were not used for a while must give theirs up,
+// under each policy, and none must lose anything by it.
+func TestMoreActiveLogsThanDescriptors(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushAsync, FlushNone} {
+		t.Run(policy.String(), func(t *testing.T) {
+			const n = 48
+			dir := t.TempDir()
+			o := &Options{Flush: policy, SegmentBytes: 8 * minSegmentBytes}
+			limitFiles(t, highestDescriptor(t)+2*n+40) // all can be at rest, and a dozen awake
+			logs := make([]*Log, n)
+			for i := range logs {
+				l, err := Open(filepath.Join(dir, strconv.Itoa(i)), o)
+				require.NoError(t, err)
+				defer l.Close()
+				logs[i] = l
+				appendNumbered(t, logs[i])
+			}
+			var wg sync.WaitGroup
+			for g := range 4 { // each appends to its own logs, and reads all
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					rng := rand.New(rand.NewPCG(uint64(g), uint64(policy)))
+					for range 100 {
+						appendNumbered(t, logs[rng.IntN(n/4)*4+g])
+						l := logs[rng.IntN(n)]
+						offset := rng.Int64N(l.Offsets().HighWatermark)
+						r, err := l.Read(offset)
+						if assert.NoError(t, err) {
+							assert.Equal(t, string(numbered(offset)), string(r.Value))
+						}
+					}
+				}()
+			}
+			wg.Wait()
+			for i, l := range logs {
+				end := l.Offsets().End
+				require.NoError(t, l.Close())
+				l, err := Open(filepath.Join(dir, strconv.Itoa(i)), o)
+				require.NoError(t, err)
+				require.Equal(t, end, l.Offsets().End)
+				require.NoError(t, l.Close())
+			}
+		})
+	}
+}
+
+// A log in steady use must stay awake while others come to rest for want of descriptors.
+func TestSteadyLogStaysAwake(t *testing.T) {
+	const n = 30
+	dir := t.TempDir()
+	limitFiles(t, highestDescriptor(t)+2*n+30)
+	logs := make([]*Log, n)
+	var steady *handle
+	for round := range 3 {
+		for i := range logs {
+			if round == 0 {
+				l, err := Open(filepath.Join(dir, strconv.Itoa(i)), nil)
+				require.NoError(t, err)
+				defer l.Close()
+				logs[i] = l
+			}
+			appendNumbered(t, logs[i])
+			appendNumbered(t, logs[0])
+			h := logs[0].view.Load().segs[0].h.Load()
+			if steady == nil {
+				steady = h
+			}
+			require.True(t, h == steady, "round %d, log %d", round, i)
+		}
+	}
+	resting := 0
+	for _, l := range logs {
+		if l.atRest() {
+			resting++
+		}
+		require.NoError(t, l.Close())
+	}
+	require.Greater(t, resting, n/4)
 }
 
 // threads returns the number of threads of this process. Go never ends a thread that it started.

@@ -17,10 +17,11 @@ func (l *Log) open() error {
 	if l.o.ReadOnly {
 		return l.openReadOnly()
 	}
-	if err := l.fs.MkdirAll(l.dir); err != nil {
+	err := l.withDescriptor(func() error { return l.fs.MkdirAll(l.dir) })
+	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	err := l.withDescriptor(func() (err error) {
+	err = l.withDescriptor(func() (err error) {
 		l.lock, err = l.fs.Lock(filepath.Join(l.dir, lockName))
 		return err
 	})
@@ -69,6 +70,7 @@ func (l *Log) open() error {
 	l.wall.now(time.Now())
 	l.hooks.attach(l)
 	l.startBackground()
+	l.opened.budget.writes(&l.env, l)
 	o := l.offsets()
 	l.o.Logger.Info("seglog: opened", "dir", l.dir, "found", r.last.finds, "offset", o.End, "start", o.Start,
 		"segments", len(l.view.Load().segs), "dur", time.Since(start))
@@ -110,7 +112,7 @@ func (r *recovery) run() error {
 			return err
 		}
 		if r.leaveClosed() {
-			return l.state.rest()
+			return l.state.rest(false)
 		}
 	} else {
 		l.gaps.Store(true)

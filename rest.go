@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 // A log at rest holds two descriptors, of LOCK and of its directory, no mapping, no buffers and no timer, so that a process can
 // have thousands of logs that are seldom used. There are two ways to come to rest. A log that was closed is at rest after Open,
 // which changes nothing but the number of the process in LOCK, and nor does Close if nothing was appended. A log to which nothing was appended for restAfter
-// closes its active segment and its state file, which need no other change for that. Reads open the last segment like a sealed
+// closes its active segment and its state file, which need no other change for that; it does so earlier if the process runs out of
+// descriptors. Reads open the last segment like a sealed
 // one. The next append, roll or cut wakes the log.
 
 // restAfter is how long nothing must have been appended to a log before it rests. The append that wakes it pays for an open, a
@@ -27,19 +29,20 @@ func (l *Log) atRest() bool {
 	return l.writer.tail.h == nil
 }
 
-// keepResting lets the log rest once nothing was appended for restAfter.
+// keepResting lets the log rest once nothing was appended for restAfter, or if other logs need its descriptors.
 func (l *Log) keepResting(s *dueTimes, now time.Time) {
 	l.mu.Lock()
 	appends, resting := l.writer.appended.batches, l.writer.tail.h == nil
 	l.mu.Unlock()
+	short := l.restSoon.Swap(false)
 	switch {
 	case resting && !l.state.isOpen() || l.failed() != nil:
 		s.rest = time.Time{}
-	case s.rest.IsZero() || appends != s.appends:
+	case !short && (s.rest.IsZero() || appends != s.appends):
 		s.rest, s.appends = now.Add(restAfter), appends
-	case !now.Before(s.rest):
+	case short || !now.Before(s.rest):
 		s.rest = now.Add(restAfter)
-		if err := l.rest(); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
+		if err := l.rest(short); err != nil && !errors.Is(err, ErrFailed) && !errors.Is(err, ErrClosed) {
 			l.backgroundError("log not put to rest", err)
 		}
 		if l.atRest() && !l.state.isOpen() {
@@ -48,8 +51,9 @@ func (l *Log) keepResting(s *dueTimes, now time.Time) {
 	}
 }
 
-// rest releases what a log that nobody appends to does not need. It does nothing if the log is in use.
-func (l *Log) rest() error {
+// rest releases what a log that nobody appends to does not need. It does nothing if the log is in use. short says that the process is
+// short of descriptors.
+func (l *Log) rest(short bool) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
@@ -62,14 +66,21 @@ func (l *Log) rest() error {
 	defer l.flushes.Unlock()
 	l.preparing.Lock()
 	defer l.preparing.Unlock()
+	return l.restLocked(short)
+}
+
+// restLocked is rest for a caller that holds l.mu, l.flushes and l.preparing, of a process that may be short of descriptors. It waits for
+// no other lock that may be held while a file is opened.
+func (l *Log) restLocked(short bool) error {
 	if err := l.writable(); err != nil {
 		return err
 	}
 	w := &l.writer
 	if t := w.tail; t.h != nil {
-		if len(w.sealing) > 0 || t.torn || t.seg.stored.load() != t.seg.flushed.load() {
+		if len(w.sealing) > 0 || t.torn || t.seg.stored.load() != t.seg.flushed.load() || !t.seg.mu.TryLock() {
 			return nil
 		}
+		defer t.seg.mu.Unlock()
 		if next := w.next; next != nil {
 			w.next = nil
 			if err := next.discard(); err != nil {
@@ -81,14 +92,52 @@ func (l *Log) rest() error {
 		}
 		l.flusher.rewrites = nil // all are done, since everything is flushed
 	}
-	return l.state.rest()
+	return l.state.rest(short)
 }
 
-// rest closes the file of an active segment that is flushed. Readers go on to use the indexes that t has in memory.
+// appendWarmth tells how often the log was appended to lately. Each call halves the weight of the appends before it. awake is false for a
+// log that holds nothing but the descriptors of one at rest.
+func (l *Log) appendWarmth() (warmth int64, awake bool) {
+	if !l.mu.TryLock() {
+		return math.MaxInt64, true
+	}
+	defer l.mu.Unlock()
+	w := &l.writer
+	w.warmth = w.warmth/2 + (w.appended.batches-w.counted)<<8
+	w.counted = w.appended.batches
+	return w.warmth, (w.tail.h != nil || l.state.mayBeOpen()) && l.writable() == nil
+}
+
+// makeRest lets the log rest although somebody may append to it soon, unless it is in use at the moment. If something has to be flushed
+// first, its keeper does that. It returns true if the log has come to rest, or is about to.
+func (l *Log) makeRest() bool {
+	if !l.mu.TryLock() {
+		return false
+	}
+	defer l.mu.Unlock()
+	w := &l.writer
+	if s := w.tail.seg; w.tail.h != nil && s.stored.load() != s.flushed.load() {
+		l.restSoon.Store(true) // a flush that fails has to be reported, and noted in a file
+		l.keeper.Kick()
+		return true
+	}
+	if !l.flushes.TryLock() {
+		return false
+	}
+	defer l.flushes.Unlock()
+	if !l.preparing.TryLock() {
+		return false
+	}
+	defer l.preparing.Unlock()
+	if err := l.restLocked(true); err != nil {
+		l.stats.errors.Add(1) // not reported, since the caller has locks which a Logger may want
+	}
+	return w.tail.h == nil && !l.state.mayBeOpen()
+}
+
+// rest closes the file of an active segment that is flushed. Readers go on to use the indexes that t has in memory. t.seg.mu is held.
 func (t *tail) rest() error {
 	s := t.seg
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	t.x.offsets.shrink()
 	t.x.times.shrink()
 	s.own.Store(&t.x.indexes)
@@ -223,11 +272,16 @@ func (l *Log) noteWritten() error {
 }
 
 // reopenState opens the state file of a log at rest, which its name may not lead to any more.
-func (l *Log) reopenState() (f vfs.File, err error) {
-	err = l.withDescriptor(func() error {
+func (l *Log) reopenState(atOnce bool) (f vfs.File, err error) {
+	open := func() error {
 		f, err = lockState(l.fs, filepath.Join(l.dir, stateName), vfs.OpenWrite)
 		return err
-	})
+	}
+	if atOnce {
+		err = open()
+	} else {
+		err = l.withDescriptor(open)
+	}
 	if err != nil {
 		return nil, err
 	}

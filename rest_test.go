@@ -1,386 +1,266 @@
-package seglog
+package seglog_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/seglog/seglog/internal/sim"
+	"github.com/seglog/seglog"
 )
 
-// An idle log must come to rest without being told to, and rest until something is appended.
-func TestIdleLogRests(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone})
-	var due dueTimes
-	appendNumbered(t, l)
-	require.LessOrEqual(t, l.keep(&due), restAfter)
-	appendNumbered(t, l)
-	due.rest = time.Now()
-	require.Greater(t, l.keep(&due), restAfter/2, "something was appended meanwhile")
-	require.False(t, l.atRest())
-	due.rest = time.Now()
-	l.keep(&due)
-	require.True(t, l.atRest())
-	require.EqualValues(t, 2, l.Offsets().RecoveryPoint, "what was not flushed is flushed first")
-	require.True(t, l.state.isOpen(), "it has a note that is not flushed")
-	due.stateFile, due.rest = time.Now(), time.Now()
-	require.Zero(t, l.keep(&due), "nothing is left to do")
-	require.False(t, l.state.isOpen())
-	require.Zero(t, l.keep(&due))
-
-	kicked := false
-	l.opened.first = func() { kicked = true }
-	_, err := l.Read(0)
-	require.NoError(t, err)
-	require.True(t, kicked)
-	require.Positive(t, l.keep(&due))
-	for range 2 {
-		due.cool = time.Now()
-		l.keep(&due)
-	}
-	require.Zero(t, l.keep(&due))
-	require.Zero(t, l.Stats().OpenSegments, "the last segment is closed once nobody reads it")
-	require.NoError(t, l.DeleteBefore(1))
-	require.True(t, l.state.isOpen())
-	require.Positive(t, l.keep(&due))
-	due.rest = time.Now()
-	require.Zero(t, l.keep(&due))
-	require.False(t, l.state.isOpen(), "the state file is closed again")
-	appendNumbered(t, l)
-	require.False(t, l.atRest())
-	require.Positive(t, l.keep(&due))
-	require.NoError(t, l.Close())
-	require.Empty(t, s.Left())
-	require.Empty(t, s.Misuse)
+// putToRest puts a log to rest as its keeper does after a while.
+func putToRest(t *testing.T, l *seglog.Log) {
+	t.Helper()
+	eventually(t, "the log rests", func() bool {
+		rests, err := seglog.Rest(l)
+		require.NoError(t, err)
+		return rests
+	})
 }
 
-// Readers that began while the log was at rest must go on to what is appended then.
-func TestReadersOfALogAtRestGoOn(t *testing.T) {
-	for _, reopen := range []bool{false, true} {
-		for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
-			dir := t.TempDir()
-			o := &Options{Flush: policy, SegmentBytes: 64 << 10}
-			l, err := Open(dir, o)
-			require.NoError(t, err)
-			appendValues(t, l, 100)
-			if reopen {
-				require.NoError(t, l.Close())
-				l, err = Open(dir, o)
-				require.NoError(t, err)
-			}
-			require.NoError(t, l.rest())
-			h, err := l.view.Load().segs[0].pin(&l.env)
-			require.NoError(t, err)
-			sec, err := l.Section(0, 1<<20)
-			require.NoError(t, err)
-			var n int64
-			ctx, cancel := context.WithCancel(context.Background())
-			for r, err := range l.Follow(ctx, 0) {
-				require.NoError(t, err)
-				require.Equal(t, n, r.Offset)
-				if n++; n == 50 {
-					appendValues(t, l, 300)
-				}
-				if n == 400 {
-					break
-				}
-			}
-			cancel()
-			require.EqualValues(t, 400, n)
-			s := l.view.Load().segs[0]
-			var w window
-			limit := s.stored.load()
-			f, ok, err := s.locate(&l.env, h, &w, 399, limit) // by the handle from before
-			require.NoError(t, err)
-			require.True(t, ok)
-			require.LessOrEqual(t, f.base, int64(399))
-			require.NoError(t, h.unref())
-			require.NoError(t, l.TruncateTo(10))
-			var sent bytes.Buffer
-			_, err = sec.WriteTo(&sent)
-			require.NoError(t, err)
-			require.NoError(t, sec.Close())
-			last := int64(-1)
-			for b := batch(sent.Bytes()); len(b) > 0; b = b[b.size():] {
-				require.Empty(t, b[:b.size()].checkCRC(), "a cut must not change what a section holds")
-				last = b.last()
-			}
-			require.EqualValues(t, 99, last)
-			require.NoError(t, l.Close())
-		}
-	}
-}
-
-// appendValues appends n records, one by one.
-func appendValues(t testing.TB, l *Log, n int) {
+// appendSome appends n records, one by one.
+func appendSome(t *testing.T, l *seglog.Log, n int) {
 	t.Helper()
 	for range n {
-		_, err := l.Append(Record{Value: []byte("a value of some length")})
+		_, err := l.Append(seglog.Record{Value: []byte("a value of some length")})
 		require.NoError(t, err)
 	}
 }
 
-// Open of a log that was closed must change nothing on the disk, and nor must Close after it.
-func TestClosedLogIsLeftAlone(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
-	l, err := openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	appendValues(t, l, 200)
-	require.NoError(t, l.Close())
-	ops := len(s.Ops)
-	for range 3 {
-		l, err = openFS(s, sim.Dir, o)
+// values returns the values of all records.
+func values(t *testing.T, l *seglog.Log) (vs []string) {
+	t.Helper()
+	for r, err := range l.Records(seglog.Oldest) {
 		require.NoError(t, err)
-		got, err := readLog(l)
-		require.NoError(t, err)
-		require.Len(t, got.recs, 200)
-		require.NoError(t, l.Close())
+		vs = append(vs, fmt.Sprint(r.Offset, " ", r.Time.UnixMilli(), " ", string(r.Value)))
 	}
-	require.Empty(t, s.Ops[ops:])
-	s.World.Drop(fileName(l.view.Load().segs[0].base, indexSuffix))
-	last := l.view.Load().segs[len(l.view.Load().segs)-1].base
-	s.World.Drop(fileName(last, indexSuffix))
-	l, err = openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	_, err = l.Read(last)
-	require.NoError(t, err)
-	require.EqualValues(t, 1, l.Stats().IndexRebuilds)
-	appendValues(t, l, 1)
-	_, err = l.Read(l.Offsets().End - 1)
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	require.Empty(t, s.Left())
-	require.Empty(t, s.Misuse)
+	return vs
 }
 
-// A call that can't wake the log must say why, change nothing, and work once the cause is gone.
-func TestWakeFails(t *testing.T) {
-	for _, reopen := range []bool{false, true} {
-		for _, kind := range []sim.Kind{sim.Open, sim.Reserve, sim.Stat, sim.Map, sim.Write, sim.Read} {
-			for _, cause := range []error{syscall.ENOSPC, syscall.EMFILE, syscall.EIO} {
-				what := fmt.Sprint(reopen, " ", kind, " ", cause)
-				s := sim.NewFS(sim.NewWorld(), true)
-				o := Options{SegmentBytes: 64 << 10}
-				l, _ := withoutWorkers(t, s, o)
-				appendValues(t, l, 10)
-				if reopen {
-					require.NoError(t, l.Close())
-					l, _ = withoutWorkers(t, s, o)
-				}
-				require.NoError(t, l.state.flush())
-				require.NoError(t, l.rest(), what)
-				require.True(t, l.atRest(), what)
-				s.SetFault(func(k sim.Kind, _ int, path string) *sim.Fault {
-					if k == kind && (k != sim.Write || filepath.Base(path) == stateName) {
-						return &sim.Fault{Err: cause}
-					}
-					return nil
-				})
-				_, err := l.Append(Record{Value: []byte("more")})
-				s.SetFault(nil)
-				end := int64(10)
-				if err == nil {
-					end++
-				} else {
-					require.ErrorIs(t, err, cause, what)
-					require.ErrorContains(t, err, sim.Dir, what)
-				}
-				if errors.Is(err, ErrFailed) {
-					require.NotErrorIs(t, err, syscall.EMFILE, what)
-					require.ErrorIs(t, l.Close(), ErrFailed)
-					l, err = openFS(s, sim.Dir, &o)
-					require.NoError(t, err, what)
-				}
-				require.Equal(t, end, l.Offsets().End, what)
-				appendValues(t, l, 1)
-				require.NoError(t, l.Close(), what)
-				require.Empty(t, s.Left(), what)
-				require.Empty(t, s.Misuse, what)
-				l, err = openFS(s, sim.Dir, &o)
-				require.NoError(t, err)
-				got, err := readLog(l)
-				require.NoError(t, err, what)
-				require.Len(t, got.recs, int(end+1), what)
-				require.NoError(t, l.Close())
-			}
+// holdsLittle checks that a log at rest holds the descriptors of LOCK and of its directory, and no mapping.
+func holdsLittle(t *testing.T, dir string) {
+	t.Helper()
+	eventually(t, "it holds two descriptors and no mapping", func() bool { // a round of the preparer may just be ending
+		fds, mappings := held(t, dir)
+		return fds == 2 && mappings == 0
+	})
+}
+
+// At rest, a log must hold two descriptors and no mapping, answer every read, and take every call that changes it.
+func TestRest(t *testing.T) {
+	more := seglog.Record{Value: []byte("more"), Time: time.UnixMilli(5000)}
+	for _, policy := range []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushAsync, seglog.FlushNone} {
+		for name, change := range map[string]func(l *seglog.Log) error{
+			"append":        func(l *seglog.Log) error { _, err := l.Append(more); return err },
+			"append at":     func(l *seglog.Log) error { return l.AppendAt(l.Offsets().End, more) },
+			"truncate":      func(l *seglog.Log) error { return l.TruncateTo(l.Offsets().End - 3) },
+			"truncate far":  func(l *seglog.Log) error { return l.TruncateTo(100) },
+			"reset":         func(l *seglog.Log) error { return l.Reset(77) },
+			"delete before": func(l *seglog.Log) error { return l.DeleteBefore(l.Offsets().End - 3) },
+			"delete all":    func(l *seglog.Log) error { return l.DeleteBefore(l.Offsets().End) },
+			"retain":        func(l *seglog.Log) error { _, err := l.Retain(); return err },
+			"sync":          (*seglog.Log).Sync,
+			"snapshot":      func(l *seglog.Log) error { return l.Snapshot(filepath.Join(t.TempDir(), "copy")) },
+		} {
+			t.Run(fmt.Sprint(policy, " ", name), func(t *testing.T) {
+				restAndChange(t, seglog.Options{Flush: policy, SegmentBytes: 4096}, change)
+			})
 		}
 	}
 }
 
-// Appends must not go on with a time index that is older than the offset index: the time of the segment would be too low, and
-// retention delete what is young.
-func TestOldTimeIndexIsBuiltAnew(t *testing.T) {
-	for _, read := range []bool{false, true} {
-		s := sim.NewFS(sim.NewWorld(), true)
-		o := &Options{Flush: FlushNone, SegmentBytes: 1 << 20}
-		at := func(l *Log, ms int64, n int) {
-			for range n {
-				_, err := l.Append(Record{Value: make([]byte, 1000), Time: time.UnixMilli(ms)})
+// restAndChange makes the same calls on two logs, one of which rests again and again. Both must have the same files in the end.
+func restAndChange(t *testing.T, o seglog.Options, change func(*seglog.Log) error) {
+	dirs := []string{t.TempDir(), t.TempDir()}
+	logs := make([]*seglog.Log, 2)
+	rest := func() {
+		putToRest(t, logs[1])
+		holdsLittle(t, dirs[1])
+	}
+	each := func(do func(l *seglog.Log)) {
+		for _, l := range logs {
+			do(l)
+		}
+		for _, l := range logs { // what is done in the background must not differ
+			eventually(t, "all is sealed", func() bool { return seglog.Unsealed(l) == 0 })
+		}
+	}
+	sameOffsets := func() {
+		want := logs[0].Offsets()
+		if o.Flush != seglog.FlushSync {
+			want.RecoveryPoint = want.End // a log at rest is flushed
+		}
+		require.Equal(t, want, logs[1].Offsets())
+	}
+	add := func(n int) {
+		each(func(l *seglog.Log) {
+			for i := range n {
+				_, err := l.Append(seglog.Record{Key: []byte{byte(i)}, Value: bytes.Repeat([]byte("v"), 60), Time: time.UnixMilli(int64(1000 + i))})
 				require.NoError(t, err)
 			}
+		})
+	}
+	for i := range logs {
+		l, err := seglog.Open(dirs[i], &o)
+		require.NoError(t, err)
+		logs[i] = l
+	}
+	add(150)
+	for round := range 2 {
+		if round == 1 { // as it was closed
+			for i := range logs {
+				require.NoError(t, logs[i].Close())
+				l, err := seglog.Open(dirs[i], &o)
+				require.NoError(t, err)
+				logs[i] = l
+			}
+			holdsLittle(t, dirs[1])
 		}
-		l, err := openFS(s, sim.Dir, o)
+		rest()
+		sameOffsets()
+		require.Equal(t, values(t, logs[0]), values(t, logs[1]))
+		infos, err := logs[1].Segments()
 		require.NoError(t, err)
-		at(l, 100, 3)
+		require.False(t, infos[len(infos)-1].Sealed)
+		at, err := logs[1].OffsetForTime(time.UnixMilli(1040))
+		require.NoError(t, err)
+		wantAt, err := logs[0].OffsetForTime(time.UnixMilli(1040))
+		require.NoError(t, err)
+		require.Equal(t, wantAt, at)
+		rest()
+		each(func(l *seglog.Log) { require.NoError(t, change(l)) })
+		rest()
+		add(3)
+		rest()
+		sameOffsets()
+	}
+	for i, l := range logs {
 		require.NoError(t, l.Close())
-		old := bytes.Clone(s.World.Get(fileName(0, timeSuffix)))
-		l, err = openFS(s, sim.Dir, o)
+		r, err := seglog.Verify(dirs[i], nil)
 		require.NoError(t, err)
-		at(l, 5000, 1)
-		at(l, 50, 60)
-		require.NoError(t, l.Close())
-		s.World.Put(fileName(0, timeSuffix), old)
-		l, err = openFS(s, sim.Dir, o)
-		require.NoError(t, err)
-		if read {
-			_, err = l.Read(10)
-			require.NoError(t, err)
-		}
-		at(l, 60, 1)
-		got, err := l.OffsetForTime(time.UnixMilli(3000))
-		require.NoError(t, err)
-		require.EqualValues(t, 3, got)
-		infos, err := l.Segments()
-		require.NoError(t, err)
-		require.EqualValues(t, 5000, infos[0].MaxTime.UnixMilli())
-		require.NoError(t, l.Close())
-		r := verifyWorld(t, s.World, nil)
 		require.Empty(t, r.Problems)
 	}
+	sameFiles(t, dirs[0], dirs[1])
 }
 
-// A log that rests after each append must not make the next segment ready each time, which takes as much writing as a segment.
-func TestRestsNearTheEndOfASegment(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: 64 << 10})
-	require.NoError(t, err)
-	for l.end.Load() < 40 {
-		_, err := l.Append(Record{Value: make([]byte, 1000)})
-		require.NoError(t, err)
+// If another program has taken the directory over while the log was at rest, the log must touch none of its files.
+func TestDirectoryTakenAtRest(t *testing.T) {
+	for name, take := range map[string]func(t *testing.T, dir string){
+		"LOCK removed": func(t *testing.T, dir string) {
+			require.NoError(t, os.Remove(filepath.Join(dir, "LOCK")))
+		},
+		"another directory": func(t *testing.T, dir string) {
+			require.NoError(t, os.Rename(dir, dir+".old"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			takeAtRest(t, take, func(l *seglog.Log) error { return l.DeleteBefore(3) })
+			takeAtRest(t, take, func(l *seglog.Log) error {
+				_, err := l.Append(seglog.Record{Value: []byte("into the wrong file")})
+				return err
+			})
+		})
 	}
-	created := 0
-	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
-		if kind == sim.Create && filepath.Base(path) == nextName {
-			created++
-		}
-		return nil
-	})
-	for range 20 {
-		require.NoError(t, l.rest())
-		_, err := l.Append(Record{Value: make([]byte, 1000)})
-		require.NoError(t, err)
-		require.NoError(t, l.prepare())
-	}
-	s.SetFault(nil)
-	require.LessOrEqual(t, created, 2)
-	require.NoError(t, l.Close())
-	require.Empty(t, s.Left())
 }
 
-// The first append to a log that was closed must not bring segments back into the state file that a deletion beside it has taken out.
-func TestDeletionBesideTheFirstAppend(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
-	l, err := openFS(s, sim.Dir, o)
+// takeAtRest takes the directory of a log at rest away, and makes a call, which must fail.
+func takeAtRest(t *testing.T, take func(t *testing.T, dir string), call func(l *seglog.Log) error) {
+	dir := filepath.Join(t.TempDir(), "log")
+	l, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
 	require.NoError(t, err)
-	appendValues(t, l, 200)
-	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
+	appendSome(t, l, 10)
+	putToRest(t, l)
+	take(t, dir)
+	other, err := seglog.Open(dir, &seglog.Options{SegmentBytes: 64 << 10})
 	require.NoError(t, err)
-	segs := l.view.Load().segs
-	require.Greater(t, len(segs), 3)
-	l.changing.Lock()
-	require.NoError(t, l.state.commit(func(st *state) { // as moveStart does, which then waits for the writer
-		st.start = segs[2].base
-		st.deleted((&view{segs[:2]}).bases(), segs[2].base)
-	}))
-	appendValues(t, l, 1)
-	l.state.mu.Lock()
-	m := l.state.cur.manifest
-	l.state.unlock()
-	require.Empty(t, m.differs((&view{segs[2:]}).bases()))
-	l.mu.Lock()
-	l.view.Store(&view{l.view.Load().segs[2:]})
-	raise(&l.start, segs[2].base)
-	l.mu.Unlock()
-	require.NoError(t, l.drop(segs[:2]))
-	l.changing.Unlock()
-	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
+	appendSome(t, other, 20)
+	end := other.Offsets().End
+	err = call(l)
+	require.ErrorIs(t, err, seglog.ErrFailed)
+	require.ErrorContains(t, err, dir)
+	require.ErrorIs(t, l.TruncateTo(3), seglog.ErrFailed)
+	require.ErrorIs(t, l.Close(), seglog.ErrFailed)
+	appendSome(t, other, 1)
+	require.Equal(t, end+1, other.Offsets().End)
+	require.NoError(t, other.Close())
+	r, err := seglog.Verify(dir, nil)
 	require.NoError(t, err)
-	require.Equal(t, segs[2].base, l.Offsets().Start)
-	require.NoError(t, l.Close())
+	require.Empty(t, r.Problems)
+	require.Equal(t, end+1, r.End)
 }
 
-// A log at rest must not hold the memory of segments that are sealed, nor room for index entries to come.
-func TestRestReleasesTheIndexes(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	l, err := openFS(s, sim.Dir, &Options{Flush: FlushNone, SegmentBytes: 64 << 10})
-	require.NoError(t, err)
-	for l.Stats().Rolls < 3 {
-		appendValues(t, l, 1)
-	}
-	require.Eventually(t, func() bool { return l.Stats().Seals == 3 }, 10*time.Second, time.Millisecond)
-	require.NoError(t, l.rest())
-	require.True(t, l.atRest())
-	require.Zero(t, cap(l.writer.sealing))
-	x := l.writer.tail.x
-	require.Len(t, *x.offsets.b.Load(), len(x.offsets.bytes()))
-	require.Len(t, *x.times.b.Load(), len(x.times.bytes()))
-	appendValues(t, l, 3000)
-	_, err = l.Read(l.Offsets().End - 1)
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	require.Empty(t, verifyWorld(t, s.World, nil).Problems)
-}
-
-// Damage to one slot of the state file must not keep a log at rest from noting anything.
-func TestStateDamagedAtRest(t *testing.T) {
-	for slot := range 2 {
-		for _, reopen := range []bool{false, true} {
-			s := sim.NewFS(sim.NewWorld(), true)
-			l, _ := withoutWorkers(t, s, Options{})
-			appendValues(t, l, 10)
+// A file that was cut or removed while the log was at rest is an error that names it.
+func TestFileChangedAtRest(t *testing.T) {
+	for _, reopen := range []bool{false, true} {
+		for name, change := range map[string]func(path string) error{
+			"cut":     func(path string) error { return os.Truncate(path, 100) },
+			"removed": os.Remove,
+		} {
+			dir := t.TempDir()
+			o := &seglog.Options{SegmentBytes: 64 << 10}
+			l, err := seglog.Open(dir, o)
+			require.NoError(t, err)
+			appendSome(t, l, 10)
 			if reopen {
 				require.NoError(t, l.Close())
-				l, _ = withoutWorkers(t, s, Options{})
+				l, err = seglog.Open(dir, o)
+				require.NoError(t, err)
 			}
-			require.NoError(t, l.state.flush())
-			require.NoError(t, l.rest())
-			require.False(t, l.state.isOpen())
-			s.World.Get(stateName)[slot*stateSlotGap+40] ^= 1
-			require.NoError(t, l.DeleteBefore(1))
-			appendValues(t, l, 1)
-			require.NoError(t, l.TruncateTo(5))
-			require.NoError(t, l.Close())
-			require.Empty(t, verifyWorld(t, s.World, nil).Problems)
+			putToRest(t, l)
+			path := filepath.Join(dir, "00000000000000000000.log")
+			require.NoError(t, change(path))
+			_, err = l.Append(seglog.Record{Value: []byte("more")})
+			require.ErrorIs(t, err, seglog.ErrCorrupt, name)
+			require.ErrorContains(t, err, path)
+			_, err = l.Read(5)
+			require.ErrorIs(t, err, seglog.ErrCorrupt, name)
+			if reopen {
+				require.NoError(t, l.Close(), "nothing was to be done")
+			} else {
+				require.ErrorIs(t, l.Close(), seglog.ErrCorrupt)
+			}
+			requireReleased(t, dir)
 		}
 	}
 }
 
-// A seal must flush the index files also if Close wrote them, which does not flush those of a small segment.
-func TestSealFlushesIndexesOfAClosedLog(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
-	l, err := openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	appendValues(t, l, 3)
-	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	_, err = l.Append(Record{Value: make([]byte, 3900)})
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return l.Stats().Seals == 1 }, 10*time.Second, time.Millisecond)
-	w := cutNamed(t, s.Kill(), "nothing") // the preparer may still be at work
-	require.NotEmpty(t, w.Get(fileName(0, timeSuffix)), "the time index is on the disk")
-	_ = l.Close()
+// If the directory of a log at work is moved, and another log begun under its name, neither the writer nor its preparer may touch
+// the other log's files.
+func TestDirectoryMovedUnderTheWriter(t *testing.T) {
+	for _, policy := range []seglog.FlushPolicy{seglog.FlushSync, seglog.FlushNone} {
+		dir := filepath.Join(t.TempDir(), "log")
+		o := &seglog.Options{Flush: policy, SegmentBytes: 4 << 20}
+		l, err := seglog.Open(dir, o)
+		require.NoError(t, err)
+		appendSome(t, l, 10)
+		require.NoError(t, os.Rename(dir, dir+".old"))
+		other, err := seglog.Open(dir, o)
+		require.NoError(t, err)
+		for range 200 {
+			_, err := other.Append(seglog.Record{Value: make([]byte, 4000)})
+			require.NoError(t, err)
+		}
+		for range 200 { // its blocks ahead run out again and again
+			if _, err := l.Append(seglog.Record{Value: make([]byte, 4000)}); err != nil {
+				break
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+		_ = l.Close() // which says that the directory was moved
+		n := 0
+		for _, err := range other.Records(0) {
+			require.NoError(t, err)
+			n++
+		}
+		require.Equal(t, 200, n)
+		require.NoError(t, other.Close())
+		r, err := seglog.Verify(dir, nil)
+		require.NoError(t, err)
+		require.Empty(t, r.Problems)
+	}
 }

@@ -267,7 +267,13 @@ func (u *schedUser) sync(Offsets) {
 	ignore(u.w.do(&histCall{kind: histMark, offset: math.MaxInt64}, u.name+": sync", u.w.l.Sync))
 }
 
-func (u *schedUser) rest(Offsets) { ignore(u.w.l.rest()) }
+func (u *schedUser) rest(Offsets) {
+	if u.rng.IntN(3) > 0 {
+		ignore(u.w.l.rest(u.rng.IntN(2) == 0))
+	} else if _, awake := u.w.l.appendWarmth(); awake { // as for another log that needs a descriptor
+		u.w.l.makeRest()
+	}
+}
 
 func (u *schedUser) waitDurable(o Offsets) {
 	offset := u.between(max(o.Start, o.End-3), o.End+2)

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
@@ -325,14 +326,24 @@ func (e *env) acquire(path string, mode vfs.OpenMode) (f vfs.File, err error) {
 }
 
 // withDescriptor makes a call that needs a descriptor. If the process has none left, it closes sealed segments of all logs
-// and makes the call again.
+// and, if that is not enough, lets other logs rest, and makes the call again.
 func (e *env) withDescriptor(call func() error) error {
 	err := call()
-	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+	if noDescriptor(err) {
 		e.opened.budget.closeHalf()
 		err = call()
 	}
+	for tries := 0; tries < 20 && noDescriptor(err) && e.opened.budget.restLogs(e); tries++ {
+		if tries > 0 {
+			sched.Spin("descriptor", 5*time.Millisecond)
+		}
+		err = call()
+	}
 	return err
+}
+
+func noDescriptor(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // create makes a new file. It removes a file of the same name that a killed process left, rather than reuse it: the kernel

@@ -393,7 +393,7 @@ func (u *simUser) step() error {
 	case n < 86:
 		return u.deleteBefore(between(lo, l.end()))
 	case n < 90:
-		return u.log.rest()
+		return u.log.rest(n < 88)
 	case n < 94:
 		return u.sync()
 	case n < 96:

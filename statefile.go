@@ -14,7 +14,8 @@ import (
 
 // stateFile keeps seglog.state.
 type stateFile struct {
-	open func() (vfs.File, error) // opens and locks the file again after rest; nil: it stays open
+	// open opens and locks the file again after rest. With atOnce it does not wait for a descriptor. nil: the file stays open.
+	open func(atOnce bool) (vfs.File, error)
 	mu   sched.Mutex
 	// Guarded by mu:
 	f        vfs.File // nil while the log is at rest, if nothing was noted since
@@ -22,8 +23,8 @@ type stateFile struct {
 	dirty    bool // written since the last flush
 	flushing bool
 	buf      [stateLen]byte
-	// missed is a note that met somebody else who held mu. Whoever holds mu writes it afterwards: a reader in another process
-	// sees durable records only once they are noted, and the next flush may be hours away.
+	// missed is a note that met somebody else who held mu, or found no descriptor. Whoever holds mu writes it afterwards: a reader in
+	// another process sees durable records only once they are noted, and the next flush may be hours away.
 	missed atomic.Pointer[flushedNote]
 }
 
@@ -42,10 +43,14 @@ func (s *stateFile) unlock() {
 // catchUp writes a note that was missed, unless somebody holds mu, who will.
 func (s *stateFile) catchUp() {
 	for s.missed.Load() != nil && s.mu.TryLock() {
+		again := false
 		if n := s.missed.Swap(nil); n != nil {
-			_ = s.put(s.cur.flushed(*n)) // a failure only makes the next recovery check more
+			again = noDescriptor(s.putFlushed(*n)) && s.missed.CompareAndSwap(nil, n) // another failure only makes the next recovery check more
 		}
 		s.mu.Unlock()
+		if again {
+			return // the keeper flushes the file in a while
+		}
 	}
 }
 
@@ -91,14 +96,18 @@ func (s *stateFile) close() error {
 	return errors.Join(f.Unlock(), f.Close())
 }
 
-// rest closes the file until something is to be noted, unless a part of it is not flushed. The file LOCK keeps other writers out
-// meanwhile.
-func (s *stateFile) rest() error {
-	s.mu.Lock()
-	defer s.unlock()
-	if s.dirty || s.flushing || s.missed.Load() != nil {
+// rest closes the file until something is to be noted, unless it is in use. The file LOCK keeps other writers out meanwhile. Notes that
+// are not flushed keep it open, unless the process is short of descriptors: what notes make durable may be lost, only then recovery
+// has more to check after a power cut.
+func (s *stateFile) rest(short bool) error {
+	if !s.mu.TryLock() {
 		return nil
 	}
+	defer s.unlock()
+	if s.dirty && !short || s.flushing || s.missed.Load() != nil {
+		return nil
+	}
+	s.dirty = false
 	return s.close()
 }
 
@@ -108,16 +117,25 @@ func (s *stateFile) isOpen() bool {
 	return s.f != nil
 }
 
+// mayBeOpen is isOpen without waiting for whoever uses the file.
+func (s *stateFile) mayBeOpen() bool {
+	if !s.mu.TryLock() {
+		return true
+	}
+	defer s.mu.Unlock()
+	return s.f != nil
+}
+
 // file returns the file, and opens it if the log was at rest. The name may lead to another file by now, which must not be written
 // to. s.mu is held.
-func (s *stateFile) file() (vfs.File, error) {
+func (s *stateFile) file(atOnce bool) (vfs.File, error) {
 	if s.f != nil {
 		return s.f, nil
 	}
 	if s.open == nil {
 		return nil, fs.ErrClosed
 	}
-	f, err := s.open()
+	f, err := s.open(atOnce)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +206,13 @@ func (s *stateFile) note() error {
 func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
 	n := flushedNote{durable, base, m}
 	if s.mu.TryLock() {
-		err := s.put(s.cur.flushed(n))
+		err := s.putFlushed(n)
+		if noDescriptor(err) {
+			missed := n // on the heap
+			s.missed.Store(&missed)
+			s.mu.Unlock()
+			return nil
+		}
 		s.unlock()
 		return err
 	}
@@ -196,6 +220,14 @@ func (s *stateFile) noteFlushed(durable, base int64, m mark) error {
 	s.missed.Store(&missed)
 	s.catchUp()
 	return nil
+}
+
+// putFlushed writes a note. It does not wait for a descriptor, as logs that are to give up theirs make notes first. s.mu is held.
+func (s *stateFile) putFlushed(n flushedNote) error {
+	if _, err := s.file(true); err != nil {
+		return err
+	}
+	return s.put(s.cur.flushed(n))
 }
 
 // noteFailed notes that the page cache may hold bytes that the disk does not have. Only an Open before the next reboot needs
@@ -256,7 +288,7 @@ func (s *stateFile) putRest(rest []byte) error {
 	}
 	s.mu.Lock()
 	defer s.unlock()
-	f, err := s.file()
+	f, err := s.file(false)
 	if err == nil {
 		_, err = f.WriteAt(rest, restPos)
 	}
@@ -306,7 +338,7 @@ func (s *stateFile) flush() error {
 
 // put writes next to the slot whose turn it is. s.mu is held.
 func (s *stateFile) put(next state) error {
-	f, err := s.file()
+	f, err := s.file(false)
 	if err != nil {
 		return err
 	}

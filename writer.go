@@ -20,6 +20,7 @@ type writer struct {
 	sealsBegun, sealsEnded int64
 	sealed                 sync.Cond
 	appended               struct{ batches, records, bytes int64 }
+	warmth, counted        int64 // see Log.appendWarmth; counted is appended.batches at its last call
 	clock                  coarseClock
 	// epoch is the leader epoch of the last batch. Later batches get it too, since epochs never go back in a Kafka log.
 	epoch    int32

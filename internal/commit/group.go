@@ -146,8 +146,7 @@ func (g *Group) pass() {
 // Lock waits until no flush is running, and keeps flushes from starting until Unlock.
 func (g *Group) Lock() {
 	g.mu.Lock()
-	if !g.owned {
-		g.owned, g.covers = true, math.MinInt64
+	if g.take() {
 		g.mu.Unlock()
 		return
 	}
@@ -161,6 +160,22 @@ func (g *Group) Lock() {
 	if g.Woken != nil {
 		g.Woken()
 	}
+}
+
+// TryLock is Lock, but returns false at once if somebody owns the group.
+func (g *Group) TryLock() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.take()
+}
+
+// take makes the caller the owner if nobody is. g.mu is held.
+func (g *Group) take() bool {
+	if g.owned {
+		return false
+	}
+	g.owned, g.covers = true, math.MinInt64
+	return true
 }
 
 // Wait returns once every flush that began before the call has ended.
