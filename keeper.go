@@ -316,7 +316,7 @@ type hooks struct {
 	work     *sched.Worker
 	attached bool // there is a hook to call
 	started  atomic.Bool
-	asking   sched.Mutex // MayDelete is asked by one goroutine at a time
+	asking   sched.Mutex // held to ask MayDelete, and to delete what it agrees to; Close waits for it
 }
 
 func (h *hooks) init(l *Log) {
@@ -422,11 +422,4 @@ func (h *hooks) untold(l *Log) (info SegmentInfo, ok bool, err error) {
 		return info, err == nil, err
 	}
 	return SegmentInfo{}, false, nil
-}
-
-// mayDelete calls Options.MayDelete, unless the log is closed: Close waits for a call that runs, and none begins after it.
-func (h *hooks) mayDelete(l *Log, info SegmentInfo) bool {
-	h.asking.Lock()
-	defer h.asking.Unlock()
-	return !l.closed.Load() && l.o.MayDelete(info)
 }

@@ -211,6 +211,10 @@ func (l *Log) Retain() (deleted int, err error) {
 
 // retain is Retain without a start of the hooks, for the work in the background.
 func (l *Log) retain() (deleted int, err error) {
+	if l.o.MayDelete != nil {
+		l.hooks.asking.Lock() // so that MayDelete is not asked about what another call is deleting
+		defer l.hooks.asking.Unlock()
+	}
 	if err := l.writable(); err != nil {
 		return 0, err
 	}
@@ -263,7 +267,7 @@ func (l *Log) retain() (deleted int, err error) {
 			_, rollErr = l.rollAt(next) // it goes once it was sealed and OnSeal was called for it
 			break
 		}
-		if !l.hooks.told(l, next) || l.o.MayDelete != nil && !l.hooks.mayDelete(l, info) {
+		if !l.hooks.told(l, next) || l.o.MayDelete != nil && (l.closed.Load() || !l.o.MayDelete(info)) {
 			break
 		}
 		if last {

@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog"
@@ -141,6 +143,37 @@ func TestSlowMayDelete(t *testing.T) {
 	close(answer)
 	require.Eventually(t, func() bool { return l.Stats().Segments == 1 }, 10*time.Second, time.Millisecond)
 	require.NoError(t, l.Close())
+}
+
+// MayDelete must not be asked about a segment that another call of Retain is deleting.
+func TestMayDeleteOfConcurrentRetains(t *testing.T) {
+	var mu sync.Mutex
+	agreed := map[int64]int{}
+	l := segmentsOf(t, &seglog.Options{Flush: seglog.FlushNone, RetentionBytes: 8 << 10, OnSeal: func(seglog.SegmentInfo) {}, MayDelete: func(info seglog.SegmentInfo) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		agreed[info.Base]++
+		return true
+	}}, 3)
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range 200 {
+				_, err := l.Append(seglog.Record{Value: make([]byte, 1500)})
+				assert.NoError(t, err)
+				_, err = l.Retain()
+				assert.NoError(t, err)
+			}
+		}()
+	}
+	wg.Wait()
+	require.NoError(t, l.Close())
+	require.Greater(t, len(agreed), 100)
+	for base, times := range agreed {
+		require.Equal(t, 1, times, "segment %d", base)
+	}
 }
 
 // A segment that stays only because OnSeal was not called for it yet must go once it was, without an append.
