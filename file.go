@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/seglog/seglog/internal/sched"
@@ -20,6 +21,25 @@ type osFS struct{}
 type osFile struct{ *os.File }
 
 func (f osFile) OSFile() *os.File { return f.File }
+
+func (f osFile) Close() error { return closeFile(f.File) }
+
+// descriptors is the number of files, directories and locks that all logs of the process have open.
+var descriptors atomic.Int64
+
+// counted counts f, which closeFile closes.
+func counted(f *os.File) *os.File {
+	descriptors.Add(1)
+	return f
+}
+
+func closeFile(f *os.File) error {
+	err := f.Close()
+	if !errors.Is(err, fs.ErrClosed) {
+		descriptors.Add(-1)
+	}
+	return err
+}
 
 func (f osFile) Size() (int64, error) {
 	st, err := f.Stat()
@@ -41,7 +61,7 @@ func regularFile(f *os.File) (vfs.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return osFile{f}, nil
+	return osFile{counted(f)}, nil
 }
 
 func (osFS) Stat(path string) (vfs.FileInfo, error) {
@@ -120,7 +140,7 @@ func pathError(op, path string, err error) error {
 // openDirectory is the vfs.Directory of osFS.
 type openDirectory struct{ f *os.File }
 
-func (d openDirectory) Close() error { return d.f.Close() }
+func (d openDirectory) Close() error { return closeFile(d.f) }
 func (d openDirectory) Held() error  { return sameFile(d.f) }
 
 func (d openDirectory) List() ([]string, error) {
@@ -136,7 +156,7 @@ func (osFS) OpenDir(dir string) (vfs.Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openDirectory{f}, nil
+	return openDirectory{counted(f)}, nil
 }
 
 func (o osFS) SyncDir(dir string) error {

@@ -358,7 +358,8 @@ func (l *Log) Stats() Stats {
 		DeletedSegments: c.deletedSegments.Load(), Truncations: c.truncations.Load(),
 		Segments: len(segs), OpenSegments: l.opened.count(), Bytes: bytes, ReservedBytes: reserved, PinnedBytes: c.pinned.Load(),
 		ReadCacheBytes: l.reads.bytes.Load(),
-		SentZeroCopy:   c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
+		Descriptors:    descriptors.Load(), Mappings: mappingsHeld(),
+		SentZeroCopy: c.sentZeroCopy.Load(), SentCopied: c.sentCopied.Load(), Received: c.received.Load(),
 		Errors: c.errors.Load(),
 	}
 }

@@ -33,6 +33,8 @@ func (b *mapBudget) take() bool {
 
 func (b *mapBudget) giveBack() { b.n.Add(-1) }
 
+func mappingsHeld() int64 { return mappings.n.Load() }
+
 func (f osFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	if strconv.IntSize == 32 || n <= 0 {
 		// Segments would use up a 32-bit address space.

@@ -48,7 +48,7 @@ func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
 	}
 	// If this fails, as on a full disk, the error message of the next process says less.
 	_, _ = f.WriteAt(fmt.Appendf(nil, "%-19d\n", os.Getpid()), 0)
-	return fileLock{f}, nil
+	return fileLock{counted(f)}, nil
 }
 
 // fileLock is a lock file. It is unlocked before it is closed: a process that is being forked at the moment has a copy of the
@@ -56,7 +56,7 @@ func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
 type fileLock struct{ f *os.File }
 
 func (l fileLock) Close() error {
-	return errors.Join(pathError("flock", l.f.Name(), unix.Flock(int(l.f.Fd()), unix.LOCK_UN)), l.f.Close())
+	return errors.Join(pathError("flock", l.f.Name(), unix.Flock(int(l.f.Fd()), unix.LOCK_UN)), closeFile(l.f))
 }
 
 func (osFS) Open(path string, mode vfs.OpenMode) (vfs.File, error) {

@@ -30,12 +30,12 @@ func (osFS) Lock(path string) (vfs.DirectoryLock, error) {
 		}
 		return nil, pathError("LockFileEx", path, err)
 	}
-	return fileLock{f}, nil
+	return fileLock{counted(f)}, nil
 }
 
 type fileLock struct{ f *os.File }
 
-func (l fileLock) Close() error { return l.f.Close() }
+func (l fileLock) Close() error { return closeFile(l.f) }
 func (l fileLock) Held() error  { return sameFile(l.f) }
 
 // Lock does nothing: LockFileEx would keep readers in other processes out, and nobody can remove the file LOCK while it is
@@ -136,6 +136,8 @@ func ntPath(path string) string {
 	}
 	return `\??\` + path
 }
+
+func mappingsHeld() int64 { return 0 }
 
 func (f osFile) Mmap(n int64, writable bool) (*vfs.Mapping, error) {
 	return nil, pathError("mmap", f.Name(), errors.ErrUnsupported)

@@ -264,3 +264,45 @@ func TestDirectoryMovedUnderTheWriter(t *testing.T) {
 		require.Empty(t, r.Problems)
 	}
 }
+
+// Stats must tell what all logs of the process hold, as the system counts it.
+func TestStatsOfTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	first, err := seglog.Open(filepath.Join(dir, "first"), nil)
+	require.NoError(t, err)
+	before := first.Stats()
+	fdsBefore, mapsBefore := held(t, dir)
+	asCounted := func(what string) {
+		t.Helper()
+		eventually(t, what, func() bool { // background work may have a file open
+			fds, maps := held(t, dir)
+			s := first.Stats()
+			return s.Descriptors-before.Descriptors == int64(fds-fdsBefore) && s.Mappings-before.Mappings == int64(maps-mapsBefore)
+		})
+	}
+	var logs []*seglog.Log
+	for i := range 3 {
+		l, err := seglog.Open(filepath.Join(dir, fmt.Sprint(i)), &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4096})
+		require.NoError(t, err)
+		defer l.Close()
+		appendSome(t, l, 300)
+		logs = append(logs, l)
+	}
+	asCounted("three logs are appended to")
+	for _, l := range logs {
+		require.NotEmpty(t, values(t, l))
+	}
+	asCounted("they are read")
+	for _, l := range logs {
+		putToRest(t, l)
+	}
+	asCounted("they rest")
+	for _, l := range logs {
+		require.NoError(t, l.Close())
+	}
+	eventually(t, "they are closed", func() bool {
+		s := first.Stats()
+		return s.Descriptors == before.Descriptors && s.Mappings == before.Mappings
+	})
+	require.NoError(t, first.Close())
+}

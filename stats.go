@@ -33,6 +33,10 @@ type Stats struct {
 	// SetReadCacheBytes).
 	ReadCacheBytes int64
 
+	// Descriptors and Mappings are held by all logs of the process together. A log at rest, to which nothing was appended for two
+	// seconds, has two descriptors; one at work has four or five, a mapping or two, and those of its open segments.
+	Descriptors, Mappings int64
+
 	SentZeroCopy, SentCopied int64 // bytes that left by sendfile, and by a copy through the process
 	Received                 int64 // bytes stored by TransferFrom
 

@@ -66,6 +66,8 @@ func newCollector(l *seglog.Log, dir string) *collector {
 	gauge("reserved_bytes", "Bytes set aside for appends to come.", func(s *seglog.Stats) int64 { return s.ReservedBytes })
 	gauge("pinned_bytes", "Bytes of deleted segments that readers and sections still hold.", func(s *seglog.Stats) int64 { return s.PinnedBytes })
 	gauge("read_cache_bytes", "Memory of the read cache, which all logs of the process share.", func(s *seglog.Stats) int64 { return s.ReadCacheBytes })
+	gauge("descriptors", "Descriptors of all logs of the process.", func(s *seglog.Stats) int64 { return s.Descriptors })
+	gauge("mappings", "Mappings of all logs of the process.", func(s *seglog.Stats) int64 { return s.Mappings })
 	return c
 }
 
