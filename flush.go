@@ -12,6 +12,7 @@ import (
 type flusher struct {
 	rewrites    []rewrite
 	namesSynced int64 // Log.names at the last flush of the directory
+	ended       bool  // Close has flushed everything, and gives back the files
 }
 
 // Sync returns once everything appended so far is on stable storage. Errors: ErrFailed, also for a flush that fails in
@@ -38,6 +39,9 @@ func (l *Log) flushTo(m moment) error {
 // flushRound is one round of group commit. Afterwards its owner notes the new recovery point (noteRecoveryPoint), before it
 // hands over the ownership of the flushes: a note made later could follow a cut, and promise records that are gone.
 func (l *Log) flushRound() error {
+	if l.flusher.ended { // the caller found before Close that it needs a flush, and comes late
+		return ErrClosed
+	}
 	err := l.flushOnce(math.MaxInt64)
 	l.failUnlessShortage(err)
 	return err

@@ -101,7 +101,7 @@ func (l *Log) release() error {
 	l.opened.closeAll()
 	l.opened.budget.writesNoMore(&l.env)
 	if l.state != nil {
-		errs = append(errs, l.state.close())
+		errs = append(errs, l.state.end())
 	}
 	if l.readOnly != nil && l.readOnly.state != nil {
 		errs = append(errs, l.readOnly.state.Close())
@@ -153,7 +153,9 @@ func (l *Log) shut() error {
 		return nil
 	}
 	finished := l.finish()
-	l.flushes.Wait() // finish has flushed what appends wait for, or they get the error
+	l.flushes.Lock()
+	l.flusher.ended = true // finish has flushed what appends wait for, or they get the error
+	l.flushes.Unlock()
 	return finished
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -383,4 +384,29 @@ func TestSealFlushesIndexesOfAClosedLog(t *testing.T) {
 	w := cutNamed(t, s.Kill(), "nothing") // the preparer may still be at work
 	require.NotEmpty(t, w.Get(fileName(0, timeSuffix)), "the time index is on the disk")
 	_ = l.Close()
+}
+
+// A caller that found before Close that it needs a flush, and asks for it only afterwards, must not open the state file again: its lock
+// would keep the next Open out.
+func TestFlushThatBeginsAfterClose(t *testing.T) {
+	for _, policy := range []FlushPolicy{FlushSync, FlushNone} {
+		s := sim.NewFS(sim.NewWorld(), true)
+		l, err := openFS(s, sim.Dir, &Options{Flush: policy})
+		require.NoError(t, err)
+		appendValues(t, l, 3)
+		asked := false
+		require.NoError(t, l.flushes.To(3, func() (bool, error) {
+			if asked {
+				return l.durable.Load() >= 3, nil
+			}
+			asked = true
+			require.NoError(t, l.Close())
+			return false, nil
+		}))
+		require.Empty(t, s.Left())
+		require.Empty(t, s.Misuse)
+		require.ErrorIs(t, l.state.note(), fs.ErrClosed)
+		require.Empty(t, s.Left())
+		require.Equal(t, ErrClosed, l.Sync())
+	}
 }

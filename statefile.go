@@ -86,7 +86,7 @@ func lockState(fsys vfs.FS, path string, mode vfs.OpenMode) (vfs.File, error) {
 	return f, err
 }
 
-// close closes the file, if it is open. s.mu is held, or nobody else uses s.
+// close closes the file, if it is open. s.mu is held.
 func (s *stateFile) close() error {
 	f := s.f
 	if f == nil {
@@ -94,6 +94,14 @@ func (s *stateFile) close() error {
 	}
 	s.f = nil
 	return errors.Join(f.Unlock(), f.Close())
+}
+
+// end closes the file for good.
+func (s *stateFile) end() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = nil
+	return s.close()
 }
 
 // rest closes the file until something is to be noted, unless it is in use. The file LOCK keeps other writers out meanwhile. Notes that
