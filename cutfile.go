@@ -228,7 +228,7 @@ func (e *env) copyBelow(src vfs.File, p *cutPlan) (f vfs.File, err error) {
 
 // placeCopy renames f, which copyBelow made, to path.
 func (e *env) placeCopy(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
-	err := e.fs.Rename(filepath.Join(e.dir, cutName), path)
+	err := e.insist(func() error { return e.fs.Rename(filepath.Join(e.dir, cutName), path) })
 	if err == nil {
 		p.done = true
 		err = e.syncDir()
@@ -237,6 +237,16 @@ func (e *env) placeCopy(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// insist makes a call again if it fails for a shortage. It is for steps of a cut that is noted already, where a failure latches the log.
+// Renames fail on a full btrfs, which gives back the space of removed files when it commits their removal.
+func (e *env) insist(call func() error) error {
+	err := call()
+	for tries := 0; tries < 3 && isShortage(err) && e.syncDir() == nil; tries++ {
+		err = call()
+	}
+	return err
 }
 
 // showBelow publishes a view for a cut that failed half-way, of the records that are certainly intact: all below the offset, but
@@ -280,8 +290,8 @@ func (l *Log) carryOutReset(offset int64) (err error) {
 	if err == nil {
 		_, err = l.removeProducersAbove(l.producers, offset)
 	}
-	if err == nil {
-		err = w.next.activate(offset)
+	if err == nil && !w.next.seg.is(phaseActive) {
+		err = l.insist(func() error { return w.next.activate(offset) })
 	}
 	if err == nil {
 		err = l.syncDir()

@@ -122,6 +122,12 @@ func (l *Log) cut(offset int64, reset bool) error {
 	if err != nil && isShortage(err) && inDoubt(err) == nil {
 		return errors.Join(fmt.Errorf("seglog: cut at offset %d: %w", offset, err), l.giveUp(&plan))
 	}
+	if err == nil && reset {
+		var undone bool
+		if undone, err = l.nameEarly(offset); undone {
+			return fmt.Errorf("seglog: cut at offset %d: %w", offset, err)
+		}
+	}
 	if err == nil {
 		l.beginCut()
 		if reset {
@@ -142,6 +148,22 @@ func (l *Log) cut(offset int64, reset bool) error {
 	l.stats.truncations.Add(1)
 	l.o.Logger.Info("seglog: cut", "dir", l.dir, "offset", offset, "reset", reset)
 	return nil
+}
+
+// nameEarly gives the segment with which the log begins after a Reset its name while nothing is removed yet, since a name may take space
+// that a full disk does not have. The intent is then taken back, which undone says; as logs in other processes may have seen it, it
+// counts as a cut at the end. A segment that has that name already must be removed first, so the name has to wait.
+func (l *Log) nameEarly(offset int64) (undone bool, err error) {
+	for _, s := range l.view.Load().segs {
+		if s.base == offset {
+			return false, nil
+		}
+	}
+	if err = l.writer.next.activate(offset); err == nil || !isShortage(err) {
+		return false, err
+	}
+	undo := l.state.commit(func(s *state) { s.cut, s.reset, s.lastCut = -1, false, l.end.Load() })
+	return undo == nil, errors.Join(err, undo)
 }
 
 // planCut finds the position at which the segment of the last record to be kept, that at offset-1, is to be cut, and makes the

@@ -567,3 +567,40 @@ func TestSealedSegmentsKeepNoBuffers(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	require.NoError(t, l.Close())
 }
+
+// A Reset for which a full disk has no room for the name of the new segment must leave the log as it was.
+func TestResetWithoutRoomForAName(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{SegmentBytes: 1 << 20})
+	appendValues(t, l, 200)
+	r, err := openFS(s, sim.Dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Rename {
+			return &sim.Fault{Err: syscall.ENOSPC}
+		}
+		return nil
+	})
+	for range 2 {
+		err = l.Reset(1000)
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		require.NotErrorIs(t, err, ErrFailed)
+	}
+	s.SetFault(nil)
+	for _, l := range []*Log{l, r} {
+		got, err := readLog(l)
+		require.NoError(t, err)
+		require.Len(t, got.recs, 200)
+	}
+	appendValues(t, l, 1)
+	killed := sim.NewFS(s.World.Clone(), true)
+	again, err := openFS(killed, sim.Dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 201, again.Offsets().End)
+	require.NoError(t, again.Close())
+	require.NoError(t, l.Reset(1000))
+	require.Equal(t, Offsets{1000, 1000, 1000, 1000}, r.Offsets())
+	require.NoError(t, r.Close())
+	require.NoError(t, l.Close())
+	require.Empty(t, verifyWorld(t, s.World, nil).Problems)
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -201,9 +202,16 @@ func (f *fullDisk) try(op request) {
 	}
 }
 
-// passes checks that a call succeeded, or failed with ENOSPC without latching the log.
+// passes checks that a call succeeded, or failed with ENOSPC without latching the log. On btrfs a flush may meet a full disk too, and then
+// the log must fail.
 func (f *fullDisk) passes(what string, a reply) {
 	f.t.Helper()
+	if a.Latched && f.copies() && strings.Contains(a.Err, ": fdatasync ") {
+		f.t.Log(a.Err)
+		f.c.do(request{Op: "close"})
+		f.openFull()
+		return
+	}
 	require.False(f.t, a.Latched, "%s: the log has failed: %s", what, a.Err)
 	if a.Err != "" {
 		require.Equal(f.t, syscall.ENOSPC, a.Errno, "%s: %s", what, a.Err)
