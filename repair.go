@@ -3,9 +3,11 @@ package seglog
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -43,25 +45,42 @@ func repairFS(fsys vfs.FS, dir string, opts *RepairOptions) (report *RepairRepor
 		return nil, invalid("RepairOptions.MaxInflatedBytes is %d", p.o.MaxInflatedBytes)
 	}
 	p.check.d.limit = p.o.MaxInflatedBytes
-	path := filepath.Join(abs, lockName)
-	if _, missing := fsys.Stat(path); p.o.Apply || !errors.Is(missing, fs.ErrNotExist) { // who only looks leaves no file behind
-		lock, failed := fsys.Lock(path)
-		if errors.Is(failed, ErrLocked) {
-			return nil, failed
-		}
-		if failed != nil {
-			return nil, fmt.Errorf("seglog: repair %s: %w", abs, failed)
-		}
-		defer func() {
-			if e := lock.Close(); e != nil && err == nil {
-				report, err = nil, fmt.Errorf("seglog: repair %s: %w", abs, e)
-			}
-		}()
+	lock, failed := p.lock(filepath.Join(abs, lockName))
+	if errors.Is(failed, ErrLocked) {
+		return nil, failed
 	}
+	if failed != nil {
+		return nil, fmt.Errorf("seglog: repair %s: %w", abs, failed)
+	}
+	defer func() {
+		if e := lock.Close(); e != nil && err == nil {
+			report, err = nil, fmt.Errorf("seglog: repair %s: %w", abs, e)
+		}
+	}()
 	if err := p.run(); err != nil {
 		return nil, fmt.Errorf("seglog: repair %s: %w", abs, err)
 	}
 	return p.report, nil
+}
+
+// lock locks the directory. Who only looks leaves no file behind, and may look at a directory that can't be written to, such as that of a
+// disk that was mounted read-only.
+func (p *repair) lock(path string) (io.Closer, error) {
+	if _, missing := p.e.fs.Stat(path); !p.o.Apply && errors.Is(missing, fs.ErrNotExist) {
+		return noFile{}, nil
+	}
+	lock, err := p.e.fs.Lock(path)
+	if err == nil || p.o.Apply || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
+		return lock, err
+	}
+	f, err := p.e.fs.Open(path, vfs.OpenRead)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Lock(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func (p *repair) run() error {

@@ -7,15 +7,19 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/seglog/seglog/internal/race"
 	"github.com/seglog/seglog/internal/sim"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // repaired repairs the log on a simulated disk, and returns the report and the disk after it.
@@ -474,4 +478,33 @@ func TestRepairLocked(t *testing.T) {
 	require.True(t, r.Sound())
 	_, err = Repair(filepath.Join(dir, "none"), nil)
 	require.True(t, errors.Is(err, fs.ErrNotExist), "%v", err)
+}
+
+// readOnlyFS is a file system that is mounted read-only, as far as LOCK is concerned.
+type readOnlyFS struct{ osFS }
+
+func (readOnlyFS) Lock(path string) (vfs.DirectoryLock, error) {
+	return nil, &os.PathError{Op: "open", Path: path, Err: syscall.EROFS}
+}
+
+// Repair that is not applied must look at a directory that can't be written to, unless somebody writes it.
+func TestRepairLooksAtAReadOnlyDirectory(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file can't be locked by another descriptor there")
+	}
+	dir := t.TempDir()
+	l, err := Open(dir, nil)
+	require.NoError(t, err)
+	appendValues(t, l, 10)
+	_, err = repairFS(readOnlyFS{}, dir, nil)
+	require.ErrorIs(t, err, ErrLocked)
+	require.NoError(t, l.Close())
+	for range 2 {
+		r, err := repairFS(readOnlyFS{}, dir, nil)
+		require.NoError(t, err)
+		require.True(t, r.Sound())
+		require.EqualValues(t, 10, r.Records)
+	}
+	_, err = repairFS(readOnlyFS{}, dir, &RepairOptions{Apply: true})
+	require.ErrorIs(t, err, syscall.EROFS)
 }

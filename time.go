@@ -9,7 +9,8 @@ import (
 
 // OffsetForTime returns the offset of the first record, in the order of offsets, whose time is t or later; times need not be
 // in order. If there is none, it returns the high watermark, which is End once everything is flushed. The precision is a
-// millisecond. Errors: those of Read. If the record may lie in a damaged part of the log, the error is a *CorruptError, whose
+// millisecond: times of records are whole ones, and t is rounded up, so a record that was appended in the same millisecond after
+// t may be passed over. Errors: those of Read. If the record may lie in a damaged part of the log, the error is a *CorruptError, whose
 // NextOffset is where reading can go on. If records with earlier times follow the damage, the record lies behind it, and
 // damage is no error.
 func (l *Log) OffsetForTime(t time.Time) (int64, error) {
