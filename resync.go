@@ -192,6 +192,7 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 	if err != nil {
 		return -1, err
 	}
+	claims := false
 	if n == headerLen {
 		at, err := r.byLength(pos, h[:])
 		if err != nil || at >= r.zeros {
@@ -201,16 +202,14 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 			return at, nil
 		}
 		declared := pos + batch(h[:]).size()
-		if declared >= r.zeros && declared <= r.zeros+maxSlack {
-			return -1, nil
-		}
+		claims = declared >= r.zeros && declared <= r.zeros+maxSlack && (r.bound < 0 || declared <= r.bound)
 		if declared > pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
 			if good, err := r.good(declared); good || err != nil {
 				return declared, err
 			}
 		}
 	}
-	p := resyncPass{r: r, pos: pos, header: h[:n], at: pos + 1, best: -1, chains: map[int64]chain{}}
+	p := resyncPass{r: r, pos: pos, header: h[:n], claims: claims, at: pos + 1, best: -1, chains: map[int64]chain{}}
 	return p.run(limit)
 }
 
