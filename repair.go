@@ -158,7 +158,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
 	w := salvage{e: &p.e, f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
-	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base, size)
+	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
 		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
 	}
