@@ -305,6 +305,8 @@ func (ro *readOnly) extendLast(st state) error {
 				break
 			}
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
+			ro.x.unsure = true
+			s.takeTime(ro.x)
 			found, base, e := ro.passDamage(&flushed, s.base, next, pos, min(size, maxSegmentBytes))
 			if e != nil || found < 0 {
 				return errors.Join(err, e)
@@ -314,7 +316,7 @@ func (ro *readOnly) extendLast(st state) error {
 			continue
 		}
 		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
-		s.maxTime.Store(ro.x.maxTime)
+		s.takeTime(ro.x)
 		s.stored.store(markAt(b.last()+1-s.base, c.pos))
 		s.flushed.store(s.stored.load())
 		l.end.Store(b.last() + 1)

@@ -119,6 +119,7 @@ func (c *segmentScan) walkFlushed() error {
 		return &CorruptError{Path: c.path, Pos: c.size, Offset: c.base, Reason: fmt.Sprintf("file has %d bytes, %d were durable", c.size, st.scanPos)}
 	}
 	h := newHandle(c.f, c.path, nil)
+	c.x.unsure = true
 	var w window
 	w.buf = make([]byte, scanChunk)
 	w.reset(h, limit.pos())
