@@ -1,8 +1,10 @@
 package seglog
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +45,8 @@ func segmentsIn(t *testing.T, dir string, o *Options) []SegmentInfo {
 func TestDamageBelowTheStart(t *testing.T) {
 	for name, do := range map[string]func(b []byte) []byte{
 		"sound":                   func(b []byte) []byte { return b },
+		"sound, reserved":         func(b []byte) []byte { return append(b, make([]byte, 4096)...) },
+		"sound, a failed append":  func(b []byte) []byte { return append(append(b, b[:30]...), make([]byte, 4096)...) },
 		"the first batch":         func(b []byte) []byte { b[30] ^= 1; return b },
 		"the first length":        func(b []byte) []byte { b[8] ^= 0x40; return b },
 		"the last batch":          func(b []byte) []byte { b[len(b)-1] ^= 1; return b },
@@ -54,7 +58,8 @@ func TestDamageBelowTheStart(t *testing.T) {
 		for _, marked := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				dir := t.TempDir()
-				o := &Options{SegmentBytes: 4096}
+				warn := &warnings{Handler: slog.DiscardHandler}
+				o := &Options{SegmentBytes: 4096, Logger: slog.New(warn)}
 				segs := segmentsIn(t, dir, o)
 
 				// The state as of a process that was killed behind DeleteBefore, before it sealed the first segment.
@@ -78,9 +83,15 @@ func TestDamageBelowTheStart(t *testing.T) {
 				report, err := Repair(dir, nil)
 				require.NoError(t, err)
 				require.Empty(t, report.Removed)
-				for range 2 {
+				for i := range 2 {
 					l, err := Open(dir, o)
 					require.NoError(t, err)
+					if strings.HasPrefix(name, "sound") { // an ordinary kill must alarm nobody
+						require.Empty(t, warn.lines)
+					} else if !marked {
+						require.Len(t, warn.lines, 1-i)
+					}
+					warn.lines = nil
 					require.Equal(t, segs[2].Base+1, l.Offsets().Start)
 					next := l.Offsets().Start
 					for rec, err := range l.Records(Oldest) {

@@ -95,6 +95,7 @@ type indexBuilder struct {
 	maxTime  int64  // greatest timestamp so far
 	maxRel   uint32 // relative last offset of the first batch that has it
 	lastTime int64  // timestamp of the last time entry
+	unsure   bool   // see segment.unsure
 	saved    bool   // the index files hold just this
 }
 

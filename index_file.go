@@ -46,6 +46,12 @@ func (s *segment) loadIndexes(e *env, h *handle) error {
 	return nil
 }
 
+// takeTime makes the greatest timestamp that of x.
+func (s *segment) takeTime(x *indexBuilder) {
+	s.unsure.Store(x.unsure)
+	s.maxTime.Store(x.maxTime)
+}
+
 // lastTime returns the timestamp of the last entry of a segment's time index, and the offset where its batches end. ok is
 // false if a batch behind the one that the entry points to has a greater timestamp.
 func (s *segment) lastTime(e *env, h *handle) (ms, end int64, ok bool, err error) {
@@ -255,6 +261,7 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 		rebuilt.mapped = old.mapped // other readers may still use them
 	}
 	h.x.Store(rebuilt)
+	s.unsure.Store(x.unsure)
 	e.stats.indexRebuilds.Add(1)
 	if e.o.ReadOnly || s.is(phaseGone) || s.written() {
 		return nil
@@ -314,6 +321,7 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 			if damage == nil {
 				damage = s.checkEnd(e, h, c.next)
 			}
+			x.unsure = damage != nil
 			return x, damage, nil
 		}
 		if errors.Is(err, ErrCorrupt) {
@@ -333,6 +341,7 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 				return nil, nil, err
 			}
 			if found < 0 {
+				x.unsure = true
 				return x, damage, nil
 			}
 			if !c.skipTo(found, base) {

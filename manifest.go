@@ -84,16 +84,18 @@ func (m *manifest) differs(bases []int64) string {
 	return fmt.Sprintf("%d segments up to base offset %d, want %d", n, m.scanBase, m.segments)
 }
 
-// foreign returns the index of the segment that does not belong to the log, if exactly one is surplus and the sum identifies it;
-// otherwise -1.
-func (m *manifest) foreign(bases []int64) int {
+// foreign returns the base offsets of segments that do not belong to the log: of the one that is surplus, if there is exactly one and the
+// sum identifies it, and of those that begin inside the flushed part of the segment at scanBase.
+func (m *manifest) foreign(bases []int64) (foreign []int64) {
 	n, sum := m.tally(bases)
-	base := sum - m.baseSum
-	i, ok := slices.BinarySearch(bases, base)
-	if !ok || n != m.segments+1 || base == m.first || base > m.scanBase {
-		return -1
+	surplus := sum - m.baseSum
+	_, scanned := slices.BinarySearch(bases, m.scanBase)
+	for _, base := range bases {
+		if n == m.segments+1 && base == surplus && base != m.first && base <= m.scanBase || scanned && base > m.scanBase && base < m.scanOffset {
+			foreign = append(foreign, base)
+		}
 	}
-	return i
+	return foreign
 }
 
 // unfinishedManifest marks a snapshot that is not complete. Base offsets are never negative, so no set of segments has its sum,

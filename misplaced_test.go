@@ -21,6 +21,7 @@ type misplacing struct {
 	index int
 	whole []byte
 	at    []BatchInfo
+	zeros int // reserved blocks behind the batches
 }
 
 func misplacedValue(offset int64) []byte {
@@ -69,7 +70,7 @@ func (m *misplacing) check(t *testing.T, what string, must foundBatches, spoil f
 	t.Helper()
 	b := spoil(bytes.Clone(m.whole))
 	dir := copyFiles(t, m.dir)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), b, 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), append(bytes.Clone(b), make([]byte, m.zeros)...), 0o644))
 	var want []int64
 	for _, at := range m.at {
 		was, there := m.whole[at.Pos:at.Pos+at.Bytes], false
@@ -219,6 +220,76 @@ func TestMovedBatches(t *testing.T) {
 				m.check(t, fmt.Sprintf("%s: batches %d to %d left out", what, x, y), anywhere, func(b []byte) []byte {
 					return slices.Delete(b, int(m.at[x].Pos), int(m.at[y].Pos))
 				})
+			}
+		}
+	}
+}
+
+// kill makes the log one whose process was killed: the state file says that it was closed last behind n batches, of which there are indexes,
+// and that it is flushed up to batch flushed.
+func (m *misplacing) kill(t *testing.T, n, flushed int) {
+	t.Helper()
+	m.zeros = 4096
+	end := func(n int) (pos, offset int64) {
+		if n == 0 {
+			return 0, 0
+		}
+		return m.at[n-1].Pos + m.at[n-1].Bytes, m.at[n-1].Next
+	}
+	changeState(t, m.dir, func(s *state) {
+		s.clean = false
+		s.endPos, s.end = end(n)
+		s.scanPos, s.scanOffset = end(flushed)
+		s.recoveryPoint = s.scanOffset
+	})
+	x := newIndexBuilder(m.index)
+	for _, b := range m.at[:n] {
+		x.add(b.Pos, uint32(b.Next-1), 1)
+	}
+	offsets, times := x.files()
+	for suffix, b := range map[string][]byte{indexSuffix: offsets, timeSuffix: times} {
+		path := filepath.Join(m.dir, fileName(0, suffix))
+		require.NoError(t, os.Remove(path))
+		if n > 0 {
+			require.NoError(t, os.WriteFile(path, b, 0o644))
+		}
+	}
+}
+
+// In a log that was killed the state file tells up to which position it was flushed, and its index may end early. Where bytes were inserted
+// before that position or left out, it is one in the middle of a batch, and leads nobody astray.
+func TestMovedBatchesOfAKilledLog(t *testing.T) {
+	t.Parallel()
+	if race.On {
+		t.Skip("the test has one goroutine, so the race detector would only slow it down")
+	}
+	rng := rand.New(rand.NewPCG(8, 3))
+	for _, indexed := range []int{0, 20, 45} {
+		for _, flushed := range []int{60, 50} {
+			for _, per := range []int{1, 4} {
+				m := newMisplacing(t, 60, per, 500)
+				m.kill(t, indexed, flushed)
+				what := fmt.Sprintf("%d records in a batch, %d indexed, %d flushed", per, indexed, flushed)
+				last := int(m.at[flushed-1].Pos)
+				for i := range 4 * max(1, *tortureStates) {
+					from, n := rng.IntN(last), 1+rng.IntN(200)
+					if i%4 == 0 {
+						n = 1 + rng.IntN(8)
+					}
+					m.check(t, fmt.Sprintf("%s: %d bytes at %d inserted", what, n, from), anywhere, func(b []byte) []byte {
+						return slices.Insert(b, from, bytes.Repeat([]byte{0xa5}, n)...)
+					})
+					to := min(last, from+n)
+					m.check(t, fmt.Sprintf("%s: %d to %d left out", what, from, to), anywhere, func(b []byte) []byte { return slices.Delete(b, from, to) })
+					x := rng.IntN(flushed - 4)
+					y := x + 1 + i%3
+					m.check(t, fmt.Sprintf("%s: batches %d to %d doubled", what, x, y), anywhere, func(b []byte) []byte {
+						return slices.Insert(b, int(m.at[y].Pos), m.whole[m.at[x].Pos:m.at[y].Pos]...)
+					})
+					m.check(t, fmt.Sprintf("%s: batches %d to %d left out", what, x, y), anywhere, func(b []byte) []byte {
+						return slices.Delete(b, int(m.at[x].Pos), int(m.at[y].Pos))
+					})
+				}
 			}
 		}
 	}

@@ -276,6 +276,7 @@ func (ro *readOnly) extendLast(st state) error {
 	src := &fileRange{ro.f, m.pos(), min(size, maxSegmentBytes)}
 	c.init(src, path, m.pos(), s.base+m.rel(), -1)
 	c.gaps = l.gaps.Load()
+	flushed := st.flushedEnd(s.base)
 	for {
 		if ro.promised {
 			c.next = st.endOffset(s.base, c.pos, c.next) // the offsets up to there may be left out
@@ -304,7 +305,9 @@ func (ro *readOnly) extendLast(st state) error {
 				break
 			}
 			// Durable records are damaged. Readers of these get the error; the view goes on behind them.
-			found, base, e := ro.passDamage(st, s.base, next, pos, min(size, maxSegmentBytes))
+			ro.x.unsure = true
+			s.takeTime(ro.x)
+			found, base, e := ro.passDamage(&flushed, s.base, next, pos, min(size, maxSegmentBytes))
 			if e != nil || found < 0 {
 				return errors.Join(err, e)
 			}
@@ -313,7 +316,7 @@ func (ro *readOnly) extendLast(st state) error {
 			continue
 		}
 		ro.x.add(pos, uint32(b.last()-s.base), b.maxTimestamp())
-		s.maxTime.Store(ro.x.maxTime)
+		s.takeTime(ro.x)
 		s.stored.store(markAt(b.last()+1-s.base, c.pos))
 		s.flushed.store(s.stored.load())
 		l.end.Store(b.last() + 1)
@@ -331,35 +334,37 @@ func (ro *readOnly) extendLast(st state) error {
 }
 
 // passDamage returns the position and base offset of the next good batch after damage at pos of the last segment, of which
-// size bytes may hold batches; found is -1 if there is none. If the state says where the flushed batches of this segment end,
+// size bytes may hold batches; found is -1 if there is none. If it is known where the flushed batches of this segment end,
 // the search is bounded by that position, or by an entry of its index before. Without a bound, two adjacent batches inside the value of a record would be taken for
 // batches of the log.
-func (ro *readOnly) passDamage(st state, segment, next, pos, size int64) (found, base int64, err error) {
-	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size,
+func (ro *readOnly) passDamage(flushed *batchEnd, segment, next, pos, size int64) (found, base int64, err error) {
+	r := resync{f: ro.f, base: segment, next: next, end: -1, size: size, flushed: *flushed,
 		dense: !ro.l.gaps.Load(), jump: true, tail: true, budget: resyncBudget * size, doubts: resyncBudget * size}
 	r.zeros, _ = lastByte(ro.f, pos, size)
-	r.flushed = st.flushedEnd(segment, size)
 	limit := int64(-1)
 	var offsets []byte
-	if m := r.flushed; m.pos > pos && m.pos <= size {
-		limit, r.end, r.endPos = m.pos, m.offset, m.pos
+	if flushed.pos > pos {
+		if flushed.pos <= size {
+			limit = flushed.pos
+		}
 		// Of a log that was closed there is an index, which the writer replaces before it ends: a nearer bound loses less.
 		if index, why, err := readIndex(&ro.l.env, segment, indexSuffix); err == nil && why == "" {
 			offsets = index
 		}
 	}
-	if found, base, err = r.goesOn(pos, offsets, limit); found < 0 && limit >= 0 {
-		return limit, st.scanOffset, err
+	found, base, err = r.goesOn(pos, offsets, limit)
+	if flushed.moved = r.flushed.moved; found < 0 && limit >= 0 {
+		return limit, flushed.offset, err
 	}
 	return found, base, err
 }
 
-// flushedEnd returns the boundary of two batches in the segment at base, whose file has size bytes, up to which recovery need not check.
-func (s *state) flushedEnd(base, size int64) batchEnd {
+// flushedEnd returns the boundary of two batches in the segment at base up to which recovery need not check.
+func (s *state) flushedEnd(base int64) batchEnd {
 	if base != s.scanBase || s.scanPos == 0 {
 		return batchEnd{}
 	}
-	return batchEnd{s.scanPos, s.scanOffset, s.clean && size > s.endPos}
+	return batchEnd{pos: s.scanPos, offset: s.scanOffset}
 }
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
@@ -382,7 +387,7 @@ func (ro *readOnly) lookBehindView() error {
 	found := int64(-1)
 	var base int64
 	if err == nil {
-		found, base, err = ro.passDamage(state{}, s.base, next, pos, size)
+		found, base, err = ro.passDamage(&batchEnd{}, s.base, next, pos, size)
 	}
 	if err != nil {
 		return fmt.Errorf("seglog: read %s: %w", path, err)

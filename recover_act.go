@@ -96,7 +96,7 @@ func (r *recovery) adopt(c *segmentScan) error {
 	}
 	s := new(segment)
 	s.initSealed(c.base, c.next)
-	s.maxTime.Store(c.x.maxTime)
+	s.takeTime(c.x)
 	m := markAt(s.stored.load().rel(), c.pos)
 	s.stored.store(m)
 	s.flushed.store(m)
@@ -108,7 +108,7 @@ func (r *recovery) adopt(c *segmentScan) error {
 func rolledTail(e *env, c *segmentScan) *tail {
 	t := &tail{e: e, seg: &segment{base: c.base}, x: c.x}
 	t.seg.enter(phaseRolled)
-	t.seg.maxTime.Store(c.x.maxTime)
+	t.seg.takeTime(c.x)
 	t.h = newHandle(c.f, c.path, nil)
 	t.h.x.Store(&c.x.indexes)
 	t.seg.hold(e, t.h)

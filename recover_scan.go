@@ -119,6 +119,7 @@ func (c *segmentScan) walkFlushed() error {
 		return &CorruptError{Path: c.path, Pos: c.size, Offset: c.base, Reason: fmt.Sprintf("file has %d bytes, %d were durable", c.size, st.scanPos)}
 	}
 	h := newHandle(c.f, c.path, nil)
+	c.x.unsure = true
 	var w window
 	w.buf = make([]byte, scanChunk)
 	w.reset(h, limit.pos())
@@ -142,10 +143,11 @@ func (c *segmentScan) forgive(err error) error {
 	switch {
 	case err != nil && !errors.Is(err, ErrCorrupt):
 		return err
-	case err == nil:
-		err = c.why
+	case err != nil:
+	case c.offset < c.next && (c.ends == endsBad || !c.r.l.gaps.Load()): // else all batches are there, and only reserved blocks follow
+		err = c.damage()
 	}
-	if err != nil || c.ends == endsBad {
+	if err != nil {
 		c.r.l.o.Logger.Warn("seglog: damage below the start", "dir", c.r.l.dir, "segment", c.base, "pos", c.pos, "start", c.r.st.start, "err", err)
 	}
 	c.offset = c.next

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,6 @@ func (p *repair) run() error {
 	if p.void {
 		p.st.cut = -1
 	}
-	foreign := p.foreign()
 	p.epochs = newEpochs(p.promises())
 	for i, base := range p.dir.bases {
 		following := int64(-1)
@@ -118,10 +118,14 @@ func (p *repair) run() error {
 		}
 		p.segs = append(p.segs, s)
 	}
-	if foreign != nil {
-		p.segs = append(p.segs, foreign)
-		slices.SortFunc(p.segs, func(a, b *repairSegment) int { return int(min(1, max(-1, a.base-b.base))) })
+	for _, base := range p.foreign {
+		s, err := p.takeOut(base)
+		if err != nil {
+			return err
+		}
+		p.segs = append(p.segs, s)
 	}
+	slices.SortFunc(p.segs, func(a, b *repairSegment) int { return cmp.Compare(a.base, b.base) })
 	p.decide()
 	p.plan()
 	if p.o.Apply && !p.report.Sound() {
@@ -133,24 +137,14 @@ func (p *repair) run() error {
 	return nil
 }
 
-// foreign takes a segment off the list that the count and sum in the state file prove not to be of this log.
-func (p *repair) foreign() *repairSegment {
-	i := -1
-	if p.promised {
-		i = p.st.foreign(p.dir.bases)
-	}
-	if i < 0 {
-		return nil
-	}
-	base := p.dir.bases[i]
+// takeOut is examine for a segment that does not belong to this log.
+func (p *repair) takeOut(base int64) (*repairSegment, error) {
 	info, err := p.e.fs.Stat(p.e.path(base, logSuffix))
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	p.dir.bases = slices.Delete(slices.Clone(p.dir.bases), i, i+1)
-	s := &repairSegment{base: base, size: info.Size, zeros: info.Size, drop: true}
-	s.lost = []damage{{end: info.Size, offset: -1, next: -1, cause: &CorruptError{Reason: "file does not belong to this log"}}}
-	return s
+	return &repairSegment{base: base, size: info.Size, zeros: info.Size, drop: true,
+		lost: []damage{{end: info.Size, offset: -1, next: -1, cause: &CorruptError{Reason: notOfThisLog}}}}, nil
 }
 
 // examine finds the good batches of a file.
@@ -177,7 +171,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	}
 	s := &repairSegment{base: base, size: size, atMark: base != p.st.scanBase || p.st.scanPos == 0}
 	w := salvage{e: &p.e, f: f, path: path, base: base, size: min(size, maxSegmentBytes), from: base, end: following, gaps: p.gaps(), epochs: &p.epochs}
-	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base, size)
+	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
 		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
 	}

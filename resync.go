@@ -192,6 +192,7 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 	if err != nil {
 		return -1, err
 	}
+	claims := false
 	if n == headerLen {
 		at, err := r.byLength(pos, h[:])
 		if err != nil || at >= r.zeros {
@@ -201,16 +202,14 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 			return at, nil
 		}
 		declared := pos + batch(h[:]).size()
-		if declared >= r.zeros && declared <= r.zeros+maxSlack {
-			return -1, nil
-		}
+		claims = declared >= r.zeros && declared <= r.zeros+maxSlack && (r.bound < 0 || declared <= r.bound)
 		if declared > pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
 			if good, err := r.good(declared); good || err != nil {
 				return declared, err
 			}
 		}
 	}
-	p := resyncPass{r: r, pos: pos, header: h[:n], at: pos + 1, best: -1, chains: map[int64]chain{}}
+	p := resyncPass{r: r, pos: pos, header: h[:n], claims: claims, at: pos + 1, best: -1, chains: map[int64]chain{}}
 	return p.run(limit)
 }
 
@@ -304,22 +303,29 @@ func (r *resync) orByLength(pos int64, h []byte) (int64, error) {
 // goesOn returns the position and base offset of the next good batch behind the damage at pos, as find and before do; found is -1 if there
 // is none. Readers, Repair and Verify all go by it, so that they find the same batches. The search is bounded by the next entry
 // of offsets, the offset index, that leads to a good batch, or else by limit, if that is not -1: without a bound, two adjacent batches
-// inside the value of a record would be taken for batches of the log.
+// inside the value of a record would be taken for batches of the log. Where the flushed batches are said to end is no bound if nothing leads
+// there and no good batch stands there: bytes were inserted before, or left out.
 func (r *resync) goesOn(pos int64, offsets []byte, limit int64) (found, base int64, err error) {
-	if m := r.flushed; m.moved { // it counts only if nothing is found without it
-		endPos := r.endPos
-		r.flushed, r.endPos = batchEnd{offset: m.offset}, r.size
-		if found, base, err = r.goesOn(pos, offsets, -1); found >= 0 || err != nil {
-			return found, base, err
+	found, base, err = r.within(pos, offsets, limit)
+	if m := &r.flushed; err == nil && !m.moved && m.pos > pos && (found < 0 || found > m.pos) {
+		m.moved = true
+		if at, first, e := r.within(pos, offsets, limit); at >= 0 || e != nil {
+			found, base, err = at, first, e
 		}
-		r.flushed, r.endPos = batchEnd{pos: m.pos, offset: m.offset}, endPos
 	}
-	r.bound, r.until = limit, 0
-	r.boundBy(offsets, pos)
-	if found, base, err = r.find(pos); found > pos && err == nil {
+	if found > pos && err == nil {
 		return r.before(pos, found, base)
 	}
 	return found, base, err
+}
+
+// within is find up to the next position where a batch is known to begin.
+func (r *resync) within(pos int64, offsets []byte, limit int64) (found, base int64, err error) {
+	if r.bound, r.until = limit, 0; r.flushed.moved && limit == r.flushed.pos {
+		r.bound = -1
+	}
+	r.boundBy(offsets, pos)
+	return r.find(pos)
 }
 
 // boundBy makes the next entry of an offset index behind pos that leads to a good batch the bound of the search.

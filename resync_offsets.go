@@ -28,10 +28,13 @@ type offsetTrail struct {
 // batchEnd is a position at which a batch is known to end, and the offset behind it. Position 0 stands for none.
 type batchEnd struct {
 	pos, offset int64
-	moved       bool // bytes were inserted into the file, before pos or behind it
+	moved       bool // no batch ends at pos, nor does a good one begin there: bytes were inserted before, or left out
 }
 
-func (m batchEnd) tells(pos int64) bool { return m.pos > 0 && pos == m.pos }
+// marked reports whether the mark is at pos. One that was moved may still tell of the last batch of the file.
+func (t *offsetTrail) marked(pos int64) bool {
+	return t.mark.pos > 0 && pos == t.mark.pos && (!t.mark.moved || pos >= t.zeros)
+}
 
 // fits reports whether the good batch with header b at pos counts in a log in which no offsets are missing. No CRC covers a
 // base offset, so a flipped bit in it would give the records the offsets of others. What tells is around the batch: the
@@ -46,10 +49,10 @@ func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 	if err := t.follow(pos); err != nil {
 		return false, false, err
 	}
-	if t.next == b.base() || t.mark.tells(pos) && b.base() == t.mark.offset {
+	if t.next == b.base() || t.marked(pos) && b.base() == t.mark.offset {
 		return true, true, nil
 	}
-	contradicted := t.next >= 0 || t.disputed == pos || t.mark.tells(pos)
+	contradicted := t.next >= 0 || t.disputed == pos || t.marked(pos)
 	t.disputed = -1
 	at, next := pos+b.size(), b.last()+1
 	joined := next // what would join the batch just before at
@@ -57,7 +60,7 @@ func (t *offsetTrail) fits(b batch, pos int64) (good, sure bool, err error) {
 		if at >= t.zeros && next == t.mark.offset {
 			return true, true, nil // wherever that is now: bytes may have been inserted before it, or left out
 		}
-		if t.mark.tells(at) {
+		if t.marked(at) {
 			if next == t.mark.offset {
 				return true, true, nil
 			}

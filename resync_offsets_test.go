@@ -388,3 +388,42 @@ func TestResyncOfBatchesInAValue(t *testing.T) {
 		require.Equal(t, report.Records, verified.Records, what)
 	}
 }
+
+// Where so much is left out of a batch that its length leads to the end of the file, the batches behind it are found by the offset at which
+// they are known to end. Batches of its value don't end there.
+func TestBatchesBeforeAClaimedEnd(t *testing.T) {
+	t.Parallel()
+	check := func(what string, values [][]byte, want []int64, spoil func(b []byte) []byte) {
+		dir := damagedLog(t, len(values), func(i int) []byte { return values[i] }, func([]byte, []int) {})
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, spoil(b), 0o644))
+		report, err := Verify(dir, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, len(want), report.Records, what)
+		repair, err := Repair(dir, &RepairOptions{KeepAfter: true})
+		require.NoError(t, err)
+		require.EqualValues(t, len(want), repair.Records, what)
+		require.EqualValues(t, len(values), repair.End, what)
+		if len(want) > 0 { // a log of which nothing is left is refused
+			l, err := Open(dir, &Options{ReadOnly: true})
+			require.NoError(t, err, what)
+			got, _ := readPast(t, what, l)
+			require.Equal(t, want, got, what)
+			require.NoError(t, l.Close())
+		}
+	}
+	const behind = headerLen + 8 + 50 // the size of the last batch
+	for n := behind - 2; n < behind+maxSlack+8; n += 3 {
+		values := [][]byte{bytes.Repeat([]byte("v"), 1000), make([]byte, 50)}
+		for i := range values[1] {
+			values[1][i] = byte(i)
+		}
+		check(fmt.Sprintf("%d bytes left out", n), values, []int64{1}, func(b []byte) []byte { return slices.Delete(b, 300, 300+n) })
+	}
+	check("joined batches in a value", [][]byte{embedded(0)[:len(embedded(0))/5]}, nil, func(b []byte) []byte {
+		b[headerLen+3] ^= 1
+		return b
+	})
+}

@@ -172,6 +172,7 @@ type resyncPass struct {
 	pos    int64  // of the damaged batch
 	header batch  // its header, as far as it is there
 	self   uint32 // CRC of [pos+1, pos+atAttributes)
+	claims bool   // its length leads to the end of the bytes, so that batches in front of that may be those of a value
 
 	b       []byte          // the piece at hand, [lo, lo+len(b)) of the file
 	lo, at  int64           // crc is summed up to at
@@ -300,7 +301,8 @@ func (p *resyncPass) confirm(c candidate) {
 	}
 	of.last = c.last
 	joined, open := p.behind(c)
-	if follows || joined || c.end >= p.r.zeros {
+	ends := c.end >= p.r.zeros
+	if ends && (!p.claims || c.last+1 == p.r.end || c.last+1 == p.r.flushed.offset) || !p.claims && (follows || joined) {
 		if p.best < 0 || of.start < p.best {
 			p.best = of.start
 		}

@@ -118,11 +118,11 @@ func (v *salvage) assess(pos int64, why error) (d damage, found, next int64, err
 			limit := int64(-1)
 			if v.indexed && v.endPos == v.size {
 				limit = v.endPos
-			} else if v.indexed && v.flushed.pos > pos && v.flushed.pos <= v.size {
+			} else if v.flushed.pos > pos && v.flushed.pos <= v.size {
 				limit = v.flushed.pos
 			}
 			found, next, err = r.goesOn(pos, v.offsets, limit)
-			v.budget, v.doubts = r.budget, r.doubts
+			v.budget, v.doubts, v.flushed = r.budget, r.doubts, r.flushed
 		}
 		switch {
 		case isEnded(err):

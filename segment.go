@@ -98,6 +98,7 @@ type segment struct {
 	stored, flushed atomicMark
 	h               atomic.Pointer[handle]  // nil: not open
 	maxTime         atomic.Int64            // greatest timestamp, or unknownTime
+	unsure          atomic.Bool             // a batch may be later: it is damaged, or only its header was read
 	gather          *gather                 // under FlushSync: the batches that are stored and not flushed; nil if not mapped
 	own             atomic.Pointer[indexes] // the writer's indexes while the log is at rest; otherwise nil (see tail.rest)
 	startPos        atomic.Int64            // see Log.startPos; 0: not known

@@ -81,7 +81,7 @@ func (t *tail) use(f vfs.File, path string, x *indexBuilder, m *vfs.Mapping, siz
 	case s.gather == nil:
 		s.gather = &gather{at: size, fill: t.reserved.Load(), device: f.Device()}
 	}
-	s.maxTime.Store(x.maxTime)
+	s.takeTime(x)
 	t.x, t.h = x, newHandle(f, path, m)
 	t.h.x.Store(&x.indexes)
 	s.hold(t.e, t.h)

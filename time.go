@@ -45,7 +45,7 @@ func (l *Log) firstSince(ms int64, never bool) (int64, error) {
 		if err == errGone {
 			continue
 		}
-		if err == nil && greatest < ms {
+		if err == nil && greatest < ms && !s.unsure.Load() {
 			if greatest != noTimestamp {
 				search.damage = nil
 			}

@@ -82,6 +82,13 @@ func (v *verifier) run() error {
 	if err := v.segments(); err != nil {
 		return err
 	}
+	for _, base := range v.foreign {
+		p := Problem{Path: v.e.path(base, logSuffix), Offset: base, Severity: SeverityError, Reason: notOfThisLog}
+		if !v.st.isSealed(base) {
+			p.Severity, p.Reason = SeverityWarning, notOfThisLog+", and the next Open takes it away"
+		}
+		v.problem(p)
+	}
 	if err := v.leftovers(first.dir.leftover); err != nil {
 		return err
 	}

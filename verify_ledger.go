@@ -19,6 +19,7 @@ type ledger struct {
 	promised bool
 	torn     int // slots of the state file that are damaged
 	dir      directory
+	foreign  []int64 // base offsets of segments that the state proves not to belong to the log; they are not in dir
 
 	// Of an interrupted TruncateTo that the next Open will finish: the bytes of the segment at st.cutBase below st.cutPos stay,
 	// followed by rest, which may be empty. All batches there end below cutLimit: one with greater offsets is not at its place.
@@ -29,6 +30,8 @@ type ledger struct {
 	// the cut up.
 	void bool
 }
+
+const notOfThisLog = "file does not belong to this log"
 
 // cuts reports whether a TruncateTo was interrupted that the next Open will finish by the plan in the state file.
 func (g *ledger) cuts() bool { return g.promised && !g.void && g.st.truncating() }
@@ -122,6 +125,10 @@ func (g *ledger) read(e *env) error {
 	g.dir, err = e.list()
 	for len(g.dir.bases) > 0 && g.dir.bases[0] < g.st.first {
 		g.dir.bases = g.dir.bases[1:] // of a deletion that goes on, or was cut short
+	}
+	if g.promised {
+		g.foreign = g.st.foreign(g.dir.bases)
+		g.dir.bases = slices.DeleteFunc(g.dir.bases, func(base int64) bool { return slices.Contains(g.foreign, base) })
 	}
 	return err
 }

@@ -87,7 +87,7 @@ func (c *segmentCheck) read(f vfs.File) error {
 		c.openIndexes()
 	}
 	w := salvage{e: &v.e, f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
-	w.endPos, w.flushed = v.endPos(c.base, size), v.st.flushedEnd(c.base, size)
+	w.endPos, w.flushed = v.endPos(c.base, size), v.st.flushedEnd(c.base)
 	if c.following < 0 {
 		w.end, _ = v.closedEnd(c.base, size)
 	}
