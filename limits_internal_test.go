@@ -5,10 +5,13 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/seglog/seglog/internal/race"
 )
 
 func batchSize(t *testing.T, r Record) int64 {
@@ -162,4 +165,25 @@ func TestPositionPast2GiB(t *testing.T) {
 	defer l.Close()
 	_, err = l.Read(0)
 	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+// All buffers for a batch that inflates to more than the limit must take no more than twice the limit, freed ones included: the garbage
+// collector may not have come by.
+func TestInflateTakesTwiceTheLimit(t *testing.T) {
+	if race.On {
+		t.Skip("the race detector allocates, too")
+	}
+	const limit = 16 << 20
+	body, ok, err := deflate(CodecGzip, make([]byte, 2*limit))
+	require.NoError(t, err)
+	require.True(t, ok)
+	b := append(make(batch, headerLen), body...)
+	binary.BigEndian.PutUint16(b[atAttributes:], uint16(CodecGzip))
+	binary.BigEndian.PutUint32(b[atRecordsCount:], 1)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _, err = b.inflate(nil, limit)
+	runtime.ReadMemStats(&after)
+	require.ErrorIs(t, err, ErrInflated)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*limit+1<<20))
 }

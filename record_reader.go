@@ -114,7 +114,11 @@ func (b batch) inflate(buf []byte, limit int64) (body, grown []byte, err error) 
 	buf = buf[:0]
 	for idle := 0; ; {
 		if len(buf) == cap(buf) {
-			bigger := make([]byte, len(buf), int(max(inflateChunk, min(2*int64(cap(buf)), limit+inflateChunk))))
+			size := max(inflateChunk, 2*int64(cap(buf)))
+			if size >= limit { // in one step, so that all buffers together are twice the limit
+				size = limit + inflateChunk
+			}
+			bigger := make([]byte, len(buf), int(size))
 			copy(bigger, buf)
 			buf = bigger
 		}
