@@ -135,7 +135,14 @@ func (l *Log) keepState(s *dueTimes, now time.Time) {
 	case !now.Before(s.stateFile):
 		s.stateFile = time.Time{}
 		l.stateDirty.Store(false)
-		if err := l.state.flush(); err != nil {
+		var err error
+		if l.state.missed.Load() != nil { // there was no descriptor for a note, which readers in other processes may wait for
+			err = l.state.note()
+			l.stateDirty.Store(true)
+			s.stateFile = now.Add(stateFlushInterval)
+		}
+		err = errors.Join(err, l.state.flush())
+		if err != nil {
 			l.backgroundError("state file not flushed", err)
 		}
 	}

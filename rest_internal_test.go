@@ -410,3 +410,34 @@ func TestFlushThatBeginsAfterClose(t *testing.T) {
 		require.Equal(t, ErrClosed, l.Sync())
 	}
 }
+
+// A note of what was flushed that finds no descriptor must be written once there is one, without another append: readers in other
+// processes go by it.
+func TestNoteWithoutADescriptor(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{})
+	r, err := openFS(s, sim.Dir, &Options{ReadOnly: true})
+	require.NoError(t, err)
+	appendValues(t, l, 3)
+	var due dueTimes
+	now := time.Now()
+	keep := func() {
+		l.keepState(&due, now)
+		now = now.Add(2 * stateFlushInterval)
+	}
+	require.NoError(t, l.state.rest(true))
+	s.SetFault(fails(sim.Open, stateName, syscall.EMFILE))
+	appendValues(t, l, 1)
+	for range 4 {
+		keep()
+	}
+	require.False(t, l.state.isOpen())
+	s.SetFault(nil)
+	keep()
+	require.Eventually(t, func() bool { return r.Offsets().HighWatermark == 4 }, 10*time.Second, time.Millisecond)
+	keep()
+	require.NoError(t, l.state.rest(false))
+	require.False(t, l.state.isOpen(), "everything is flushed")
+	require.NoError(t, r.Close())
+	require.NoError(t, l.Close())
+}
