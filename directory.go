@@ -129,15 +129,11 @@ type directory struct {
 }
 
 func (e *env) list() (directory, error) {
-	var names []string
-	err := e.withDescriptor(func() (err error) {
-		if e.dirH != nil {
-			names, err = e.dirH.List()
-		} else {
-			names, err = e.fs.List(e.dir)
-		}
-		return err
-	})
+	list := func() ([]string, error) { return e.fs.List(e.dir) }
+	if e.dirH != nil {
+		list = e.dirH.List
+	}
+	names, err := list()
 	if err != nil {
 		return directory{}, fmt.Errorf("seglog: list %s: %w", e.dir, err)
 	}

@@ -47,7 +47,7 @@ func openFS(fsys vfs.FS, dir string, opts *Options) (*Log, error) {
 
 func openDir(fsys vfs.FS, dir string, o Options) (*Log, error) {
 	l := &Log{done: make(chan struct{})}
-	l.fs, l.dir, l.o, l.cachedEnd = fsys, dir, o, cachedEnd()
+	l.fs, l.dir, l.o, l.cachedEnd = roomFS{fsys, &l.env}, dir, o, cachedEnd()
 	l.env.stats = &l.counters
 	l.opened.budget, l.opened.limit = openBudgetOf(fsys), o.MaxOpenSegments
 	l.reads = readCacheOf(fsys)

@@ -2,9 +2,12 @@ package seglog
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
@@ -188,6 +191,61 @@ func (b *openBudget) leave(o *openSegments) {
 	b.logs[o.slot].slot = o.slot
 	b.logs[n] = nil
 	b.logs = b.logs[:n]
+}
+
+// roomFS is the file system of a log. Calls that need a descriptor make room for it.
+type roomFS struct {
+	vfs.FS
+	e *env
+}
+
+func (r roomFS) Open(path string, mode vfs.OpenMode) (f vfs.File, err error) {
+	err = r.e.withDescriptor(func() error { f, err = r.FS.Open(path, mode); return err })
+	return f, err
+}
+
+func (r roomFS) OpenDir(dir string) (d vfs.Directory, err error) {
+	err = r.e.withDescriptor(func() error { d, err = r.FS.OpenDir(dir); return err })
+	return d, err
+}
+
+func (r roomFS) Lock(path string) (l vfs.DirectoryLock, err error) {
+	err = r.e.withDescriptor(func() error { l, err = r.FS.Lock(path); return err })
+	return l, err
+}
+
+func (r roomFS) List(dir string) (names []string, err error) {
+	err = r.e.withDescriptor(func() error { names, err = r.FS.List(dir); return err })
+	return names, err
+}
+
+func (r roomFS) MkdirAll(dir string) error {
+	return r.e.withDescriptor(func() error { return r.FS.MkdirAll(dir) })
+}
+
+func (r roomFS) SyncDir(dir string) error {
+	return r.e.withDescriptor(func() error { return r.FS.SyncDir(dir) })
+}
+
+// withDescriptor makes a call that needs a descriptor. If the process has none left, it closes sealed segments of all logs
+// and, if that is not enough, lets other logs rest, and makes the call again.
+func (e *env) withDescriptor(call func() error) error {
+	err := call()
+	if noDescriptor(err) {
+		e.opened.budget.closeHalf()
+		err = call()
+	}
+	for tries := 0; tries < 20 && noDescriptor(err) && e.opened.budget.restLogs(e); tries++ {
+		if tries > 0 {
+			sched.Spin("descriptor", 5*time.Millisecond)
+		}
+		err = call()
+	}
+	return err
+}
+
+func noDescriptor(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // openSegments holds the sealed segments of one log that are open; Options.MaxOpenSegments bounds their number. It is a

@@ -184,10 +184,19 @@ func TestMoreActiveLogsThanDescriptors(t *testing.T) {
 				}()
 			}
 			wg.Wait()
+			copied := filepath.Join(dir, "copy")
+			require.NoError(t, logs[0].Snapshot(copied))
+			for _, l := range logs[1:] { // no descriptor is left by now
+				appendNumbered(t, l)
+			}
+			r, err := Open(copied, &Options{ReadOnly: true})
+			require.NoError(t, err)
+			require.Equal(t, logs[0].Offsets().End, r.Offsets().End)
+			require.NoError(t, r.Close())
 			for i, l := range logs {
 				end := l.Offsets().End
 				require.NoError(t, l.Close())
-				l, err := Open(filepath.Join(dir, strconv.Itoa(i)), o)
+				l, err = Open(filepath.Join(dir, strconv.Itoa(i)), o)
 				require.NoError(t, err)
 				require.Equal(t, end, l.Offsets().End)
 				require.NoError(t, l.Close())

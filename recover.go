@@ -17,33 +17,20 @@ func (l *Log) open() error {
 	if l.o.ReadOnly {
 		return l.openReadOnly()
 	}
-	err := l.withDescriptor(func() error { return l.fs.MkdirAll(l.dir) })
+	err := l.fs.MkdirAll(l.dir)
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	err = l.withDescriptor(func() (err error) {
-		l.lock, err = l.fs.Lock(filepath.Join(l.dir, lockName))
-		return err
-	})
-	if err != nil {
+	if l.lock, err = l.fs.Lock(filepath.Join(l.dir, lockName)); err != nil {
 		if errors.Is(err, ErrLocked) {
 			return err
 		}
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	err = l.withDescriptor(func() (err error) {
-		l.dirH, err = l.fs.OpenDir(l.dir)
-		return err
-	})
-	if err != nil {
+	if l.dirH, err = l.fs.OpenDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
-	var st state
-	var promised bool
-	err = l.withDescriptor(func() (err error) {
-		st, promised, err = l.takeState()
-		return err
-	})
+	st, promised, err := l.takeState()
 	if err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}

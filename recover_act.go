@@ -283,17 +283,14 @@ func (r *recovery) takeOver() error {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
 	if !r.promised {
-		err := l.withDescriptor(func() error { return l.fs.SyncDir(filepath.Dir(l.dir)) })
+		err := l.fs.SyncDir(filepath.Dir(l.dir))
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 	}
 	if l.state == nil {
-		err := l.withDescriptor(func() (err error) {
-			l.state, err = openState(l.fs, filepath.Join(l.dir, stateName), r.st)
-			return err
-		})
-		if err != nil {
+		var err error
+		if l.state, err = openState(l.fs, filepath.Join(l.dir, stateName), r.st); err != nil {
 			return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 		}
 		l.state.open = l.reopenState

@@ -273,15 +273,11 @@ func (l *Log) noteWritten() error {
 
 // reopenState opens the state file of a log at rest, which its name may not lead to any more.
 func (l *Log) reopenState(atOnce bool) (f vfs.File, err error) {
-	open := func() error {
-		f, err = lockState(l.fs, filepath.Join(l.dir, stateName), vfs.OpenWrite)
-		return err
+	fsys := l.fs
+	if r, ok := fsys.(roomFS); ok && atOnce {
+		fsys = r.FS
 	}
-	if atOnce {
-		err = open()
-	} else {
-		err = l.withDescriptor(open)
-	}
+	f, err = lockState(fsys, filepath.Join(l.dir, stateName), vfs.OpenWrite)
 	if err != nil {
 		return nil, err
 	}

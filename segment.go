@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
@@ -62,7 +60,7 @@ type env struct {
 // syncDir makes the names in the log's directory durable.
 func (e *env) syncDir() error {
 	if e.dirH == nil {
-		return e.withDescriptor(func() error { return e.fs.SyncDir(e.dir) })
+		return e.fs.SyncDir(e.dir)
 	}
 	return e.dirH.Sync()
 }
@@ -314,37 +312,13 @@ func (s *segment) pin(e *env) (*handle, error) {
 // acquire opens a file. If it is to be written to, and the name of the log's directory leads to another one by now, the file is not the
 // log's, and must be left alone.
 func (e *env) acquire(path string, mode vfs.OpenMode) (f vfs.File, err error) {
-	err = e.withDescriptor(func() error {
-		f, err = e.fs.Open(path, mode)
-		return err
-	})
+	f, err = e.fs.Open(path, mode)
 	if err == nil && mode != vfs.OpenRead {
 		if err = e.ours(); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
 	return f, err
-}
-
-// withDescriptor makes a call that needs a descriptor. If the process has none left, it closes sealed segments of all logs
-// and, if that is not enough, lets other logs rest, and makes the call again.
-func (e *env) withDescriptor(call func() error) error {
-	err := call()
-	if noDescriptor(err) {
-		e.opened.budget.closeHalf()
-		err = call()
-	}
-	for tries := 0; tries < 20 && noDescriptor(err) && e.opened.budget.restLogs(e); tries++ {
-		if tries > 0 {
-			sched.Spin("descriptor", 5*time.Millisecond)
-		}
-		err = call()
-	}
-	return err
-}
-
-func noDescriptor(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // create makes a new file. It removes a file of the same name that a killed process left, rather than reuse it: the kernel
