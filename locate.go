@@ -309,7 +309,7 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 	return s.throughIndex(e, h, func(x *indexes) (best found, ok bool, err error) {
 		offsets := x.offsets.bytes()
 		i := seekPos(offsets, pos)
-		for ; i >= -1 && !ok && err == nil; i-- { // an entry's own batch may end above pos
+		for ; i >= -1 && !ok && (err == nil || errors.Is(err, ErrCorrupt)); i-- { // an entry's own batch may end above pos, or be damaged
 			_, _, err = s.walk(e, w, hintAt(offsets, i), limit, func(f found) bool {
 				if f.end() > pos {
 					return true
