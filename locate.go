@@ -225,7 +225,7 @@ func (s *segment) locateBehind(e *env, h *handle, w *window, err error, offset i
 			return found{}, false, err
 		}
 		pos := s.goesOn(e, h, corrupt, limit)
-		if corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
+		if pos < 0 && corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
 			return found{}, false, err
 		}
 		if pos < 0 {
