@@ -369,7 +369,7 @@ func (s *state) flushedEnd(base int64) batchEnd {
 
 // endsAtMark reports whether batches that end in the segment at base at position pos and offset next are those up to which recovery need not check.
 func (s *state) endsAtMark(base, pos, next int64) bool {
-	return base == s.scanBase && pos == s.scanPos && s.endOffset(base, pos, next) == s.scanOffset
+	return base == s.scanBase && pos == s.scanPos && (next == s.scanOffset || s.endOffset(base, pos, next) == s.scanOffset)
 }
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
