@@ -58,3 +58,28 @@ func TestBatchLeftOutOfALogWithGaps(t *testing.T) {
 		}
 	}
 }
+
+// Where the last segment is gone and the one before is not sealed, Repair with KeepAfter keeps the end of the log, and the log opens.
+func TestRepairWithoutTheLastSegment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	o := &Options{SegmentBytes: minSegmentBytes}
+	segs := segmentsIn(t, dir, o)
+	n := len(segs)
+	changeState(t, dir, func(s *state) {
+		s.clean = false
+		s.segments, s.baseSum = s.segments-1, s.baseSum-segs[n-1].Base
+		s.scanBase, s.scanPos, s.scanOffset = segs[n-2].Base, segs[n-2].Bytes, segs[n-1].Base
+	})
+	require.NoError(t, os.Remove(segs[n-1].Path))
+	report, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+	require.NoError(t, err)
+	require.EqualValues(t, 110, report.End)
+	verified, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, verified.OK(), "%v", verified.Problems)
+	l, err := Open(dir, o)
+	require.NoError(t, err)
+	require.EqualValues(t, 110, l.Offsets().End)
+	require.NoError(t, l.Close())
+}
