@@ -225,7 +225,7 @@ func (s *segment) locateBehind(e *env, h *handle, w *window, err error, offset i
 			return found{}, false, err
 		}
 		pos := s.goesOn(e, h, corrupt, limit)
-		if corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
+		if pos < 0 && corrupt.NextOffset == 0 || offset < corrupt.NextOffset {
 			return found{}, false, err
 		}
 		if pos < 0 {
@@ -309,7 +309,7 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 	return s.throughIndex(e, h, func(x *indexes) (best found, ok bool, err error) {
 		offsets := x.offsets.bytes()
 		i := seekPos(offsets, pos)
-		for ; i >= -1 && !ok && err == nil; i-- { // an entry's own batch may end above pos
+		for ; i >= -1 && !ok && (err == nil || errors.Is(err, ErrCorrupt)); i-- { // an entry's own batch may end above pos, or be damaged
 			_, _, err = s.walk(e, w, hintAt(offsets, i), limit, func(f found) bool {
 				if f.end() > pos {
 					return true

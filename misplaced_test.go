@@ -294,3 +294,39 @@ func TestMovedBatchesOfAKilledLog(t *testing.T) {
 		}
 	}
 }
+
+// Where the first batch of a log has come to another place, a reader that goes on at NextOffset, as after any damage, comes to an end, and
+// finds that batch.
+func TestReadersOfAMovedFirstBatch(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, err := Open(dir, &Options{Flush: FlushNone, IndexBytes: 64})
+	require.NoError(t, err)
+	for i, n := range []int{20, 1, 1, 1, 1, 1, 1, 1, 1, 1, 20} {
+		var records []Record
+		for range n {
+			records = append(records, Record{Value: bytes.Repeat([]byte{byte('a' + i)}, []int{30, 70, 120}[min(i, 1)+i/10])})
+		}
+		_, err := l.Append(records...)
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+	path := filepath.Join(dir, fileName(0, logSuffix))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Less(t, batch(b).size(), int64(1024))
+	for i := range 1024 {
+		b[i], b[2048+i] = b[2048+i], b[i]
+	}
+	require.NoError(t, os.WriteFile(path, b, 0o644))
+	for _, readOnly := range []bool{true, false} {
+		l, err := Open(dir, &Options{Flush: FlushNone, ReadOnly: readOnly})
+		require.NoError(t, err)
+		got, _ := readPast(t, fmt.Sprintf("read-only %v", readOnly), l)
+		if !readOnly {
+			require.Contains(t, got, int64(0))
+		}
+		require.NotEmpty(t, got)
+		require.NoError(t, l.Close())
+	}
+}

@@ -367,6 +367,11 @@ func (s *state) flushedEnd(base int64) batchEnd {
 	return batchEnd{pos: s.scanPos, offset: s.scanOffset}
 }
 
+// endsAtMark reports whether batches that end in the segment at base at position pos and offset next are those up to which recovery need not check.
+func (s *state) endsAtMark(base, pos, next int64) bool {
+	return base == s.scanBase && pos == s.scanPos && (next == s.scanOffset || s.endOffset(base, pos, next) == s.scanOffset)
+}
+
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They
 // may have been acknowledged, so the log is refused, as it is by an Open that writes (lookBehind).
 func (ro *readOnly) lookBehindView() error {

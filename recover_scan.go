@@ -130,7 +130,7 @@ func (c *segmentScan) walkFlushed() error {
 		}
 		return err != nil
 	})
-	if err == nil && (c.pos != st.scanPos || st.endOffset(c.base, c.pos, c.offset) != st.scanOffset) {
+	if err == nil && !st.endsAtMark(c.base, c.pos, c.offset) {
 		err = &CorruptError{Path: c.path, Pos: c.pos, Offset: c.offset, Reason: fmt.Sprintf("batches end here, not at position %d, offset %d as noted", st.scanPos, st.scanOffset)}
 	}
 	c.offset = st.scanOffset

@@ -186,9 +186,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 			wrong.epoch = right
 			p.fixes = append(p.fixes, wrong)
 		}
-		if base == p.st.scanBase && pos+b.size() == p.st.scanPos && p.st.endOffset(base, p.st.scanPos, b.last()+1) == p.st.scanOffset {
-			s.atMark = true
-		}
+		s.atMark = s.atMark || p.st.endsAtMark(base, pos+b.size(), b.last()+1)
 		return "", nil
 	}
 	w.damage = func(d damage) (bool, error) {

@@ -233,6 +233,30 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 	}
 }
 
+// batchesPast is readPast by Batches.
+func batchesPast(t *testing.T, what string, l *Log) (got []int64) {
+	t.Helper()
+	for from := l.Offsets().Start; ; {
+		next := int64(-1)
+		for b, err := range l.Batches(from) {
+			var corrupt *CorruptError
+			if errors.As(err, &corrupt) {
+				next = corrupt.NextOffset
+				break
+			}
+			require.NoError(t, err, what)
+			for offset := b.Base; offset < b.Next; offset++ {
+				got = append(got, offset)
+			}
+		}
+		if next < 0 {
+			return got
+		}
+		require.Greater(t, next, from, what)
+		from = next
+	}
+}
+
 // A damaged header must cost its batch only: a log that was closed opens, even if an index entry leads to that batch, Read,
 // Records and Section serve the records before and after it, and the error has the offset at which to continue.
 func TestDamagedHeaderHidesOneBatch(t *testing.T) {
@@ -289,6 +313,13 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 					require.ErrorAs(t, err, &corrupt, what)
 					require.EqualValues(t, at[spoilt], corrupt.Pos, what)
 					require.EqualValues(t, spoilt+1, corrupt.NextOffset, what)
+				}
+				require.Equal(t, want, batchesPast(t, what, l), what)
+				if spoilt > 0 {
+					s, err := l.Section(0, 1<<20)
+					require.NoError(t, err, what)
+					require.GreaterOrEqual(t, s.Len(), int64(at[spoilt]), what)
+					require.NoError(t, s.Close())
 				}
 				if spoilt+1 < n {
 					s, err := l.Section(int64(spoilt)+1, 1)

@@ -93,7 +93,7 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 		}
 		end, next, err := l.sectionEnd(r, first, n, limit)
 		if err != nil {
-			return err
+			return r.seg.behindDamage(&l.env, r.h, err, limit)
 		}
 		*s = Section{l: l, seg: r.seg, h: r.h, pos: first.pos, end: end, len: end - first.pos, base: first.base, next: next}
 		r.h = nil // the section's now
@@ -116,7 +116,7 @@ func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next
 		if err != nil {
 			return 0, 0, err
 		}
-		if last = first; ok && b.end() > first.end() {
+		if last = first; ok && b.pos >= first.end() { // a damaged one before may claim to reach further
 			last = b
 		}
 		if last == first || last.end() < limit.pos() || last.last+1 == r.seg.base+limit.rel() {

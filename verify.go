@@ -84,7 +84,7 @@ func (v *verifier) run() error {
 	}
 	for _, base := range v.foreign {
 		p := Problem{Path: v.e.path(base, logSuffix), Offset: base, Severity: SeverityError, Reason: notOfThisLog}
-		if !v.st.isSealed(base) {
+		if n := len(v.dir.bases); base > v.st.scanBase && n > 0 && v.dir.bases[n-1] == v.st.scanBase && v.st.recoveryPoint <= v.st.scanOffset {
 			p.Severity, p.Reason = SeverityWarning, notOfThisLog+", and the next Open takes it away"
 		}
 		v.problem(p)

@@ -23,6 +23,7 @@ type segmentCheck struct {
 	missing  bool  // the file does not exist
 	damaged  bool  // some of it is damaged
 	open     bool  // it ends in damage, so it is not known at which offset
+	atMark   bool  // a batch ends where the flushed ones do, by the state file
 	end      int64 // position behind the last good batch
 	minTime  int64
 	maxTime  int64
@@ -117,6 +118,9 @@ func (c *segmentCheck) read(f vfs.File) error {
 			c.add(Problem{Path: c.r.Path, Pos: w.zeros, Bytes: size - w.zeros, Offset: w.next, Severity: SeverityWarning, Reason: "zeros behind the last batch"})
 		}
 	}
+	if at := v.st.flushedEnd(c.base).pos; v.promised && at > 0 && !c.atMark && !c.damaged {
+		c.fail(c.end, 0, w.next, fmt.Sprintf("batches are missing: no batch ends at position %d, offset %d, up to where they were durable", at, v.st.scanOffset))
+	}
 	if c.sealed && v.promised && !c.damaged && v.gaps() && endsEarly(f, c.x.offsets, c.base, size, w.next, c.following) {
 		c.fail(c.end, 0, w.next, lostEnd)
 	}
@@ -162,6 +166,7 @@ func (c *segmentCheck) batch(b batch, pos int64) (string, error) {
 		c.add(p)
 	}
 	c.end = pos + b.size()
+	c.atMark = c.atMark || v.st.endsAtMark(c.base, c.end, b.last()+1)
 	c.r.Batches++
 	c.r.Bytes += b.size()
 	c.r.Codecs[b.codec().String()]++
