@@ -158,8 +158,9 @@ func (x *indexBuilder) add(pos int64, lastRel uint32, maxTime int64) {
 	}
 }
 
-// copyBelow starts x with the entries of have for batches below pos. It returns the last offset entry; x then accounts for
-// all batches up to there, since an offset entry and the time entries up to its offset were added together.
+// copyBelow starts x with the entries of have for batches below pos. It returns the offset entry from which on x must be told of the
+// batches: that of the last time entry, as a rule also the last one. Behind it, the time index may lack entries, if it is older than
+// the offset index.
 func (x *indexBuilder) copyBelow(have *indexes, pos int64) hint {
 	offsets, times := have.offsets.bytes(), have.times.bytes()
 	n := seekPos(offsets, pos-1) + 1
@@ -175,7 +176,10 @@ func (x *indexBuilder) copyBelow(have *indexes, pos int64) hint {
 	x.offsets = newTable(append([]byte(nil), offsets[:n*offsetEntryLen]...))
 	x.times = newTable(append([]byte(nil), times[:k*timeEntryLen]...))
 	x.lastPos = last.pos
-	return last
+	if k == 0 {
+		return hintAt(offsets, -1)
+	}
+	return seekOffset(x.offsets.bytes(), x.maxRel)
 }
 
 func (x *indexBuilder) finalTime() (e [timeEntryLen]byte) {

@@ -259,6 +259,50 @@ func TestOldTimeIndexIsBuiltAnew(t *testing.T) {
 	}
 }
 
+// Nor must a cut.
+func TestCutBesideAnOldTimeIndex(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	var old []byte
+	for _, interval := range []int{4096, 64} { // an index that is built anew may be denser
+		for _, suffix := range []string{indexSuffix, timeSuffix} {
+			s.World.Drop(fileName(0, suffix))
+		}
+		l, err := openFS(s, sim.Dir, &Options{IndexBytes: interval})
+		require.NoError(t, err)
+		for i := range 40 {
+			if l.Offsets().End < 40 {
+				_, err = l.Append(Record{Time: time.UnixMilli(1000 + int64(i)), Value: make([]byte, 100)})
+			}
+			require.NoError(t, err)
+		}
+		_, err = l.Append(Record{Time: time.UnixMilli(1000), Value: make([]byte, 100)})
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		if old == nil {
+			old = bytes.Clone(s.World.Get(fileName(0, timeSuffix)))
+		}
+	}
+	s.World.Put(fileName(0, timeSuffix), old)
+	l, err := openFS(s, sim.Dir, &Options{IndexBytes: 64})
+	require.NoError(t, err)
+	got, err := l.OffsetForTime(time.UnixMilli(1027))
+	require.NoError(t, err)
+	require.EqualValues(t, 27, got)
+	require.NoError(t, l.TruncateTo(30))
+	for range 2 {
+		got, err = l.OffsetForTime(time.UnixMilli(1027))
+		require.NoError(t, err)
+		require.EqualValues(t, 27, got)
+		infos, err := l.Segments()
+		require.NoError(t, err)
+		require.EqualValues(t, 1029, infos[0].MaxTime.UnixMilli())
+		require.NoError(t, l.Close())
+		l, err = openFS(s, sim.Dir, nil)
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+}
+
 // A log that rests after each append must not make the next segment ready each time, which takes as much writing as a segment.
 func TestRestsNearTheEndOfASegment(t *testing.T) {
 	s := sim.NewFS(sim.NewWorld(), true)

@@ -278,8 +278,8 @@ func restOf(h *handle, f found, offset, inflated int64) (rest batch, err error) 
 	return rest, nil
 }
 
-// indexesBelow makes the indexes for the part of a segment below pos. It takes over the entries for batches below pos, and adds
-// entries for the batches between the last of these and pos.
+// indexesBelow makes the indexes for the part of a segment below pos. It takes over the entries for batches below pos, and adds what is
+// missing for the batches between the last of these and pos.
 func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *indexBuilder, err error) {
 	x = newIndexBuilder(l.o.IndexBytes)
 	from := hint{rel: -1}
@@ -291,9 +291,6 @@ func (l *Log) indexesBelow(s *segment, h *handle, pos int64, limit mark) (x *ind
 	_, _, err = s.walkGuarded(&l.env, h, &w, from, limit, func(f found) bool {
 		if f.pos >= pos {
 			return true
-		}
-		if from.rel >= 0 && f.pos == from.pos {
-			return false // has an entry already
 		}
 		p, e := w.at(f.pos, headerLen)
 		if e == nil {
