@@ -193,7 +193,7 @@ func (e *env) cutFile(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
 			}
 		}
 		if p.reserved == 0 {
-			err = f.Truncate(p.size())
+			err = e.insist(func() error { return f.Truncate(p.size()) })
 		}
 	}
 	if err == nil {
@@ -240,7 +240,7 @@ func (e *env) placeCopy(f vfs.File, path string, p *cutPlan) (vfs.File, error) {
 }
 
 // insist makes a call again if it fails for a shortage. It is for steps of a cut that is noted already, where a failure latches the log.
-// Renames fail on a full btrfs, which gives back the space of removed files when it commits their removal.
+// A full btrfs has no room to rename or truncate a file, until it commits that other files were removed.
 func (e *env) insist(call func() error) error {
 	err := call()
 	for tries := 0; tries < 3 && isShortage(err) && e.syncDir() == nil; tries++ {

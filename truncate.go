@@ -24,7 +24,8 @@ import (
 // Errors: an *OffsetError for an offset outside [Start, End]; ErrInvalid for an offset in a gap and more than 2^31 above the
 // base offset of its segment, and if a registered compressor fails or loses bytes; a *CorruptError, ErrCodec or ErrInflated if the batch that holds offset can't be read; the
 // operating system's for a failed read or a shortage, such as a full disk; ErrClosed; ErrReadOnly. After each of these nothing
-// has changed. Other failures latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files.
+// has changed. Other failures latch the log (ErrFailed), and the next Open finishes the cut if it had begun to change files; on a full
+// btrfs, where every change takes space, that may be so for a shortage.
 func (l *Log) TruncateTo(offset int64) error {
 	if err := l.writable(); err != nil {
 		return err
