@@ -485,3 +485,44 @@ func TestNoteWithoutADescriptor(t *testing.T) {
 	require.NoError(t, r.Close())
 	require.NoError(t, l.Close())
 }
+
+// A start that a log shows must never go back: not if the process is killed in a deletion from a log that was closed, before the start is
+// flushed, the log is opened again, and the power is cut.
+func TestKilledInADeletionFromAClosedLog(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	o := &Options{SegmentBytes: 4096}
+	l, err := openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	appendValues(t, l, 50)
+	require.NoError(t, l.Close())
+	l, err = openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	var killed []*sim.World
+	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
+		if kind == sim.Flush && filepath.Base(path) == stateName {
+			killed = append(killed, s.World.Clone())
+		}
+		return nil
+	})
+	require.NoError(t, l.DeleteBefore(7))
+	s.SetFault(nil)
+	require.NoError(t, l.Close())
+	require.NotEmpty(t, killed)
+	for i, w := range append(killed, s.World) {
+		again := sim.NewFS(w, true)
+		l, err := openFS(again, sim.Dir, o)
+		require.NoError(t, err)
+		shown := l.Offsets()
+		cut := sim.NewFS(cutNamed(t, again.Kill(), "nothing"), true)
+		ignore(l.Close())
+		l, err = openFS(cut, sim.Dir, o)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, l.Offsets().Start, shown.Start, "killed at flush %d", i)
+		require.Equal(t, shown.End, l.Offsets().End)
+		require.NoError(t, l.Close())
+	}
+	l, err = openFS(s, sim.Dir, o)
+	require.NoError(t, err)
+	require.True(t, l.untouched(), "the log is left as it was closed again")
+	require.NoError(t, l.Close())
+}

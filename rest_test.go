@@ -140,6 +140,10 @@ func restAndChange(t *testing.T, o seglog.Options, change func(*seglog.Log) erro
 		sameOffsets()
 	}
 	for i, l := range logs {
+		eventually(t, "what lies below the start is sealed and deleted", func() bool {
+			infos, err := l.Segments()
+			return err == nil && (len(infos) == 1 || infos[0].Next > l.Offsets().Start)
+		})
 		require.NoError(t, l.Close())
 		r, err := seglog.Verify(dirs[i], nil)
 		require.NoError(t, err)

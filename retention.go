@@ -71,6 +71,7 @@ func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 	err = l.state.commit(func(s *state) {
 		s.start = offset
 		s.deleted((&view{dropped}).bases(), first)
+		s.clean = false // an Open that finds the mark flushes nothing, so what comes with it must be durable already
 	})
 	if err != nil {
 		return 0, fmt.Errorf("seglog: delete before offset %d: %w", offset, err)
@@ -85,7 +86,22 @@ func (l *Log) moveStart(offset, cuts int64) (deleted int, err error) {
 		l.o.Logger.Debug("seglog: deleted", "dir", l.dir, "offset", offset, "segments", len(dropped))
 		l.stats.deletedSegments.Add(int64(len(dropped)))
 	}
-	return len(dropped), errors.Join(l.drop(dropped), rollErr)
+	err = errors.Join(l.drop(dropped), rollErr)
+	l.markClosed()
+	return len(dropped), err
+}
+
+// markClosed sets the clean mark of a log again that is as it was closed, except for a deletion. If that fails, the next Open has more
+// to do.
+func (l *Log) markClosed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.untouched() {
+		return
+	}
+	if err := l.state.commit(func(s *state) { s.clean = true }); err != nil {
+		l.stats.errors.Add(1)
+	}
 }
 
 // planDeletion returns the segments to delete when offset becomes the start. Those that wait for their seal are left to the
