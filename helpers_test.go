@@ -204,7 +204,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// requireReleased checks that a closed log has left no descriptors, mappings or goroutines.
+// requireReleased checks that a closed log has left no descriptors, mappings or goroutines. The goroutines are those of the process, so a
+// test that calls it must not run in parallel with others.
 func requireReleased(t testing.TB, dir string) {
 	t.Helper()
 	eventually(t, "all descriptors and mappings are released", func() bool {

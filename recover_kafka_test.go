@@ -39,7 +39,6 @@ func kafkaLike(t testing.TB, clean bool) (dir string, stream []byte, end int64) 
 }
 
 func TestOpenCaseJ(t *testing.T) {
-	t.Parallel()
 	for _, clean := range []bool{true, false} {
 		dir, stream, end := kafkaLike(t, clean)
 		before := contents(t, dir)
@@ -97,7 +96,6 @@ func TestOpenCaseJ(t *testing.T) {
 // as much as those before them, and Open must refuse the log. A torn tail with no good batch after it is removed from the log
 // and saved.
 func TestOpenCutsNothingGoodWithoutAState(t *testing.T) {
-	t.Parallel()
 	if race.On {
 		t.Skip("the test has one goroutine, so the race detector would only slow it down")
 	}
