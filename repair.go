@@ -64,8 +64,7 @@ func repairFS(fsys vfs.FS, dir string, opts *RepairOptions) (report *RepairRepor
 	return p.report, nil
 }
 
-// lock locks the directory. Who only looks leaves no file behind, and may look at a directory that can't be written to, such as that of a
-// disk that was mounted read-only.
+// lock locks the directory. A Repair that is not applied creates no file, and needs no right to write: the disk may be mounted read-only.
 func (p *repair) lock(path string) (io.Closer, error) {
 	if _, missing := p.e.fs.Stat(path); !p.o.Apply && errors.Is(missing, fs.ErrNotExist) {
 		return noFile{}, nil

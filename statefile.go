@@ -105,8 +105,7 @@ func (s *stateFile) end() error {
 }
 
 // rest closes the file until something is to be noted, unless it is in use. The file LOCK keeps other writers out meanwhile. Notes that
-// are not flushed keep it open, unless the process is short of descriptors: what notes make durable may be lost, only then recovery
-// has more to check after a power cut.
+// are not flushed keep it open, unless the process is short of descriptors: if a power cut takes a note, recovery only has more to check.
 func (s *stateFile) rest(short bool) error {
 	if !s.mu.TryLock() {
 		return nil
@@ -130,7 +129,7 @@ func (s *stateFile) mayBeOpen() bool {
 	if !s.mu.TryLock() {
 		return true
 	}
-	defer s.mu.Unlock()
+	defer s.unlock()
 	return s.f != nil
 }
 
