@@ -331,16 +331,22 @@ func TestRestsNearTheEndOfASegment(t *testing.T) {
 	require.Empty(t, s.Left())
 }
 
-// The first append to a log that was closed must not bring segments back into the state file that a deletion beside it has taken out.
-func TestDeletionBesideTheFirstAppend(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
+// openedAgain returns a log of n records that was closed and is open again, and not written to since.
+func openedAgain(t *testing.T, n int) (*sim.FS, *Options, *Log) {
+	t.Helper()
+	s, o := sim.NewFS(sim.NewWorld(), true), &Options{SegmentBytes: 4096}
 	l, err := openFS(s, sim.Dir, o)
 	require.NoError(t, err)
-	appendValues(t, l, 200)
+	appendValues(t, l, n)
 	require.NoError(t, l.Close())
 	l, err = openFS(s, sim.Dir, o)
 	require.NoError(t, err)
+	return s, o, l
+}
+
+// The first append to a log that was closed must not bring segments back into the state file that a deletion beside it has taken out.
+func TestDeletionBesideTheFirstAppend(t *testing.T) {
+	s, o, l := openedAgain(t, 200)
 	segs := l.view.Load().segs
 	require.Greater(t, len(segs), 3)
 	l.changing.Lock()
@@ -360,7 +366,7 @@ func TestDeletionBesideTheFirstAppend(t *testing.T) {
 	require.NoError(t, l.drop(segs[:2]))
 	l.changing.Unlock()
 	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
+	l, err := openFS(s, sim.Dir, o)
 	require.NoError(t, err)
 	require.Equal(t, segs[2].base, l.Offsets().Start)
 	require.NoError(t, l.Close())
@@ -414,15 +420,8 @@ func TestStateDamagedAtRest(t *testing.T) {
 
 // A seal must flush the index files also if Close wrote them, which does not flush those of a small segment.
 func TestSealFlushesIndexesOfAClosedLog(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
-	l, err := openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	appendValues(t, l, 3)
-	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	_, err = l.Append(Record{Value: make([]byte, 3900)})
+	s, _, l := openedAgain(t, 3)
+	_, err := l.Append(Record{Value: make([]byte, 3900)})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return l.Stats().Seals == 1 }, 10*time.Second, time.Millisecond)
 	w := cutNamed(t, s.Kill(), "nothing") // the preparer may still be at work
@@ -489,14 +488,7 @@ func TestNoteWithoutADescriptor(t *testing.T) {
 // A start that a log shows must never go back: not if the process is killed in a deletion from a log that was closed, before the start is
 // flushed, the log is opened again, and the power is cut.
 func TestKilledInADeletionFromAClosedLog(t *testing.T) {
-	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
-	l, err := openFS(s, sim.Dir, o)
-	require.NoError(t, err)
-	appendValues(t, l, 50)
-	require.NoError(t, l.Close())
-	l, err = openFS(s, sim.Dir, o)
-	require.NoError(t, err)
+	s, o, l := openedAgain(t, 50)
 	var killed []*sim.World
 	s.SetFault(func(kind sim.Kind, _ int, path string) *sim.Fault {
 		if kind == sim.Flush && filepath.Base(path) == stateName {
@@ -521,7 +513,7 @@ func TestKilledInADeletionFromAClosedLog(t *testing.T) {
 		require.Equal(t, shown.End, l.Offsets().End)
 		require.NoError(t, l.Close())
 	}
-	l, err = openFS(s, sim.Dir, o)
+	l, err := openFS(s, sim.Dir, o)
 	require.NoError(t, err)
 	require.True(t, l.untouched(), "the log is left as it was closed again")
 	require.NoError(t, l.Close())
