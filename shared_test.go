@@ -256,3 +256,76 @@ func TestSharedFlushWithoutWriteBack(t *testing.T) {
 	require.Zero(t, unflushedAcks(s.Ops))
 	require.Empty(t, s.Left())
 }
+
+// sideBySide calls f for each of the logs, all at the same time.
+func (m *sharedLogs) sideBySide(f func(i int, l *Log) error) {
+	m.t.Helper()
+	errs := make([]error, len(m.logs))
+	var wg sync.WaitGroup
+	for i, l := range m.logs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = f(i, l)
+		}()
+	}
+	wg.Wait()
+	for i, err := range errs {
+		require.NoError(m.t, err, i)
+	}
+}
+
+// Logs that close together share the flushes of their state files, and each is closed on the disk.
+func TestCloseSharesFlushes(t *testing.T) {
+	const logs = 40
+	s := sim.NewFS(sim.NewWorld(), true)
+	m := openShared(t, s, logs)
+	m.sideBySide(func(i int, l *Log) error {
+		_, err := l.Append(Record{Value: sharedValue(i, 0, 100)})
+		return err
+	})
+	before := len(s.Ops)
+	m.sideBySide(func(_ int, l *Log) error { return l.Close() })
+	flushes := 0
+	for _, op := range s.Ops[before:] {
+		if op.Kind == sim.Flush && !isSegment(op.Name) {
+			flushes++
+		}
+	}
+	require.Less(t, flushes, logs/2)
+	s = sim.NewFS(cutNamed(t, s.World, "nothing"), true)
+	for i := range logs {
+		st, ok, err := readState(s, filepath.Join(sharedDir(i), stateName))
+		require.NoError(t, err)
+		require.True(t, ok && st.clean && st.end == 1, "log %d: %+v", i, st)
+	}
+}
+
+// The part of a batch that a cut keeps stands in the state file, which grows for it, so that a shared flush would not make it durable.
+func TestPowerCutInCutsSideBySide(t *testing.T) {
+	const logs, records, keep = 8, 10, 4
+	s := sim.NewFS(sim.NewWorld(), true)
+	m := openShared(t, s, logs)
+	m.sideBySide(func(i int, l *Log) error {
+		var b []Record
+		for k := range records {
+			b = append(b, Record{Value: sharedValue(i, int64(k), 10)})
+		}
+		_, err := l.Append(b...)
+		return err
+	})
+	before := s.World.Clone()
+	n := len(s.Ops)
+	m.sideBySide(func(_ int, l *Log) error { return l.TruncateTo(keep) })
+	ops := s.Ops[n:]
+	m.kill()
+	acked := make([]int64, logs)
+	for i := range acked {
+		acked[i] = keep
+	}
+	w := before
+	for i, op := range ops {
+		w.Apply(op)
+		checkShared(t, cutNamed(t, w, "nothing"), acked, make([]int64, logs), fmt.Sprintf("after operation %d, %v", i, op))
+	}
+}

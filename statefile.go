@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/sched"
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -22,7 +23,10 @@ type stateFile struct {
 	cur      state
 	dirty    bool // written since the last flush
 	flushing bool
-	buf      [stateLen]byte
+	// device is where flushes of f may be shared with those of other files (gather.device), once a flush of f itself has made both
+	// slots durable, so that nothing but their contents changes from then on. It is nil before.
+	device *commit.Device
+	buf    [stateLen]byte
 	// missed is a note that met somebody else who held mu, or found no descriptor. Whoever holds mu writes it afterwards: a reader in
 	// another process sees durable records only once they are noted, and the next flush may be hours away.
 	missed atomic.Pointer[flushedNote]
@@ -92,7 +96,7 @@ func (s *stateFile) close() error {
 	if f == nil {
 		return nil
 	}
-	s.f = nil
+	s.f, s.device = nil, nil
 	return errors.Join(f.Unlock(), f.Close())
 }
 
@@ -173,7 +177,7 @@ func (s *stateFile) renew(e *env) error {
 	if err == nil {
 		err = f.Lock()
 	}
-	s.f = f
+	s.f, s.device = f, nil
 	for range 2 {
 		if err == nil {
 			err = s.put(s.cur)
@@ -262,7 +266,7 @@ func (s *stateFile) commit(change func(*state)) error {
 		err = s.put(s.cur)
 	}
 	if err == nil {
-		if err = s.f.Flush(); err != nil {
+		if err = flushSlots(s.f, s.device); err != nil {
 			err = &writeBackError{err}
 		}
 	}
@@ -282,7 +286,18 @@ func (s *stateFile) commit(change func(*state)) error {
 		return err
 	}
 	s.dirty = false
+	if s.device == nil {
+		s.device = s.f.Device()
+	}
 	return nil
+}
+
+// flushSlots makes both slots of f durable, together with other files if device is not nil.
+func flushSlots(f vfs.File, device *commit.Device) error {
+	if device == nil {
+		return f.Flush()
+	}
+	return device.Flush(f, 0, stateSlotGap+stateLen)
 }
 
 // The part that a cut leaves of a batch stands behind the slots, at restPos, until the cut is done. The flush that makes the
@@ -297,6 +312,7 @@ func (s *stateFile) putRest(rest []byte) error {
 	defer s.unlock()
 	f, err := s.file(false)
 	if err == nil {
+		s.device = nil // the file grows
 		_, err = f.WriteAt(rest, restPos)
 	}
 	return err
@@ -330,10 +346,10 @@ func (s *stateFile) flush() error {
 		s.unlock()
 		return nil
 	}
-	f := s.f
+	f, device := s.f, s.device
 	s.dirty, s.flushing = false, true
 	s.unlock()
-	err := f.Flush()
+	err := flushSlots(f, device)
 	s.mu.Lock()
 	s.flushing = false
 	if err != nil {
