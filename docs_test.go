@@ -287,7 +287,7 @@ func (d *dump) batch(b batch) {
 // The worked examples in docs/format.md must be files as the package writes them.
 func TestDocFormat(t *testing.T) {
 	dir := t.TempDir()
-	l, err := Open(dir, &Options{IndexBytes: 100})
+	l, err := Open(dir, &Options{IndexBytes: 100, SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)
 	_, err = l.Append(
@@ -298,6 +298,8 @@ func TestDocFormat(t *testing.T) {
 		_, err = l.Append(Record{Time: at.Add(time.Duration(20-i) * time.Millisecond), Value: []byte("more")})
 		require.NoError(t, err)
 	}
+	_, err = l.Append(Record{Value: make([]byte, minSegmentBytes-200)}) // in the next segment, as the last one of a closed log may do without indexes
+	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	read := func(suffix string) []byte {
 		b, err := os.ReadFile(filepath.Join(dir, fileName(0, suffix)))

@@ -108,8 +108,8 @@ func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder,
 		return x, nil
 	}
 	x, damage, err := s.buildIndexes(e, h) // the damage is reported when it is read
-	if err != nil {
-		return nil, err
+	if err != nil || needsNoIndexes(e, s.base, s.stored.load().pos(), why) {
+		return x, err
 	}
 	e.stats.indexRebuilds.Add(1)
 	e.o.Logger.Warn("seglog: index rebuilt", "dir", e.dir, "segment", s.base, "reason", why, "damage", damage)
@@ -121,6 +121,19 @@ func (s *segment) resumeIndexes(e *env, f vfs.File, path string) (*indexBuilder,
 const mapIndexFrom = 16 << 10
 
 const missingFile = " file is missing"
+
+// tinySegment is the size up to which the last segment of a closed log has no index files. By default its offset index would have no
+// entry, and to read all of the batches takes no longer than to read the files, while these would be most of what a Close costs.
+const tinySegment = defaultIndexBytes
+
+// needsNoIndexes reports whether a segment of that size, whose indexes can't be had for the reason given, has none since it is tiny.
+func needsNoIndexes(e *env, base, size int64, why string) bool {
+	if size > tinySegment || why != indexSuffix+missingFile {
+		return false
+	}
+	_, err := e.fs.Stat(e.path(base, timeSuffix))
+	return errors.Is(err, fs.ErrNotExist)
+}
 
 // loadIndex reads an index file, or maps it if it is large; x then holds the mapping. why says that the file is missing, too
 // large, or can't be read. err is an error that has nothing to do with the contents of the file.
@@ -262,6 +275,9 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 	}
 	h.x.Store(rebuilt)
 	s.unsure.Store(x.unsure)
+	if needsNoIndexes(e, s.base, s.stored.load().pos(), why) {
+		return nil
+	}
 	e.stats.indexRebuilds.Add(1)
 	if e.o.ReadOnly || s.is(phaseGone) || s.written() {
 		return nil
@@ -370,6 +386,25 @@ func endsEarly(f io.ReaderAt, offsets []byte, base, size, next, following int64)
 	known := hintAt(offsets, k)
 	read, err := readUpTo(f, h[:], known.pos, size)
 	return err == nil && read == headerLen && batch(h[:]).last() == base+known.rel
+}
+
+// removeIndexes removes the index files of a segment, if there are any.
+func (e *env) removeIndexes(base int64) error {
+	if err := e.ours(); err != nil {
+		return err
+	}
+	if err := e.removeFile(base, timeSuffix); err != nil {
+		return err
+	}
+	return e.removeFile(base, indexSuffix)
+}
+
+// removeFile removes a file of a segment, if there is one.
+func (e *env) removeFile(base int64, suffix string) error {
+	if err := e.fs.Remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("seglog: remove file of segment %d: %w", base, err)
+	}
+	return nil
 }
 
 // writeIndexes writes both index files and renames them into place, so that no kill leaves a part of one under its name, and with

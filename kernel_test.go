@@ -139,7 +139,7 @@ func unreadableLog(t *testing.T, mapped, closed bool) (*sim.World, int64) {
 	}
 	require.NoError(t, u.close())
 	require.NoError(t, u.open())
-	for range 12 {
+	for range 20 {
 		require.NoError(t, u.append(2))
 	}
 	end := u.end()

@@ -141,10 +141,8 @@ func (p *repair) change(s *repairSegment) error {
 			return err
 		}
 	}
-	for _, suffix := range []string{timeSuffix, indexSuffix} {
-		if err := p.e.removeFile(s.base, suffix); err != nil {
-			return err
-		}
+	if err := p.e.removeIndexes(s.base); err != nil {
+		return err
 	}
 	switch {
 	case stays:

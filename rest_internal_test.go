@@ -132,7 +132,7 @@ func appendValues(t testing.TB, l *Log, n int) {
 // Open of a log that was closed must change nothing on the disk, and nor must Close after it.
 func TestClosedLogIsLeftAlone(t *testing.T) {
 	s := sim.NewFS(sim.NewWorld(), true)
-	o := &Options{SegmentBytes: 4096}
+	o := &Options{SegmentBytes: 10_000}
 	l, err := openFS(s, sim.Dir, o)
 	require.NoError(t, err)
 	appendValues(t, l, 200)

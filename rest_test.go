@@ -310,3 +310,73 @@ func TestStatsOfTheProcess(t *testing.T) {
 	})
 	require.NoError(t, first.Close())
 }
+
+// Close writes no index files for a tiny segment, and nobody misses them.
+func TestTinySegmentsHaveNoIndexFiles(t *testing.T) {
+	dir := t.TempDir()
+	o := &seglog.Options{SegmentBytes: 64 << 10}
+	at := time.Now().Truncate(time.Millisecond)
+	files := func() []string {
+		names, err := filepath.Glob(filepath.Join(dir, "*index"))
+		require.NoError(t, err)
+		for i := range names {
+			names[i] = filepath.Base(names[i])
+		}
+		return names
+	}
+	check := func(records int) {
+		report, err := seglog.Verify(dir, nil)
+		require.NoError(t, err)
+		require.Empty(t, report.Problems)
+		for _, readOnly := range []bool{false, true} {
+			l, err := seglog.Open(dir, &seglog.Options{SegmentBytes: o.SegmentBytes, ReadOnly: readOnly})
+			require.NoError(t, err)
+			r, err := l.Read(int64(records) - 1)
+			require.NoError(t, err)
+			require.Equal(t, at.Add(time.Duration(records-1)*time.Second).UnixMilli(), r.Time.UnixMilli())
+			offset, err := l.OffsetForTime(at.Add(1500 * time.Millisecond))
+			require.NoError(t, err)
+			require.EqualValues(t, 2, offset)
+			require.Zero(t, l.Stats().IndexRebuilds)
+			require.NoError(t, l.Close())
+		}
+	}
+	records := 0
+	change := func(f func(l *seglog.Log)) {
+		l, err := seglog.Open(dir, o)
+		require.NoError(t, err)
+		f(l)
+		records = int(l.Offsets().End)
+		require.Zero(t, l.Stats().IndexRebuilds)
+		require.NoError(t, l.Close())
+		check(records)
+	}
+	add := func(n, size int) func(*seglog.Log) {
+		return func(l *seglog.Log) {
+			for range n {
+				_, err := l.Append(seglog.Record{Time: at.Add(time.Duration(l.Offsets().End) * time.Second), Value: make([]byte, size)})
+				require.NoError(t, err)
+			}
+		}
+	}
+	change(add(10, 100))
+	require.Empty(t, files())
+	change(add(1, 100))
+	require.Empty(t, files())
+	change(add(10, 1000))
+	require.Equal(t, []string{"00000000000000000000.index", "00000000000000000000.timeindex"}, files())
+	change(func(l *seglog.Log) { require.NoError(t, l.TruncateTo(5)) })
+	require.Empty(t, files())
+	change(func(l *seglog.Log) {
+		add(1, 60<<10)(l) // rolls
+		add(1, 60<<10)(l)
+	})
+	require.Len(t, files(), 2*3-2, "a segment that is sealed has its index files, however small")
+	copied := filepath.Join(t.TempDir(), "copy")
+	change(func(l *seglog.Log) {
+		require.NoError(t, l.TruncateTo(6))
+		require.NoError(t, l.Snapshot(copied))
+	})
+	dir = copied
+	check(records)
+}

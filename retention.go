@@ -187,13 +187,6 @@ func (e *env) removeSegmentFiles(base int64) error {
 	return nil
 }
 
-func (e *env) removeFile(base int64, suffix string) error {
-	if err := e.fs.Remove(e.path(base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("seglog: delete segment %d: %w", base, err)
-	}
-	return nil
-}
-
 // removeProducersAbove removes a broker's files on producers that are about offsets above a cut. These offsets are given out
 // again, and by such a file the broker would refuse the producers' next batches, or take them for repetitions
 // (ProducerStateManager.truncateAndReload removes the same files).

@@ -32,7 +32,7 @@ const (
 type state struct {
 	seq    uint64
 	policy FlushPolicy
-	// clean: the log was closed. It holds [start, end), its last segment has endPos bytes, and all indexes are written.
+	// clean: the log was closed. It holds [start, end), its last segment has endPos bytes, and all indexes are written, but for those of a tiny segment.
 	clean bool
 	// gaps: offsets may be left out (see env.gaps).
 	gaps          bool

@@ -292,16 +292,20 @@ func (t *tail) seal() error {
 // of the file back, the next Open does not find what the clean mark says, and looks behind the end. The directory is not flushed for
 // the index files: it does not matter which of their names lead to what they did before, since missing entries at the end of either are
 // noticed before they could do harm (segment.checkIndexes, Log.maxTime, segment.resumeIndexes). Nor are the index files of a segment
-// without an entry in the offset index flushed: they are checked against all of its batches when they are read.
+// without an entry in the offset index flushed: they are checked against all of its batches when they are read. A tiny segment gets none.
 func (t *tail) leave() error {
 	t.seg.enter(phaseRolled)
 	t.grow.Lock()
 	defer t.grow.Unlock()
-	if err := t.h.f.Truncate(t.seg.stored.load().pos()); err != nil {
+	size := t.seg.stored.load().pos()
+	if err := t.h.f.Truncate(size); err != nil {
 		return t.h.named(err)
 	}
-	if t.x.saved {
+	switch {
+	case t.x.saved:
 		return nil
+	case size <= tinySegment:
+		return t.e.removeIndexes(t.seg.base) // those of an earlier Close
 	}
 	return writeIndexes(t.e, t.seg.base, t.x, len(t.x.offsets.bytes()) > 0)
 }

@@ -85,7 +85,7 @@ func (c *segmentCheck) read(f vfs.File) error {
 	}
 	cut := v.cuts() && c.base == v.st.cutBase
 	if !cut && (c.sealed || !v.promised || v.st.clean && size == v.st.endPos) {
-		c.openIndexes()
+		c.openIndexes(size)
 	}
 	w := salvage{e: &v.e, f: &watchedFile{File: f, v: v}, path: c.r.Path, base: c.base, size: size, from: c.base, end: c.following, gaps: v.gaps(), epochs: &v.epochs, batch: c.batch, damage: c.damage}
 	w.endPos, w.flushed = v.endPos(c.base, size), v.st.flushedEnd(c.base)
@@ -226,14 +226,19 @@ func (c *segmentCheck) joins() {
 }
 
 // openIndexes reads both index files, and reports those that are missing or bad.
-func (c *segmentCheck) openIndexes() {
+func (c *segmentCheck) openIndexes(size int64) {
 	v := c.v
+	none := false
 	c.x = &indexCheck{c: c, x: newIndexBuilder(defaultIndexBytes), hi: math.MaxInt64, lastTime: noTimestamp}
 	if v.o.IndexBytes > 0 {
 		c.x.x = newIndexBuilder(v.o.IndexBytes)
 	}
 	read := func(suffix string, entryLen int) (b []byte, ok bool) {
 		b, why, err := readIndex(&v.e, c.base, suffix)
+		none = none || !c.sealed && needsNoIndexes(&v.e, c.base, size, why)
+		if none {
+			return nil, false
+		}
 		if err != nil {
 			why = err.Error()
 		}
