@@ -490,3 +490,52 @@ func TestTransferFromIntoALogWithoutRecords(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 }
+
+// The state file says where the log ended when it was opened last, as a position in the segment that was the last one then. A reader in
+// another process must not look for it in the segments before, where batches end at the same positions.
+func TestReadOnlyLogBehindTwoKills(t *testing.T) {
+	for _, last := range []int{0, 3} { // batches in the last segment when the log is opened
+		s := sim.NewFS(sim.NewWorld(), true)
+		o := &Options{Flush: FlushNone, SegmentBytes: 4096}
+		l, err := openFS(s, sim.Dir, o)
+		require.NoError(t, err)
+		rec := Record{Time: time.UnixMilli(1), Value: make([]byte, 300)}
+		_, err = l.TransferFrom(bytes.NewReader(append(encoded([]Record{rec}, 0), encoded([]Record{rec}, 5)...)), -1)
+		require.NoError(t, err)
+		n := 2
+		add := func() {
+			_, err = l.Append(rec)
+			require.NoError(t, err)
+			n++
+		}
+		for l.Stats().Segments == 1 {
+			add()
+		}
+		for range last - 1 {
+			add()
+		}
+		if last == 0 {
+			require.NoError(t, l.TruncateTo(l.view.Load().segs[1].base))
+			n--
+		}
+		for range 2 {
+			w := s.Kill()
+			ignore(l.Close())
+			s = sim.NewFS(w, true)
+			l, err = openFS(s, sim.Dir, o)
+			require.NoError(t, err)
+		}
+		want, err := readLog(l)
+		require.NoError(t, err)
+		require.Len(t, want.recs, n)
+		w := s.Kill()
+		ignore(l.Close())
+		l, err = openFS(sim.NewFS(w, true), sim.Dir, &Options{ReadOnly: true})
+		require.NoError(t, err)
+		got, err := readLog(l)
+		require.NoError(t, err)
+		require.Len(t, got.recs, n)
+		require.Equal(t, want.end, got.end)
+		require.NoError(t, l.Close())
+	}
+}

@@ -234,6 +234,20 @@ func (ro *readOnly) extendView(st state) error {
 	}
 }
 
+// endOffset is state.endOffset for a segment that need not be the last one. What the state file says of the end of the log holds for the
+// last segment that there was then, and batches of others may end at the same position.
+func (ro *readOnly) endOffset(st *state, base, pos, next int64) (int64, error) {
+	to := st.endOffset(base, pos, next)
+	if to == next {
+		return next, nil
+	}
+	dir, err := ro.l.list()
+	if following := dir.after(base); err != nil || following >= 0 && following <= st.end {
+		return next, err
+	}
+	return to, nil
+}
+
 // exists reports whether there is a segment with that base offset.
 func (ro *readOnly) exists(base int64) bool {
 	l := ro.l
@@ -279,7 +293,9 @@ func (ro *readOnly) extendLast(st state) error {
 	flushed := st.flushedEnd(s.base)
 	for {
 		if ro.promised {
-			c.next = st.endOffset(s.base, c.pos, c.next) // the offsets up to there may be left out
+			if c.next, err = ro.endOffset(&st, s.base, c.pos, c.next); err != nil {
+				return err
+			}
 		}
 		if ro.promised && st.policy == FlushSync && c.next >= st.recoveryPoint {
 			break

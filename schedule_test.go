@@ -139,6 +139,8 @@ var schedPinned = []struct {
 	{510048732, 12, "a batch whose front a kill had torn was taken as proof that the batch before it, after a gap, is damaged"},
 	{510109266, 12, "a segment that lost its name in a power cut held blocks of a removed segment, and recovery took them for the end of the segment before it"},
 	{540026351, 1, "a file of a failed snapshot that could not be removed at once was left without the state file that keeps the copy from opening"},
+	{704040031, 1, "a reader in another process left out the end of a segment in which a batch ended at the position where the last segment did when the log was opened"},
+	{704041221, 0, "a search for a time beside the first append to a log that was closed reported a segment that ends early"},
 	{300032686, 0, "a reader polled an interrupted cut a thousand times a second"},
 }
 

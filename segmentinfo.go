@@ -45,6 +45,7 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 		return 0, err
 	}
 	defer h.unref()
+	limit := s.stored.load() // an append to a log that was closed may move it from here on
 	ms, end, ok, err := s.lastTime(&l.env, h)
 	if err == nil && !ok || err == errIndex {
 		if err = s.rebuild(&l.env, h, "time index ends early"); err == nil {
@@ -54,7 +55,7 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if limit := s.stored.load(); end < s.base+limit.rel() && !l.gaps.Load() {
+	if end < s.base+limit.rel() && !l.gaps.Load() {
 		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
 	}
 	s.maxTime.CompareAndSwap(unknownTime, ms) // else the segment is written again, and an append was first

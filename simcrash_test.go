@@ -209,9 +209,9 @@ func (c *crasher) check(state *sim.World, o *oracle, machine bool, depth int) er
 		return errors.Join(err, ignore(l.Close()))
 	}
 	if o.judge != nil && o.judge.holes() {
-		s.Kill()
+		w := s.Kill()
 		ignore(l.Close())
-		return nil
+		return c.readOnly(w, got)
 	}
 	u.o = o.clone()
 	u.event(fmt.Sprint("opened ", got.start, " to ", got.end), func(o *oracle) { o.opened(got) })
@@ -269,9 +269,13 @@ func (c *crasher) again(w *sim.World, o *oracle) error {
 		u.wrong = fmt.Errorf("the log ends at %d, not where its user left it", end)
 	}
 	if c.rng.IntN(4) > 0 {
-		s.Kill()
+		got, err := readLog(u.log)
+		w := s.Kill()
 		ignore(u.log.Close())
-		return u.wrong
+		if err = errors.Join(err, u.wrong); err != nil {
+			return err
+		}
+		return c.readOnly(w, got)
 	}
 	if err := u.close(); err != nil {
 		return err
@@ -285,6 +289,33 @@ func (c *crasher) again(w *sim.World, o *oracle) error {
 	s.Kill()
 	ignore(u.log.Close())
 	return u.wrong
+}
+
+// readOnly opens what a killed process left as another one does that only reads: it must show what the log of the killed one did, under
+// FlushSync as far as that had noted it.
+func (c *crasher) readOnly(w *sim.World, want *content) error {
+	s := sim.NewFS(w, c.mapped)
+	opts := c.opts
+	opts.ReadOnly, opts.OnSeal, opts.MayDelete = true, nil, nil
+	l, err := openFS(s, sim.Dir, &opts)
+	if err != nil {
+		return fmt.Errorf("read-only: %w", err)
+	}
+	got, err := readLog(l)
+	if err = errors.Join(err, l.Close()); err != nil {
+		return fmt.Errorf("read-only: %w", err)
+	}
+	if got.start != want.start || got.end > want.end || c.opts.Flush != FlushSync && got.end < want.end {
+		return fmt.Errorf("read-only: [%d, %d), the writer had [%d, %d)", got.start, got.end, want.start, want.end)
+	}
+	n := 0
+	for n < len(want.recs) && want.recs[n].Offset < got.end {
+		n++
+	}
+	if n != len(got.recs) {
+		return fmt.Errorf("read-only: %d records in [%d, %d), the writer had %d", len(got.recs), got.start, got.end, n)
+	}
+	return nil
 }
 
 // inside crashes a recovery, and the use of the log after it, at random points.
