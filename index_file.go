@@ -297,13 +297,13 @@ func (s *segment) rebuildLocked(e *env, h *handle, why string) error {
 
 // checkEnd returns a *CorruptError, and notes it for readers, if the segment, whose batches end at offset next, has lost some there.
 func (s *segment) checkEnd(e *env, h *handle, next int64) error {
-	offsets, why, err := readIndex(e, s.base, indexSuffix)
-	size, sizeErr := h.f.Size()
-	if why != "" || err != nil || sizeErr != nil {
+	size, err := h.f.Size()
+	if err != nil {
 		return nil
 	}
 	following := s.base + s.stored.load().rel()
-	if !endsEarly(h.f, offsets, s.base, size, next, following) {
+	early, err := e.endsEarly(h.f, s.base, size, next, following)
+	if err != nil || !early {
 		return nil
 	}
 	h.short.Store(true)
@@ -373,14 +373,32 @@ func (s *segment) buildIndexesBelow(e *env, h *handle, end int64) (x *indexBuild
 	}
 }
 
-// endsEarly reports whether the offset index of a sealed segment leads behind the end of its file f, which has size bytes and batches up
-// to offset next: the file has lost batches. A segment is flushed before its index is written, and a cut removes the index first. No single
-// damage to an index looks like that, since both parts of its last entry must lead there, and the one before to a batch.
-func endsEarly(f io.ReaderAt, offsets []byte, base, size, next, following int64) bool {
+// endsEarly reports whether the index files of a sealed segment lead behind the end of its file f, which has size bytes and batches up
+// to offset next: the file has lost batches. err is an error that has nothing to do with the contents of the index files.
+func (e *env) endsEarly(f io.ReaderAt, base, size, next, following int64) (early bool, err error) {
+	offsets, why, err := readIndex(e, base, indexSuffix)
+	if why != "" || err != nil {
+		return false, err
+	}
+	times, _, err := readIndex(e, base, timeSuffix)
+	return err == nil && endsEarly(f, offsets, times, base, size, next, following), err
+}
+
+// endsEarly is env.endsEarly for given indexes. A segment is flushed before its indexes are written, and a cut removes them first. No
+// single damage to an index looks like that, since both parts of the last offset entry must lead there, and the one before to a batch or,
+// if all are behind the end, the last time entry there too.
+func endsEarly(f io.ReaderAt, offsets, times []byte, base, size, next, following int64) bool {
 	n := len(offsets) / offsetEntryLen
 	k := seekPos(offsets, size-1)
-	if k < 0 || k == n-1 || checkEntries(offsets, nil, maxSegmentBytes, following-base) != "" || base+hintAt(offsets, n-1).rel < next {
+	if k == n-1 || checkEntries(offsets, nil, maxSegmentBytes, following-base) != "" || base+hintAt(offsets, n-1).rel < next {
 		return false
+	}
+	if k < 0 {
+		if len(times) == 0 || checkEntries(offsets, times, maxSegmentBytes, following-base) != "" {
+			return false
+		}
+		_, rel := timeEntry(times, len(times)/timeEntryLen-1)
+		return base+int64(rel) >= next
 	}
 	var h [headerLen]byte
 	known := hintAt(offsets, k)

@@ -33,12 +33,14 @@ func TestLostEndOfASegmentInALogWithGaps(t *testing.T) {
 	end := l.Offsets().End
 	require.NoError(t, l.Close())
 
-	for _, lost := range []int{0, 6, 20} {
+	for _, lost := range []int{0, 6, 20, len(at) - 1, len(at)} {
 		short := copyFiles(t, whole)
 		name := filepath.Base(segs[1].Path)
-		from, next := at[len(at)-1].Next, segs[2].Base
-		if lost > 0 {
+		from, next := at[0].Base, segs[2].Base
+		if lost < len(at) {
 			from = at[len(at)-lost-1].Next
+		}
+		if lost > 0 {
 			require.NoError(t, os.Truncate(filepath.Join(short, name), at[len(at)-lost].Pos))
 		}
 		missed := func(l *Log) (damages int) {
@@ -75,10 +77,17 @@ func TestLostEndOfASegmentInALogWithGaps(t *testing.T) {
 		report, err = Verify(foreign, nil)
 		require.NoError(t, err)
 		require.True(t, report.OK(), "%v", report.Problems)
-		l, err := Open(foreign, &Options{ReadOnly: true})
+		for _, readOnly := range []bool{true, false, true} {
+			o := *o
+			o.ReadOnly = readOnly
+			l, err := Open(foreign, &o)
+			require.NoError(t, err)
+			require.Zero(t, missed(l))
+			require.NoError(t, l.Close())
+		}
+		report, err = Verify(foreign, nil)
 		require.NoError(t, err)
-		require.Zero(t, missed(l))
-		require.NoError(t, l.Close())
+		require.True(t, report.OK(), "%v", report.Problems)
 
 		for _, keep := range []bool{true, false} {
 			dir := copyFiles(t, short)

@@ -69,7 +69,8 @@ func (r *recovery) act(c *segmentScan) error {
 }
 
 // adopt makes a segment of a directory without a state file a sealed segment of the log: it is trimmed and flushed, and
-// gets its indexes if one is missing.
+// gets its indexes if one is missing, or if they lead behind its end: nothing tells whether it has lost batches or a broker cut it off, and
+// from now on such an index would be proof of a loss.
 func (r *recovery) adopt(c *segmentScan) error {
 	l := r.l
 	f, err := l.acquire(c.path, vfs.OpenWrite)
@@ -82,17 +83,25 @@ func (r *recovery) adopt(c *segmentScan) error {
 	if err == nil {
 		err = f.Flush()
 	}
+	anew := false
+	if err == nil {
+		anew, err = l.endsEarly(f, c.base, c.pos, c.offset, c.next)
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
 	}
+	if anew {
+		l.o.Logger.Warn("seglog: index leads behind the end of a segment, which may have lost batches", "dir", l.dir, "segment", c.base, "offset", c.offset)
+	}
 	for _, suffix := range []string{indexSuffix, timeSuffix} {
-		if _, err := l.fs.Stat(l.path(c.base, suffix)); err != nil {
-			if err := writeIndexes(&l.env, c.base, c.x, true); err != nil {
-				return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
-			}
-			l.stats.indexRebuilds.Add(1)
-			break
+		_, err := l.fs.Stat(l.path(c.base, suffix))
+		anew = anew || err != nil
+	}
+	if anew {
+		if err := writeIndexes(&l.env, c.base, c.x, true); err != nil {
+			return fmt.Errorf("seglog: adopt segment %d: %w", c.base, err)
 		}
+		l.stats.indexRebuilds.Add(1)
 	}
 	s := new(segment)
 	s.initSealed(c.base, c.next)

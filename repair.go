@@ -218,11 +218,10 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 		s.next, end = s.spans[n-1].next, s.spans[n-1].end
 	}
 	if p.promised && p.st.isSealed(base) && following >= 0 && !s.cut {
-		offsets, _, err := readIndex(&p.e, base, indexSuffix)
-		if err != nil {
+		if s.short, err = p.e.endsEarly(f, base, end, s.next, following); err != nil {
 			return nil, err
 		}
-		if s.short = endsEarly(f, offsets, base, end, s.next, following); s.short && p.gaps() && len(s.lost) == 0 {
+		if s.short && p.gaps() && len(s.lost) == 0 {
 			s.lost = append(s.lost, damage{pos: end, end: end, offset: s.next, next: following, cause: &CorruptError{Reason: lostEnd}})
 		}
 	}

@@ -121,7 +121,7 @@ func (c *segmentCheck) read(f vfs.File) error {
 	if at := v.st.flushedEnd(c.base).pos; v.promised && at > 0 && !c.atMark && !c.damaged {
 		c.fail(c.end, 0, w.next, fmt.Sprintf("batches are missing: no batch ends at position %d, offset %d, up to where they were durable", at, v.st.scanOffset))
 	}
-	if c.sealed && v.promised && !c.damaged && v.gaps() && endsEarly(f, c.x.offsets, c.base, size, w.next, c.following) {
+	if c.sealed && v.promised && !c.damaged && v.gaps() && endsEarly(f, c.x.offsets, c.x.times, c.base, size, w.next, c.following) {
 		c.fail(c.end, 0, w.next, lostEnd)
 	}
 	if c.x != nil && !c.damaged && (c.sealed || c.r.TailBytes == 0) {
