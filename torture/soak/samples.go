@@ -29,7 +29,7 @@ type series struct {
 }
 
 // tolerated is how much of a quantity may come and go without a reason that matters, whatever its mean.
-var tolerated = map[string]float64{"RssAnon MiB": 6, "live MiB": 3, "descriptors": 6, "mappings": 12, "goroutines": 6}
+var tolerated = map[string]float64{"RssAnon MiB": 6, "live MiB": 3, "descriptors": 6, "mapped files": 6, "other maps": 60, "goroutines": 6}
 
 // watch samples a process once a second until it is stopped.
 func (s *samples) watch(process string, c *child) {
@@ -40,7 +40,8 @@ func (s *samples) watch(process string, c *child) {
 		{what: "RssAnon MiB", read: func() (float64, error) { return statusMiB(proc, "RssAnon") }},
 		{what: "live MiB", read: func() (float64, error) { return mib(c.heap.Load()) }},
 		{what: "descriptors", read: func() (float64, error) { return entries(filepath.Join(proc, "fd")) }},
-		{what: "mappings", read: func() (float64, error) { return linesOf(filepath.Join(proc, "maps")) }},
+		{what: "mapped files", read: func() (float64, error) { files, _, err := mappings(proc); return files, err }},
+		{what: "other maps", read: func() (float64, error) { _, others, err := mappings(proc); return others, err }},
 		{what: "goroutines", read: func() (float64, error) { return float64(c.tasks.Load()), nil }},
 	}
 	s.mu.Lock()
@@ -147,7 +148,17 @@ func entries(dir string) (float64, error) {
 	return float64(len(names)), err
 }
 
-func linesOf(path string) (float64, error) {
-	text, err := os.ReadFile(path)
-	return float64(bytes.Count(text, []byte("\n"))), err
+// mappings counts the mappings of files that a process has, and all others. How many others there are is up to Go's heap, which each
+// madvise with another advice divides.
+func mappings(proc string) (files, others float64, err error) {
+	text, err := os.ReadFile(filepath.Join(proc, "maps"))
+	for line := range bytes.Lines(text) {
+		// The columns: addresses, permissions, offset, device, inode, path. Anonymous memory has no inode.
+		if c := bytes.Fields(line); len(c) > 5 && !bytes.Equal(c[4], []byte("0")) {
+			files++
+		} else {
+			others++
+		}
+	}
+	return files, others, err
 }
