@@ -539,3 +539,26 @@ func TestReadOnlyLogBehindTwoKills(t *testing.T) {
 		require.NoError(t, l.Close())
 	}
 }
+
+// The last segment of a log may be empty and begin behind a gap that is wider than a segment's offsets: its copy has it too.
+func TestSnapshotBehindAWideGap(t *testing.T) {
+	const far = 5 << 30
+	rec := Record{Time: time.UnixMilli(1), Value: []byte("value")}
+	l, err := Open(t.TempDir(), nil)
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = l.TransferFrom(bytes.NewReader(append(encoded([]Record{rec}, 0), encoded([]Record{rec}, far)...)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(far))
+	dir := filepath.Join(t.TempDir(), "copy")
+	require.NoError(t, l.Snapshot(dir))
+	report, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, report.OK(), "%v", report.Problems)
+	for _, readOnly := range []bool{true, false} {
+		c, err := Open(dir, &Options{ReadOnly: readOnly})
+		require.NoError(t, err)
+		require.Equal(t, l.Offsets(), c.Offsets())
+		require.NoError(t, c.Close())
+	}
+}

@@ -217,7 +217,8 @@ func (s *snapshot) plan() error {
 	}
 	if s.end > s.start {
 		from := max(0, (&view{segs}).find(s.start)) // earlier segments wait for their deletion
-		s.segs = segs[from : (&view{segs}).find(s.end-1)+1]
+		// With the one that begins at the end, since no segment before it need reach that far.
+		s.segs = segs[from : (&view{segs}).find(s.end)+1]
 	}
 	return nil
 }
