@@ -217,6 +217,8 @@ func (ro *readOnly) overtaken(a *attempt, err *error) bool {
 	switch {
 	case st.cut < 0 && (!changed || a.tries > maxOvertaken):
 		return false
+	case !changed && st.truncating() && l.inView(*err):
+		return false // of a view that was made during the cut, which leaves these bytes as they are
 	case st.cut >= 0 && time.Since(a.began) > maxCutWait:
 		*err = fmt.Errorf("%w: %s: %w", ErrBusy, cutUnderWay, *err)
 		return false
@@ -228,6 +230,12 @@ func (ro *readOnly) overtaken(a *attempt, err *error) bool {
 		return false
 	}
 	return true
+}
+
+// inView reports whether err is damage below the end of the view.
+func (l *Log) inView(err error) bool {
+	var corrupt *CorruptError
+	return errors.As(err, &corrupt) && corrupt.Offset >= 0 && corrupt.Offset < l.end.Load()
 }
 
 // unexplained combines met, the error of a read, with err, the reason why it could not be found out whether a change by the

@@ -234,6 +234,10 @@ func (ro *readOnly) extendView(st state) error {
 	}
 }
 
+// isSettled reports whether no cut changes the bytes of the segment at base that the log keeps. A TruncateTo leaves those below its
+// position as they are, in the file or in the one that takes its place.
+func (s *state) isSettled(base int64) bool { return s.cut < 0 || s.truncating() && base <= s.cutBase }
+
 // endOffset is state.endOffset for a segment that need not be the last one. What the state file says of the end of the log holds for the
 // last segment that there was then, and batches of others may end at the same position.
 func (ro *readOnly) endOffset(st *state, base, pos, next int64) (int64, error) {
@@ -312,7 +316,7 @@ func (ro *readOnly) extendLast(st state) error {
 			}
 		}
 		if err != nil {
-			if !ro.promised || st.cut >= 0 || next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base || next > s.base && ro.exists(next) {
+			if !ro.promised || !st.isSettled(s.base) || next >= st.recoveryPoint || !errors.Is(err, ErrCorrupt) || st.scanBase > s.base && st.cut < 0 || next > s.base && ro.exists(next) {
 				break // the batch is not written yet, or not whole
 			}
 			if ended, e := ro.endsInGap(s, pos, min(size, maxSegmentBytes)); e != nil {

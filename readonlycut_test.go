@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -101,6 +102,41 @@ func TestReadOnlyBesideAnUnfinishedCut(t *testing.T) {
 	_, err = r.Read(12)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
+}
+
+// A damaged batch below a cut that is under way, or was interrupted, is an error like any other, and what follows up to the cut can be read.
+func TestReadOnlyDamageBelowAnUnfinishedCut(t *testing.T) {
+	for i, kept := range []int64{20, 25, 20, 25} { // at the end of a batch, or inside
+		disk := new(uncut)
+		dir := t.TempDir()
+		w, err := openFS(disk, dir, &Options{SegmentBytes: minSegmentBytes})
+		require.NoError(t, err)
+		for range []int{10, 10, 200, 200}[i] {
+			_, err = w.Append(make([]Record, 10)...)
+			require.NoError(t, err)
+		}
+		disk.stubborn.Store(true)
+		require.ErrorIs(t, w.TruncateTo(kept), syscall.EIO)
+		require.ErrorIs(t, w.Close(), ErrFailed)
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[batch(b).size()-1] ^= 1
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		r, err := Open(dir, &Options{ReadOnly: true})
+		require.NoError(t, err)
+		require.EqualValues(t, 20, r.Offsets().End)
+		var corrupt *CorruptError
+		_, err = r.Read(3)
+		require.ErrorAs(t, err, &corrupt)
+		require.NotErrorIs(t, err, ErrBusy)
+		require.EqualValues(t, 10, corrupt.NextOffset)
+		for _, offset := range []int64{10, 19} {
+			_, err = r.Read(offset)
+			require.NoError(t, err)
+		}
+		require.NoError(t, r.Close())
+	}
 }
 
 // slowState is a file system on which a read of seglog.state takes long.
