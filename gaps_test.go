@@ -562,3 +562,39 @@ func TestSnapshotBehindAWideGap(t *testing.T) {
 		require.NoError(t, c.Close())
 	}
 }
+
+// A TruncateTo into a gap leaves a log that ends behind its last batch. A batch that is appended there and torn by a power cut, or half
+// written, is no damage, and Repair leaves the end where it is.
+func TestTornTailBehindAGap(t *testing.T) {
+	const end = 10
+	rec := Record{Time: time.UnixMilli(1), Value: bytes.Repeat([]byte("v"), 300)}
+	whole := t.TempDir()
+	l, err := Open(whole, &Options{Flush: FlushNone})
+	require.NoError(t, err)
+	_, err = l.TransferFrom(bytes.NewReader(append(encoded([]Record{rec}, 0), encoded([]Record{rec}, 20)...)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.TruncateTo(end))
+	_, err = l.Append(rec)
+	require.NoError(t, err)
+	for _, keep := range []bool{true, false} {
+		dir := copyFiles(t, whole)
+		path := filepath.Join(dir, fileName(0, logSuffix))
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		first := batch(b).size()
+		clear(b[first+100:])
+		require.NoError(t, os.WriteFile(path, b, 0o644))
+		report, err := Verify(dir, nil)
+		require.NoError(t, err)
+		require.True(t, report.OK(), "%v", report.Problems)
+		require.EqualValues(t, end, report.End)
+		repaired, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: keep})
+		require.NoError(t, err)
+		require.EqualValues(t, end, repaired.End)
+		c, err := Open(dir, nil)
+		require.NoError(t, err)
+		require.EqualValues(t, end, c.Offsets().End)
+		require.NoError(t, c.Close())
+	}
+	require.NoError(t, l.Close())
+}

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -563,4 +565,41 @@ func batchesOf(t *testing.T, l *Log) (all []found) {
 		all = append(all, found{pos: b.Pos, size: b.Bytes, base: b.Base, last: b.Next - 1})
 	}
 	return all
+}
+
+// Repair beside an interrupted cut notes that offsets are missing where a segment below the cut has lost its end.
+func TestRepairOfALostEndBelowAnInterruptedCut(t *testing.T) {
+	disk := new(uncut)
+	dir := t.TempDir()
+	l, err := openFS(disk, dir, &Options{SegmentBytes: minSegmentBytes})
+	require.NoError(t, err)
+	for l.Stats().Segments < 3 {
+		_, err := l.Append(Record{Value: make([]byte, 100)})
+		require.NoError(t, err)
+	}
+	segs := l.view.Load().segs
+	disk.stubborn.Store(true)
+	require.ErrorIs(t, l.TruncateTo(segs[1].base+5), syscall.EIO)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+	path := filepath.Join(dir, fileName(0, logSuffix))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	kept := batch(b).size() * 10
+	require.NoError(t, os.Truncate(path, kept))
+	report, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+	require.NoError(t, err)
+	require.True(t, report.Gaps)
+	require.NotEmpty(t, report.Removed)
+	verified, err := Verify(dir, nil)
+	require.NoError(t, err)
+	require.True(t, verified.OK(), "%v", verified.Problems)
+	again, err := Repair(dir, &RepairOptions{KeepAfter: true})
+	require.NoError(t, err)
+	require.True(t, again.Sound(), "%+v", again)
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	got, damages := readPast(t, "repaired", l)
+	require.Zero(t, damages)
+	require.Len(t, got, 10+5)
+	require.NoError(t, l.Close())
 }

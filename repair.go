@@ -173,6 +173,8 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
 		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
+	} else if p.promised && following < 0 {
+		w.leftOut, s.leftOut = p.st.endOffset, p.st.endOffset
 	}
 	w.batch = func(b batch, pos int64) (string, error) {
 		if why := p.check.check(b); why != "" {
@@ -225,8 +227,8 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 			s.lost = append(s.lost, damage{pos: end, end: end, offset: s.next, next: following, cause: &CorruptError{Reason: lostEnd}})
 		}
 	}
-	if p.promised && base == p.dir.bases[len(p.dir.bases)-1] && len(s.lost) == 0 && !s.cut {
-		s.next = p.st.endOffset(base, end, s.next)
+	if w.leftOut != nil {
+		s.next = w.leftOut(base, end, s.next)
 	}
 	return s, nil
 }

@@ -40,6 +40,8 @@ type repairSegment struct {
 	cut        bool     // an interrupted TruncateTo ends the log in it; only what that keeps of it is in spans
 	short      bool     // it has lost batches at its end, to which its index leads
 	beyond     bool     // an interrupted TruncateTo removes it; nobody looked into it
+
+	leftOut func(base, pos, next int64) int64 // see salvage.leftOut
 }
 
 // span is a run of good batches of a file, with no bytes and no offsets missing between them.
@@ -114,6 +116,9 @@ func (s *repairSegment) cutAt(k int) {
 			break
 		}
 		s.next = sp.next
+	}
+	if s.leftOut != nil {
+		s.next = s.leftOut(s.base, d.pos, s.next)
 	}
 	s.lost = append(s.lost[:k:k], d)
 }
@@ -235,7 +240,8 @@ func (s *repairSegment) endsLost() bool {
 func (p *repair) planState(kept []*repairSegment) {
 	n := &p.next
 	if p.keepsCut(kept) {
-		n.end = n.cut
+		n.end, n.gaps, n.gapTo = n.cut, n.gaps || p.gap, p.gapTo(kept)
+		p.describe()
 		return
 	}
 	start := n.start

@@ -24,6 +24,8 @@ type salvage struct {
 	endPos  int64
 	flushed batchEnd // see resync.flushed
 	gaps    bool     // offsets may be missing
+	// leftOut, if not nil, is state.endOffset of the segment: the batch at pos may be any from the offset that it returns on.
+	leftOut func(base, pos, next int64) int64
 
 	epochs *epochs // of the batches before
 
@@ -154,6 +156,10 @@ func (e *salvageError) Unwrap() error { return e.error }
 // walk passes the scanner's batches to the callbacks. It returns nil at the end of the file, otherwise why it ended earlier.
 func (v *salvage) walk(s *scanner) error {
 	for {
+		if v.leftOut != nil {
+			v.next = v.leftOut(v.base, s.pos, v.next)
+			s.next = v.next
+		}
 		b, err := s.scan()
 		if err == io.EOF {
 			return nil

@@ -91,6 +91,9 @@ func (c *segmentCheck) read(f vfs.File) error {
 	w.endPos, w.flushed = v.endPos(c.base, size), v.st.flushedEnd(c.base)
 	if c.following < 0 {
 		w.end, _ = v.closedEnd(c.base, size)
+		if v.promised && !cut {
+			w.leftOut = v.st.endOffset
+		}
 	}
 	if cut {
 		w.size, w.end, w.endPos = min(size, v.st.cutPos), v.cutLimit, v.st.cutPos
@@ -104,9 +107,6 @@ func (c *segmentCheck) read(f vfs.File) error {
 		return c.endCut(size, w.next)
 	}
 	c.r.Next = w.next
-	if c.following < 0 && v.promised && !c.damaged {
-		c.r.Next = v.st.endOffset(c.base, c.end, c.r.Next)
-	}
 	if !c.sealed {
 		c.r.TailBytes = size - c.end
 	}
