@@ -14,7 +14,8 @@ import (
 // Segments wholly below offset are deleted; readers and sections that hold one keep it until they let go. If offset is at
 // or below the start already, DeleteBefore does nothing. Only seglog.state knows of a start inside a segment: if that file
 // is lost, the log starts where its first segment does. Errors: an *OffsetError for an offset above the high watermark; those
-// of Sync; those of the operating system, which may leave files behind that the next Open removes.
+// of Sync; those of the operating system, after which the start may have moved (Offsets tells), and files may be left behind that the
+// next Open removes.
 func (l *Log) DeleteBefore(offset int64) error {
 	l.hooks.start()
 	if err := l.writable(); err != nil {

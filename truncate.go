@@ -53,10 +53,13 @@ func (l *Log) TruncateTo(offset int64) error {
 
 // Reset removes all records and lets the next one get offset, which may lie below Start or above End. A follower that starts
 // over from a snapshot calls it. Reset is like TruncateTo with respect to durability and readers. Errors: ErrInvalid for a
-// negative offset; a shortage and any other failure as for TruncateTo.
+// negative offset; ErrTooLarge for one so great that no append could follow; a shortage and any other failure as for TruncateTo.
 func (l *Log) Reset(offset int64) error {
 	if offset < 0 {
 		return invalid("Reset to offset %d", offset)
+	}
+	if err := usedUp(offset, 1); err != nil {
+		return err
 	}
 	if err := l.writable(); err != nil { // before the lock: Close holds it while it calls OnSeal, which may call Reset
 		return err

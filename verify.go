@@ -83,6 +83,9 @@ func (v *verifier) run() error {
 		return err
 	}
 	for _, base := range v.foreign {
+		if v.underCut() && v.st.reset {
+			break // the next Open finishes the Reset, and removes it unless it is the new segment
+		}
 		p := Problem{Path: v.e.path(base, logSuffix), Offset: base, Severity: SeverityError, Reason: notOfThisLog}
 		if n := len(v.dir.bases); base > v.st.scanBase && n > 0 && v.dir.bases[n-1] == v.st.scanBase && v.st.recoveryPoint <= v.st.scanOffset {
 			p.Severity, p.Reason = SeverityWarning, notOfThisLog+", and the next Open takes it away"

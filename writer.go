@@ -261,7 +261,7 @@ func (l *Log) appendFailed(offset int64, err error) error {
 // usedUp returns an error if fewer than count offsets are left from base on.
 func usedUp(base, count int64) error {
 	if base > math.MaxInt64-math.MaxInt32-count {
-		return fmt.Errorf("%w: offset %d is the last one there is", ErrTooLarge, base)
+		return fmt.Errorf("%w: there are no offsets left from %d on", ErrTooLarge, base)
 	}
 	return nil
 }
