@@ -191,6 +191,7 @@ func TestRepairReportsAnInterruptedReset(t *testing.T) {
 // A Reset that was interrupted is no damage, whatever it came to.
 func TestVerifyOfAnInterruptedReset(t *testing.T) {
 	s := sim.NewFS(sim.NewWorld(), true)
+	w := s.World.Clone()
 	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
 	for l.Stats().Segments < 3 {
@@ -202,15 +203,15 @@ func TestVerifyOfAnInterruptedReset(t *testing.T) {
 	require.NoError(t, l.Close())
 	l, err = openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes})
 	require.NoError(t, err)
-	w := s.World.Clone()
-	n := len(s.Ops)
+	s.Event("reset", nil)
 	require.NoError(t, l.Reset(3))
-	ops := s.Ops[n:]
 	s.Kill()
 	ignore(l.Close())
-	for i, op := range ops {
+	resetting := false
+	for i, op := range s.Ops {
 		w.Apply(op)
-		if op.Kind != sim.Rename && op.Kind != sim.Remove {
+		resetting = resetting || op.Kind == sim.Event
+		if !resetting || op.Kind != sim.Rename && op.Kind != sim.Remove {
 			continue // Verify waits half a second for the cut each time
 		}
 		report := verifyWorld(t, w, nil)

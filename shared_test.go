@@ -284,10 +284,13 @@ func TestCloseSharesFlushes(t *testing.T) {
 		_, err := l.Append(Record{Value: sharedValue(i, 0, 100)})
 		return err
 	})
-	before := len(s.Ops)
+	s.Event("close", nil)
 	m.sideBySide(func(_ int, l *Log) error { return l.Close() })
 	flushes := 0
-	for _, op := range s.Ops[before:] {
+	for _, op := range s.Ops {
+		if op.Kind == sim.Event {
+			flushes = 0
+		}
 		if op.Kind == sim.Flush && !isSegment(op.Name) {
 			flushes++
 		}
@@ -305,6 +308,7 @@ func TestCloseSharesFlushes(t *testing.T) {
 func TestPowerCutInCutsSideBySide(t *testing.T) {
 	const logs, records, keep = 8, 10, 4
 	s := sim.NewFS(sim.NewWorld(), true)
+	w := s.World.Clone()
 	m := openShared(t, s, logs)
 	m.sideBySide(func(i int, l *Log) error {
 		var b []Record
@@ -314,18 +318,19 @@ func TestPowerCutInCutsSideBySide(t *testing.T) {
 		_, err := l.Append(b...)
 		return err
 	})
-	before := s.World.Clone()
-	n := len(s.Ops)
+	s.Event("cut", nil)
 	m.sideBySide(func(_ int, l *Log) error { return l.TruncateTo(keep) })
-	ops := s.Ops[n:]
 	m.kill()
 	acked := make([]int64, logs)
 	for i := range acked {
 		acked[i] = keep
 	}
-	w := before
-	for i, op := range ops {
+	cutting := false
+	for i, op := range s.Ops {
 		w.Apply(op)
+		if cutting = cutting || op.Kind == sim.Event; !cutting {
+			continue
+		}
 		checkShared(t, cutNamed(t, w, "nothing"), acked, make([]int64, logs), fmt.Sprintf("after operation %d, %v", i, op))
 	}
 }
