@@ -30,8 +30,8 @@ const (
 	manyThreads = 8000
 	// manyAtOnce is how many logs are opened or closed at the same time.
 	manyAtOnce = 64
-	// manyDescriptors is how many a log has at work. At rest it has two.
-	manyDescriptors = 4
+	// manyDescriptors is how many a log has at work, and manyResting at rest.
+	manyDescriptors, manyResting = 4, 2
 	// The zeros of all files of the raw process together, and of one at most.
 	manyZeros    = 256 << 20
 	manyFileMost = 1 << 20
@@ -216,7 +216,8 @@ func manyLogs(e *Env) (*Result, error) {
 }
 
 // manyGroups are the ways that are measured in turn: all of them if the process may have so many files open, otherwise the logs
-// first and then the others. If it may not even have the logs open, there are fewer of them.
+// first and then the others. If it may not have all of the logs at work, some have to rest meanwhile, and if it may not even have them at
+// rest, there are fewer of them.
 func manyGroups(n int) (logs int, groups [][]manyWay, note string, err error) {
 	const besides = 4 * manyAtOnce // of those that are being opened, and the process's own
 	all := uint64((manyDescriptors+1)*n + besides)
@@ -224,10 +225,13 @@ func manyGroups(n int) (logs int, groups [][]manyWay, note string, err error) {
 	if may >= all {
 		return n, [][]manyWay{manyWays}, "", err
 	}
-	logs = min(n, (int(may)-besides)/manyDescriptors)
+	logs = min(n, (int(may)-besides)/manyResting)
 	note = fmt.Sprintf("the process may have %d files open (ulimit -Hn), and %d logs in turn with the other subjects would have %d: ", may, n, all)
 	if logs < n {
 		note += fmt.Sprintf("only %d logs are measured, ", logs)
+	}
+	if work := (int(may) - besides) / manyDescriptors; work < logs {
+		note += fmt.Sprintf("of which at most %d at work at a time, ", work)
 	}
 	return logs, [][]manyWay{manyWays[:1], manyWays[1:]}, note + "before the other subjects", err
 }
