@@ -305,12 +305,22 @@ func (s *segment) behindDamage(e *env, h *handle, err error, limit mark) error {
 
 // boundary finds the last batch that ends at or below pos; ok is false if there is none.
 func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) (f found, ok bool, err error) {
+	return s.boundaryFrom(e, h, w, hint{rel: -1}, pos, limit)
+}
+
+// boundaryFrom is boundary for batches from start on. Where no entry leads to a batch behind start, it walks from there: before
+// start there may be damage, which does not concern the caller.
+func (s *segment) boundaryFrom(e *env, h *handle, w *window, start hint, pos int64, limit mark) (f found, ok bool, err error) {
 	w.reset(h, limit.pos())
 	return s.throughIndex(e, h, func(x *indexes) (best found, ok bool, err error) {
 		offsets := x.offsets.bytes()
-		i := seekPos(offsets, pos)
-		for ; i >= -1 && !ok && (err == nil || errors.Is(err, ErrCorrupt)); i-- { // an entry's own batch may end above pos, or be damaged
-			_, _, err = s.walk(e, w, hintAt(offsets, i), limit, func(f found) bool {
+		from := hint{pos: pos}
+		for i := seekPos(offsets, pos); from.pos > start.pos && !ok && (err == nil || errors.Is(err, ErrCorrupt)); i-- {
+			// Once more if the entry's own batch ends above pos, or is damaged.
+			if from = hintAt(offsets, i); from.pos <= start.pos {
+				from = start
+			}
+			_, _, err = s.walk(e, w, from, limit, func(f found) bool {
 				if f.end() > pos {
 					return true
 				}
@@ -324,6 +334,24 @@ func (s *segment) boundary(e *env, h *handle, w *window, pos int64, limit mark) 
 		return best, ok, err
 	})
 }
+
+// joins returns an error unless last is whole and the headers lead from first to it, without a word of the indexes.
+func (s *segment) joins(e *env, h *handle, w *window, first, last found, limit mark) error {
+	w.reset(h, limit.pos())
+	f, ok, err := s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+		return s.walk(e, w, s.startAt(first), limit, func(f found) bool { return f.pos >= last.pos })
+	})
+	if err == nil && (!ok || f != last) {
+		err = &CorruptError{Path: h.path, Pos: last.pos, Offset: last.base, Reason: "the batches before do not lead to this one"}
+	}
+	if err == nil {
+		err = s.checkGuarded(h, w, last)
+	}
+	return err
+}
+
+// startAt returns a hint for a walk that begins with a batch that was found.
+func (s *segment) startAt(f found) hint { return hint{rel: -1, pos: f.pos, next: f.base - s.base} }
 
 // throughIndex does a look-up by the indexes of h, and once more with rebuilt ones should they prove wrong.
 func (s *segment) throughIndex(e *env, h *handle, lookUp func(*indexes) (found, bool, error)) (f found, ok bool, err error) {

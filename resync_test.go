@@ -234,7 +234,7 @@ func readPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 }
 
 // batchesPast is readPast by Batches.
-func batchesPast(t *testing.T, what string, l *Log) (got []int64) {
+func batchesPast(t *testing.T, what string, l *Log) (got []int64, damages int) {
 	t.Helper()
 	for from := l.Offsets().Start; ; {
 		next := int64(-1)
@@ -242,6 +242,7 @@ func batchesPast(t *testing.T, what string, l *Log) (got []int64) {
 			var corrupt *CorruptError
 			if errors.As(err, &corrupt) {
 				next = corrupt.NextOffset
+				damages++
 				break
 			}
 			require.NoError(t, err, what)
@@ -250,11 +251,42 @@ func batchesPast(t *testing.T, what string, l *Log) (got []int64) {
 			}
 		}
 		if next < 0 {
-			return got
+			return got, damages
 		}
 		require.Greater(t, next, from, what)
 		from = next
 	}
+}
+
+// sectionsPast is readPast by sections of at most n bytes. They may hold damaged batches, which it skips as a receiver does.
+func sectionsPast(t *testing.T, what string, l *Log, n int64) (got []int64, damages int) {
+	t.Helper()
+	for from := l.Offsets().Start; from < l.Offsets().End; {
+		s, err := l.Section(from, n)
+		var corrupt *CorruptError
+		next := int64(-1)
+		if errors.As(err, &corrupt) {
+			damages++
+			next = corrupt.NextOffset
+		} else {
+			require.NoError(t, err, what)
+			next = s.Next()
+			var sent bytes.Buffer
+			_, err = s.WriteTo(&sent)
+			require.NoError(t, err, what)
+			require.NoError(t, s.Close())
+			for r, err := range Decode(&sent) {
+				if err != nil {
+					next = got[len(got)-1] + 1
+					break
+				}
+				got = append(got, r.Offset)
+			}
+		}
+		require.Greater(t, next, from, what)
+		from = next
+	}
+	return got, damages
 }
 
 // A damaged header must cost its batch only: a log that was closed opens, even if an index entry leads to that batch, Read,
@@ -314,7 +346,9 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 					require.EqualValues(t, at[spoilt], corrupt.Pos, what)
 					require.EqualValues(t, spoilt+1, corrupt.NextOffset, what)
 				}
-				require.Equal(t, want, batchesPast(t, what, l), what)
+				got, damages = batchesPast(t, what, l)
+				require.Equal(t, want, got, what)
+				require.Equal(t, 1, damages, what)
 				if spoilt > 0 {
 					s, err := l.Section(0, 1<<20)
 					require.NoError(t, err, what)
@@ -329,6 +363,60 @@ func TestDamagedHeaderHidesOneBatch(t *testing.T) {
 				}
 				require.NoError(t, l.Close(), what)
 			}
+		}
+	}
+}
+
+// The batches behind a damaged header must be found from the offset that the error has, even if no index entry leads to one of
+// them: the way to the end of a section begins with its first batch.
+func TestSectionsBehindADamagedHeaderWithoutAnEntry(t *testing.T) {
+	const n = 12
+	whole := t.TempDir()
+	l, err := Open(whole, nil)
+	require.NoError(t, err)
+	for i := range n {
+		_, err := l.Append(Record{Value: bytes.Repeat([]byte{byte(i)}, 100)})
+		require.NoError(t, err)
+	}
+	var at []BatchInfo
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		at = append(at, b)
+	}
+	require.NoError(t, l.Close())
+	for spoilt := range at {
+		var want []int64
+		for i := range int64(n) {
+			if i != int64(spoilt) {
+				want = append(want, i)
+			}
+		}
+		dir := copyFiles(t, whole)
+		file, err := os.ReadFile(filepath.Join(dir, fileName(0, logSuffix)))
+		require.NoError(t, err)
+		file[at[spoilt].Pos+atMagic] ^= 1
+		require.NoError(t, os.WriteFile(filepath.Join(dir, fileName(0, logSuffix)), file, 0o644))
+		for _, readOnly := range []bool{true, false} {
+			what := fmt.Sprintf("batch %d, read-only %v", spoilt, readOnly)
+			l, err := Open(dir, &Options{ReadOnly: readOnly})
+			require.NoError(t, err, what)
+			got, _ := readPast(t, what, l)
+			require.Equal(t, want, got, what)
+			got, damages := batchesPast(t, what, l)
+			require.Equal(t, want, got, what)
+			require.Equal(t, 1, damages, what)
+			for _, size := range []int64{1, 2 * at[0].Bytes, 4*at[0].Bytes + 1, 1 << 20} {
+				got, damages := sectionsPast(t, what, l, size)
+				require.Equal(t, want, got, what)
+				require.Equal(t, 1, damages, what)
+			}
+			if spoilt < n-1 {
+				conn := new(bufferConn)
+				sent, err := l.TransferTo(int64(spoilt)+1, 1<<20, conn)
+				require.NoError(t, err, what)
+				require.Equal(t, int64(len(file))-at[spoilt+1].Pos, sent, what)
+			}
+			require.NoError(t, l.Close())
 		}
 	}
 }

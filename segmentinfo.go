@@ -55,7 +55,7 @@ func (l *Log) maxTime(s *segment) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if end < s.base+limit.rel() && !l.gaps.Load() {
+	if end < s.base+limit.rel() && (!l.gaps.Load() || l.lostEnd(h)) {
 		return 0, &CorruptError{Path: h.path, Pos: limit.pos(), Offset: end, NextOffset: s.base + limit.rel(), Reason: "the segment ends before this offset", cause: io.ErrUnexpectedEOF}
 	}
 	s.maxTime.CompareAndSwap(unknownTime, ms) // else the segment is written again, and an append was first

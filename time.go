@@ -46,9 +46,7 @@ func (l *Log) firstSince(ms int64, never bool) (int64, error) {
 			continue
 		}
 		if err == nil && greatest < ms && !s.unsure.Load() {
-			if greatest != noTimestamp {
-				search.damage = nil
-			}
+			search.earlier(greatest)
 			continue
 		}
 		if err != nil && !errors.Is(err, ErrCorrupt) {
@@ -74,6 +72,14 @@ type timeSearch struct {
 	ms int64
 	// damage that the search went past, with no earlier time behind it: the record may lie in it.
 	damage error
+}
+
+// earlier notes that a batch or record with that time was found. If the time is earlier, what the search is for lies behind it,
+// and not in the damage before.
+func (t *timeSearch) earlier(ms int64) {
+	if ms < t.ms && ms != noTimestamp {
+		t.damage = nil
+	}
 }
 
 // pass notes damage that the search goes past. It returns the offset to go on at; ok is false if err is no such damage.
@@ -113,7 +119,7 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 	for ok || err != nil {
 		var at int64
 		if err == nil {
-			if at, err = r.firstInBatch(f, ms, l.start.Load()); err == nil && at >= 0 {
+			if at, err = t.firstInBatch(f, l.start.Load()); err == nil && at >= 0 {
 				return at, true, nil
 			}
 			from = f.base // if the batch is damaged, its last offset may be wrong
@@ -130,11 +136,10 @@ func (l *Log) firstAt(t *timeSearch, s *segment) (offset int64, ok bool, err err
 			f, ok, err = s.locateWhole(&l.env, r.h, &r.w, from, limit) // the damaged batch may claim that offset too
 			continue
 		}
-		t.damage = nil // this batch is earlier, so the record lies behind it
 		if f.last+1 >= s.base+limit.rel() {
 			break
 		}
-		f, ok, err = l.nextBatchAt(r, f, ms, limit)
+		f, ok, err = l.nextBatchAt(t, f, limit)
 	}
 	return 0, false, nil
 }
@@ -170,18 +175,20 @@ func (l *Log) timeEntryBefore(r *reader, ms int64, limit mark) (from int64, inde
 
 // nextBatchAt returns the first batch behind f with a greatest timestamp of ms or later. It checks the CRC of each batch that
 // it skips, since only then the timestamp can be trusted.
-func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool, error) {
-	s := r.seg
+func (l *Log) nextBatchAt(t *timeSearch, f found, limit mark) (found, bool, error) {
+	r, s := t.r, t.r.seg
 	var bad error
 	f, ok, err := s.guardedLookUp(r.h, func(*indexes) (found, bool, error) {
 		return s.walk(&l.env, &r.w, hint{rel: -1, pos: f.end(), next: f.last + 1 - s.base}, limit, func(f found) bool {
 			p, err := r.w.at(f.pos, headerLen)
-			if err != nil || batch(p).maxTimestamp() >= ms {
+			if err != nil || batch(p).maxTimestamp() >= t.ms {
 				return true // the caller reads it whole
 			}
 			if p, bad = r.w.at(f.pos, f.size); bad == nil {
 				if why := batch(p).checkCRC(); why != "" {
 					bad = &CorruptError{Path: r.h.path, Pos: f.pos, Offset: f.base, Reason: why}
+				} else {
+					t.earlier(batch(p).maxTimestamp())
 				}
 			}
 			return bad != nil
@@ -193,16 +200,17 @@ func (l *Log) nextBatchAt(r *reader, f found, ms int64, limit mark) (found, bool
 	return f, ok && err == nil, err
 }
 
-// firstInBatch returns the offset of the first record of a batch at or after ms, from offset start on, or -1.
-func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
+// firstInBatch returns the offset of the first record of a batch that the search may be for, from offset start on, or -1.
+func (t *timeSearch) firstInBatch(f found, start int64) (int64, error) {
+	r := t.r
 	r.src = fileRange{r.h.f, f.pos, f.end()}
 	r.s.init(&r.src, r.h.path, f.pos, f.base, -1)
 	b, err := r.s.scan()
 	if err != nil {
 		return -1, err
 	}
-	if b.maxTimestamp() < ms || b.control() {
-		return -1, nil
+	if t.earlier(b.maxTimestamp()); b.maxTimestamp() < t.ms || b.control() {
+		return -1, nil // the time of a control batch that is later tells nothing of the records behind the damage
 	}
 	if err := r.d.reset(b); err != nil {
 		return -1, wrapBatchError(err, r.h.path, f.pos, f.base)
@@ -216,8 +224,9 @@ func (r *reader) firstInBatch(f found, ms, start int64) (int64, error) {
 		if !ok {
 			return -1, nil
 		}
-		if r.d.millis >= ms && rec.Offset >= start {
+		if r.d.millis >= t.ms && rec.Offset >= start {
 			return rec.Offset, nil
 		}
+		t.earlier(r.d.millis)
 	}
 }

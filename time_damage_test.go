@@ -182,3 +182,58 @@ func TestOffsetForTimePassesABatchThatClaimsMore(t *testing.T) {
 		}
 	}
 }
+
+// What follows a damaged batch tells whether the record lies in it only if it has a time that is earlier, be it in the batch that holds
+// the answer. The time of a control batch that is later, and a batch without times, tell nothing.
+func TestOffsetForTimeGoesByTheTimesBehindDamage(t *testing.T) {
+	at := func(i int) int64 { return second(i).UnixMilli() }
+	// Three batches of four records, a second apart. The second one is damaged.
+	records := func(base int64, from int) []byte {
+		b := rawBatch{base: base, lastDelta: 3, count: 4, baseTime: at(from), maxTime: at(from + 3)}
+		for i := range int64(4) {
+			b.body = append(b.body, rawRecord(i, i*1000, []byte("value"))...)
+		}
+		return b.bytes()
+	}
+	single := func(attributes int16, base, ms int64) []byte {
+		return rawBatch{base: base, attributes: attributes, count: 1, baseTime: ms, maxTime: ms, body: rawRecord(0, 0, []byte("value"))}.bytes()
+	}
+	const control = 0x20
+	for what, between := range map[string][]byte{
+		"nothing":              nil,
+		"a late control batch": single(control, 8, at(15)),
+		"one without a time":   single(0, 8, -1),
+		"an early record":      single(0, 8, at(0)),
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			l := open(t, dir, nil)
+			behind := int64(8) // offset of the third batch
+			if between != nil {
+				behind++
+			}
+			stream := bytes.Join([][]byte{records(0, 0), records(4, 4), between, records(behind, 8)}, nil)
+			_, err := l.TransferFrom(bytes.NewReader(stream), -1)
+			require.NoError(t, err)
+			require.NoError(t, l.Close())
+			spoil(t, files(t, dir, "*.log")[0], flip(len(records(0, 0))+64))
+			l = open(t, dir, nil)
+			for i := range 12 {
+				got, err := l.OffsetForTime(second(i))
+				switch {
+				case i < 4:
+					require.NoError(t, err, "time %d", i)
+					require.EqualValues(t, i, got)
+				case i <= 8 && what != "an early record":
+					var c *seglog.CorruptError
+					require.ErrorAs(t, err, &c, "time %d", i)
+					require.EqualValues(t, 8, c.NextOffset)
+				default:
+					require.NoError(t, err, "time %d", i)
+					require.EqualValues(t, behind+max(0, int64(i)-8), got)
+				}
+			}
+			require.NoError(t, l.Close())
+		})
+	}
+}

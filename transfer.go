@@ -103,31 +103,34 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 
 // sectionEnd returns the end of a section of n bytes that begins with the batch first, and the offset behind. In a log without
 // gaps the last batch must end where the next offset begins: the receiver can't notice a wrong base offset, which no CRC covers,
-// until the batch behind does not join, and there may be none.
+// until the batch behind does not join, and there may be none. If it does not end there, but is whole and joins those before, the
+// segment has lost its end: the section ends with that batch, and whoever asks for the next offset is told. So it does in a log
+// with gaps, where that end counts as a gap unless it is known that it was lost.
 func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next int64, err error) {
 	n = min(n, limit.pos()-first.pos)
-	whole := n == limit.pos()-first.pos
-	if whole && l.gaps.Load() {
-		return limit.pos(), r.seg.base + limit.rel(), nil
+	behind, gaps := r.seg.base+limit.rel(), l.gaps.Load()
+	if gaps && n == limit.pos()-first.pos && !l.lostEnd(r.h) {
+		return limit.pos(), behind, nil
 	}
 	last := first
-	for pos := first.pos + n; n > first.size; pos = last.pos {
-		b, ok, err := r.seg.boundary(&l.env, r.h, &r.w, pos, limit)
-		if err != nil {
-			return 0, 0, err
+	for pos := first.pos + n; ; pos = last.pos {
+		if n > first.size {
+			b, ok, err := r.seg.boundaryFrom(&l.env, r.h, &r.w, r.seg.startAt(first), pos, limit)
+			if err != nil {
+				return 0, 0, err
+			}
+			if last = first; ok && b.pos >= first.end() { // a damaged one before may claim to reach further
+				last = b
+			}
 		}
-		if last = first; ok && b.pos >= first.end() { // a damaged one before may claim to reach further
-			last = b
+		if gaps || last.end() < limit.pos() || last.last+1 == behind {
+			break
 		}
-		if last == first || last.end() < limit.pos() || last.last+1 == r.seg.base+limit.rel() {
+		if err = r.seg.joins(&l.env, r.h, &r.w, first, last, limit); err == nil || last == first || !errors.Is(err, ErrCorrupt) {
 			break
 		}
 	}
-	if end, next = last.end(), last.last+1; end == limit.pos() && next != r.seg.base+limit.rel() && !l.gaps.Load() {
-		err = &CorruptError{Path: r.h.path, Pos: last.pos, Offset: last.base, Reason: fmt.Sprintf(
-			"batch with offsets %d to %d, in a segment that ends at position %d, offset %d", last.base, last.last, end, r.seg.base+limit.rel())}
-	}
-	return end, next, err
+	return last.end(), last.last + 1, err
 }
 
 // emptySection makes the section for an offset that is not readable yet. It pins the last segment, so that the section can be
