@@ -173,7 +173,7 @@ func (p *repair) examineFile(f vfs.File, path string, base, following int64) (*r
 	w.endPos, w.flushed = p.endPos(base, size), p.st.flushedEnd(base)
 	if s.cut = p.cuts() && base == p.st.cutBase; s.cut {
 		w.size, w.end, w.endPos = min(w.size, p.st.cutPos), p.cutLimit, p.st.cutPos
-	} else if p.promised && following < 0 {
+	} else if p.promised && base == p.dir.bases[len(p.dir.bases)-1] {
 		w.leftOut, s.leftOut = p.st.endOffset, p.st.endOffset
 	}
 	w.batch = func(b batch, pos int64) (string, error) {

@@ -366,9 +366,6 @@ func (s *snapshot) store(src vfs.File, x *indexBuilder, base, size int64) error 
 	if err = errors.Join(err, out.Close()); err != nil {
 		return err
 	}
-	if size <= tinySegment {
-		return nil
-	}
 	return writeIndexes(&s.to, base, x, true)
 }
 

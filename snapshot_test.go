@@ -471,3 +471,17 @@ func TestSnapshotOfAMovedDirectory(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, left)
 }
+
+// The copy has the index files of small segments that the log has not sealed yet.
+func TestSnapshotOfSmallSegmentsThatAreNotSealed(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{Flush: FlushNone, SegmentBytes: minSegmentBytes})
+	for l.Stats().Segments < 4 {
+		appendValues(t, l, 1)
+	}
+	require.NoError(t, l.Snapshot(sim.Copies))
+	report, err := verifyFS(s, sim.Copies, nil)
+	require.NoError(t, err)
+	require.Empty(t, report.Problems)
+	require.NoError(t, l.Close())
+}
