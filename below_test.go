@@ -218,3 +218,26 @@ func TestVerifyOfAnInterruptedReset(t *testing.T) {
 		require.True(t, report.OK(), "after operation %d, %v: %v", i, op, report.Problems)
 	}
 }
+
+// A read-only log does not look at a segment that lies wholly below the start, nor does an Open that writes.
+func TestReadOnlyBesideDamageBelowTheStart(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, _ := withoutWorkers(t, s, Options{Flush: FlushSync})
+	appendValues(t, l, 10)
+	require.NoError(t, l.DeleteBefore(10))
+	appendValues(t, l, 1)
+	w := s.Kill()
+	ignore(l.Close())
+	for _, size := range []int{0, 50} {
+		w := w.Clone()
+		w.Put(fileName(0, logSuffix), w.Get(fileName(0, logSuffix))[:size])
+		for _, readOnly := range []bool{true, false} {
+			c, err := openFS(sim.NewFS(w.Clone(), true), sim.Dir, &Options{ReadOnly: readOnly})
+			require.NoError(t, err)
+			got, err := readLog(c)
+			require.NoError(t, err)
+			require.Len(t, got.recs, 1)
+			require.NoError(t, c.Close())
+		}
+	}
+}

@@ -112,6 +112,9 @@ func (ro *readOnly) rebuildView(st state) error {
 			return &CorruptError{Path: l.path(dir.bases[0], logSuffix), Offset: dir.bases[0], Reason: "from here on: " + why}
 		}
 	}
+	for ro.promised && len(dir.bases) > 1 && dir.bases[1] <= st.start {
+		dir.bases = dir.bases[1:] // waits for its deletion: nobody reads it, and it may never be sealed
+	}
 	if len(dir.bases) == 0 {
 		if ro.promised && st.segments > 0 && st.cut < 0 {
 			return &CorruptError{Path: l.path(st.first, logSuffix), Offset: st.first, Reason: "segment is missing"}

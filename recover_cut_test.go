@@ -603,3 +603,42 @@ func TestRepairOfALostEndBelowAnInterruptedCut(t *testing.T) {
 	require.Len(t, got, 10+5)
 	require.NoError(t, l.Close())
 }
+
+// With KeepAfter, a log whose last batch below an interrupted cut is lost still ends where the cut does, at a durable offset.
+func TestRepairKeepsTheEndOfAnInterruptedCut(t *testing.T) {
+	const cut = 29
+	disk := new(uncut)
+	dir := t.TempDir()
+	l, err := openFS(disk, dir, nil)
+	require.NoError(t, err)
+	for _, n := range []int{25, 4, 1} {
+		_, err := l.Append(make([]Record, n)...)
+		require.NoError(t, err)
+	}
+	var lost BatchInfo
+	for b, err := range l.Batches(25) {
+		require.NoError(t, err)
+		lost = b
+		break
+	}
+	disk.stubborn.Store(true)
+	require.ErrorIs(t, l.TruncateTo(cut), syscall.EIO)
+	require.ErrorIs(t, l.Close(), ErrFailed)
+	b, err := os.ReadFile(lost.Path)
+	require.NoError(t, err)
+	b[lost.Pos+headerLen] ^= 1
+	require.NoError(t, os.WriteFile(lost.Path, b, 0o644))
+	report, err := Repair(dir, &RepairOptions{Apply: true, KeepAfter: true})
+	require.NoError(t, err)
+	require.EqualValues(t, cut, report.End)
+	again, err := Repair(dir, &RepairOptions{KeepAfter: true})
+	require.NoError(t, err)
+	require.True(t, again.Sound(), "%+v", again)
+	l, err = Open(dir, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, cut, l.Offsets().End)
+	got, damages := readPast(t, "repaired", l)
+	require.Zero(t, damages)
+	require.Len(t, got, 25)
+	require.NoError(t, l.Close())
+}

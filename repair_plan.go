@@ -338,7 +338,7 @@ func (p *repair) moveCut(kept []*repairSegment) bool {
 		lost := len(s.lost) > 0 && s.lost[len(s.lost)-1].pos >= end
 		if next < p.cutLimit && (lost || !p.st.gaps) { // the batches just below the cut
 			n.gaps = true
-			if n.cutLen == 0 {
+			if n.cutLen == 0 && !p.o.KeepAfter { // else the offsets up to the cut are not given out again (keepEnd)
 				n.cut = next
 			}
 		}
