@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
+	"strings"
 	"testing"
 	"time"
 
@@ -174,10 +175,13 @@ func requireFiles(t testing.TB, want, got map[string][]byte) {
 	t.Helper()
 	require.NotEmpty(t, want)
 	for name, g := range got {
-		require.True(t, want[name] != nil, "seglog wrote %s of %d bytes, Kafka no such file", name, len(g))
+		require.True(t, want[name] != nil || leftOut(got, name), "seglog wrote %s of %d bytes, Kafka no such file", name, len(g))
 	}
 	for name, w := range want {
 		g, ok := got[name]
+		if !ok && leftOut(want, name) {
+			continue
+		}
 		require.True(t, ok, "Kafka wrote %s of %d bytes, seglog no such file", name, len(w))
 		if bytes.Equal(w, g) {
 			continue
@@ -189,6 +193,18 @@ func requireFiles(t testing.TB, want, got map[string][]byte) {
 		require.Failf(t, "files differ", "%s: byte %d of %d (Kafka) and %d (seglog): % x | % x",
 			name, at, len(w), len(g), around(w, at), around(g, at))
 	}
+}
+
+// leftOut reports whether name is an index file that seglog leaves out when it closes a log: of the last segment, if that is tiny. Either
+// side of a comparison may be what seglog closed.
+func leftOut(files map[string][]byte, name string) bool {
+	base, ext, _ := strings.Cut(name, ".")
+	for other := range files {
+		if strings.HasSuffix(other, ".log") && other > base+".log" {
+			return false
+		}
+	}
+	return (ext == "index" || ext == "timeindex") && len(files[base+".log"]) <= 4096
 }
 
 func around(b []byte, at int) []byte { return b[max(0, min(at-8, len(b))):min(at+16, len(b))] }
