@@ -279,6 +279,7 @@ var childRoles = map[string]func(args []string) error{
 	"append":   killedAppender,
 	"change":   killedChanger,
 	"open":     killedOpener,
+	"many":     killedMany,
 	"transfer": transferringChild,
 	"follow":   killedFollower,
 	"write":    writingChild,

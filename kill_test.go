@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -304,4 +305,65 @@ func unclean(m *killModel, dir, policy string) string {
 	left := copyDir(m.t, dir)
 	m.check(dir, policy)
 	return left
+}
+
+// killedLogs is how many logs the process has that TestKillManyLogs kills: enough for most flushes to be shared.
+const killedLogs = 100
+
+func killedDir(dir string, i int) string { return filepath.Join(dir, strconv.Itoa(i)) }
+
+// killedMany appends to many logs, a goroutine each, until it is killed. It reports each acknowledged offset.
+func killedMany(args []string) error {
+	errs := make(chan error)
+	for i := range killedLogs {
+		l, err := seglog.Open(killedDir(args[0], i), killOptions(args[1]))
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				next := l.Offsets().End
+				_, err := l.Append(seglog.Record{Value: killedValue(fmt.Sprintf("%d-%d", i, next))})
+				if err != nil {
+					errs <- err
+					return
+				}
+				report("%d %d", i, next)
+			}
+		}()
+	}
+	return <-errs
+}
+
+// A process with many logs under load is killed: each log has all that was acknowledged.
+func TestKillManyLogs(t *testing.T) {
+	dir := t.TempDir()
+	acked := make([]int64, killedLogs)
+	for range 5 {
+		c := startChild(t, "many", dir, "0")
+		note := func(line string) {
+			var i int
+			var offset int64
+			_, err := fmt.Sscan(line, &i, &offset)
+			require.NoError(t, err)
+			acked[i] = offset + 1
+		}
+		for range 1500 {
+			require.True(t, c.lines.Scan(), "the child died")
+			note(c.lines.Text())
+		}
+		for _, line := range c.kill(t) {
+			note(line)
+		}
+		for i := range killedLogs {
+			l, err := seglog.Open(killedDir(dir, i), killOptions("0"))
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, l.Offsets().End, acked[i], "log %d", i)
+			for r, err := range l.Records(seglog.Oldest) {
+				require.NoError(t, err)
+				require.Equal(t, string(killedValue(fmt.Sprintf("%d-%d", i, r.Offset))), string(r.Value))
+			}
+			require.NoError(t, l.Close())
+		}
+	}
 }

@@ -23,6 +23,7 @@ import (
 var (
 	sharedSeeds  = flag.Int("shared", 4, "runs of TestSharedFlushPowerCut")
 	sharedPoints = flag.Int("shared-points", 50, "moments of the power cut in each run")
+	sharedCount  = flag.Int("shared-logs", 6, "logs of the process in each run")
 )
 
 // sharedAck is the event that an append of a log has returned.
@@ -179,7 +180,7 @@ func TestSharedFlushPowerCut(t *testing.T) {
 	for seed := range uint64(*sharedSeeds) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			const logs = 6
+			logs := *sharedCount
 			s := sim.NewFS(sim.NewWorld(), true)
 			s.World.Ext4 = seed%2 == 0
 			start := s.World.Clone()
