@@ -112,7 +112,7 @@ func TestOneFlushForManyFiles(t *testing.T) {
 // A power cut leaves each of many logs with all that its appends have acknowledged, whichever file the disk was flushed by. Not on
 // ext4 without a journal, of which a power cut damages directories and inodes.
 func TestManyLogsAndAPowerCut(t *testing.T) {
-	const logs = 24
+	const logs = 100
 	rounds := 1
 	if *all {
 		rounds = 15
