@@ -81,6 +81,8 @@ type Options struct {
 	// sealed without a call when the process ended, it is called after the next Open. The calls come from a goroutine of the
 	// log, and the last ones from Close, when the log's methods already return ErrClosed. Until then a call may use all methods but
 	// Close. A panic ends the process, as in any goroutine; after runtime.Goexit, OnSeal is called again for the same segment.
+	// A TruncateTo or Reset may take a sealed segment back, also while OnSeal runs; it is called again once the segment is sealed
+	// again. DeleteBefore may remove the segment meanwhile.
 	OnSeal func(SegmentInfo)
 
 	// CheckEveryRead makes each Read check the CRC of the whole batch. Default: false, so that a check of a batch of many
