@@ -102,7 +102,8 @@ type Options struct {
 	// ReadOnly opens the log without a lock and without any write, even while another process writes it, whose appends, rolls,
 	// deletions and truncations become visible within 20 ms. If the writer's policy is FlushSync, the log ends at the last
 	// offset that the writer has noted as durable. While a TruncateTo is under way, or was interrupted and no Open has finished it,
-	// the log ends before the batch that it divides: a Read of a record there returns ErrBusy. Default: false.
+	// the log ends before the batch that it divides, although the records up to the cut stay: Read and Snapshot return ErrBusy for
+	// these, and all other readers end there. Default: false.
 	ReadOnly bool
 	// Logger receives messages for the operator of the log. Its handler must not call the log's methods, and must not append
 	// to the log in another way either: it may be called while the log holds its locks, and appends wait for it.
