@@ -23,11 +23,7 @@ func TestBatchLeftOutOfALogWithGaps(t *testing.T) {
 			require.NoError(t, err)
 			_, err = l.TransferFrom(bytes.NewReader(spaced(0, 10+behind, 3)), -1)
 			require.NoError(t, err)
-			var at []BatchInfo
-			for b, err := range l.Batches(0) {
-				require.NoError(t, err)
-				at = append(at, b)
-			}
+			at := allBatches(t, l)
 			require.NoError(t, l.Close())
 			if behind > 0 {
 				changeState(t, dir, func(s *state) {

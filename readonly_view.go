@@ -237,10 +237,6 @@ func (ro *readOnly) extendView(st state) error {
 	}
 }
 
-// isSettled reports whether no cut changes the bytes of the segment at base that the log keeps. A TruncateTo leaves those below its
-// position as they are, in the file or in the one that takes its place.
-func (s *state) isSettled(base int64) bool { return s.cut < 0 || s.truncating() && base <= s.cutBase }
-
 // endOffset is state.endOffset for a segment that need not be the last one. What the state file says of the end of the log holds for the
 // last segment that there was then, and batches of others may end at the same position.
 func (ro *readOnly) endOffset(st *state, base, pos, next int64) (int64, error) {
@@ -380,19 +376,6 @@ func (ro *readOnly) passDamage(flushed *batchEnd, segment, next, pos, size int64
 		return limit, flushed.offset, err
 	}
 	return found, base, err
-}
-
-// flushedEnd returns the boundary of two batches in the segment at base up to which recovery need not check.
-func (s *state) flushedEnd(base int64) batchEnd {
-	if base != s.scanBase || s.scanPos == 0 {
-		return batchEnd{}
-	}
-	return batchEnd{pos: s.scanPos, offset: s.scanOffset}
-}
-
-// endsAtMark reports whether batches that end in the segment at base at position pos and offset next are those up to which recovery need not check.
-func (s *state) endsAtMark(base, pos, next int64) bool {
-	return base == s.scanBase && pos == s.scanPos && (next == s.scanOffset || s.endOffset(base, pos, next) == s.scanOffset)
 }
 
 // lookBehindView looks for good batches behind the end of the first view of a directory of which nothing is promised. They

@@ -378,11 +378,7 @@ func TestSectionsBehindADamagedHeaderWithoutAnEntry(t *testing.T) {
 		_, err := l.Append(Record{Value: bytes.Repeat([]byte{byte(i)}, 100)})
 		require.NoError(t, err)
 	}
-	var at []BatchInfo
-	for b, err := range l.Batches(0) {
-		require.NoError(t, err)
-		at = append(at, b)
-	}
+	at := allBatches(t, l)
 	require.NoError(t, l.Close())
 	for spoilt := range at {
 		var want []int64
@@ -687,4 +683,14 @@ func TestResyncOfALoneBatch(t *testing.T) {
 			require.EqualValues(t, n-4, repair.Batches, "%s: %+v", what, repair.Removed)
 		}
 	}
+}
+
+// allBatches returns the batches of an undamaged log.
+func allBatches(t *testing.T, l *Log) (all []BatchInfo) {
+	t.Helper()
+	for b, err := range l.Batches(0) {
+		require.NoError(t, err)
+		all = append(all, b)
+	}
+	return all
 }

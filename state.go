@@ -94,6 +94,23 @@ func (s *state) endOffset(base, pos, next int64) int64 {
 	return next
 }
 
+// flushedEnd returns the boundary of two batches in the segment at base up to which recovery need not check.
+func (s *state) flushedEnd(base int64) batchEnd {
+	if base != s.scanBase || s.scanPos == 0 {
+		return batchEnd{}
+	}
+	return batchEnd{pos: s.scanPos, offset: s.scanOffset}
+}
+
+// endsAtMark reports whether batches that end in the segment at base at position pos and offset next are those up to which recovery need not check.
+func (s *state) endsAtMark(base, pos, next int64) bool {
+	return base == s.scanBase && pos == s.scanPos && (next == s.scanOffset || s.endOffset(base, pos, next) == s.scanOffset)
+}
+
+// isSettled reports whether no cut changes the bytes of the segment at base that the log keeps. A TruncateTo leaves those below its
+// position as they are, in the file or in the one that takes its place.
+func (s *state) isSettled(base int64) bool { return s.cut < 0 || s.truncating() && base <= s.cutBase }
+
 const (
 	stateClean = 1 << iota
 	stateReset

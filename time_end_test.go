@@ -29,11 +29,7 @@ func TestOffsetForTimeBesideDamageAtAnEnd(t *testing.T) {
 		_, err := l.Append(Record{Time: second(i), Value: make([]byte, 100)})
 		require.NoError(t, err)
 	}
-	var at []BatchInfo
-	for b, err := range l.Batches(0) {
-		require.NoError(t, err)
-		at = append(at, b)
-	}
+	at := allBatches(t, l)
 	require.NoError(t, l.Close())
 	end := slices.IndexFunc(at, func(b BatchInfo) bool { return b.Path != at[0].Path }) - 1
 	require.Positive(t, end)
