@@ -211,6 +211,7 @@ func (l *Log) seal(t *tail) error {
 	if err := l.failed(); err != nil {
 		return err
 	}
+	giveWay()
 	s := t.seg
 	end := s.base + s.stored.load().rel()
 	deleted := l.belowStart(s)

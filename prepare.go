@@ -2,6 +2,7 @@ package seglog
 
 import (
 	"errors"
+	"runtime"
 
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -95,6 +96,7 @@ func (t *tail) zeroAhead(want int64) (err error) {
 			to = at + n
 		}
 		if to-from >= zeroStep || !more && to > from {
+			giveWay()
 			if err := f.Flush(); err != nil {
 				return &writeBackError{err}
 			}
@@ -123,8 +125,10 @@ func (t *tail) zeroFile() (vfs.File, error) {
 // zeroOne reserves one piece of at most size bytes behind the reserved blocks, fills it with zeros and, under FlushSync,
 // writes it back. It returns the piece, [from, from+n), and whether there is more to do up to want.
 func (t *tail) zeroOne(f vfs.File, want, size int64) (from, n int64, more bool, err error) {
+	giveWay()
 	from, n, err = t.zeroLocked(f, want, size)
 	if n > 0 && t.seg.gather != nil {
+		giveWay()
 		if err := f.WriteBack(from, n); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			return from, n, false, &writeBackError{err}
 		}
@@ -150,3 +154,7 @@ func (t *tail) zeroLocked(f vfs.File, want, size int64) (from, n int64, err erro
 	t.reserved.Store(from + n)
 	return from, n, nil
 }
+
+// giveWay lets the goroutines run that are ready to, before a system call that takes long. The runtime notices only after up to 20 ms that
+// a processor is in one, and until then nobody runs what is queued there if the others are busy as well.
+func giveWay() { runtime.Gosched() }

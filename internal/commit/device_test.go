@@ -61,8 +61,8 @@ func (f *diskFile) Flush() error {
 	time.Sleep(time.Millisecond)
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
-	for i, g := range f.disk.files {
-		g.durable = max(g.durable, sent[i])
+	for i, n := range sent { // files may have been added meanwhile
+		f.disk.files[i].durable = max(f.disk.files[i].durable, n)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package commit
 
 import (
 	"math"
+	"runtime"
 	"sync"
 )
 
@@ -23,6 +24,10 @@ type Group struct {
 	// woken. Tests that decide which goroutine runs stop them there.
 	Started, Woken func()
 
+	// These belong to the owner:
+	shared int // number of flushes to come before which the owner lets others run first
+	served int // number of callers that have waited for the last flush
+
 	mu sync.Mutex
 	// Guarded by mu:
 	owned   bool
@@ -32,13 +37,26 @@ type Group struct {
 	lockers int    // number of callers of Lock that wait
 	passed  bool   // the ownership was handed to one of them, which has not woken up yet
 
-	// served[round%2] is signalled at the end of a round. After its Wait returns, mu is not held: otherwise hundreds of woken
+	// ended[round%2] is signalled at the end of a round. After its Wait returns, mu is not held: otherwise hundreds of woken
 	// goroutines would queue for a mutex that none of them needs.
-	served [2]*sync.Cond
-	turn   *sync.Cond // signalled when ownership is handed to a caller of Lock
+	ended [2]*sync.Cond
+	turn  *sync.Cond // signalled when ownership is handed to a caller of Lock
 }
 
-// releaseOnly is the Locker of Group.served: see there.
+// Where callers share flushes, the owner lets the goroutines that are ready run before it begins the next flush, and takes theirs
+// along. It would leave them behind otherwise: the runtime does not take the processor from a goroutine in a short system call, so
+// the callers that the last flush has woken are not run while the next one runs, if the other processors are busy, and a single caller
+// can flush again and again for itself alone until its time slice of 10 ms is over. A caller that is alone does not wait for the rest of
+// the program in this way.
+const (
+	// staysShared is the number of flushes for which callers are taken to share them after some did.
+	staysShared = 100
+	// From manyServed callers on, storing their data takes about as long as flushing it. It is better then if some store while
+	// the data of others is flushed.
+	manyServed = 64
+)
+
+// releaseOnly is the Locker of Group.ended: see there.
 type releaseOnly struct{ mu *sync.Mutex }
 
 func (r releaseOnly) Lock()   {}
@@ -49,8 +67,8 @@ func (r releaseOnly) Unlock() { r.mu.Unlock() }
 // and must not block.
 func New(flush func() error, after func(), end func() int64) *Group {
 	g := &Group{flush: flush, after: after, end: end}
-	for i := range g.served {
-		g.served[i] = sync.NewCond(releaseOnly{&g.mu})
+	for i := range g.ended {
+		g.ended[i] = sync.NewCond(releaseOnly{&g.mu})
 	}
 	g.turn = sync.NewCond(&g.mu)
 	return g
@@ -66,7 +84,7 @@ func (g *Group) To(target int64, reached func() (bool, error)) error {
 		}
 		g.mu.Lock()
 		if !g.owned {
-			g.owned, g.covers = true, g.end()
+			g.owned, g.covers = true, math.MaxInt64
 			g.mu.Unlock()
 			more, err := g.runRound()
 			if more {
@@ -85,7 +103,7 @@ func (g *Group) To(target int64, reached func() (bool, error)) error {
 			round++
 		}
 		g.waiting[round%2]++
-		g.served[round%2].Wait()
+		g.ended[round%2].Wait()
 		if g.Woken != nil {
 			g.Woken()
 		}
@@ -105,9 +123,16 @@ func (g *Group) run() {
 // runRound runs one flush, and returns its error. The caller owns the group. If more is true, others wait for another flush,
 // and the caller still owns the group.
 func (g *Group) runRound() (more bool, err error) {
+	if g.shared > 0 && g.served < manyServed {
+		runtime.Gosched()
+	}
+	g.mu.Lock()
+	g.covers = g.end()
+	g.mu.Unlock()
 	err = g.flush()
 	g.mu.Lock()
 	round := g.round % 2
+	g.count(g.waiting[round])
 	g.waiting[round] = 0
 	g.round++
 	g.covers = math.MaxInt64 // until the next flush begins, it covers whoever comes
@@ -115,9 +140,9 @@ func (g *Group) runRound() (more bool, err error) {
 		g.waiting[g.round%2] = 0
 	}
 	g.mu.Unlock()
-	g.served[round].Broadcast()
+	g.ended[round].Broadcast()
 	if err != nil {
-		g.served[1-round].Broadcast() // callers that wait for the next round have to see the error, too
+		g.ended[1-round].Broadcast() // callers that wait for the next round have to see the error, too
 	} else {
 		g.after()
 	}
@@ -128,12 +153,20 @@ func (g *Group) runRound() (more bool, err error) {
 	case g.lockers > 0:
 		g.pass()
 		return false, err
-	case more:
-		g.covers = g.end()
-	default:
+	case !more:
 		g.owned = false
 	}
 	return more, err
+}
+
+// count notes that n callers have waited for the round that ends. The caller owns the group.
+func (g *Group) count(n int) {
+	g.served = n
+	if n > 0 {
+		g.shared = staysShared
+	} else if g.shared > 0 {
+		g.shared--
+	}
 }
 
 // pass hands ownership to a caller of Lock. g.mu is held.
@@ -187,6 +220,7 @@ func (g *Group) Wait() {
 // Unlock lets flushes run again. Callers of To that have arrived meanwhile check again whether they need one.
 func (g *Group) Unlock() {
 	g.mu.Lock()
+	g.count(g.waiting[0] + g.waiting[1])
 	g.waiting = [2]int{}
 	g.round++
 	if g.lockers > 0 {
@@ -195,6 +229,6 @@ func (g *Group) Unlock() {
 		g.owned = false
 	}
 	g.mu.Unlock()
-	g.served[0].Broadcast()
-	g.served[1].Broadcast()
+	g.ended[0].Broadcast()
+	g.ended[1].Broadcast()
 }

@@ -4,6 +4,7 @@ package commit
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -97,6 +98,39 @@ func TestCallersShareFlushes(t *testing.T) {
 		synctest.Wait() // until the goroutine that continued to flush has ended
 		s.idle(t)
 	})
+}
+
+// Callers that a flush has woken must get into the next one, even if all processors are busy and flushes never give one up.
+func TestWokenCallersShareTheNextFlush(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const callers, each = 8, 100
+	var stored, durable, flushes atomic.Int64
+	var g *Group
+	g = New(func() error {
+		end := stored.Load()
+		if flushes.Add(1) == 1 {
+			for all := false; !all; runtime.Gosched() {
+				g.mu.Lock()
+				all = g.waiting[0]+g.waiting[1] == callers-1
+				g.mu.Unlock()
+			}
+		}
+		durable.Store(end)
+		return nil
+	}, func() {}, stored.Load)
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				target := stored.Add(1)
+				if err := g.To(target, func() (bool, error) { return durable.Load() >= target, nil }); err != nil {
+					panic(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.LessOrEqual(t, flushes.Load(), int64(callers*each/2))
 }
 
 // Lock must get its turn even if there are always callers that wait for a flush.
