@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/seglog/seglog/internal/commit"
+	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Reserve allocates blocks with fallocate(2), on the file systems where that keeps a later store from failing. It does not
@@ -167,7 +169,7 @@ func (f osFile) Device() *commit.Device {
 		return nil
 	}
 	id, err := identify(f.File)
-	if err != nil || uint32(st.Type) != unix.EXT4_SUPER_MAGIC || !writesBackAll() {
+	if err != nil || uint32(st.Type) != unix.EXT4_SUPER_MAGIC || !writesBackAll() || f.journalsData() {
 		return nil
 	}
 	if d, ok := devices.Load(id.device); ok {
@@ -175,6 +177,39 @@ func (f osFile) Device() *commit.Device {
 	}
 	d, _ := devices.LoadOrStore(id.device, commit.NewDevice())
 	return d.(*commit.Device)
+}
+
+// journalsData reports whether ext4 writes the data of the file to its journal because the file asks for it (chattr +j), or whether
+// that is not known. The flush of another file need not make durable what is in the journal.
+func (f osFile) journalsData() bool {
+	const journalData = 0x4000 // FS_JOURNAL_DATA_FL in linux/fs.h
+	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	return err != nil || flags&journalData != 0
+}
+
+// Quiet returns the lock file if it is on the device of f, a file for which Device returned one, unless ext4 writes all data to its journal there
+// (data=journal): it does not end a transaction of the journal in which the flushed file has no part. Otherwise it flushes the device, even if it
+// has nothing to write itself (ext4_sync_file, needs_barrier).
+func (l fileLock) Quiet(f vfs.File) commit.Flusher {
+	its, err := identify(f.OSFile())
+	if err != nil {
+		return nil
+	}
+	own, err := identify(l.f)
+	if err != nil || own.device != its.device || mountJournalsData(own.device) {
+		return nil
+	}
+	return osFile{l.f}
+}
+
+// mountJournalsData reports whether the ext4 file system on the device was mounted with data=journal, or whether that is not known.
+func mountJournalsData(device uint64) bool {
+	disk, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(device), unix.Minor(device)))
+	if err != nil {
+		return true
+	}
+	options, err := os.ReadFile("/proc/fs/ext4/" + filepath.Base(disk) + "/options")
+	return err != nil || bytes.Contains(options, []byte("data=journal"))
 }
 
 // writesBackAll reports whether sync_file_range sends each page of the range to the disk. Before Linux 5.2 it could pass over

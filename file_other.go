@@ -26,6 +26,8 @@ func (f osFile) WriteBack(int64, int64) error { return errors.ErrUnsupported }
 
 func (f osFile) Device() *commit.Device { return nil }
 
+func (l fileLock) Quiet(vfs.File) commit.Flusher { return nil }
+
 func (f osFile) Alone() (bool, error) { return false, nil }
 
 // Nothing is lent: bytes are sent by a copy.

@@ -24,6 +24,9 @@ type gather struct {
 	// device is where flushes of this file may be shared with those of other logs, or nil. That is right for a range that lies
 	// below settled: its blocks and the size of the file were flushed when they held zeros.
 	device *commit.Device
+	// quiet is flushed instead of the file, if not nil, when only such a range is to become durable. The flush of the file would also
+	// wait for the zeros that the preparer writes further on.
+	quiet commit.Flusher
 	// settled and fill belong to the owner of Log.flushes. The first flush writes zeros up to fill, the end of the blocks that
 	// were reserved when the segment was opened.
 	settled, fill int64
@@ -54,7 +57,7 @@ func (g *gather) flush(f vfs.File, from, to int64) error {
 	}
 	g.settle(g.settled)
 	if to <= g.settled && to-from <= maxShared {
-		return g.device.Flush(f, from, to-from)
+		return g.device.Flush(f, g.quiet, from, to-from)
 	}
 	end := to
 	if g.fill > to && f.Zero(to, g.fill-to) == nil { // otherwise blocks without zeros will do

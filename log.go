@@ -8,14 +8,12 @@ import (
 
 	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/sched"
-	"github.com/seglog/seglog/internal/vfs"
 )
 
 // Log is an append-only log of records in a directory. All methods are safe for any number of goroutines.
 type Log struct {
 	env
 	bounds
-	lock     vfs.DirectoryLock
 	state    *stateFile
 	counters counters
 	sized    sizes

@@ -46,7 +46,8 @@ const (
 type env struct {
 	fs     vfs.FS
 	dir    string
-	dirH   vfs.Directory // nil: syncDir opens the directory
+	dirH   vfs.Directory     // nil: syncDir opens the directory
+	lock   vfs.DirectoryLock // of a log that is written
 	o      Options
 	stats  *counters
 	opened openSegments

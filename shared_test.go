@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/sim"
 	"github.com/seglog/seglog/internal/vfs"
 )
@@ -173,6 +174,33 @@ type slowDiskFile struct {
 func (f slowDiskFile) Flush() error {
 	time.Sleep(f.pause)
 	return f.File.Flush()
+}
+
+func (s slowDisk) Lock(path string) (vfs.DirectoryLock, error) {
+	l, err := s.FS.Lock(path)
+	if err != nil {
+		return nil, err
+	}
+	return slowDiskLock{l, s.pause}, nil
+}
+
+type slowDiskLock struct {
+	vfs.DirectoryLock
+	pause time.Duration
+}
+
+func (l slowDiskLock) Quiet(f vfs.File) commit.Flusher {
+	return slowFlusher{l.DirectoryLock.Quiet(f), l.pause}
+}
+
+type slowFlusher struct {
+	commit.Flusher
+	pause time.Duration
+}
+
+func (f slowFlusher) Flush() error {
+	time.Sleep(f.pause)
+	return f.Flusher.Flush()
 }
 
 // A power cut at any moment leaves every log with all records that its appends have acknowledged, whoever flushed them.

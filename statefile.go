@@ -297,7 +297,7 @@ func flushSlots(f vfs.File, device *commit.Device) error {
 	if device == nil {
 		return f.Flush()
 	}
-	return device.Flush(f, 0, stateSlotGap+stateLen)
+	return device.Flush(f, nil, 0, stateSlotGap+stateLen)
 }
 
 // The part that a cut leaves of a batch stands behind the slots, at restPos, until the cut is done. The flush that makes the

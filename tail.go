@@ -80,6 +80,9 @@ func (t *tail) use(f vfs.File, path string, x *indexBuilder, m *vfs.Mapping, siz
 		s.gather = nil
 	case s.gather == nil:
 		s.gather = &gather{at: size, fill: t.reserved.Load(), device: f.Device()}
+		if s.gather.device != nil {
+			s.gather.quiet = t.e.lock.Quiet(f)
+		}
 	}
 	s.takeTime(x)
 	t.x, t.h = x, newHandle(f, path, m)

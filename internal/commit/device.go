@@ -17,6 +17,9 @@ type File interface {
 	Flush() error
 }
 
+// Flusher is a file whose flush makes durable all that its device was sent.
+type Flusher interface{ Flush() error }
+
 // Device lets files share flushes of the device on which they are. The flushes that are asked for while one runs are done
 // together: the data of each file is sent to the device, and then one flush makes all of it durable. That is only right for a
 // file system on which the flush of any file does so.
@@ -44,6 +47,7 @@ const staysCrowded = 100
 // request is a range of a file that is to be durable.
 type request struct {
 	f      File
+	via    Flusher // nil: f
 	pos, n int64
 	err    error // set before the request counts as served
 }
@@ -61,7 +65,10 @@ func (d *Device) Observe(started, woken func()) { d.rounds.Started, d.rounds.Wok
 // Flush makes [pos, pos+n) of f durable. The caller vouches that this takes no flush of f itself: its blocks were allocated
 // and durable before the range was written, and so was a size of the file that includes it. An error is that of f, and says
 // nothing about other files.
-func (d *Device) Flush(f File, pos, n int64) error {
+//
+// If via is not nil, it is flushed where f would be. A flush of f waits for everything that was written to f, and via should be a
+// file to which nothing is.
+func (d *Device) Flush(f File, via Flusher, pos, n int64) error {
 	d.mu.Lock()
 	if d.alone+d.queued >= mostAlone {
 		d.crowded = staysCrowded
@@ -69,14 +76,14 @@ func (d *Device) Flush(f File, pos, n int64) error {
 	if d.crowded == 0 {
 		d.alone++
 		d.mu.Unlock()
-		err := f.Flush()
+		err := flushAlone(f, via, pos, n)
 		d.mu.Lock()
 		d.alone--
 		d.mu.Unlock()
 		return err
 	}
 	d.crowded--
-	r := &request{f: f, pos: pos, n: n}
+	r := &request{f: f, via: via, pos: pos, n: n}
 	d.waiting = append(d.waiting, r)
 	d.queued++
 	number := d.asked.Add(1)
@@ -91,25 +98,55 @@ func (d *Device) round() error {
 	requests, number := d.waiting, d.asked.Load()
 	d.waiting = nil
 	d.mu.Unlock()
-	if len(requests) > 1 {
-		for _, r := range requests {
-			r.f.StartWriteBack(r.pos, r.n)
-		}
-		for _, r := range requests {
-			r.err = r.f.WriteBack(r.pos, r.n)
-		}
-	}
-	flushed := false
-	for _, r := range requests {
-		// A flush that fails may have failed for reasons of its file alone, before it came to the device, so the next file's is tried.
-		if errors.Is(r.err, errors.ErrUnsupported) || r.err == nil && !flushed {
-			r.err = r.f.Flush()
-			flushed = flushed || r.err == nil
-		}
+	if len(requests) == 1 {
+		r := requests[0]
+		r.err = flushAlone(r.f, r.via, r.pos, r.n)
+	} else {
+		flushTogether(requests)
 	}
 	d.mu.Lock()
 	d.queued -= len(requests)
 	d.mu.Unlock()
 	d.served.Store(number)
 	return nil
+}
+
+// flushAlone is Device.Flush for a file that shares its flush with no other.
+func flushAlone(f File, via Flusher, pos, n int64) error {
+	if via == nil {
+		return f.Flush()
+	}
+	switch err := f.WriteBack(pos, n); {
+	case errors.Is(err, errors.ErrUnsupported):
+		return f.Flush()
+	case err != nil:
+		return err
+	}
+	return via.Flush()
+}
+
+// flushTogether makes the ranges durable, and sets the errors of the requests. There may be none, if the round before served
+// whoever waited for this one.
+func flushTogether(requests []*request) {
+	for _, r := range requests {
+		r.f.StartWriteBack(r.pos, r.n)
+	}
+	for _, r := range requests {
+		r.err = r.f.WriteBack(r.pos, r.n)
+	}
+	flushed := false
+	for _, r := range requests {
+		// A flush that fails may have failed for reasons of its file alone, before it came to the device, so the next one's is tried.
+		switch {
+		case errors.Is(r.err, errors.ErrUnsupported):
+			r.err = r.f.Flush()
+		case r.err == nil && !flushed:
+			via := r.via
+			if via == nil {
+				via = r.f
+			}
+			r.err = via.Flush()
+			flushed = r.err == nil
+		}
+	}
 }

@@ -73,7 +73,7 @@ func (f *diskFile) append(d *Device) error {
 	pos := f.written
 	f.written++
 	f.disk.mu.Unlock()
-	err := d.Flush(f, pos, 1)
+	err := d.Flush(f, nil, pos, 1)
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
 	if err == nil && f.durable <= pos {
@@ -164,6 +164,49 @@ func TestDeviceErrorsAreOfOneFile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// flusher counts its flushes, each of which is one of the device.
+type flusher struct {
+	*diskFile
+	flushes int
+	before  func()
+}
+
+func (f *flusher) Flush() error {
+	f.before()
+	f.flushes++
+	return f.diskFile.Flush()
+}
+
+// A lone file that names another one to be flushed must be written back before that one is flushed, and not be flushed itself.
+func TestDeviceFlushesInThePlaceOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, d := new(disk), NewDevice()
+		f, other := disk.add(), &flusher{diskFile: disk.add()}
+		other.before = func() { require.EqualValues(t, 1, f.sent) }
+		f.written = 1
+		require.NoError(t, d.Flush(f, other, 0, 1))
+		require.Equal(t, 1, other.flushes)
+		require.Equal(t, 1, disk.flushes)
+		require.EqualValues(t, 1, f.durable)
+
+		other.flushErr = errors.New("failed")
+		require.ErrorIs(t, d.Flush(f, other, 0, 1), other.flushErr)
+		f.sendErr = fmt.Errorf("sync_file_range: %w", errors.ErrUnsupported) // it is flushed by itself then
+		f.written = 2
+		require.NoError(t, d.Flush(f, other, 0, 2))
+		require.Equal(t, 2, other.flushes)
+		require.EqualValues(t, 2, f.durable)
+		f.sendErr = errors.New("not written back")
+		require.ErrorIs(t, d.Flush(f, other, 0, 2), f.sendErr)
+		require.Equal(t, 2, other.flushes)
+	})
+}
+
+// A round may find that the one before has served whoever waited for it.
+func TestDeviceRoundOfNobody(t *testing.T) {
+	require.NoError(t, NewDevice().round())
 }
 
 // A file that can't be written back is flushed by itself.

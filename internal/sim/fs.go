@@ -58,6 +58,7 @@ type FS struct {
 	Mapped bool // reserve and mmap work, as on ext4; otherwise the log is written by pwrite
 	// Shared, if not nil, is where files share flushes: the flush of one makes durable what write-back sent of the others.
 	Shared      *commit.Device
+	Loud        bool // they share only flushes of files that are written to
 	NoWriteBack bool // WriteBack is not supported
 
 	Mu       sync.Mutex // guards all that follows
@@ -329,6 +330,24 @@ type lockFile struct {
 }
 
 func (l lockFile) Held() error { return nil }
+
+func (l lockFile) Quiet(vfs.File) commit.Flusher {
+	if l.s.Shared == nil || l.s.Loud {
+		return nil
+	}
+	return l
+}
+
+// Flush makes durable what the disk was sent.
+func (l lockFile) Flush() error {
+	l.s.Mu.Lock()
+	defer l.s.Mu.Unlock()
+	if _, err := l.s.enter(FlushDisk, filepath.Join(l.folder, "LOCK")); err != nil {
+		return err
+	}
+	l.s.do(&Op{Kind: FlushDisk})
+	return nil
+}
 
 func (l lockFile) Close() error {
 	l.s.Mu.Lock()

@@ -18,6 +18,7 @@ const (
 	Truncate             // the file becomes n bytes long
 	Flush
 	WriteBack // data of [pos, pos+n) is sent to the disk
+	FlushDisk // what was sent to the disk becomes durable
 	Create
 	Rename
 	Link
@@ -38,7 +39,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [Kinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "write back", "create", "rename", "link", "remove",
+	return [Kinds]string{"write", "store", "zero", "reserve", "truncate", "flush", "write back", "flush disk", "create", "rename", "link", "remove",
 		"syncdir", "told", "event", "open", "read", "stat", "list", "mmap", "lock", "mkdir"}[k]
 }
 

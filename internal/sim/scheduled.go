@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/seglog/seglog/internal/commit"
 	"github.com/seglog/seglog/internal/vfs"
 )
 
@@ -98,7 +99,38 @@ func (f *ScheduledFS) OpenDir(dir string) (vfs.Directory, error) {
 
 func (f *ScheduledFS) Lock(path string) (vfs.DirectoryLock, error) {
 	f.Scheduler.call(Lock, path)
-	return f.FS.Lock(path)
+	l, err := f.FS.Lock(path)
+	if err != nil {
+		return nil, err
+	}
+	return scheduledLock{l, f, path}, nil
+}
+
+type scheduledLock struct {
+	vfs.DirectoryLock
+	fs   *ScheduledFS
+	path string
+}
+
+func (l scheduledLock) Quiet(f vfs.File) commit.Flusher {
+	if quiet := l.DirectoryLock.Quiet(f); quiet != nil {
+		return scheduledFlusher{quiet, l.fs, l.path}
+	}
+	return nil
+}
+
+type scheduledFlusher struct {
+	commit.Flusher
+	fs   *ScheduledFS
+	path string
+}
+
+func (f scheduledFlusher) Flush() error {
+	f.fs.Scheduler.call(FlushDisk, f.path)
+	if f.fs.Plant == plantNoFlush {
+		return nil
+	}
+	return f.Flusher.Flush()
 }
 
 type scheduledFile struct {

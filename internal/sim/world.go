@@ -65,6 +65,10 @@ func (w *World) Apply(op *Op) {
 				n.flushDisk()
 			}
 		}
+	case FlushDisk:
+		for _, n := range w.Nodes {
+			n.flushDisk()
+		}
 	case WriteBack:
 		w.Nodes[op.Node].writeBack(op)
 	case SyncDir:

@@ -56,6 +56,9 @@ type DirectoryLock interface {
 	// Held returns an error if the name of the lock file now leads to another file, or to none: another process may be writing
 	// the directory, or another directory may have taken its name.
 	Held() error
+	// Quiet returns a file that is flushed in the place of f when f shares flushes (commit.Device.Flush), or nil. Nothing is
+	// written to it.
+	Quiet(f File) commit.Flusher
 }
 
 // OpenMode says what a file is opened for.
