@@ -181,6 +181,7 @@ func TestRepairReportsAnInterruptedReset(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 700, report.Start)
 	require.EqualValues(t, 700, report.End)
+	require.True(t, report.Sound())
 	l, err = Open(dir, nil)
 	require.NoError(t, err)
 	require.Equal(t, report.Start, l.Offsets().Start)
@@ -240,4 +241,22 @@ func TestReadOnlyBesideDamageBelowTheStart(t *testing.T) {
 			require.NoError(t, c.Close())
 		}
 	}
+}
+
+// OffsetForTime must leave alone the segments that lie below the start and are about to be deleted. They may have been sealed without indexes.
+func TestOffsetForTimePassesSegmentsBelowTheStart(t *testing.T) {
+	dir := t.TempDir()
+	o := &Options{SegmentBytes: 5000}
+	segs := segmentsIn(t, dir, o)
+	for _, suffix := range []string{indexSuffix, timeSuffix} {
+		require.NoError(t, os.Remove(filepath.Join(dir, fileName(segs[0].Base, suffix))))
+	}
+	l, err := Open(dir, o)
+	require.NoError(t, err)
+	l.start.Store(segs[1].Base)
+	at, err := l.OffsetForTime(time.UnixMilli(1))
+	require.NoError(t, err)
+	require.Equal(t, segs[1].Base, at)
+	require.Zero(t, l.Stats().IndexRebuilds)
+	require.NoError(t, l.Close())
 }

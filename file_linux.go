@@ -187,6 +187,11 @@ func (f osFile) journalsData() bool {
 	return err != nil || flags&journalData != 0
 }
 
+func (l fileLock) Disk() uint64 {
+	id, _ := identify(l.f)
+	return id.device
+}
+
 // Quiet returns the lock file if it is on the device of f, a file for which Device returned one, unless ext4 writes all data to its journal there
 // (data=journal): it does not end a transaction of the journal in which the flushed file has no part. Otherwise it flushes the device, even if it
 // has nothing to write itself (ext4_sync_file, needs_barrier).

@@ -26,6 +26,8 @@ func (f osFile) WriteBack(int64, int64) error { return errors.ErrUnsupported }
 
 func (f osFile) Device() *commit.Device { return nil }
 
+func (l fileLock) Disk() uint64 { return 0 }
+
 func (l fileLock) Quiet(vfs.File) commit.Flusher { return nil }
 
 func (f osFile) Alone() (bool, error) { return false, nil }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -330,5 +332,113 @@ func TestHeaderThatIsWholeAgain(t *testing.T) {
 			require.NoError(t, err, "bit %d", bit)
 		}
 		require.NoError(t, f.Close())
+	}
+}
+
+// In a log with gaps, a flipped bit in a base offset shows where the next batch begins below the end of this one. A Section must not end
+// behind such a batch: whoever goes on at its Next would get neither the records between the two ends nor an error.
+func TestSectionsEndBeforeABaseThatGrew(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	b := plainBatch(0, "value")
+	for o := int64(100); o < 120; o++ {
+		b = append(b, plainBatch(o, "value")...)
+	}
+	_, err := l.TransferFrom(bytes.NewReader(b), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	size := len(b) / 21
+	name := files(t, dir, "*.log")[0]
+	b[6*size+7] ^= 2 // 105 becomes 107
+	require.NoError(t, os.WriteFile(name, b, 0o644))
+	l = open(t, dir, nil)
+	for n := 1; n <= len(b); n += size / 2 {
+		s, err := l.Section(100, int64(n))
+		require.NoError(t, err)
+		next := s.Next()
+		require.NoError(t, s.Close())
+		if next <= 110 { // the end of a longer one says nothing about what is in it, which the receiver sees
+			require.LessOrEqual(t, next, int64(105), "%d bytes", n)
+		}
+	}
+	_, err = l.Section(105, 1)
+	require.ErrorIs(t, err, seglog.ErrCorrupt)
+	require.NoError(t, l.Close())
+}
+
+// A damaged batch without records, as compaction leaves them, must not hide the sound one behind it if the header after that is lost.
+func TestSoundBatchBehindADamagedOneWithoutRecords(t *testing.T) {
+	empty := rawBatch{base: 0, lastDelta: 3, baseTime: -1, maxTime: -1}.bytes()
+	sound, lost, last := plainBatch(4, "a", "b"), plainBatch(6, "c", "d"), plainBatch(8, "e")
+	dir := t.TempDir()
+	l := open(t, dir, nil)
+	_, err := l.TransferFrom(bytes.NewReader(slices.Concat(empty, sound, lost, last)), -1)
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	name := files(t, dir, "*.log")[0]
+	b, err := os.ReadFile(name)
+	require.NoError(t, err)
+	b[26] ^= 1                                   // lastOffsetDelta
+	clear(b[len(empty)+len(sound):][:len(lost)]) // the batch after the sound one
+	require.NoError(t, os.WriteFile(name, b, 0o644))
+	l = open(t, dir, nil)
+	var got []int64
+	for from := int64(0); from < 9; {
+		next := int64(9)
+		for r, err := range l.Records(from) {
+			var corrupt *seglog.CorruptError
+			if errors.As(err, &corrupt) {
+				next = corrupt.NextOffset
+				break
+			}
+			require.NoError(t, err)
+			got = append(got, r.Offset)
+		}
+		require.Greater(t, next, from)
+		from = next
+	}
+	require.Equal(t, []int64{4, 5, 8}, got)
+	require.NoError(t, l.Close())
+}
+
+// Two bad blocks far apart in a segment without an index must not take what lies between them along, whoever reads it.
+func TestSoundBatchesBetweenTwoBadBlocks(t *testing.T) {
+	for _, between := range []int{800 << 10, 40 << 20} {
+		value := make([]byte, 300)
+		n := (between + 2<<20) / 3000
+		dir := t.TempDir()
+		l := open(t, dir, &seglog.Options{Flush: seglog.FlushAsync, FlushInterval: time.Hour, FlushBytes: 1 << 30})
+		for range n {
+			batch := make([]seglog.Record, 10)
+			for i := range batch {
+				batch[i].Value = value
+			}
+			_, err := l.Append(batch...)
+			require.NoError(t, err)
+		}
+		require.NoError(t, l.Sync())
+		require.NoError(t, l.Close())
+		for _, index := range []string{"*.index", "*.timeindex"} {
+			for _, name := range files(t, dir, index) {
+				require.NoError(t, os.Remove(name))
+			}
+		}
+		name := files(t, dir, "*.log")[0]
+		b, err := os.ReadFile(name)
+		require.NoError(t, err)
+		clear(b[100<<10:][:4096])
+		clear(b[100<<10+between:][:4096])
+		require.NoError(t, os.WriteFile(name, b, 0o644))
+		report, err := seglog.Repair(dir, &seglog.RepairOptions{Apply: true, KeepAfter: true})
+		require.NoError(t, err)
+		require.Greater(t, report.Records, int64(10*n-100))
+		l = open(t, dir, nil)
+		got := int64(0)
+		for _, err := range l.Records(seglog.Oldest) {
+			require.NoError(t, err)
+			got++
+		}
+		require.Equal(t, report.Records, got)
+		require.NoError(t, l.Close())
 	}
 }

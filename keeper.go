@@ -4,15 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/seglog/seglog/internal/sched"
 )
 
-// backgroundWork bounds how many preparers and keepers of all logs work at the same time. The bound follows the number of CPUs,
-// since they compute as well as wait for the disk.
-var backgroundWork = sched.Limiter{Most: max(8, 2*runtime.NumCPU())}
+// backgroundWork holds a *sched.Limiter for each disk, by its number.
+var backgroundWork sync.Map
+
+// workOn returns what bounds how many preparers and keepers of all logs on a disk work at the same time. The bound follows the number
+// of CPUs, since they compute as well as wait for the disk. Each disk has its own, so that logs do not wait for a disk that hangs
+// and is not theirs.
+func workOn(disk uint64) *sched.Limiter {
+	if l, ok := backgroundWork.Load(disk); ok {
+		return l.(*sched.Limiter)
+	}
+	l, _ := backgroundWork.LoadOrStore(disk, &sched.Limiter{Most: max(8, 2*runtime.NumCPU())})
+	return l.(*sched.Limiter)
+}
 
 // startBackground lets the preparer work ahead of the appends, and the keeper do the work that can wait.
 func (l *Log) startBackground() {
@@ -163,9 +174,9 @@ func (l *Log) keepSealing(s *dueTimes) (sealed bool) {
 	if t == nil || l.closed.Load() {
 		return false
 	}
-	backgroundWork.Enter()
+	l.background.Enter()
 	err := l.seal(t)
-	backgroundWork.Leave()
+	l.background.Leave()
 	l.mu.Lock()
 	l.writer.sealErr = err
 	l.writer.sealsEnded = l.writer.sealsBegun

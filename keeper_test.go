@@ -417,3 +417,21 @@ func TestRetentionBesideAnAppend(t *testing.T) {
 	require.EqualValues(t, 2, l.Offsets().Start)
 	require.NoError(t, l.Close())
 }
+
+// The keepers and preparers of logs on another disk, which may hang, must not keep a log from sealing and preparing its segments.
+func TestBackgroundWorkOfAnotherDisk(t *testing.T) {
+	const other = 1 << 40
+	busy := workOn(other)
+	for range busy.Most {
+		busy.Enter()
+		defer busy.Leave()
+	}
+	s := sim.NewFS(sim.NewWorld(), true)
+	l, err := openFS(s, sim.Dir, &Options{SegmentBytes: minSegmentBytes, Flush: FlushNone})
+	require.NoError(t, err)
+	for l.Stats().Rolls < 3*maxUnsealed {
+		_, err = l.Append(Record{Value: make([]byte, 500)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, l.Close())
+}

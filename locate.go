@@ -335,6 +335,19 @@ func (s *segment) boundaryFrom(e *env, h *handle, w *window, start hint, pos int
 	})
 }
 
+// overlapped reports whether the header behind f says that its batch begins below the end of f, so that one of the two is wrong.
+func (s *segment) overlapped(h *handle, w *window, f found, limit mark) (yes bool, err error) {
+	if limit.pos()-f.end() < headerLen {
+		return false, nil
+	}
+	w.reset(h, limit.pos())
+	_, yes, err = s.guardedLookUp(h, func(*indexes) (found, bool, error) {
+		p, err := w.at(f.end(), headerLen)
+		return found{}, err == nil && parseWalk(batch(p)) == "" && batch(p).base() <= f.last, err
+	})
+	return yes, err
+}
+
 // joins returns an error unless last is whole and the headers lead from first to it, without a word of the indexes.
 func (s *segment) joins(e *env, h *handle, w *window, first, last found, limit mark) error {
 	w.reset(h, limit.pos())

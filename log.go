@@ -54,6 +54,7 @@ type Log struct {
 	producers      []int64 // directory.producers, as Open found them; guarded by changing
 
 	keeper, preparer, retention *sched.Worker
+	background                  *sched.Limiter // is entered to work on segments in the background
 
 	done     chan struct{} // closed by Close
 	closing  sched.Mutex

@@ -1,6 +1,7 @@
 package seglog
 
 import (
+	"math"
 	"strconv"
 	"strings"
 )
@@ -44,14 +45,15 @@ func fileName(base int64, suffix string) string {
 	return string(name)
 }
 
-// parseFileName is the inverse of fileName.
+// parseFileName is the inverse of fileName. A file whose name says that it begins above all offsets that a log gives out (usedUp) is
+// none of the log's.
 func parseFileName(name, suffix string) (base int64, ok bool) {
 	digits, ok := strings.CutSuffix(name, suffix)
 	if !ok || len(digits) != 20 || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}
 	base, err := strconv.ParseInt(digits, 10, 64)
-	return base, err == nil
+	return base, err == nil && base <= math.MaxInt64-math.MaxInt32
 }
 
 // temporaryName reports whether name is that of a file on its way to its place. If nobody is working on it, it was left by a

@@ -32,6 +32,48 @@ func TestOpenLeavesDirectoriesAlone(t *testing.T) {
 	}
 }
 
+// A file that is named like a segment above all offsets that a log gives out must not become a part of it. Open with such an end
+// never returned.
+func TestSegmentNamesAboveAllOffsets(t *testing.T) {
+	for _, name := range []string{"09223372036854775807.log", "09223372034707292161.log"} {
+		dir := closedLog(t, 150)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+		for _, keep := range []bool{false, true} {
+			report, err := seglog.Repair(dir, &seglog.RepairOptions{Apply: true, KeepAfter: keep})
+			require.NoError(t, err)
+			require.True(t, report.Sound(), "%v", report)
+		}
+		l := open(t, dir, &seglog.Options{Flush: seglog.FlushSync})
+		require.EqualValues(t, 150, l.Offsets().End)
+		appendN(t, l, 150, 1)
+		requireN(t, l, 0, 151)
+		require.NoError(t, l.Close())
+		require.FileExists(t, filepath.Join(dir, name))
+	}
+}
+
+// Repair must leave an empty segment far behind the end to the next Open, which takes it away. With KeepAfter it became the end.
+func TestRepairOfAnEmptySegmentBehindTheEnd(t *testing.T) {
+	for _, name := range []string{"00000001099511627776.log", "09223372034707292159.log"} {
+		for _, killed := range []bool{false, true} {
+			dir := closedLog(t, 150)
+			if killed {
+				dir = killedLog(t, 110, 40)
+			}
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+			report, err := seglog.Repair(dir, &seglog.RepairOptions{Apply: true, KeepAfter: true})
+			require.NoError(t, err)
+			require.EqualValues(t, 150, report.End, "%v", report)
+			l := open(t, dir, nil)
+			require.EqualValues(t, 150, l.Offsets().End)
+			appendN(t, l, 150, 1)
+			requireN(t, l, 0, 151)
+			require.NoError(t, l.Close())
+			require.NoFileExists(t, filepath.Join(dir, name))
+		}
+	}
+}
+
 // Kafka's files of a segment must be removed together with the segment.
 func TestFilesOfKafkaGoWithTheirSegment(t *testing.T) {
 	o := &seglog.Options{Flush: seglog.FlushNone, SegmentBytes: 4 << 10}

@@ -27,6 +27,7 @@ func (l *Log) open() error {
 		}
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}
+	l.background = workOn(l.lock.Disk())
 	if l.dirH, err = l.fs.OpenDir(l.dir); err != nil {
 		return fmt.Errorf("seglog: open %s: %w", l.dir, err)
 	}

@@ -95,8 +95,7 @@ func (p *repair) run() error {
 	for _, name := range names {
 		p.names[name] = true
 	}
-	if p.st.reset && p.st.cut >= 0 {
-		p.report.Changes = append(p.report.Changes, fmt.Sprintf("none: a Reset to offset %d was interrupted, and the next Open finishes it", p.st.cut))
+	if p.st.reset && p.st.cut >= 0 { // the next Open finishes it
 		p.report.Start, p.report.End, p.report.Gaps = p.st.cut, p.st.cut, p.st.gaps
 		return nil
 	}

@@ -80,6 +80,9 @@ func (p *repair) decide() {
 		case s.beyond: // the next Open could not finish the cut
 			p.dropBehind(s, fmt.Sprintf("a cut at offset %d was removing it", p.st.cut))
 			continue
+		case expected >= 0 && s.base > expected && s.size == 0 && p.promised && s.base > max(p.st.end, p.st.recoveryPoint, p.st.gapTo):
+			s.drop = true // it was never a part of the log, and the next Open takes it away
+			continue
 		case expected >= 0 && s.base > expected && !(p.gaps() && p.st.knowsGap(s.base, p.promised)) && !p.o.KeepAfter:
 			at = expected
 			p.dropBehind(s, fmt.Sprintf("segment lies behind the damage at offset %d", at))

@@ -203,7 +203,7 @@ func (r *resync) nextStart(pos int64) (int64, error) {
 		}
 		declared := pos + batch(h[:]).size()
 		claims = declared >= r.zeros && declared <= r.zeros+maxSlack && (r.bound < 0 || declared <= r.bound)
-		if declared > pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
+		if declared >= pos+headerLen && declared < r.zeros && (r.bound < 0 || declared <= r.bound) {
 			if good, err := r.good(declared); good || err != nil {
 				return declared, err
 			}
@@ -226,19 +226,26 @@ const maxBefore = 16 << 20
 // by other bytes of the record or, where the second damage cuts the value, by a header that leads to a position inside the
 // record. They lead to the beginning of a batch of the log only if a value was made to end where its record does
 // (docs/reliability.md, "Not shown"). For the same reason two joined batches do not count here by themselves, as they do where no
-// position is known, nor if the second damage destroyed a header.
+// position is known, nor if the second damage destroyed a header. But where no offsets are missing, manyJoined of them do, wherever they
+// lead: a value that holds so many, with just the offsets that are lost, would have to be made for it.
 func (r *resync) before(pos, until, base int64) (int64, int64, error) {
-	if until-pos > maxBefore {
+	size := min(until, pos+maxBefore)
+	if size < until && !r.dense {
 		return until, base, nil
 	}
-	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: until, zeros: until, bound: -1,
-		dense: r.dense, endPos: until, budget: resyncBudget*(until-pos) + firstChunk}
+	lost := resync{f: r.f, base: r.base, next: r.next, end: base, size: size, zeros: size, bound: -1,
+		dense: r.dense, endPos: until, budget: resyncBudget*(size-pos) + firstChunk}
 	trail := lost.trail(pos)
 	for {
 		at, first, err := lost.search(pos, trail)
 		trail.next = -1 // it is not known what the next search begins with
 		if err != nil || at < 0 {
 			return until, base, err
+		}
+		if r.dense {
+			if many, err := lost.manyJoin(at, first); many || err != nil {
+				return at, first, err
+			}
 		}
 		last, good := first-1, true
 		joins := first // the offset that joins all headers from at on; -1: not known
@@ -289,6 +296,24 @@ func (r *resync) before(pos, until, base int64) (int64, int64, error) {
 			}
 		}
 	}
+}
+
+// manyJoined is the number of joined batches that count although they do not lead to where a batch is known to begin.
+const manyJoined = 8
+
+// manyJoin reports whether manyJoined good batches stand one behind the other from at on, and none leaves out an offset behind first.
+func (r *resync) manyJoin(at, first int64) (bool, error) {
+	for range manyJoined {
+		if good, err := r.good(at); !good || err != nil {
+			return false, err
+		}
+		var h [headerLen]byte
+		if _, err := readUpTo(r.f, h[:], at, r.size); err != nil || batch(h[:]).base() != first {
+			return false, err
+		}
+		at, first = at+batch(h[:]).size(), batch(h[:]).last()+1
+	}
+	return true, nil
 }
 
 // orByLength returns the end of the damaged batch with header h at pos, whose length may be wrong.

@@ -86,9 +86,9 @@ func (l *Log) noteGap(end, base int64) error {
 // prepareAhead is a round of the preparer: it reserves blocks ahead of the appends and makes the next segment ready. If there
 // is no space for that, the append that needs it tries again and reports the error.
 func (l *Log) prepareAhead() time.Duration {
-	backgroundWork.Enter()
+	l.background.Enter()
 	err := l.prepare()
-	backgroundWork.Leave()
+	l.background.Leave()
 	var doubt *writeBackError
 	switch {
 	case err == nil || isShortage(err):

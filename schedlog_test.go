@@ -303,7 +303,8 @@ func (r *schedRun) run() {
 	sched.Simulation = r.s
 	r.bubble = sim.Bubble()
 	readers = sync.Pool{New: readers.New}
-	backgroundWork, flushCalls = sched.Limiter{Most: backgroundWork.Most}, sched.Limiter{Most: flushCalls.Most} // an earlier schedule may have got stuck
+	backgroundWork.Delete(uint64(0)) // an earlier schedule may have got stuck
+	flushCalls = sched.Limiter{Most: flushCalls.Most}
 	r.s.Begin()
 	for i := range r.c.logs {
 		w := newSchedLog(r.s, r.c)

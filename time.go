@@ -40,7 +40,11 @@ func (l *Log) firstSince(ms int64, never bool) (int64, error) {
 		return l.highWatermark(), nil
 	}
 	search := timeSearch{r: r, ms: ms}
-	for _, s := range l.view.Load().segs {
+	segs := l.view.Load().segs
+	for i, s := range segs {
+		if i+1 < len(segs) && segs[i+1].base <= l.start.Load() {
+			continue // it is about to be deleted, and was perhaps sealed without indexes
+		}
 		greatest, err := l.maxTime(s)
 		if err == errGone {
 			continue

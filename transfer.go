@@ -105,7 +105,8 @@ func (l *Log) sectionOnce(s *Section, offset, n int64, durable bool) error {
 // gaps the last batch must end where the next offset begins: the receiver can't notice a wrong base offset, which no CRC covers,
 // until the batch behind does not join, and there may be none. If it does not end there, but is whole and joins those before, the
 // segment has lost its end: the section ends with that batch, and whoever asks for the next offset is told. So it does in a log
-// with gaps, where that end counts as a gap unless it is known that it was lost.
+// with gaps, where that end counts as a gap unless it is known that it was lost. There, a wrong base offset shows where the batch
+// behind begins below the end of the last one: the section ends before that one then, and whoever asks for the next offset is told.
 func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next int64, err error) {
 	n = min(n, limit.pos()-first.pos)
 	behind, gaps := r.seg.base+limit.rel(), l.gaps.Load()
@@ -123,7 +124,11 @@ func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next
 				last = b
 			}
 		}
-		if gaps || last.end() < limit.pos() || last.last+1 == behind {
+		doubt := !gaps && last.end() == limit.pos() && last.last+1 != behind
+		if gaps && last != first {
+			doubt, err = r.seg.overlapped(r.h, &r.w, last, limit)
+		}
+		if !doubt || err != nil {
 			break
 		}
 		if err = r.seg.joins(&l.env, r.h, &r.w, first, last, limit); err == nil || last == first || !errors.Is(err, ErrCorrupt) {

@@ -331,6 +331,8 @@ type lockFile struct {
 
 func (l lockFile) Held() error { return nil }
 
+func (l lockFile) Disk() uint64 { return 0 }
+
 func (l lockFile) Quiet(vfs.File) commit.Flusher {
 	if l.s.Shared == nil || l.s.Loud {
 		return nil

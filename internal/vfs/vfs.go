@@ -56,6 +56,8 @@ type DirectoryLock interface {
 	// Held returns an error if the name of the lock file now leads to another file, or to none: another process may be writing
 	// the directory, or another directory may have taken its name.
 	Held() error
+	// Disk returns a number of the disk on which the file is, or 0 where it is not known.
+	Disk() uint64
 	// Quiet returns a file that is flushed in the place of f when f shares flushes (commit.Device.Flush), or nil. Nothing is
 	// written to it.
 	Quiet(f File) commit.Flusher
