@@ -56,11 +56,14 @@ func (d DurableReader) TransferTo(offset, n int64, conn net.Conn) (written int64
 
 // WaitDurable returns once the record at offset is on stable storage. It starts a flush if necessary, so under any policy
 // those records that need it can be durable. If the record is not appended yet, WaitDurable waits for that too: with Oldest
-// for the first record of the log, with Newest for the next one. Errors: those of ctx and of Sync.
+// for the first record of the log, with Newest for the next one. Errors: those of ctx and of Sync; an *OffsetError if a Reset
+// moved the log above the offset of a record that was not appended yet.
 func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
-	if offset = l.newest(offset); offset == Oldest {
+	oldest := offset == Oldest
+	if offset = l.newest(offset); oldest {
 		offset = l.start.Load()
 	}
+	asked := l.moment()
 	for {
 		err := l.durableWaiters.wait(ctx, func() (bool, error) {
 			if err := l.writable(); err != nil {
@@ -68,7 +71,13 @@ func (l *Log) WaitDurable(ctx context.Context, offset int64) error {
 			}
 			return l.durable.Load() > offset || l.end.Load() > offset, nil
 		})
-		if err != nil || l.durable.Load() > offset {
+		switch reset := offset >= asked.end && l.cuts.Load() != asked.cuts && l.start.Load() > offset; {
+		case err == nil && reset && oldest:
+			offset, asked = l.start.Load(), l.moment()
+			continue
+		case err == nil && reset:
+			return &OffsetError{Offset: offset, Offsets: l.Offsets()}
+		case err != nil || l.durable.Load() > offset:
 			return err
 		}
 		if m := l.moment(); m.end > offset {

@@ -3,6 +3,7 @@ package seglog_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -361,4 +362,68 @@ func TestTransferFromThatDoesNotJoin(t *testing.T) {
 		require.NoError(t, err)
 		require.Positive(t, read)
 	}
+}
+
+// A cut beside a TransferFrom must not become a gap: the rest of the stream does not continue the log then.
+func TestTransferFromBesideACut(t *testing.T) {
+	for name, cut := range map[string]func(l *seglog.Log) error{
+		"cut":        func(l *seglog.Log) error { return l.TruncateTo(5) },
+		"cut to 0":   func(l *seglog.Log) error { return l.TruncateTo(0) },
+		"reset":      func(l *seglog.Log) error { return l.Reset(0) },
+		"reset to 7": func(l *seglog.Log) error { return l.Reset(7) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var stream []byte
+			for o := range int64(10) {
+				stream = append(stream, plainBatch(o, "value")...)
+			}
+			l := open(t, t.TempDir(), nil)
+			in, out := io.Pipe()
+			done := make(chan error, 1)
+			go func() { _, err := l.TransferFrom(in, -1); done <- err }()
+			_, err := out.Write(stream)
+			require.NoError(t, err)
+			eventually(t, "the stream is stored", func() bool { return l.Offsets().HighWatermark == 10 })
+			require.NoError(t, cut(l))
+			was := l.Offsets()
+			go func() {
+				out.Write(append(plainBatch(10, "value"), plainBatch(11, "value")...))
+				out.Close()
+			}()
+			require.ErrorIs(t, <-done, seglog.ErrNotJoined)
+			in.Close()
+			require.Equal(t, was, l.Offsets())
+			require.NoError(t, l.Close())
+		})
+	}
+}
+
+// A record that a Reset has passed was never durable, and nobody may wait for it any longer.
+func TestWaitDurableBesideAReset(t *testing.T) {
+	l := open(t, t.TempDir(), nil)
+	appendN(t, l, 0, 5)
+	errs := make(chan error, 3)
+	waiting := func(offset int64) { errs <- l.WaitDurable(context.Background(), offset) }
+	go waiting(7)
+	go waiting(seglog.Newest)
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, l.Reset(10))
+	for range 2 {
+		var gone *seglog.OffsetError
+		require.ErrorAs(t, <-errs, &gone)
+	}
+	l2 := open(t, t.TempDir(), nil)
+	go func() { errs <- l2.WaitDurable(context.Background(), seglog.Oldest) }()
+	time.Sleep(50 * time.Millisecond)
+	require.NoError(t, l2.Reset(10))
+	select {
+	case err := <-errs:
+		require.Fail(t, "there is no record", "%v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	_, err := l2.Append(seglog.Record{Value: []byte("first")})
+	require.NoError(t, err)
+	require.NoError(t, <-errs)
+	require.NoError(t, l.Close())
+	require.NoError(t, l2.Close())
 }

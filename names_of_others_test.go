@@ -52,6 +52,26 @@ func TestSegmentNamesAboveAllOffsets(t *testing.T) {
 	}
 }
 
+// If a file that is named like a segment lies in the middle of the last one of a killed log, Open must keep what it takes away.
+func TestSegmentNamedInsideAnother(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, &seglog.Options{Flush: seglog.FlushNone})
+	appendN(t, l, 0, 10)
+	killed := copyDir(t, dir)
+	require.NoError(t, l.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(killed, "00000000000000000005.log"), nil, 0o644))
+	l = open(t, killed, nil)
+	requireN(t, l, 0, 5)
+	require.NoError(t, l.Close())
+	saved := files(t, killed, "seglog.repair-*")
+	require.Len(t, saved, 1)
+	b, err := os.ReadFile(saved[0])
+	require.NoError(t, err)
+	for i := 5; i < 10; i++ {
+		require.True(t, bytes.Contains(b, value(i)))
+	}
+}
+
 // Repair must leave an empty segment far behind the end to the next Open, which takes it away. With KeepAfter it became the end.
 func TestRepairOfAnEmptySegmentBehindTheEnd(t *testing.T) {
 	for _, name := range []string{"00000001099511627776.log", "09223372034707292159.log"} {

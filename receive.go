@@ -71,7 +71,7 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 		acked, in.stored = s.pos, false
 		return acked, err
 	}
-	for first := true; ; first = false {
+	for joins := int64(-1); ; {
 		pos := s.pos
 		b, err := s.scan()
 		if err == io.EOF {
@@ -83,11 +83,11 @@ func (l *Log) TransferFrom(r io.Reader, n int64) (read int64, err error) {
 		if err != nil {
 			return acknowledge(tooLarge(err, s))
 		}
-		if err := l.receive(&rd.w, b, first); err != nil {
+		if err := l.receive(&rd.w, b, joins); err != nil {
 			s.pos = pos
 			return acknowledge(err)
 		}
-		in.stored = true
+		in.stored, joins = true, b.last()+1
 		l.stats.received.Add(int64(len(b)))
 		if s.w == s.r || s.pos-acked >= ackBytes {
 			if _, err := acknowledge(nil); err != nil {
@@ -176,15 +176,16 @@ func tooLarge(err error, s *scanner) error {
 	return err
 }
 
-// receive stores one batch at its own offset, or compares it by w with the batch that is there.
-func (l *Log) receive(w *window, b batch, first bool) error {
+// receive stores one batch at its own offset, or compares it by w with the batch that is there. The batch of the stream before ended
+// at joins, which is -1 for the first one.
+func (l *Log) receive(w *window, b batch, joins int64) error {
 	for {
 		// An empty log takes its first batch at a higher offset, for which it has to be reset.
 		empty := l.start.Load() == l.end.Load()
 		if empty {
 			l.changing.Lock()
 		}
-		again, err := l.receiveOne(w, b, first, empty)
+		again, err := l.receiveOne(w, b, joins, empty)
 		if empty {
 			l.changing.Unlock()
 		}
@@ -196,7 +197,7 @@ func (l *Log) receive(w *window, b batch, first bool) error {
 
 // receiveOne stores or compares the batch; nothing changes before all checks are done. again is true if the log has become
 // empty and must be reset, but mayReset is false: the caller then holds l.changing and tries again.
-func (l *Log) receiveOne(w *window, b batch, first, mayReset bool) (again bool, err error) {
+func (l *Log) receiveOne(w *window, b batch, joins int64, mayReset bool) (again bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writable(); err != nil {
@@ -207,10 +208,12 @@ func (l *Log) receiveOne(w *window, b batch, first, mayReset bool) (again bool, 
 	}
 	end, base := l.end.Load(), b.base()
 	empty := l.start.Load() == end
+	// A gap is one of the stream only if the log still ends where the stream left off: a cut may have come between.
+	gap := end == joins || joins < 0 && empty
 	switch {
 	case b.last() < end:
 		return false, l.compare(w, b)
-	case base < end || base > end && first && !empty:
+	case base < end || base > end && !gap:
 		return false, fmt.Errorf("%w: batch has offsets %d to %d, the log ends at %d", ErrNotJoined, base, b.last(), end)
 	}
 	if err := usedUp(base, b.lastDelta()+1); err != nil {

@@ -35,6 +35,9 @@ func (r *recovery) act(c *segmentScan) error {
 	if c.pos < c.size {
 		// Zeros, or the torn tail. The blocks of the active segment are reserved anew, so that it holds no byte that was not
 		// checked.
+		if err := r.saveBehindRoll(c); err != nil {
+			return err
+		}
 		err := c.f.Truncate(c.pos)
 		if err == nil && !(c.last && c.zeroes) {
 			if err = c.f.Flush(); err != nil {
@@ -185,6 +188,21 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 	l.o.Logger.Warn("seglog: torn tail cut", "dir", l.dir, "segment", c.base, "offset", c.offset, "pos", c.pos,
 		"bytes", c.size-c.pos+dropped, "segments", len(behind), "saved", saved, "reason", c.why)
 	return nil
+}
+
+// saveBehindRoll saves what a rolled segment holds behind the offset at which the next one begins. That is the rest of an append that
+// failed before the roll, unless the name of the next one is wrong.
+func (r *recovery) saveBehindRoll(c *segmentScan) error {
+	if c.last || c.zeroes {
+		return nil
+	}
+	saved, err := r.saveTorn(nil, c.f, c.base, c.pos, c.size)
+	if err != nil || len(saved) == 0 {
+		return err
+	}
+	r.l.o.Logger.Warn("seglog: bytes cut behind the offset at which the next segment begins", "dir", r.l.dir, "segment", c.base, "offset", c.offset,
+		"pos", c.pos, "bytes", c.size-c.pos, "saved", saved)
+	return r.l.syncDir()
 }
 
 // saveTorn copies [pos, end) of a segment's file to a file of its own, unless it holds only zeros, and adds the name of that
