@@ -207,3 +207,29 @@ func TestSimWindow(t *testing.T) {
 	require.Equal(t, []string{"write " + stateName, "write " + stateName}, in)
 	require.False(t, w.InWindow(nil))
 }
+
+// What write-back sent is durable after a flush of the disk up to the size that the file has there, also if the file has grown in the cache
+// since and the last page is sent whole.
+func TestSimulatedFlushOfTheDisk(t *testing.T) {
+	s := sim.NewFS(sim.NewWorld(), true)
+	lock, err := s.Lock(filepath.Join(sim.Dir, lockName))
+	require.NoError(t, err)
+	name := filepath.Join(sim.Dir, "file")
+	f, err := s.Open(name, vfs.OpenCreate)
+	require.NoError(t, err)
+	require.NoError(t, f.Zero(0, 5000))
+	require.NoError(t, f.Flush())
+	require.NoError(t, s.SyncDir(sim.Dir))
+	require.NoError(t, f.Reserve(5000, 7000))
+	_, err = f.WriteAt([]byte("data"), 4200)
+	require.NoError(t, err)
+	require.NoError(t, f.WriteBack(4200, 4))
+	require.NoError(t, lock.Quiet(f).Flush())
+	s = sim.NewFS(sim.WholeCuts()[0].Apply(s.World), true) // nothing else is there
+	f, err = s.Open(name, vfs.OpenRead)
+	require.NoError(t, err)
+	b := make([]byte, 4)
+	_, err = f.ReadAt(b, 4200)
+	require.NoError(t, err)
+	require.Equal(t, "data", string(b))
+}

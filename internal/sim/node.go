@@ -252,9 +252,9 @@ func (n *Node) writeBack(op *Op) {
 func (n *Node) flushDisk() {
 	for p, page := range n.sent {
 		at := p * PageBytes
-		if isMarked(n.once, p) && at+len(page.content) <= len(n.disk) {
+		if isMarked(n.once, p) && at < len(n.disk) {
 			n.disk = slices.Clone(n.disk)
-			copy(n.disk[at:], page.content)
+			copy(n.disk[at:], page.content) // up to the end of the file that is durable
 			if n.floor == nil {
 				n.floor = map[int]int{}
 			}
