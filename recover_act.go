@@ -193,7 +193,7 @@ func (r *recovery) trimTorn(c *segmentScan) error {
 // saveBehindRoll saves what a rolled segment holds behind the offset at which the next one begins. That is the rest of an append that
 // failed before the roll, unless the name of the next one is wrong.
 func (r *recovery) saveBehindRoll(c *segmentScan) error {
-	if c.last || c.zeroes {
+	if c.last || c.zeroes || c.next <= r.st.start { // nobody reads below the start
 		return nil
 	}
 	saved, err := r.saveTorn(nil, c.f, c.base, c.pos, c.size)
