@@ -361,6 +361,10 @@ func TestSectionsEndBeforeABaseThatGrew(t *testing.T) {
 			require.LessOrEqual(t, next, int64(105), "%d bytes", n)
 		}
 	}
+	s, err := l.Section(104, int64(2*size))
+	require.NoError(t, err)
+	require.EqualValues(t, 105, s.Next())
+	require.NoError(t, s.Close())
 	_, err = l.Section(105, 1)
 	require.ErrorIs(t, err, seglog.ErrCorrupt)
 	require.NoError(t, l.Close())

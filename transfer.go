@@ -114,7 +114,7 @@ func (l *Log) sectionEnd(r *reader, first found, n int64, limit mark) (end, next
 		return limit.pos(), behind, nil
 	}
 	last := first
-	for pos := first.pos + n; ; pos = last.pos {
+	for pos := first.pos + n; ; pos, err = last.pos, nil {
 		if n > first.size {
 			b, ok, err := r.seg.boundaryFrom(&l.env, r.h, &r.w, r.seg.startAt(first), pos, limit)
 			if err != nil {

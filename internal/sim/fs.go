@@ -58,7 +58,6 @@ type FS struct {
 	Mapped bool // reserve and mmap work, as on ext4; otherwise the log is written by pwrite
 	// Shared, if not nil, is where files share flushes: the flush of one makes durable what write-back sent of the others.
 	Shared      *commit.Device
-	Loud        bool // they share only flushes of files that are written to
 	NoWriteBack bool // WriteBack is not supported
 
 	Mu       sync.Mutex // guards all that follows
@@ -334,7 +333,7 @@ func (l lockFile) Held() error { return nil }
 func (l lockFile) Disk() uint64 { return 0 }
 
 func (l lockFile) Quiet(vfs.File) commit.Flusher {
-	if l.s.Shared == nil || l.s.Loud {
+	if l.s.Shared == nil {
 		return nil
 	}
 	return l
