@@ -38,7 +38,7 @@ var layers = [][]string{
 	{ // 4: the log
 		"log.go", "open.go", "read.go", "records.go", "time.go", "flush.go", "retention.go", "truncate.go", "cutfile.go", "writer.go", "roll.go", "keeper.go", "rest.go",
 		"recover.go", "recover_table.go", "recover_cut.go",
-		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "receive.go", "directory.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
+		"recover_scan.go", "recover_act.go", "readonly.go", "readonly_view.go", "readonly_last.go", "receive.go", "directory.go", "behind.go", "transfer.go", "transfer_linux.go", "transfer_other.go",
 		"snapshot.go", "inspect.go", "durable.go", "segmentinfo.go",
 	},
 	{ // 5: tools that inspect and repair a log from outside
@@ -61,7 +61,7 @@ type cycle struct {
 var cycles = []cycle{
 	{[]string{"segment.go", "opensegments.go", "readcache.go", "window.go", "locate.go", "index_file.go", "index_check.go"},
 		"opening a segment opens its indexes, which are checked and rebuilt by walks over the segment that may start at a batch in the read cache; and the set of open segments closes segments"},
-	{[]string{"log.go", "read.go", "flush.go", "retention.go", "writer.go", "roll.go", "keeper.go", "rest.go", "readonly.go", "readonly_view.go", "segmentinfo.go"},
+	{[]string{"log.go", "read.go", "flush.go", "retention.go", "writer.go", "roll.go", "keeper.go", "rest.go", "readonly.go", "readonly_view.go", "readonly_last.go", "segmentinfo.go"},
 		"Log holds its parts, whose methods are Log's"},
 	{[]string{"transfer.go", "transfer_linux.go", "transfer_other.go"}, "the zero-copy path of a platform is a method of the transfer"},
 }

@@ -187,3 +187,13 @@ func (d *directory) dropStale(st *state) {
 		d.leftover = append(d.leftover, nextName)
 	}
 }
+
+// after returns the base offset of the first segment behind base, or -1 if there is none.
+func (d directory) after(base int64) int64 {
+	for _, b := range d.bases {
+		if b > base {
+			return b
+		}
+	}
+	return -1
+}

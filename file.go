@@ -192,3 +192,10 @@ func sameFile(f *os.File) error {
 // flushCalls limits the flushes of files and directories. A disk works on a few dozen at a time at most; the others would wait
 // in the kernel instead of here.
 var flushCalls = sched.Limiter{Most: 256}
+
+// noFile is the file of a segment that does not exist. It is empty, and nothing is read from it.
+type noFile struct{ vfs.File }
+
+func (noFile) Size() (int64, error) { return 0, nil }
+func (noFile) Close() error         { return nil }
+func (noFile) OSFile() *os.File     { return nil }
