@@ -43,13 +43,19 @@ func TestSegmentNamesAboveAllOffsets(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, report.Sound(), "%v", report)
 		}
-		l := open(t, dir, &seglog.Options{Flush: seglog.FlushSync})
-		require.EqualValues(t, 150, l.Offsets().End)
-		appendN(t, l, 150, 1)
-		requireN(t, l, 0, 151)
-		require.NoError(t, l.Close())
+		requireGoesOn(t, dir, 150)
 		require.FileExists(t, filepath.Join(dir, name))
 	}
+}
+
+// requireGoesOn opens a log that must have the records 0 to n-1 and take one more.
+func requireGoesOn(t *testing.T, dir string, n int) {
+	t.Helper()
+	l := open(t, dir, nil)
+	require.EqualValues(t, n, l.Offsets().End)
+	appendN(t, l, n, 1)
+	requireN(t, l, 0, n+1)
+	require.NoError(t, l.Close())
 }
 
 // If a file that is named like a segment lies in the middle of the last one of a killed log, Open must keep what it takes away.
@@ -84,11 +90,7 @@ func TestRepairOfAnEmptySegmentBehindTheEnd(t *testing.T) {
 			report, err := seglog.Repair(dir, &seglog.RepairOptions{Apply: true, KeepAfter: true})
 			require.NoError(t, err)
 			require.EqualValues(t, 150, report.End, "%v", report)
-			l := open(t, dir, nil)
-			require.EqualValues(t, 150, l.Offsets().End)
-			appendN(t, l, 150, 1)
-			requireN(t, l, 0, 151)
-			require.NoError(t, l.Close())
+			requireGoesOn(t, dir, 150)
 			require.NoFileExists(t, filepath.Join(dir, name))
 		}
 	}
